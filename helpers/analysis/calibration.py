@@ -1,0 +1,244 @@
+"""Thresholds with a stated origin: set on held-out normal photos, never on test data.
+
+Every threshold here is used with one rule: a photo (or pixel) is abnormal when ``score > threshold``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+Kind = Literal["image", "pixel"]
+
+_INTERVAL_LEVEL = 0.90
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A number with its origin and with what it can promise.
+
+    Attributes:
+        value: Abnormal is a score strictly above it, in the detector's raw score units.
+        origin: Where it comes from, in words.
+        kind: "image" (compared with a photo's score) or "pixel" (compared with every pixel of an anomaly map).
+        accept: Share of normal photos asked to be accepted, in (0, 1); None for a threshold that asks for no share.
+        n_normal: Normal photos it was set on.
+        n_abnormal: Labelled defect photos it was set on (0 for conformal thresholds).
+        rank: The value is the rank-th smallest of the n_normal scores; None when it is no order statistic.
+        guaranteed: Lower bound on the share of new normal photos accepted, in expectation: rank / (n_normal + 1).
+            None when nothing is promised.
+        interval_low: Lower end of the central 90 % interval of the true acceptance rate; None likewise.
+        interval_high: Upper end.
+        warning: What it cannot promise, and what would mend that; "" when all is well.
+    """
+
+    value: float
+    origin: str
+    kind: Kind = "image"
+    accept: float | None = None
+    n_normal: int = 0
+    n_abnormal: int = 0
+    rank: int | None = None
+    guaranteed: float | None = None
+    interval_low: float | None = None
+    interval_high: float | None = None
+    warning: str = ""
+
+    def __float__(self) -> float:
+        return self.value
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Threshold:
+        """Rebuilds what `to_dict` gave; fields that are unknown here are ignored.
+
+        Raises:
+            ValueError: When ``value`` or ``origin`` is missing.
+        """
+        for name in ("value", "origin"):
+            if name not in fields:
+                raise ValueError(f"A stored threshold needs the field '{name}'; it has {sorted(fields)}.")
+        return cls(**{name: fields[name] for name in cls.__dataclass_fields__ if name in fields})
+
+
+def conformal_threshold(scores: ArrayLike, accept: float = 0.95, kind: Kind = "image") -> Threshold:
+    """Sets a threshold that accepts a share of normal photos, by the split-conformal rank.
+
+    The threshold is the k-th smallest of n held-out normal scores, k = ceil((n + 1) * accept). If a new normal
+    photo is exchangeable with the held-out ones, it is accepted (score <= threshold) with probability at least
+    k / (n + 1) >= accept. Over draws of the held-out photos, and for continuous scores, the true acceptance rate is
+    distributed as Beta(k, n + 1 - k). Ties can only raise it. With fewer than accept / (1 - accept) photos no score
+    is high enough: the largest is taken, which promises n / (n + 1), and ``warning`` says so.
+
+    Source: Vovk, "Conditional validity of inductive conformal predictors" (2012); Angelopoulos and Bates, "A gentle
+    introduction to conformal prediction" (2021), section on the coverage distribution.
+
+    Args:
+        scores: (N,) finite scores of held-out normal photos. For ``kind="pixel"`` the maximum of each photo's map, at
+            the size at which maps are compared with the threshold; then the promise is about photos too: a share
+            ``accept`` of normal photos shows no defect pixel.
+        accept: Share of normal photos to accept, in (0, 1).
+        kind: "image" or "pixel"; says what the threshold is compared with.
+
+    Raises:
+        ValueError: Naming the parameter at fault.
+    """
+    if kind not in ("image", "pixel"):
+        raise ValueError(f"kind must be 'image' or 'pixel', got {kind!r}.")
+    if not 0.0 < accept < 1.0:
+        raise ValueError(f"accept must lie between 0 and 1 (both excluded), got {accept}.")
+    ordered = np.sort(_finite_vector(scores, "scores"))
+    n = ordered.size
+    if n == 0:
+        raise ValueError("scores is empty: hold out at least one normal photo (val) to set a threshold on.")
+
+    wanted = _ceil((n + 1) * accept)
+    rank = min(wanted, n)
+    low, high = acceptance_interval(rank, n)
+    share = percent(accept)
+    if kind == "image":
+        origin = f"{share} of held-out normal photos accepted"
+    else:
+        origin = f"no defect pixel on {share} of held-out normal photos"
+    warning = ""
+    if wanted > n:
+        needed = photos_needed(accept)
+        origin = f"highest of {n} held-out normal photo{'' if n == 1 else 's'} (too few for {share})"
+        warning = (
+            f"{n} held-out normal photo{'' if n == 1 else 's'} cannot promise {share}: in expectation at least "
+            f"{percent(n / (n + 1))} of normal photos are accepted. Hold out at least {needed} for {share}."
+        )
+    return Threshold(
+        value=float(ordered[rank - 1]),
+        origin=origin,
+        kind=kind,
+        accept=float(accept),
+        n_normal=int(n),
+        rank=int(rank),
+        guaranteed=rank / (n + 1),
+        interval_low=low,
+        interval_high=high,
+        warning=warning,
+    )
+
+
+def best_f1_threshold(scores: ArrayLike, labels: ArrayLike, kind: Kind = "image", split: str = "val") -> Threshold:
+    """Finds the threshold with the best F1 on labelled photos; offered beside the conformal one, never instead.
+
+    It lies midway between the lowest score that is called abnormal and the next lower one. Of several equally good
+    thresholds the highest is taken (fewest alarms). It promises nothing about new photos.
+
+    Args:
+        scores: (N,) finite scores.
+        labels: (N,) bool or 0/1, 1 = abnormal.
+        kind: What the threshold is compared with.
+        split: Name of the split the photos come from, for ``origin``.
+
+    Raises:
+        ValueError: When the arrays do not match or one class is missing.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    values = _finite_vector(scores, "scores")
+    truth = np.asarray(labels).astype(bool)
+    if truth.shape != values.shape:
+        raise ValueError(f"labels has shape {truth.shape} but scores has {values.shape}; give one label per score.")
+    n_abnormal = int(truth.sum())
+    if n_abnormal in (0, truth.size):
+        raise ValueError("labels holds one class only: a best-F1 threshold needs normal and abnormal photos.")
+
+    precision, recall, cuts = precision_recall_curve(truth, values)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
+    f1 = f1[:-1]  # the last point is the end of the curve and has no threshold
+    cut = float(cuts[np.flatnonzero(f1 >= f1.max() - 1e-12)[-1]])  # sklearn's rule: score >= cut
+    return Threshold(
+        value=_just_below(cut, values),
+        origin=f"best F1 on {truth.size} photos of {split} ({n_abnormal} abnormal)",
+        kind=kind,
+        n_normal=int(truth.size - n_abnormal),
+        n_abnormal=n_abnormal,
+        warning="Fitted to these photos: it promises no rate on new ones.",
+    )
+
+
+def acceptance_interval(rank: int, n: int, level: float = _INTERVAL_LEVEL) -> tuple[float, float]:
+    """Central interval of Beta(rank, n + 1 - rank), the true acceptance rate of a conformal threshold.
+
+    Args:
+        rank: The threshold is the rank-th smallest of the scores, 1 <= rank <= n.
+        n: Number of held-out normal photos.
+        level: Probability inside, in (0, 1).
+
+    Raises:
+        ValueError: When rank is outside 1..n.
+    """
+    from scipy.special import betaincinv
+
+    if not 1 <= rank <= n:
+        raise ValueError(f"rank must lie in 1..n, got rank {rank} of n {n}.")
+    tail = (1.0 - level) / 2.0
+    return float(betaincinv(rank, n + 1 - rank, tail)), float(betaincinv(rank, n + 1 - rank, 1.0 - tail))
+
+
+def photos_needed(accept: float) -> int:
+    """Fewest held-out normal photos that can promise ``accept``: accept / (1 - accept), rounded up (19 for 0.95)."""
+    return _ceil(accept / (1.0 - accept))
+
+
+def describe(threshold: Threshold) -> str:
+    """Says in one to three plain sentences where a threshold comes from and what it promises."""
+    if threshold.kind == "image":
+        rule, accepted = "A photo is called abnormal above", "are accepted"
+    else:
+        rule, accepted = "A pixel is called defect above", "show no defect pixel"
+    text = f"{rule} {threshold.value:.4g} ({threshold.origin}"
+    if threshold.guaranteed is None:
+        return f"{text}). {threshold.warning}".rstrip()
+    text += "). " if threshold.warning else f", n = {threshold.n_normal}). "
+    if threshold.warning:
+        text += f"{threshold.warning} With"
+    else:
+        text += f"In expectation at least {percent(threshold.guaranteed)} of new normal photos {accepted}; with"
+    assert threshold.interval_low is not None and threshold.interval_high is not None  # set with `guaranteed`
+    low, high = percent(threshold.interval_low), percent(threshold.interval_high)
+    return f"{text} 90 % probability the true rate lies between {low} and {high}."
+
+
+def percent(share: float) -> str:
+    """Formats a share as a percentage with at most one decimal: 0.95 -> "95 %"; never rounds up to 100 %."""
+    number = share * 100.0
+    text = f"{number:.1f}"
+    if text == "100.0" and share < 1.0:
+        text = f"{math.floor(number * 100) / 100:.2f}"
+    return f"{text.removesuffix('.0')} %"
+
+
+def _ceil(number: float) -> int:
+    # 0.9 * 10 and 0.95 / 0.05 are a hair off their exact values; a rank must not jump for that.
+    return math.ceil(number - 1e-9)
+
+
+def _finite_vector(values: ArrayLike, name: str) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be one-dimensional (N,), got shape {array.shape}.")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite; {int((~np.isfinite(array)).sum())} of {array.size} values are not.")
+    return array
+
+
+def _just_below(cut: float, values: np.ndarray) -> float:
+    """Threshold for ``score > threshold`` that flags what ``score >= cut`` flags, also once scores are float32."""
+    below = values[values < cut]
+    if below.size == 0:
+        return float(np.nextafter(np.float32(cut), np.float32(-np.inf)))
+    lower = float(below.max())
+    middle = lower + (cut - lower) / 2.0
+    return middle if lower <= middle < cut and lower <= float(np.float32(middle)) < cut else lower

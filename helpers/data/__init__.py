@@ -1,0 +1,1 @@
+"""Photos and masks: the sample table, readers, checks, splits, built-in pictures."""

@@ -1,0 +1,233 @@
+"""The bridge from a sample table to anomalib: the splits of the table, and nothing else.
+
+anomalib's ``Tabular`` ignores ``val`` rows, halves the test set to get a validation set, and takes normal photos from
+train when test has none. `SampleDataModule` does none of this: what the table says is what train, val and test hold.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from anomalib.data import ImageItem
+from anomalib.data.datamodules.image.tabular import Tabular
+from anomalib.data.datasets.base.image import AnomalibDataset
+from anomalib.data.datasets.image.tabular import TabularDataset
+from anomalib.data.utils import DirType, TestSplitMode, ValSplitMode
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Transform
+from torchvision.transforms.v2.functional import to_dtype, to_image
+from torchvision.tv_tensors import Mask
+
+from helpers.data.images import read_image, read_mask
+from helpers.data.samples import COLUMNS, SPLITS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+
+class SampleDataset(TabularDataset):
+    """The rows of one split, in the table's order, as anomalib items.
+
+    An item has ``image`` (3, H, W) float32 in [0, 1], ``gt_label`` (bool once batched), ``gt_mask`` (H, W) uint8 0 or 1
+    (zeros for a normal photo), ``image_path`` and ``mask_path``.
+
+    Masks are read (task "segmentation") if the table has any and no abnormal photo of this split lacks its own. Where
+    one lacks it, the whole split is read without masks (task "classification") and a warning says so: a photo without
+    mask would otherwise count as free of defects in every pixel metric.
+
+    Args:
+        table: a sample table.
+        split: "train", "val" or "test".
+        name: name of the dataset; default: from the table.
+        augmentations: transform applied to image and mask.
+
+    Raises:
+        ValueError: unknown split, or a column is missing.
+        FileNotFoundError: a photo or a mask of the split does not exist.
+    """
+
+    def __init__(
+        self, table: pd.DataFrame, split: str, *, name: str | None = None, augmentations: Transform | None = None
+    ) -> None:
+        # not TabularDataset.__init__: it refuses abnormal rows in train, and sorts
+        AnomalibDataset.__init__(self, augmentations=augmentations)
+        if split not in SPLITS:
+            raise ValueError(f"Unknown split {split!r}; known are {', '.join(SPLITS)}.")
+        missing = [column for column in COLUMNS if column not in table]
+        if missing:
+            raise ValueError(f"The sample table lacks the column(s) {', '.join(missing)}.")
+        self._name = name or table.attrs.get("name") or "samples"
+        self.split = split
+        self.root = table.attrs.get("root")
+
+        samples = table[table["split"] == split].reset_index(drop=True)
+        for column in ("image_path", "mask_path"):
+            absent = next((path for path in samples[column] if path and not Path(path).is_file()), None)
+            if absent is not None:
+                raise FileNotFoundError(f"{absent} is in the sample table but not on disk; read the dataset again.")
+        abnormal = samples["label_index"] == 1
+        without = int((samples["mask_path"][abnormal] == "").sum())
+        has_masks = bool((table["mask_path"] != "").any())
+        if has_masks and without:
+            logger.warning(
+                "%d of %d abnormal photos in %s have no mask: %s is read without masks (image-level results only).",
+                without,
+                int(abnormal.sum()),
+                split,
+                split,
+            )
+        normal_label = DirType.NORMAL if split == "train" else DirType.NORMAL_TEST
+        samples["label"] = abnormal.map({True: DirType.ABNORMAL.value, False: normal_label.value}).astype("str")
+        samples.attrs = {"task": "segmentation" if has_masks and not without else "classification"}
+        # past the setter, which sorts by the absolute path: the table's order stays
+        self._samples = samples
+
+    def __getitem__(self, index: int) -> ImageItem:
+        """Read one photo, and its mask where this split has masks.
+
+        Raises:
+            ValueError: photo or mask cannot be read, or differ in size.
+        """
+        row = self.samples.iloc[index]
+        image = to_dtype(to_image(read_image(row.image_path)), torch.float32, scale=True)
+        mask = None
+        if self.task == "segmentation":
+            shape = (int(image.shape[-2]), int(image.shape[-1]))
+            if row.label_index == 1:
+                mask = Mask(torch.from_numpy(read_mask(row.mask_path, shape)), dtype=torch.uint8)
+            else:
+                mask = Mask(torch.zeros(shape, dtype=torch.uint8))
+        if self.augmentations:
+            if mask is None:
+                image = self.augmentations(image)
+            else:
+                image, mask = self.augmentations(image, mask)
+        return ImageItem(
+            image=image,
+            gt_mask=mask,
+            gt_label=torch.tensor(int(row.label_index)),
+            image_path=row.image_path,
+            mask_path=row.mask_path,
+        )
+
+
+class SampleDataModule(Tabular):
+    """anomalib datamodule whose train, val and test are exactly the rows of the table.
+
+    Without ``val`` rows there is no validation (``val_dataloader()`` is an empty list, which Lightning skips). Train is
+    shuffled from ``seed``, so that two runs see the photos in the same order; val and test keep the table's order.
+
+    Args:
+        table: a sample table in which every photo has a split, see `helpers.data.samples.assign_splits`.
+        name: name of the dataset; default: from the table.
+        train_batch_size: photos a training batch.
+        eval_batch_size: photos a batch of val, test and prediction.
+        num_workers: processes that read photos; 0: none.
+        train_augmentations: transform of train photos; default: ``augmentations``.
+        val_augmentations: transform of val photos; default: ``augmentations``.
+        test_augmentations: transform of test photos; default: ``augmentations``.
+        augmentations: transform of all photos without one of their own.
+        seed: of the order of the training photos.
+        allow_abnormal_train: let train hold abnormal photos, for supervised models.
+
+    Raises:
+        ValueError: photos without a split, no training and no test photos at all, or abnormal photos in train.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        *,
+        name: str | None = None,
+        train_batch_size: int = 16,
+        eval_batch_size: int = 16,
+        num_workers: int = 0,
+        train_augmentations: Transform | None = None,
+        val_augmentations: Transform | None = None,
+        test_augmentations: Transform | None = None,
+        augmentations: Transform | None = None,
+        seed: int = 0,
+        allow_abnormal_train: bool = False,
+    ) -> None:
+        unsplit = table["split"] == ""
+        if unsplit.any():
+            raise ValueError(
+                f"{int(unsplit.sum())} photos are in no split ({table['image_path'][unsplit].iloc[0]}, ...); "
+                "call helpers.data.samples.assign_splits first."
+            )
+        if not table["split"].isin(["train", "test"]).any():
+            raise ValueError("The table has neither train nor test photos; check the dataset's folders.")
+        wrong = (table["split"] == "train") & (table["label_index"] == 1)
+        if wrong.any() and not allow_abnormal_train:
+            raise ValueError(
+                f"Train holds {int(wrong.sum())} abnormal photos ({table['image_path'][wrong].iloc[0]}, ...); split "
+                "with scheme 'one_class', or pass allow_abnormal_train=True for a supervised model."
+            )
+        super().__init__(
+            name=name or table.attrs.get("name") or "samples",
+            samples=table,
+            root=None,
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            train_augmentations=train_augmentations,
+            val_augmentations=val_augmentations,
+            test_augmentations=test_augmentations,
+            augmentations=augmentations,
+            test_split_mode=TestSplitMode.NONE,
+            val_split_mode=ValSplitMode.NONE,
+            seed=seed,
+        )
+        self.table = table
+        self.predict_split = "test"
+
+    def _setup(self, _stage: str | None = None) -> None:
+        for split in SPLITS:
+            # a split without rows has no dataset, as anomalib's own modules have it
+            if (self.table["split"] == split).any():
+                setattr(self, f"{split}_data", SampleDataset(self.table, split, name=self.name))
+
+    def _create_test_split(self) -> None:
+        """Leave the table's test split as it is."""
+
+    def _create_val_split(self) -> None:
+        """Leave the table's val split as it is."""
+
+    def train_dataloader(self) -> DataLoader:
+        """Training photos, shuffled from the seed."""
+        dataset = self._dataset("train")
+        return DataLoader(
+            dataset=dataset,
+            shuffle=True,
+            batch_size=self.train_batch_size,
+            num_workers=self.num_workers,
+            collate_fn=self.external_collate_fn or dataset.collate_fn,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Photos held out for calibration; an empty list if the table has none."""
+        return super().val_dataloader() if hasattr(self, "val_data") else []
+
+    def test_dataloader(self) -> DataLoader:
+        """Test photos."""
+        self._dataset("test")
+        return super().test_dataloader()
+
+    def predict_dataloader(self) -> DataLoader:
+        """Photos of the split that ``predict_split`` names, ``test`` unless set otherwise, in the table's order."""
+        self._dataset(self.predict_split)
+        return {"val": super().val_dataloader, "test": super().test_dataloader}[self.predict_split]()
+
+    def _dataset(self, split: str) -> SampleDataset:
+        if not hasattr(self, f"{split}_data"):
+            self.setup()
+        dataset = getattr(self, f"{split}_data", None)
+        if dataset is None:
+            raise ValueError(f"The table of {self.name} has no {split} photos; check its splits.")
+        return dataset

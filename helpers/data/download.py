@@ -1,0 +1,197 @@
+"""Public data sets by name, through anomalib's own datamodules: ``python -m helpers.data.download mvtec_ad bottle``.
+
+Nothing is downloaded unless asked for by name here. A download happens in a temporary folder beside its destination and
+is moved there when complete, so a folder of that name is whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+class DownloadError(RuntimeError):
+    """The data set could not be had; the message says where to get it and where to put it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that anomalib can fetch.
+
+    Attributes:
+        title: its name.
+        page: where it is described and offered.
+        licence: its terms.
+        datamodule: class name in ``anomalib.data``.
+        categories: module that has ``CATEGORIES``.
+        default: category if none is asked for.
+        subfolder: folder inside the download that holds the categories in a layout `read_dataset` knows.
+        automatic: False if its authors offer it in a browser only.
+    """
+
+    title: str
+    page: str
+    licence: str
+    datamodule: str
+    categories: str
+    default: str
+    subfolder: str = ""
+    automatic: bool = True
+
+
+SOURCES: dict[str, Source] = {
+    "mvtec_ad": Source(
+        "MVTec AD (about 5 GB)",
+        "https://www.mvtec.com/company/research/datasets/mvtec-ad",
+        "CC BY-NC-SA 4.0 (no commercial use); cite Bergmann et al., IJCV 2021",
+        "MVTecAD",
+        "anomalib.data.datasets.image.mvtecad",
+        "bottle",
+    ),
+    "visa": Source(
+        "VisA (about 2 GB)",
+        "https://github.com/amazon-science/spot-diff",
+        "see its page (anomalib states CC BY-NC-SA 4.0); cite Zou et al., ECCV 2022",
+        "Visa",
+        "anomalib.data.datasets.image.visa",
+        "capsules",
+        subfolder="visa_pytorch",
+    ),
+    "mpdd": Source(
+        "MPDD",
+        "https://github.com/stepanje/MPDD",
+        "CC BY-NC-SA 4.0 (no commercial use); cite Jezek et al., ICUMT 2021",
+        "MPDD",
+        "anomalib.data.datasets.image.mpdd",
+        "bracket_black",
+        automatic=False,
+    ),
+}
+"""Data sets by the name they are asked for."""
+
+
+def categories(dataset: str) -> tuple[str, ...]:
+    """Categories of a data set.
+
+    Raises:
+        ValueError: unknown data set.
+    """
+    return tuple(import_module(_source(dataset).categories).CATEGORIES)
+
+
+def download_dataset(dataset: str, category: str | None = None, *, out: str | Path, timeout: float = 10.0) -> Path:
+    """Fetch a data set unless it is there already.
+
+    All categories come in one archive, so asking for a second one finds it there.
+
+    Args:
+        dataset: one of ``SOURCES``.
+        category: product; default: the data set's first.
+        out: folder the data set's own folder is put into.
+        timeout: seconds without an answer after which to give up.
+
+    Returns:
+        Folder of the category, for ``helpers.read_dataset``.
+
+    Raises:
+        ValueError: unknown data set or category.
+        DownloadError: no network, a broken archive, or a data set that is offered in a browser only.
+    """
+    source = _source(dataset)
+    category = category or source.default
+    if category not in categories(dataset):
+        raise ValueError(f"{dataset} has no category {category!r}; choose one of: {', '.join(categories(dataset))}.")
+    target = Path(out).absolute() / dataset
+    wanted = target / source.subfolder / category
+    for folder in (wanted, target / category):
+        if (folder / "train").is_dir():
+            logger.info("Found %s.", folder)
+            return folder
+    if target.exists():
+        raise DownloadError(
+            f"{target} exists but holds no {category}; remove or complete it. {_by_hand(source, target, category)}"
+        )
+    if not source.automatic:
+        raise DownloadError(f"{source.title} is offered in a browser only. {_by_hand(source, target, category)}")
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{dataset}-") as temporary:
+        partial = Path(temporary) / dataset
+        try:
+            with _socket_timeout(timeout):
+                _prepare(source.datamodule, partial, category)
+        except (OSError, RuntimeError, ValueError, EOFError) as error:
+            raise DownloadError(
+                f"{source.title} could not be downloaded ({type(error).__name__}: {error}). "
+                f"{_by_hand(source, target, category)}"
+            ) from error
+        if not (partial / source.subfolder / category / "train").is_dir():
+            raise DownloadError(
+                f"The download of {source.title} holds no {category}. {_by_hand(source, target, category)}"
+            )
+        shutil.move(partial, target)
+    return wanted
+
+
+def _prepare(datamodule: str, root: Path, category: str) -> None:
+    """Let anomalib download, check the hash and unpack. Replaced in tests."""
+    import anomalib.data
+
+    getattr(anomalib.data, datamodule)(root=root, category=category).prepare_data()
+
+
+def _source(dataset: str) -> Source:
+    if dataset not in SOURCES:
+        raise ValueError(f"Unknown data set {dataset!r}; known are: {', '.join(SOURCES)}.")
+    return SOURCES[dataset]
+
+
+def _by_hand(source: Source, target: Path, category: str) -> str:
+    return (
+        f"To put it there by hand: get it from {source.page} and unpack it so that "
+        f"{target / category / 'train' / 'good'} exists; or give any other folder to helpers.read_dataset."
+    )
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m helpers.data.download", description=__doc__.splitlines()[0])
+    parser.add_argument("dataset", choices=list(SOURCES), help="data set to download")
+    parser.add_argument("category", nargs="?", help="product; default: the data set's first")
+    parser.add_argument("--out", default="datasets", help="folder to put it into (default: %(default)s)")
+    parser.add_argument("--timeout", type=float, default=10.0, help="seconds to wait for an answer")
+    options = parser.parse_args(arguments)
+    source = SOURCES[options.dataset]
+    print(f"{source.title}\n  source:  {source.page}\n  licence: {source.licence}", flush=True)
+    try:
+        folder = download_dataset(options.dataset, options.category, out=options.out, timeout=options.timeout)
+    except (DownloadError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{options.category or source.default} is in {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,305 @@
+"""Reading photos and masks: upright, 8-bit, and with an error that names the file when one cannot be read."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+IMAGE_SUFFIXES: frozenset[str] = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+"""Lower-case suffixes of the files that count as images."""
+
+LOSSY_MASK_THRESHOLD = 128
+"""Grey value from which a pixel of a lossy mask (JPEG and the like) is defect."""
+
+_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP")  # no others: Pillow would hand EPS files to Ghostscript
+_ORIENTATION_TAG = 0x0112
+
+# EXIF 2.32, tag 274: what turns the stored array (H, W[, C]) into the upright one
+_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a[::-1].swapaxes(0, 1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: a[:, ::-1].swapaxes(0, 1),
+}
+
+
+class ImageReadError(ValueError):
+    """A file that cannot be read as a photo or mask.
+
+    Attributes:
+        code: what is wrong: ``empty-file``, ``not-an-image``, ``truncated``, ``unreadable``, ``too-large`` or
+            ``32-bit``.
+        problem: the same in words, without the path.
+        mend: what to do.
+    """
+
+    def __init__(self, path: str | Path, code: str, problem: str, mend: str) -> None:
+        super().__init__(f"{path}: {problem}; {mend}.")
+        self.code = code
+        self.problem = problem
+        self.mend = mend
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """A fully decoded file, as it is stored.
+
+    Attributes:
+        path: the file.
+        image: the decoded pixels, not yet turned upright.
+        mode: Pillow's name of the pixel format in the file (``L``, ``RGB``, ``P``, ``CMYK``, ``I;16``, ...).
+        bits: bits a channel.
+        alpha: whether there is transparency.
+        orientation: EXIF orientation, 1 to 8; 1 is upright.
+        turn: EXIF orientation that is still to be applied to ``image``.
+        lossy: whether the file format changes pixel values (JPEG and the like).
+        pages: number of pages or frames; only the first is used.
+        shape: (H, W) of the upright picture.
+    """
+
+    path: Path
+    image: Image.Image
+    mode: str
+    bits: int
+    alpha: bool
+    orientation: int
+    turn: int
+    lossy: bool
+    pages: int
+    shape: tuple[int, int]
+
+    def pixels(self) -> np.ndarray:
+        """Upright 8-bit pixels, uint8 (H, W) for grey pictures and (H, W, 3) for all others. 16 bits become 8 by >> 8.
+
+        Raises:
+            ImageReadError: 32-bit or floating-point pixels, whose range is not known.
+        """
+        mode = self.image.mode
+        if mode in ("L", "RGB"):
+            return self._upright(np.asarray(self.image))
+        if mode in ("LA", "La", "1"):
+            return self._upright(np.asarray(self.image.convert("L")))
+        if mode.startswith("I;16") or (mode == "I" and self.bits == 16):
+            values = np.asarray(self.image)
+            return self._upright((values.astype(np.uint16, copy=False) >> 8).astype(np.uint8))
+        if mode in ("I", "F"):
+            raise ImageReadError(
+                self.path,
+                "32-bit",
+                f"is a picture with 32 bits a pixel (mode {mode}), whose range of values is not known",
+                "scale it to 8 or 16 bits and save it again",
+            )
+        if mode == "P" and self.alpha:
+            # straight to RGB would mix the transparent colour in with a warning
+            return self._upright(np.asarray(self.image.convert("RGBA").convert("RGB")))
+        return self._upright(np.asarray(self.image.convert("RGB")))
+
+    def rgb(self) -> np.ndarray:
+        """Upright RGB pixels, uint8 (H, W, 3)."""
+        pixels = self.pixels()
+        if pixels.ndim == 2:
+            return np.repeat(pixels[:, :, None], 3, axis=2)
+        return pixels if pixels.flags.writeable else pixels.copy()
+
+    def mask_values(self) -> np.ndarray:
+        """Upright stored values (H, W), where 0 is background: the grey value, the index, or the largest of R, G, B.
+
+        Of an indexed picture index 0 is background, unless the palette's black is another index: then colour counts.
+        """
+        image = self.image
+        if image.mode == "P" and not _zero_is_background(image):
+            image = image.convert("RGB")
+        elif image.mode in ("LA", "La"):
+            image = image.getchannel(0)
+        elif image.mode in ("RGBA", "RGBa", "RGBX", "PA"):
+            image = image.convert("RGB") if image.mode != "PA" else image.getchannel(0)
+        elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+            image = image.convert("RGB")
+        values = np.asarray(image)
+        if values.ndim == 3:
+            values = values.max(axis=2)
+        return self._upright(values)
+
+    def mask(self) -> np.ndarray:
+        """Upright mask, bool (H, W): True is defect."""
+        values = self.mask_values()
+        return values >= LOSSY_MASK_THRESHOLD if self.lossy else values != 0
+
+    def _upright(self, array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(_UPRIGHT[self.turn](array)) if self.turn in _UPRIGHT else array
+
+
+def decode_image(path: str | Path, data: bytes | None = None) -> DecodedImage:
+    """Decode a file to the last pixel.
+
+    Args:
+        path: the file.
+        data: its content, where it has been read already.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImageReadError: it is empty, no image, truncated or too large (a ValueError that names the file).
+    """
+    path = Path(path)
+    if data is None:
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise FileNotFoundError(f"There is no file {path}; check the path.") from None
+        except (OSError, ValueError) as error:
+            raise _unreadable(path, error) from error
+    else:
+        size = len(data)
+    if size == 0:
+        raise ImageReadError(path, "empty-file", "has zero bytes", "copy it again from its source, or remove it")
+    try:
+        with Image.open(path if data is None else io.BytesIO(data), formats=_FORMATS) as image:
+            return _decoded(path, image, data)
+    except UnidentifiedImageError as error:
+        raise ImageReadError(
+            path, "not-an-image", "is not an image (PNG, JPEG, BMP, TIFF, WebP)", "save it as PNG, or remove it"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise ImageReadError(
+            path,
+            "too-large",
+            f"is too large to be decoded safely ({error})",
+            "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it",
+        ) from error
+    except Exception as error:  # decoders of broken files raise nearly anything: SyntaxError, struct.error, zlib.error
+        raise _unreadable(path, error) from error
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read a photo as uint8 (H, W, 3) RGB, upright (EXIF orientation applied).
+
+    16-bit values become 8-bit by ``>> 8``; palette, CMYK, grey and 1-bit pictures are converted; alpha is dropped; of
+    several pages the first is read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is empty, no image, truncated, too large, or has 32 bits a pixel; the message names it.
+    """
+    return decode_image(path).rgb()
+
+
+def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> np.ndarray:
+    """Read a mask as bool (H, W), upright: True is defect.
+
+    Every non-zero pixel is defect, so masks of 0/255, of 0/1 and of class indices read alike; of RGB(A) masks any
+    non-zero colour channel counts, alpha never. Lossy files (JPEG and the like) are thresholded at 128.
+
+    Args:
+        path: the file.
+        shape: (H, W) the mask has to have, that of its upright photo.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is empty, no image, truncated or too large, or its shape differs; the message names it.
+    """
+    mask = decode_image(path).mask()
+    if shape is not None and mask.shape != tuple(shape):
+        raise ValueError(
+            f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels but its photo {shape[1]}x{shape[0]} "
+            "(width x height); save the mask at the size of the photo."
+        )
+    return mask
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """Image files (by suffix) in a folder and below, without hidden ones, sorted by their relative posix path."""
+    folder = Path(folder)
+    found = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(parent, name)
+            for name in names
+            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+        ]
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _decoded(path: Path, image: Image.Image, data: bytes | None) -> DecodedImage:
+    mode, kind = image.mode, image.format or ""
+    sixteen = mode.startswith("I;16") or any(";16" in str(tile.args) for tile in image.tile)
+    if mode == "I" and kind == "PNG":  # older versions of Pillow open 16-bit PNG files so
+        sixteen = True
+    lossy = kind in ("JPEG", "MPO") or (kind == "TIFF" and image.info.get("compression") == "jpeg")
+    if kind == "WEBP":
+        lossy = not _is_lossless_webp(path, data)
+    # a second picture in a JPEG is the camera's preview
+    pages = 1 if kind == "MPO" else getattr(image, "n_frames", 1)
+    stored = image.getexif().get(_ORIENTATION_TAG, 1) if kind == "TIFF" else 1
+    image.load()
+    # after loading: Pillow turns some TIFF files itself, and PNG files may carry EXIF behind the pixels
+    turn = image.getexif().get(_ORIENTATION_TAG, 1)
+    width, height = image.size
+    return DecodedImage(
+        path=path,
+        image=image,
+        mode=mode,
+        bits=16 if sixteen else {"1": 1, "I": 32, "F": 32}.get(mode, 8),
+        alpha=mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info,
+        orientation=next((value for value in (turn, stored) if value in _UPRIGHT), 1),
+        turn=turn if turn in _UPRIGHT else 1,
+        lossy=lossy,
+        pages=pages,
+        shape=(width, height) if turn in (5, 6, 7, 8) else (height, width),
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> ImageReadError:
+    text = str(error) or type(error).__name__
+    truncated = "truncat" in text.lower() or isinstance(error, EOFError)
+    problem = "is truncated" if truncated else "cannot be decoded"
+    code = "truncated" if truncated else "unreadable"
+    return ImageReadError(path, code, f"{problem} ({text})", "copy it again from its source, or remove it")
+
+
+def _zero_is_background(image: Image.Image) -> bool:
+    palette = np.asarray(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
+    used = np.unique(np.asarray(image))
+    used = used[used < len(palette)]
+    black = used[(palette[used] == 0).all(axis=1)]
+    return not len(black) or 0 in black
+
+
+def _is_lossless_webp(path: Path, data: bytes | None) -> bool:
+    """Whether the pixels lie in a VP8L chunk (RFC 9649, section 2)."""
+    if data is None:
+        data = path.read_bytes()
+    position = 12
+    while position + 8 <= len(data):
+        name, length = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
+        if name in (b"VP8L", b"VP8 "):
+            return name == b"VP8L"
+        position += 8 + length + length % 2
+    return False
+
+
+def image_sizes(paths: Iterable[str | Path]) -> np.ndarray:
+    """Sizes of photos as they are read, (N, 2) int64 of (height, width) in pixels; only the headers are read.
+
+    Raises:
+        ImageReadError: a file is not an image; the message names it.
+    """
+    sizes = []
+    for path in map(Path, paths):
+        try:
+            with Image.open(path) as image:
+                turned = image.getexif().get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8)
+                width, height = image.size
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        sizes.append((width, height) if turned else (height, width))
+    return np.array(sizes, dtype=np.int64).reshape(-1, 2)

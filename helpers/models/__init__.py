@@ -1,0 +1,1 @@
+"""Detectors as anomalib modules, their weights, and the coreset."""

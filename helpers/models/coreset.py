@@ -1,0 +1,201 @@
+"""Exact greedy k-center selection, lazily evaluated.
+
+PatchCore keeps a coreset of its patch features: the greedy k-center subset (Sener & Savarese 2018, "Active learning
+for convolutional neural networks: a core-set approach", Algorithm 1; PatchCore: Roth et al. 2022, Algorithm 1). The
+plain loop updates the distance of every patch at every pick. Distances to the nearest centre only ever fall, so an old
+distance is an upper bound, and a patch whose bound is below the best known distance need not be looked at. The picks
+are the same; most of the work is not done (the idea of lazy greedy evaluation: Minoux 1978).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from helpers.progress import progress
+
+POOL_SIZE = 2048
+CHUNK_SIZE = 8192
+
+
+def k_center_greedy(
+    features: torch.Tensor,
+    n_select: int,
+    *,
+    start: int = 0,
+    pool_size: int = POOL_SIZE,
+    chunk_size: int = CHUNK_SIZE,
+    show_progress: bool = False,
+) -> torch.Tensor:
+    """Pick the points that the plain greedy k-center loop picks, in the same order.
+
+    Each pick is the point with the largest Euclidean distance to the nearest point picked before; equal distances go to
+    the lowest index; no point is picked twice. Distances are compared in float64, so float32 features decide picks by
+    their exact values and not by rounding.
+
+    Args:
+        features: (N, D) floating point tensor on any device, finite.
+        n_select: number of picks, 1 to N.
+        start: index of the first pick, 0 to N - 1.
+        pool_size: how many of the largest bounds are refreshed together. Changes the speed, never the picks.
+        chunk_size: rows converted to float64 at once in a pass over all points; the largest temporary there is.
+        show_progress: show a bar (one line a minute headless).
+
+    Returns:
+        (n_select,) int64 tensor of row indices in picking order, on the device of ``features``.
+
+    Raises:
+        ValueError: if ``features`` is not a finite 2-D floating point tensor, or ``n_select`` or ``start`` is out of
+            range.
+    """
+    _check(features, n_select, start)
+    selection = _LazySelection(features, start, pool_size, chunk_size)
+    picks: Iterator[int] = selection.picks(n_select)
+    if show_progress:
+        picks = progress(picks, "coreset", total=n_select)
+    return torch.tensor(list(picks), dtype=torch.int64, device=features.device)
+
+
+def selection_radii(selected: torch.Tensor, *, chunk_size: int = CHUNK_SIZE) -> torch.Tensor:
+    """How far the farthest point was from its nearest centre when each pick was made.
+
+    Needs only the picks: greedy k-center picks that farthest point, so its distance to the picks before is the radius.
+
+    Args:
+        selected: (K, D) floating point tensor, the picked features in picking order.
+        chunk_size: rows handled at once.
+
+    Returns:
+        (K - 1,) tensor, Euclidean distances after 1, 2, ..., K - 1 picks; it never rises.
+    """
+    n_selected = len(selected)
+    radii = torch.empty(n_selected - 1, dtype=selected.dtype, device=selected.device)
+    for first in range(1, n_selected, chunk_size):
+        rows = torch.arange(first, min(first + chunk_size, n_selected), device=selected.device)
+        distances = torch.cdist(selected[rows], selected[: int(rows[-1])])
+        later = torch.arange(distances.shape[1], device=selected.device)[None] >= rows[:, None]
+        radii[rows - 1] = distances.masked_fill_(later, float("inf")).amin(1)
+    return radii
+
+
+def _check(features: torch.Tensor, n_select: int, start: int) -> None:
+    if features.ndim != 2 or not features.is_floating_point():
+        raise ValueError(f"features must be a 2-D floating point tensor, got {features.dtype} {tuple(features.shape)}.")
+    n_points = features.shape[0]
+    if not 1 <= n_select <= n_points:
+        raise ValueError(f"n_select must be between 1 and the number of points, {n_points}, got {n_select}.")
+    if not 0 <= start < n_points:
+        raise ValueError(f"start must be between 0 and {n_points - 1}, got {start}.")
+    if not all(torch.isfinite(rows).all() for rows in features.split(CHUNK_SIZE)):
+        raise ValueError("features hold NaN or infinite values; check the photos and the backbone that made them.")
+
+
+class _LazySelection:
+    """The state of one selection: for every point a bound of its squared distance, and how old that bound is."""
+
+    def __init__(self, features: torch.Tensor, start: int, pool_size: int, chunk_size: int) -> None:
+        n_points, n_dims = features.shape
+        device = features.device
+        self.features = features
+        self.start = start
+        self.pool_size = min(pool_size, n_points)
+        self.chunk_size = chunk_size
+        self.square_norm = torch.empty(n_points, dtype=torch.float64, device=device)
+        for first in range(0, n_points, chunk_size):
+            rows = features[first : first + chunk_size].double()
+            self.square_norm[first : first + chunk_size] = (rows * rows).sum(1)
+        # Rounding of |x|^2 + |c|^2 - 2 x.c: points nearer to each other than this are looked at as possible ties.
+        self.tolerance = 8 * torch.finfo(torch.float64).eps * n_dims**0.5 * float(self.square_norm.max())
+        self.bound = torch.full((n_points,), float("inf"), dtype=torch.float64, device=device)
+        self.seen = torch.zeros(n_points, dtype=torch.int64, device=device)  # centres that the bound knows of
+        self.centers: list[int] = []
+
+    def picks(self, n_select: int) -> Iterator[int]:
+        """Yield the picks one by one."""
+        self._add_center(self.start)
+        yield self.start
+        for first in range(0, self.features.shape[0], self.chunk_size):
+            rows = torch.arange(first, min(first + self.chunk_size, len(self.bound)), device=self.bound.device)
+            self._refresh(rows)
+        while len(self.centers) < n_select:
+            yield from self._picks_from_pool(n_select)
+
+    def _picks_from_pool(self, n_select: int) -> Iterator[int]:
+        """Pick while the best point of a fresh pool is above every bound outside it."""
+        pool, outside = self._fresh_pool()
+        rows = self.features[pool].double()
+        norms = self.square_norm[pool]
+        bound = self.bound[pool]
+        n_before = len(self.centers)
+        while len(self.centers) < n_select:
+            best = float(bound.max())
+            if best <= outside + self.tolerance:
+                break
+            ties = bound >= best - self.tolerance
+            pick = self._lowest_tie(pool[ties], bound[ties])
+            self._add_center(pick)
+            yield pick
+            center = self.features[pick].double()
+            distance = (norms + self.square_norm[pick] - 2 * (rows @ center)).clamp_(min=0)
+            torch.minimum(bound, distance, out=bound)
+            bound[pool == pick] = -1.0
+        self.bound[pool] = bound
+        self.seen[pool] = len(self.centers)
+        if len(self.centers) == n_before:
+            pick = self._pick_across_pool_border()
+            self._add_center(pick)
+            yield pick
+
+    def _fresh_pool(self) -> tuple[torch.Tensor, float]:
+        """Indices of the largest bounds, all brought up to date, and the largest bound outside them."""
+        n_points = len(self.bound)
+        while True:
+            size = min(self.pool_size + 1, n_points)
+            bounds, order = self.bound.topk(size)
+            pool = order[: self.pool_size]
+            outside = float(bounds[-1]) if size > self.pool_size else -float("inf")
+            stale = pool[self.seen[pool] < len(self.centers)]
+            if len(stale) == 0:
+                return pool, outside
+            self._refresh(stale)
+            if float(self.bound[pool].max()) > outside + self.tolerance:
+                return pool, outside
+
+    def _pick_across_pool_border(self) -> int:
+        """The next pick, found among all points: for where more points tie than the pool holds."""
+        while True:
+            fresh = self.seen == len(self.centers)
+            best_fresh = float(torch.where(fresh, self.bound, -1.0).max())
+            candidates = (self.bound >= best_fresh - self.tolerance).nonzero().squeeze(1)
+            stale = candidates[~fresh[candidates]]
+            if len(stale) == 0:
+                return self._lowest_tie(candidates, self.bound[candidates])
+            self._refresh(stale[: self.chunk_size])
+
+    def _lowest_tie(self, candidates: torch.Tensor, bounds: torch.Tensor) -> int:
+        """Of candidates within rounding of the best, the lowest index that is as far, or the same point as one that is.
+
+        A matrix product may round the distances of two equal points differently, so equal points are compared as such.
+        """
+        if len(candidates) == 1:
+            return int(candidates[0])
+        best = bounds.max()
+        ties = (bounds == best) | self.features[candidates].eq(self.features[candidates[bounds.argmax()]]).all(1)
+        return int(candidates[ties].min())
+
+    def _add_center(self, index: int) -> None:
+        self.centers.append(index)
+        self.bound[index] = -1.0
+
+    def _refresh(self, rows: torch.Tensor) -> None:
+        """Bring the bounds of some points up to date: one matrix product with the centres that they have not seen."""
+        first_unseen = int(self.seen[rows].min())
+        points = self.features[rows].double()
+        for first in range(first_unseen, len(self.centers), self.chunk_size):
+            centers = torch.tensor(self.centers[first : first + self.chunk_size], device=rows.device)
+            product = points @ self.features[centers].double().T
+            distance = product.mul_(-2).add_(self.square_norm[centers]).amin(1).add_(self.square_norm[rows])
+            self.bound[rows] = torch.minimum(self.bound[rows], distance.clamp_(min=0))
+        self.bound[torch.tensor(self.centers, device=rows.device)] = -1.0
+        self.seen[rows] = len(self.centers)

@@ -1,0 +1,396 @@
+"""The run folder: everything that is needed to use, judge and repeat a training, and nothing that looks like one.
+
+A run lives in ``artifacts/<dataset>/<profile>/<model>/``:
+
+    run.json          parameters, seed, backbone, thresholds with their origin, timings, versions; written last
+    model.ckpt        Lightning checkpoint (tensors and plain data: loads with ``weights_only=True``)
+    samples.csv       the sample table with its splits, and samples.csv.json with where it came from
+    predictions.csv   one row a photo of val and test: raw score, maximum of the map
+    maps_test.npy     (N, H, W) float16 anomaly maps of the test rows, at the network's size
+
+While it is being made it is called ``.<model>.partial``; it gets its name in one rename when ``run.json`` is there. A
+folder without ``run.json`` is no run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from helpers.analysis.calibration import Threshold
+from helpers.data.samples import fingerprint, read_table, relative_path, write_table
+
+if TYPE_CHECKING:
+    from anomalib.models import AnomalibModule
+
+    from helpers.data.datamodule import SampleDataModule
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+RUN_FILE = "run.json"
+VERSIONED = ("anomalib", "lightning", "numpy", "pandas", "scikit-learn", "timm", "torch", "torchvision")
+
+
+class MissingRunError(FileNotFoundError):
+    """Something that another notebook makes is not there; the message says which notebook to run."""
+
+
+def project_path(path: str | Path) -> Path:
+    """An absolute path; a relative one counts from the project's folder, wherever the notebook was started."""
+    path = Path(path).expanduser()
+    return path if path.is_absolute() else (PROJECT_ROOT / path).resolve()
+
+
+def dataset_folder(artifacts: str | Path, dataset: str, profile: str) -> Path:
+    """``<artifacts>/<dataset>/<profile>``: where one dataset's results under one profile lie."""
+    for name, value in (("dataset", dataset), ("PROFILE", profile)):
+        if not value or value in (".", "..") or any(mark in value for mark in '/\\:*?"<>|'):
+            raise ValueError(f"{name} becomes the name of a folder; {value!r} cannot be one.")
+    return project_path(artifacts) / dataset / profile
+
+
+def load_samples(folder: Path, dataset: Path) -> pd.DataFrame:
+    """The sample table that notebook 01 left in a dataset's artifacts folder.
+
+    Args:
+        folder: see :func:`dataset_folder`.
+        dataset: the dataset's folder or file, absolute: the table must have been made from it.
+
+    Raises:
+        MissingRunError: if there is no table, or one of another dataset of the same name.
+    """
+    file = folder / "samples.csv"
+    if not file.is_file():
+        raise MissingRunError(
+            f"There is no {file}. Run notebook 01_setup_and_validate with the same DATASET and PROFILE."
+        )
+    table = read_table(file)
+    if table.attrs.get("source") != str(dataset):
+        raise MissingRunError(
+            f"{file} was made from {table.attrs.get('source')}, not from {dataset}. Run notebook 01_setup_and_validate "
+            "again, or give one of the two datasets another NAME."
+        )
+    return table
+
+
+def find_runs(folder: Path, table: pd.DataFrame) -> list[Run]:
+    """Every finished run in a dataset's artifacts folder, by name.
+
+    Args:
+        folder: see :func:`dataset_folder`.
+        table: the sample table; runs are compared on the same photos, so each must have been made with it.
+
+    Raises:
+        MissingRunError: if there is none, or one was made from another table.
+    """
+    runs = [Run.load(file.parent) for file in sorted(folder.glob(f"[!.]*/{RUN_FILE}"))]
+    if not runs:
+        raise MissingRunError(
+            f"No finished run in {folder}. Run notebook 02_train_patchcore (or another 02 to 05) first."
+        )
+    stale = [run.name for run in runs if run.info["samples"] != fingerprint(table)]
+    if stale:
+        raise MissingRunError(
+            f"{', '.join(stale)}: made with other photos or splits than {folder / 'samples.csv'} now holds. Train "
+            "again, or delete that run's folder."
+        )
+    return runs
+
+
+def open_run(
+    folder: Path,
+    model: str,
+    parameters: dict[str, Any],
+    table: pd.DataFrame,
+    seed: int,
+    note: str | None = None,
+) -> Run:
+    """The finished run with these parameters and these photos if there is one, else a fresh draft.
+
+    A draft left over from an interrupted run is thrown away. A finished run with other parameters stays until the new
+    one is complete, and is replaced then.
+
+    Args:
+        folder: a dataset's artifacts folder, see :func:`dataset_folder`.
+        model: name of the run's folder.
+        parameters: all that decides the result, plain JSON data.
+        table: the sample table with its splits.
+        seed: of everything random.
+        note: what every figure and table made from the run must say.
+    """
+    identity = run_fingerprint(model, parameters, table, seed)
+    final = folder / model
+    if (final / RUN_FILE).is_file():
+        run = Run.load(final)
+        if run.info["fingerprint"] == identity:
+            return run
+    draft = folder / f".{model}.partial"
+    if draft.exists():
+        shutil.rmtree(draft)
+    draft.mkdir(parents=True)
+    info = {"model": model, "fingerprint": identity, "samples": fingerprint(table), "note": note, "seed": seed}
+    info["parameters"] = parameters
+    return Run(draft, info, table)
+
+
+def run_fingerprint(model: str, parameters: dict[str, Any], table: pd.DataFrame, seed: int) -> str:
+    """Hash of what decides a run's result: parameters, seed, photos and splits, versions and the package's own code."""
+    content = [model, parameters, seed, fingerprint(table), installed_versions(), code_fingerprint()]
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def code_fingerprint() -> str:
+    """Hash of the code that results come from (data, models, inference, calibration), not of views and metrics."""
+    package = Path(__file__).parent
+    files = [*package.glob("data/*.py"), *package.glob("models/*.py"), *package.glob("inference/*.py")]
+    files += [package / "analysis" / "calibration.py", package / "runs.py"]
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted(files):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+@dataclass
+class Run:
+    """A training and what it left behind; a draft until :meth:`finish`.
+
+    Attributes:
+        folder: where it lies.
+        info: what ``run.json`` holds or will hold.
+        table: its sample table.
+    """
+
+    folder: Path
+    info: dict[str, Any]
+    table: pd.DataFrame
+    _timings: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: Path) -> Run:
+        """Open a finished run.
+
+        Raises:
+            MissingRunError: if there is no ``run.json``.
+            ValueError: if it cannot be read.
+        """
+        file = folder / RUN_FILE
+        if not file.is_file():
+            raise MissingRunError(f"{folder} holds no finished run: there is no {RUN_FILE}. Train it again.")
+        try:
+            info = json.loads(file.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file} is damaged ({error}); delete the folder and train again.") from error
+        return cls(folder, info, read_table(folder / "samples.csv"))
+
+    @property
+    def finished(self) -> bool:
+        """Whether ``run.json`` is there."""
+        return (self.folder / RUN_FILE).is_file()
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return self.info["model"]
+
+    @property
+    def title(self) -> str:
+        """Name for tables and legends, with the note where there is one: ``patchcore (untrained backbone)``."""
+        return f"{self.name} ({self.note})" if self.note else self.name
+
+    @property
+    def note(self) -> str | None:
+        """What every figure and table made from this run must say (``untrained backbone``), or None."""
+        return self.info.get("note")
+
+    @property
+    def thresholds(self) -> dict[str, Threshold]:
+        """Stored thresholds by name: ``image`` and ``pixel``, and ``image_best_f1`` where val held defects."""
+        return {name: Threshold.from_dict(fields) for name, fields in self.info.get("thresholds", {}).items()}
+
+    def fit(self, model: AnomalibModule, data: SampleDataModule, *, device: str = "auto") -> None:
+        """Train with anomalib's engine, keep the checkpoint, and predict val and test.
+
+        Raises:
+            RuntimeError: if the run is finished already.
+        """
+        from lightning import seed_everything
+
+        from helpers.inference.engine import make_engine, predict_split
+
+        if self.finished:
+            raise RuntimeError(f"{self.folder} is a finished run; delete it or change a parameter to train again.")
+        seed_everything(self.info["seed"], workers=True, verbose=False)
+        engine = make_engine(self.folder, device, limit_val_batches=0)
+        started = time.monotonic()
+        engine.fit(model, datamodule=data)
+        self._timings["fit_seconds"] = time.monotonic() - started
+        engine.trainer.save_checkpoint(self.folder / "model.ckpt")
+        write_table(self.table, self.folder / "samples.csv")
+        parts = []
+        for split in ("val", "test"):
+            if (self.table["split"] == split).any():
+                maps_file = self.folder / "maps_test.npy" if split == "test" else None
+                predictions, seconds = predict_split(model, data, split, self.folder, device, maps_file)
+                parts.append(predictions)
+                self._timings["ms_per_image"] = 1000 * seconds / len(predictions)
+        predictions = pd.concat(parts, ignore_index=True)
+        predictions["image_path"] = _relative_to(predictions["image_path"], self.table)
+        predictions.to_csv(self.folder / "predictions.csv", index=False, float_format="%.9g")
+        self.info["map_size"] = list(_map_size(self.folder / "maps_test.npy"))
+
+    def predictions(self, split: str) -> pd.DataFrame:
+        """One row a photo of ``val`` or ``test`` in the table's order.
+
+        Columns: image_path (absolute), mask_path, label_index, defect_type, split, score (raw), map_max (raw maximum of
+        the anomaly map).
+        """
+        file = self.folder / "predictions.csv"
+        if not file.is_file():
+            raise MissingRunError(f"There is no {file}; fit the run first.")
+        predictions = pd.read_csv(file, keep_default_na=False)
+        root = Path(self.table.attrs["root"])
+        predictions["image_path"] = [str(root / path) for path in predictions["image_path"]]
+        masks = self.table.set_index("image_path")["mask_path"]
+        predictions.insert(1, "mask_path", predictions["image_path"].map(masks).fillna(""))
+        return predictions[predictions["split"] == split].reset_index(drop=True)
+
+    def test_maps(self) -> np.ndarray:
+        """(N, H, W) float16 anomaly maps of the test rows, memory-mapped, in the order of ``predictions("test")``."""
+        return np.load(self.folder / "maps_test.npy", mmap_mode="r")
+
+    def test_masks(self) -> Iterator[np.ndarray | None]:
+        """Masks of the test rows, (H, W) bool at the maps' size; None for a defect photo that has no mask."""
+        for row in self.predictions("test").itertuples():
+            yield self.mask_at_map_size(row.mask_path, row.label_index)
+
+    def mask_at_map_size(self, mask_path: str, label_index: int) -> np.ndarray | None:
+        """One mask, (H, W) bool, resized (nearest) and cropped as its photo is for the network; None without one."""
+        if label_index == 0:
+            return np.zeros(self.info["map_size"], dtype=bool)
+        if not mask_path:
+            return None
+        from helpers.data.images import read_mask
+        from helpers.inference.engine import to_network_frame
+
+        return to_network_frame(read_mask(Path(mask_path)), self.info["parameters"])
+
+    def photo_at_map_size(self, image_path: str) -> np.ndarray:
+        """One photo (H, W, 3) uint8, resized and cropped as for the network: what lies under its map."""
+        from helpers.data.images import read_image
+        from helpers.inference.engine import to_network_frame
+
+        return to_network_frame(read_image(Path(image_path)), self.info["parameters"])
+
+    def examples(self, rows: pd.DataFrame) -> dict[str, list]:
+        """Photos, maps, masks and titles of some rows of ``predictions("test")``: what ``figures.map_gallery`` takes.
+
+        Args:
+            rows: rows of that table, with its index.
+        """
+        maps = self.test_maps()
+        return {
+            "photos": [self.photo_at_map_size(path) for path in rows["image_path"]],
+            "maps": [np.asarray(maps[index], dtype=np.float32) for index in rows.index],
+            "masks": [self.mask_at_map_size(row.mask_path, row.label_index) for row in rows.itertuples()],
+            "titles": [f"{row.defect_type}: {row.score:.4g}, {Path(row.image_path).name}" for row in rows.itertuples()],
+        }
+
+    def finish(self, thresholds: dict[str, Threshold], **extra: Any) -> Run:
+        """Write ``run.json`` and give the folder its name; a run of that name before it is replaced.
+
+        Args:
+            thresholds: at least ``image``.
+            **extra: more plain data for ``run.json``.
+
+        Returns:
+            The finished run at its final place.
+        """
+        if self.finished:
+            return self
+        self.info |= {
+            "thresholds": {name: threshold.to_dict() for name, threshold in thresholds.items()},
+            "counts": _counts(self.table),
+            "timings": {name: round(value, 4) for name, value in self._timings.items()},
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": {
+                "system": platform.platform(),
+                "cpu_count": os.cpu_count(),
+                "python": platform.python_version(),
+            },
+            "versions": installed_versions(),
+            **extra,
+        }
+        write_json(self.info, self.folder / RUN_FILE)
+        final = self.folder.with_name(self.name)
+        replaced = self.folder.with_name(f".{self.name}.replaced")
+        if replaced.exists():
+            shutil.rmtree(replaced)
+        if final.exists():
+            final.rename(replaced)
+        self.folder.rename(final)
+        if replaced.exists():
+            shutil.rmtree(replaced)
+        return Run.load(final)
+
+    def describe(self) -> str:
+        """One line: what, on how many photos, when."""
+        counts, timings = self.info["counts"], self.info["timings"]
+        return (
+            f"{self.title}: trained on {counts['train']} photos in {timings['fit_seconds']:.1f} s, "
+            f"calibrated on {counts['val_normal']}, finished {self.info['finished_at']}"
+        )
+
+
+def write_json(content: Any, path: Path) -> None:
+    """Write JSON so that the file is either the old one or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a CSV so that the file is either the old one or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    table.to_csv(partial, index=False)
+    partial.replace(path)
+
+
+def _relative_to(paths: pd.Series, table: pd.DataFrame) -> list[str]:
+    names = dict(zip(table["image_path"], relative_path(table), strict=True))
+    return [names[path] for path in paths]
+
+
+def _map_size(maps_file: Path) -> tuple[int, int]:
+    return tuple(int(side) for side in np.load(maps_file, mmap_mode="r").shape[-2:])
+
+
+def _counts(table: pd.DataFrame) -> dict[str, int]:
+    split, abnormal = table["split"], table["label_index"] == 1
+    return {
+        "train": int((split == "train").sum()),
+        "val_normal": int(((split == "val") & ~abnormal).sum()),
+        "val_abnormal": int(((split == "val") & abnormal).sum()),
+        "test_normal": int(((split == "test") & ~abnormal).sum()),
+        "test_abnormal": int(((split == "test") & abnormal).sum()),
+    }
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    return versions | {name: metadata.version(name) for name in VERSIONED}

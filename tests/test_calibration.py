@@ -1,0 +1,179 @@
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import beta
+from sklearn.metrics import f1_score
+
+from helpers.analysis.calibration import (
+    Threshold,
+    acceptance_interval,
+    best_f1_threshold,
+    conformal_threshold,
+    describe,
+    percent,
+    photos_needed,
+)
+
+
+@pytest.mark.parametrize(("n", "rank"), [(19, 19), (20, 20), (38, 38), (39, 38), (99, 95), (100, 96)])
+def test_rank_by_hand(n, rank):
+    scores = np.random.default_rng(0).permutation(np.arange(1, n + 1))
+    threshold = conformal_threshold(scores, 0.95)
+    assert threshold.rank == rank
+    assert threshold.value == rank  # the k-th smallest of 1..n is k
+    assert threshold.guaranteed == pytest.approx(rank / (n + 1))
+    assert threshold.guaranteed >= 0.95
+    assert threshold.warning == ""
+    assert threshold.n_normal == n
+    assert threshold.origin == "95 % of held-out normal photos accepted"
+
+
+def test_rank_does_not_jump_on_a_rounding_error():
+    assert conformal_threshold(np.arange(1.0, 10.0), 0.7).rank == 7
+    assert conformal_threshold(np.arange(1.0, 10.0), 0.9).rank == 9
+    # In floats 100 * 0.07 is 7.000000000000001, whose ceiling is 8.
+    assert conformal_threshold(np.arange(1.0, 100.0), 0.07).rank == 7
+
+
+def test_too_few_photos_say_what_they_can_promise():
+    threshold = conformal_threshold([0.3, 0.1, 0.2], 0.95)
+    assert threshold.value == 0.3
+    assert threshold.guaranteed == pytest.approx(3 / 4)
+    assert "75 %" in threshold.warning
+    assert "at least 19" in threshold.warning
+    assert "too few for 95 %" in threshold.origin
+    assert "75 %" in describe(threshold)
+    one = conformal_threshold([0.5])
+    assert (one.value, one.guaranteed) == (0.5, 0.5)
+    assert "1 held-out normal photo " in one.warning
+
+
+def test_eighteen_are_too_few_and_nineteen_enough():
+    assert photos_needed(0.95) == 19
+    assert photos_needed(0.9) == 9
+    assert photos_needed(0.99) == 99
+    assert conformal_threshold(np.arange(18.0)).warning
+    assert not conformal_threshold(np.arange(19.0)).warning
+
+
+def test_interval_is_the_beta_distributions():
+    threshold = conformal_threshold(np.arange(100.0), 0.95)
+    assert threshold.interval_low == pytest.approx(beta.ppf(0.05, 96, 5), abs=1e-9)
+    assert threshold.interval_high == pytest.approx(beta.ppf(0.95, 96, 5), abs=1e-9)
+    # Rank n of n: the distribution function is x^n, so the quantiles are the n-th roots.
+    low, high = acceptance_interval(19, 19)
+    assert (low, high) == (pytest.approx(0.05 ** (1 / 19)), pytest.approx(0.95 ** (1 / 19)))
+    with pytest.raises(ValueError, match="rank"):
+        acceptance_interval(5, 4)
+
+
+@pytest.mark.parametrize("n", [19, 39, 50])
+def test_coverage_on_drawn_scores(n):
+    rng = np.random.default_rng(7)
+    rates, inside = [], []
+    for _ in range(2000):
+        threshold = conformal_threshold(rng.exponential(size=n), 0.95)
+        rate = 1 - np.exp(-threshold.value)  # the exponential distribution function is the true acceptance rate
+        rates.append(rate)
+        inside.append(threshold.interval_low <= rate <= threshold.interval_high)
+    assert np.mean(rates) == pytest.approx(threshold.guaranteed, abs=0.005)
+    assert np.mean(inside) == pytest.approx(0.90, abs=0.025)
+
+
+def test_pixel_threshold_leaves_the_promised_share_of_photos_clean():
+    rng = np.random.default_rng(3)
+    clean = []
+    for _ in range(300):
+        maps = rng.normal(size=(40 + 50, 8, 8))
+        threshold = conformal_threshold(maps[:40].max(axis=(1, 2)), 0.9, kind="pixel")
+        clean.append((maps[40:] <= threshold.value).all(axis=(1, 2)).mean())
+    assert threshold.kind == "pixel"
+    assert threshold.origin == "no defect pixel on 90 % of held-out normal photos"
+    assert np.mean(clean) == pytest.approx(37 / 41, abs=0.015)  # k = ceil(41 * 0.9) = 37
+
+
+def test_ties_only_raise_acceptance():
+    scores = np.array([0.0] * 10 + [1.0] * 10)
+    threshold = conformal_threshold(scores, 0.6)  # k = ceil(12.6) = 13 -> 1.0
+    assert threshold.value == 1.0
+    assert (scores <= threshold.value).mean() >= 0.6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"scores": []}, "scores"),
+        ({"scores": [0.1, np.nan]}, "scores"),
+        ({"scores": [0.1, np.inf]}, "scores"),
+        ({"scores": [[0.1, 0.2]]}, "scores"),
+        ({"scores": [0.1], "accept": 0.0}, "accept"),
+        ({"scores": [0.1], "accept": 1.0}, "accept"),
+        ({"scores": [0.1], "accept": 95}, "accept"),
+        ({"scores": [0.1], "accept": float("nan")}, "accept"),
+        ({"scores": [0.1], "kind": "photo"}, "kind"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, name):
+    with pytest.raises(ValueError, match=name):
+        conformal_threshold(**arguments)
+
+
+def test_json_round_trip():
+    for threshold in (conformal_threshold(np.arange(40, dtype=np.float32)), best_f1_threshold([0.1, 0.9], [0, 1])):
+        text = json.dumps(threshold.to_dict(), allow_nan=False)
+        assert Threshold.from_dict(json.loads(text)) == threshold
+        assert float(threshold) == threshold.value
+    assert Threshold.from_dict({"value": 1.0, "origin": "x", "from_a_later_version": 3}).value == 1.0
+    with pytest.raises(ValueError, match="origin"):
+        Threshold.from_dict({"value": 1.0})
+
+
+def test_best_f1_by_hand():
+    threshold = best_f1_threshold([0.1, 0.2, 0.4, 0.6, 0.8], [0, 0, 1, 0, 1])
+    # Flag > 0.2: tp 2, fp 1 -> F1 0.8; flag only 0.8: tp 1, fn 1 -> 0.667. Midway between 0.2 and 0.4.
+    assert threshold.value == pytest.approx(0.3)
+    assert threshold.origin == "best F1 on 5 photos of val (2 abnormal)"
+    assert (threshold.n_normal, threshold.n_abnormal) == (3, 2)
+    assert threshold.guaranteed is None
+    assert "no rate" in describe(threshold)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_best_f1_is_the_brute_force_best(seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.random(60) < 0.3
+    scores = (rng.normal(size=60) + labels).round(1).astype(np.float32)  # ties among them
+    candidates = np.concatenate([[-100.0], np.unique(scores)])
+    best = max(f1_score(labels, scores > value) for value in candidates)
+    threshold = best_f1_threshold(scores, labels)
+    assert f1_score(labels, scores > threshold.value) == pytest.approx(best, abs=1e-12)
+
+
+def test_best_f1_at_the_ends():
+    all_flagged = best_f1_threshold([0.5, 0.5, 0.5], [1, 1, 0])
+    assert 0.5 > all_flagged.value > 0.4999
+    lower, upper = np.float32(1.0), np.nextafter(np.float32(1.0), np.float32(2.0))
+    adjacent = best_f1_threshold(np.array([lower, upper]), [0, 1])
+    assert not lower > np.float32(adjacent.value)
+    assert upper > np.float32(adjacent.value)
+    with pytest.raises(ValueError, match="one class"):
+        best_f1_threshold([0.1, 0.2], [1, 1])
+    with pytest.raises(ValueError, match="one label per score"):
+        best_f1_threshold([0.1, 0.2], [1])
+
+
+def test_description_states_promise_and_interval():
+    text = describe(conformal_threshold(np.arange(39.0), 0.95))
+    low, high = beta.ppf([0.05, 0.95], 38, 2)
+    assert "95 % of new normal photos" in text
+    assert f"between {100 * low:.1f} % and {100 * high:.1f} %" in text
+    assert "n = 39" in text
+    assert "no defect pixel" in describe(conformal_threshold(np.arange(39.0), kind="pixel"))
+
+
+def test_percent():
+    assert percent(0.95) == "95 %"
+    assert percent(0.975) == "97.5 %"
+    assert percent(0.9999) == "99.99 %"
+    assert percent(1.0) == "100 %"

@@ -1,0 +1,241 @@
+"""anomalib sees the splits of the table, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from anomalib.data import Tabular
+from PIL import Image
+from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, Resize
+from torchvision.tv_tensors import Image as TensorImage
+from torchvision.tv_tensors import Mask
+
+from helpers.data.datamodule import SampleDataModule, SampleDataset
+from helpers.data.samples import assign_splits, make_table
+
+
+def picture(file: Path, value: int, size: tuple[int, int] = (6, 8)) -> str:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((*size, 3), value, np.uint8)).save(file)
+    return str(file)
+
+
+@pytest.fixture
+def table(tmp_path) -> pd.DataFrame:
+    """20 train, 12 normal and 8 abnormal test photos; photo i is grey i, every defect covers its upper left pixels."""
+    rows = [{"image_path": picture(tmp_path / f"train/{i:02d}.png", i), "split": "train"} for i in range(20)]
+    rows += [{"image_path": picture(tmp_path / f"test/good/{i:02d}.png", i), "split": "test"} for i in range(12)]
+    for i in range(8):
+        mask = np.zeros((6, 8), np.uint8)
+        mask[: i + 1 if i < 6 else 6, :2] = 255
+        mask_file = tmp_path / f"ground_truth/{i:02d}_mask.png"
+        mask_file.parent.mkdir(exist_ok=True)
+        Image.fromarray(mask).save(mask_file)
+        rows.append(
+            {
+                "image_path": picture(tmp_path / f"test/hole/{i:02d}.png", 100 + i),
+                "mask_path": str(mask_file),
+                "label_index": 1,
+                "defect_type": "hole",
+                "split": "test",
+            }
+        )
+    made = make_table(rows, root=tmp_path, layout="mvtec", name="parts", published_split=True)
+    return assign_splits(made, val_fraction=0.25, val_abnormal_fraction=0.25, seed=4)
+
+
+def seen(loader) -> list[str]:
+    return [path for batch in loader for path in batch.image_path]
+
+
+def of(table: pd.DataFrame, split: str) -> list[str]:
+    return list(table.loc[table["split"] == split, "image_path"])
+
+
+def test_loaders_hold_exactly_the_rows_of_the_table(table):
+    module = SampleDataModule(table, train_batch_size=4, eval_batch_size=3)
+    module.setup()
+    assert sorted(seen(module.train_dataloader())) == of(table, "train")
+    # val and test in the table's order
+    assert seen(module.val_dataloader()) == of(table, "val")
+    assert seen(module.test_dataloader()) == of(table, "test") == seen(module.predict_dataloader())
+    assert [len(of(table, split)) for split in ("train", "val", "test")] == [15, 5 + 2, 12 + 6]
+    assert module.name == "parts"
+
+
+def for_anomalib(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns it knows; without a label of their own, val rows stop it with "None or NaN values"."""
+    label = table["label_index"].map({0: "normal", 1: "abnormal"})
+    return table[["image_path", "mask_path", "label_index", "split"]].assign(label=label)
+
+
+def test_anomalib_alone_loses_val_and_halves_test(table):
+    """The reason for the subclass; should anomalib change, this says so."""
+    module = Tabular(name="parts", samples=for_anomalib(table), num_workers=0)
+    module.setup()
+    paths = set(module.val_data.samples["image_path"]) | set(module.test_data.samples["image_path"])
+    assert not paths & set(of(table, "val"))
+    assert len(module.test_data) == 9
+    ours = SampleDataModule(table)
+    ours.setup()
+    assert len(ours.test_data) == 18
+
+
+def test_setup_again_changes_nothing(table):
+    module = SampleDataModule(table)
+    for stage in (None, "fit", "test"):
+        module.setup(stage)
+    assert seen(module.test_dataloader()) == of(table, "test")
+    assert seen(module.val_dataloader()) == of(table, "val")
+
+
+def test_loaders_work_before_setup(table):
+    assert len(seen(SampleDataModule(table).train_dataloader())) == 15
+
+
+def test_without_val_rows_there_is_no_validation(table):
+    module = SampleDataModule(table[table["split"] != "val"])
+    module.setup()
+    assert module.val_dataloader() == []
+    assert len(seen(module.test_dataloader())) == 18
+
+
+def test_without_train_rows_test_works(table):
+    module = SampleDataModule(table[table["split"] == "test"])
+    module.setup()
+    assert len(seen(module.test_dataloader())) == 18
+    with pytest.raises(ValueError, match="parts has no train photos"):
+        module.train_dataloader()
+
+
+def test_items_are_what_anomalib_makes_of_them(table):
+    dataset = SampleDataset(table, "test")
+    mine = dataset[len(dataset) - 1]
+    theirs = Tabular(name="x", samples=for_anomalib(table))
+    theirs._setup()
+    other = next(item for item in theirs.test_data if item.image_path == mine.image_path)
+    assert isinstance(mine.image, TensorImage) and isinstance(mine.gt_mask, Mask)
+    assert torch.equal(mine.image, other.image) and torch.equal(mine.gt_mask, other.gt_mask)
+    assert mine.image.dtype == other.image.dtype == torch.float32 and mine.gt_mask.dtype == other.gt_mask.dtype
+    assert mine.gt_label == other.gt_label == 1 and mine.mask_path == other.mask_path
+    number = int(Path(mine.image_path).stem)  # the fixture's grey
+    assert mine.image.flatten().tolist() == pytest.approx([(100 + number) / 255] * (3 * 6 * 8))
+
+
+def test_batches(table):
+    module = SampleDataModule(table, eval_batch_size=18)
+    module.setup()
+    batch = next(iter(module.test_dataloader()))
+    assert batch.image.shape == (18, 3, 6, 8) and batch.gt_mask.shape == (18, 6, 8)
+    assert batch.gt_label.tolist() == [False] * 12 + [True] * 6
+    assert batch.gt_mask[:12].sum() == 0
+    numbers = [int(Path(path).stem) for path in batch.image_path[12:]]
+    # defect i covers 2 columns of i + 1 rows, at most 6
+    assert batch.gt_mask[12:].sum(dim=(1, 2)).tolist() == [2 * min(i + 1, 6) for i in numbers]
+
+
+def test_resize_applies_to_photo_and_mask(table):
+    module = SampleDataModule(table, augmentations=Resize((12, 16)), eval_batch_size=18)
+    module.setup()
+    batch = next(iter(module.test_dataloader()))
+    assert batch.image.shape == (18, 3, 12, 16) and batch.gt_mask.shape == (18, 12, 16)
+    numbers = [int(Path(path).stem) for path in batch.image_path[12:]]
+    assert batch.gt_mask[12:].sum(dim=(1, 2)).tolist() == [4 * 2 * min(i + 1, 6) for i in numbers]
+    assert next(iter(module.train_dataloader())).image.shape[-2:] == (12, 16)
+
+
+def test_stage_augmentations_stay_with_their_stage(table):
+    flip = Compose([RandomHorizontalFlip(p=1.0)])
+    module = SampleDataModule(table, train_augmentations=flip)
+    module.setup()
+    assert module.train_data.augmentations is flip
+    assert module.val_data.augmentations is None and module.test_data.augmentations is None
+
+
+def test_photos_of_different_size_are_collated(table, tmp_path):
+    Image.fromarray(np.full((12, 16, 3), 9, np.uint8)).save(of(table, "train")[0])
+    module = SampleDataModule(table, train_batch_size=15)
+    module.setup()
+    assert next(iter(module.train_dataloader())).image.shape == (15, 3, 12, 16)
+
+
+def test_order_of_train_follows_the_seed(table):
+    def order(seed: int) -> list[list[str]]:
+        module = SampleDataModule(table, seed=seed, train_batch_size=4)
+        module.setup()
+        torch.manual_seed(torch.randint(0, 10**6, ()).item())  # the global state plays no part
+        loader = module.train_dataloader()
+        return [seen(loader), seen(loader)]
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+    first, second = order(1)
+    assert first != second and sorted(first) == sorted(second)
+
+
+def test_table_without_masks_is_classification(table):
+    table["mask_path"] = ""
+    module = SampleDataModule(table)
+    module.setup()
+    batch = next(iter(module.test_dataloader()))
+    assert module.task == "classification" and batch.gt_mask is None and batch.gt_label.shape == (16,)
+
+
+def test_defect_photo_without_mask_turns_masks_off_for_its_split_only(table, caplog):
+    row = table.index[(table["split"] == "test") & (table["label_index"] == 1)][0]
+    table.loc[row, "mask_path"] = ""
+    module = SampleDataModule(table)
+    with caplog.at_level(logging.WARNING, logger="helpers"):
+        module.setup()
+    assert "1 of 6 abnormal photos in test have no mask" in caplog.text
+    assert [module.train_data.task, module.val_data.task, module.test_data.task] == [
+        "segmentation",
+        "segmentation",
+        "classification",
+    ]
+    assert all(batch.gt_mask is None for batch in module.test_dataloader())
+    assert all(batch.gt_mask is not None for batch in module.val_dataloader())
+
+
+def test_abnormal_train_only_where_allowed(table):
+    table.loc[table["split"] == "val", "split"] = "train"
+    with pytest.raises(ValueError, match="Train holds 2 abnormal photos"):
+        SampleDataModule(table)
+    module = SampleDataModule(table, allow_abnormal_train=True, train_batch_size=22)
+    module.setup()
+    batch = next(iter(module.train_dataloader()))
+    assert int(batch.gt_label.sum()) == 2 and batch.gt_mask.sum() > 0
+
+
+def test_unsplit_table_is_refused(table):
+    table.loc[3, "split"] = ""
+    with pytest.raises(ValueError, match=r"1 photos are in no split .*assign_splits"):
+        SampleDataModule(table)
+    with pytest.raises(ValueError, match="neither train nor test"):
+        SampleDataModule(table[table["split"] == "val"])
+
+
+def test_missing_file_is_named(table):
+    Path(of(table, "test")[2]).unlink()
+    module = SampleDataModule(table)
+    with pytest.raises(FileNotFoundError, match=Path(of(table, "test")[2]).name):
+        module.setup()
+
+
+def test_mask_of_another_size_is_refused(table):
+    dataset = SampleDataset(table, "test")
+    index = len(dataset) - 1
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(dataset.samples["mask_path"].iloc[index])
+    with pytest.raises(ValueError, match=Path(dataset.samples["mask_path"].iloc[index]).name):
+        dataset[index]
+
+
+def test_workers_read_the_same(table):
+    module = SampleDataModule(table, num_workers=1)
+    module.setup()
+    assert seen(module.test_dataloader()) == of(table, "test")

@@ -1,0 +1,131 @@
+"""The download command, without a network."""
+
+from __future__ import annotations
+
+import socket
+import urllib.request
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+
+from helpers.data import download
+from helpers.data.download import DownloadError, download_dataset, main
+
+
+def unpack(subfolder: str = ""):
+    def prepare(datamodule: str, root: Path, category: str) -> None:
+        for name in ("bottle", "cable", category):
+            (root / subfolder / name / "train" / "good").mkdir(parents=True, exist_ok=True)
+
+    return prepare
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_success_moves_the_whole_folder_into_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "_prepare", unpack())
+    folder = download_dataset("mvtec_ad", "cable", out=tmp_path / "datasets")
+    assert folder == tmp_path / "datasets" / "mvtec_ad" / "cable" and (folder / "train" / "good").is_dir()
+    assert names(tmp_path / "datasets") == ["mvtec_ad"]
+
+    def never(*_):
+        raise AssertionError("it is there already")
+
+    monkeypatch.setattr(download, "_prepare", never)
+    assert download_dataset("mvtec_ad", "bottle", out=tmp_path / "datasets").name == "bottle"
+
+
+def test_visa_is_found_where_anomalib_converts_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "_prepare", unpack("visa_pytorch"))
+    assert download_dataset("visa", "candle", out=tmp_path) == tmp_path / "visa" / "visa_pytorch" / "candle"
+
+
+@pytest.mark.parametrize("error", [URLError("no route"), TimeoutError("slow"), ValueError("hash"), RuntimeError("x")])
+def test_failure_leaves_nothing_and_says_what_to_do(tmp_path, monkeypatch, error):
+    def prepare(datamodule: str, root: Path, category: str) -> None:
+        (root / "bottle" / "train").mkdir(parents=True)
+        (root / "archive.tar.xz").write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(download, "_prepare", prepare)
+    with pytest.raises(DownloadError) as caught:
+        download_dataset("mvtec_ad", out=tmp_path)
+    assert names(tmp_path) == []
+    assert "https://www.mvtec.com" in str(caught.value)
+    assert str(tmp_path / "mvtec_ad" / "bottle" / "train" / "good") in str(caught.value)
+
+
+def test_interruption_leaves_nothing(tmp_path, monkeypatch):
+    def prepare(datamodule: str, root: Path, category: str) -> None:
+        root.mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(download, "_prepare", prepare)
+    with pytest.raises(KeyboardInterrupt):
+        download_dataset("mvtec_ad", out=tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_archive_without_the_category_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "_prepare", lambda datamodule, root, category: root.mkdir())
+    with pytest.raises(DownloadError, match="holds no bottle"):
+        download_dataset("mvtec_ad", "bottle", out=tmp_path)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(("dataset", "module"), [("mvtec_ad", "mvtecad"), ("visa", "visa")])
+def test_anomalib_is_asked_with_a_time_limit(tmp_path, monkeypatch, dataset, module):
+    """anomalib's own prepare_data runs; only the opening of the connection is replaced."""
+    asked = []
+
+    def urlretrieve(url: str, filename: Path, reporthook) -> None:
+        asked.append((url, socket.getdefaulttimeout(), Path(filename).parent.parent.parent))
+        raise URLError("no network")
+
+    monkeypatch.setattr("anomalib.data.utils.download.urlretrieve", urlretrieve)
+    before = socket.getdefaulttimeout()
+    with pytest.raises(DownloadError, match="no network"):
+        download_dataset(dataset, out=tmp_path, timeout=7)
+    assert socket.getdefaulttimeout() == before
+    [(url, timeout, folder)] = asked
+    assert url.startswith("https://") and timeout == 7 and folder == tmp_path
+    assert names(tmp_path) == []
+
+
+def test_mpdd_is_fetched_by_hand(tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("no download")
+
+    monkeypatch.setattr(urllib.request, "urlopen", never)
+    with pytest.raises(DownloadError, match="browser only.*github.com/stepanje/MPDD.*tubes"):
+        download_dataset("mpdd", "tubes", out=tmp_path)
+    (tmp_path / "mpdd" / "tubes" / "train").mkdir(parents=True)
+    assert download_dataset("mpdd", "tubes", out=tmp_path) == tmp_path / "mpdd" / "tubes"
+
+
+def test_half_a_folder_put_there_by_hand_is_named(tmp_path):
+    (tmp_path / "mvtec_ad").mkdir()
+    with pytest.raises(DownloadError, match="exists but holds no bottle"):
+        download_dataset("mvtec_ad", "bottle", out=tmp_path)
+
+
+def test_unknown_names_list_the_known():
+    with pytest.raises(ValueError, match="known are: mvtec_ad, visa, mpdd"):
+        download_dataset("imagenet", out=".")
+    with pytest.raises(ValueError, match="no category 'bottel'; choose one of: bottle"):
+        download_dataset("mvtec_ad", "bottel", out=".")
+
+
+def test_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(download, "_prepare", unpack())
+    assert main(["mvtec_ad", "cable", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "licence: CC BY-NC-SA 4.0" in out and f"cable is in {tmp_path / 'mvtec_ad' / 'cable'}" in out
+
+    assert main(["mpdd", "--out", str(tmp_path)]) == 1
+    assert "browser only" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([])

@@ -1,0 +1,222 @@
+"""Reading photos and masks."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers.data.images import IMAGE_SUFFIXES, decode_image, find_images, read_image, read_mask
+
+# EXIF 2.32 names where row 0 and column 0 of the stored picture lie in the upright one; as numpy operations:
+UPRIGHT = {
+    1: lambda a: a,
+    2: np.fliplr,  # row 0 top, column 0 right
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: np.transpose(a, (1, 0, 2)),
+    6: lambda a: np.rot90(a, -1),  # stored picture turned clockwise is upright
+    7: lambda a: np.rot90(np.transpose(a, (1, 0, 2)), 2),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+@pytest.fixture
+def colours():
+    return np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+
+
+def save(path, array, **options):
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def orientation(value):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+@pytest.mark.parametrize("value", range(1, 9))
+def test_orientation_is_applied(tmp_path, colours, suffix, value):
+    options = {"lossless": True} if suffix == ".webp" else {}
+    path = save(tmp_path / f"a{suffix}", colours, exif=orientation(value), **options)
+    expected = UPRIGHT[value](colours)
+    np.testing.assert_array_equal(read_image(path), expected)
+    decoded = decode_image(path)
+    assert decoded.orientation == value
+    assert decoded.shape == expected.shape[:2]
+
+
+@pytest.mark.parametrize("value", range(1, 9))
+def test_orientation_of_jpeg_photo_and_of_mask(tmp_path, value):
+    stored = np.zeros((16, 32, 3), np.uint8)
+    stored[:8, :8] = 255
+    path = save(tmp_path / "a.jpg", stored, exif=orientation(value), quality=100)
+    expected = UPRIGHT[value](stored)
+    assert np.abs(read_image(path).astype(int) - expected).max() <= 2
+    mask = save(tmp_path / "m.png", stored[:, :, 0], exif=orientation(value))
+    np.testing.assert_array_equal(read_mask(mask, expected.shape[:2]), expected[:, :, 0] == 255)
+
+
+def test_result_is_rgb_uint8_contiguous_and_writable(tmp_path, colours):
+    for value in (1, 6):
+        image = read_image(save(tmp_path / f"{value}.png", colours, exif=orientation(value)))
+        assert image.dtype == np.uint8
+        assert image.flags.c_contiguous
+        image[0, 0, 0] = 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bit_grey_is_shifted(tmp_path, suffix):
+    values = np.array([[0, 255, 256], [511, 32768, 65535]], np.uint16)
+    path = save(tmp_path / f"a{suffix}", values)
+    expected = np.array([[0, 0, 1], [1, 128, 255]], np.uint8)
+    np.testing.assert_array_equal(read_image(path), np.dstack([expected] * 3))
+    assert decode_image(path).bits == 16
+
+
+def sixteen_bit_rgb_png(values):
+    """A PNG written by hand (ISO/IEC 15948): colour type 2, bit depth 16."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_sixteen_bit_colour_is_shifted(tmp_path):
+    values = np.random.default_rng(1).integers(0, 65536, (3, 5, 3)).astype(np.uint16)
+    path = tmp_path / "a.png"
+    path.write_bytes(sixteen_bit_rgb_png(values))
+    np.testing.assert_array_equal(read_image(path), values >> 8)
+    assert decode_image(path).bits == 16
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_thirty_two_bits_are_refused(tmp_path, dtype):
+    path = save(tmp_path / "deep.tif", np.ones((2, 2), dtype))
+    with pytest.raises(ValueError, match=r"deep\.tif.*32 bits.*8 or 16 bits"):
+        read_image(path)
+
+
+def test_other_modes_become_rgb(tmp_path):
+    grey = np.array([[0, 100], [200, 255]], np.uint8)
+    triple = np.dstack([grey] * 3)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "l.png", grey)), triple)
+    la = np.dstack([grey, [[0, 9], [255, 1]]]).astype(np.uint8)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "la.png", la)), triple)
+    bits = Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1")
+    bits.save(tmp_path / "bits.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "bits.png"), [[[0] * 3, [255] * 3]])
+
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.putdata([1, 0])
+    palette.save(tmp_path / "p.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "p.png"), [[[40, 50, 60], [10, 20, 30]]])
+    palette.save(tmp_path / "pt.png", transparency=0)
+    np.testing.assert_array_equal(read_image(tmp_path / "pt.png"), [[[40, 50, 60], [10, 20, 30]]])
+    assert decode_image(tmp_path / "pt.png").alpha
+
+    Image.new("CMYK", (2, 2), (0, 255, 255, 0)).save(tmp_path / "c.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "c.tif")[0, 0], [255, 0, 0])
+
+
+def test_alpha_is_dropped_not_blended(tmp_path, colours):
+    rgba = np.dstack([colours, np.zeros((4, 6), np.uint8)])
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", rgba)), colours)
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_truncated_files_are_refused(tmp_path, suffix):
+    photo = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = save(tmp_path / f"cut{suffix}", photo)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=rf"cut\{suffix}"):
+        read_image(path)
+    with pytest.raises(ValueError, match=rf"cut\{suffix}"):
+        read_mask(path)
+
+
+def test_other_unreadable_files(tmp_path):
+    (tmp_path / "empty.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"empty\.png.*zero bytes"):
+        read_image(tmp_path / "empty.png")
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(ValueError, match=r"text\.png.*not an image"):
+        read_image(tmp_path / "text.png")
+    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
+        read_image(tmp_path / "gone.png")
+
+
+def test_masks_any_non_zero_pixel_is_defect(tmp_path):
+    expected = np.array([[False, True], [True, False]])
+    for name, high in (("a", 255), ("b", 1), ("c", 7)):
+        path = save(tmp_path / f"{name}.png", (expected * high).astype(np.uint8))
+        np.testing.assert_array_equal(read_mask(path), expected)
+    path = save(tmp_path / "d.png", expected.astype(np.uint16))
+    np.testing.assert_array_equal(read_mask(path), expected)
+    Image.fromarray(expected).save(tmp_path / "e.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "e.png"), expected)
+    blue = np.zeros((2, 2, 4), np.uint8)
+    blue[..., 3] = 255  # opaque everywhere: alpha does not count
+    blue[..., 2] = expected * 3
+    assert read_mask(save(tmp_path / "f.png", blue)).dtype == bool
+    np.testing.assert_array_equal(read_mask(tmp_path / "f.png"), expected)
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "g.png", blue[..., :3])), expected)
+    np.testing.assert_array_equal(
+        read_mask(save(tmp_path / "h.webp", blue[..., :3], lossless=True, exact=True)), expected
+    )
+
+
+def test_indexed_masks(tmp_path):
+    expected = np.array([[False, True], [True, False]])
+    for name, palette, indices in (
+        ("classes", [0, 0, 0, 128, 0, 0], [0, 1, 1, 0]),
+        ("no_black", [9, 9, 9, 128, 0, 0], [0, 1, 1, 0]),
+        ("white_first", [255, 255, 255, 0, 0, 0], [1, 0, 0, 1]),
+    ):
+        image = Image.new("P", (2, 2))
+        image.putpalette(palette)
+        image.putdata(indices)
+        image.save(tmp_path / f"{name}.png")
+        np.testing.assert_array_equal(read_mask(tmp_path / f"{name}.png"), expected, err_msg=name)
+
+
+def test_lossy_masks_are_thresholded(tmp_path):
+    mask = np.zeros((64, 64), np.uint8)
+    mask[10:41, 20:30] = 255
+    path = save(tmp_path / "m.jpg", mask, quality=30)
+    assert len(np.unique(Image.open(path))) > 2  # ringing
+    np.testing.assert_array_equal(read_mask(path), mask == 255)
+    # by content, not by name
+    data = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 100, np.uint8)).save(data, "JPEG")
+    (tmp_path / "n.png").write_bytes(data.getvalue())
+    assert not read_mask(tmp_path / "n.png").any()
+    path = save(tmp_path / "o.webp", np.full((8, 8, 3), 100, np.uint8), lossless=False)
+    assert not read_mask(path).any()
+
+
+def test_mask_shape_is_checked(tmp_path):
+    path = save(tmp_path / "m.png", np.zeros((3, 5), np.uint8))
+    assert read_mask(path, (3, 5)).shape == (3, 5)
+    with pytest.raises(ValueError, match=r"m\.png.*5x3.*3x5"):
+        read_mask(path, (5, 3))
+
+
+def test_find_images(tmp_path):
+    for name in ("b/2.PNG", "a.jpeg", "b/1.png", "b/readme.txt", ".hidden/3.png", "b/._1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)] == ["a.jpeg", "b/1.png", "b/2.PNG"]
