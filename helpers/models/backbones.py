@@ -154,7 +154,7 @@ def _from_hub(name: str, layers: tuple[str, ...] | list[str]) -> Backbone:
         raise BackboneError(
             f"BACKBONE={name!r}: its weights are not in the hub's cache, and the hub did not answer within "
             f"{HUB_TIMEOUT_SECONDS:.0f} s. Give a folder with BACKBONE=local-dir:PATH (config.json and "
-            "model.safetensors, as timm.models.save_for_hf writes them), or connect once so that the weights get cached, "
+            "model.safetensors, as timm.models.save_for_hf writes them), or connect once so that they get cached, "
             "or ask for random weights by name with BACKBONE=untrained: (its results are worthless as a judgement)."
         )
     config = timm.get_pretrained_cfg(name)

@@ -1,0 +1,216 @@
+"""Speed as ratios to the stock library, measured in the same run: ``make bench``, or ``python -m helpers.bench``.
+
+Each measurement runs in a process of its own, so that peak memory is its own. Results go to ``artifacts/bench``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from helpers.models.backbones import Backbone, resolve_backbone
+from helpers.quiet import quiet_libraries
+from helpers.runs import PROJECT_ROOT, installed_versions, write_csv, write_json
+
+N_PATCHES, N_CHANNELS = 204_800, 128
+RATIOS = (0.005, 0.01)
+LARGE_RATIO, TIMED_PICKS = 0.1, 300
+FIT_RATIO = 0.01
+BATCH_SIZE = 4
+IMAGE_SIZE = 256
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, bytes."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def patch_features() -> Any:
+    """Features like those of patches, (204,800, 128) float32: 12 hidden factors, mixed, rectified, with noise."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.randn(N_PATCHES, 12, generator=generator) @ torch.randn(12, N_CHANNELS, generator=generator)
+    return torch.relu(factors + 0.3 * torch.randn(N_PATCHES, N_CHANNELS, generator=generator))
+
+
+def coreset_ours(ratio: float) -> dict[str, float]:
+    """Time the lazy selection."""
+    from helpers.models.coreset import k_center_greedy
+
+    features = patch_features()
+    started = time.perf_counter()
+    picks = k_center_greedy(features, int(N_PATCHES * ratio))
+    return {"seconds": time.perf_counter() - started, "picks": len(picks)}
+
+
+def coreset_anomalib(ratio: float, timed_picks: int = 0) -> dict[str, float]:
+    """Time anomalib's selection; with ``timed_picks`` only so many are timed, and the rest is extrapolated.
+
+    Every pick costs anomalib the same, so the extrapolation is linear; its random projection is timed apart, once.
+    """
+    from anomalib.models.components import KCenterGreedy
+
+    features = patch_features()
+    n_picks = int(N_PATCHES * ratio)
+    sampler = KCenterGreedy(features, (timed_picks or n_picks) / N_PATCHES)
+    started = time.perf_counter()
+    sampler.select_coreset_idxs()
+    seconds = time.perf_counter() - started
+    if timed_picks:
+        started = time.perf_counter()
+        sampler.model.fit(features)
+        sampler.model.transform(features)
+        once = time.perf_counter() - started
+        seconds = once + (seconds - once) * n_picks / timed_picks
+    return {"seconds": seconds, "picks": n_picks}
+
+
+def fit_ours() -> dict[str, float]:
+    """Train, calibrate and evaluate PatchCore as notebooks 02 and 06 do."""
+    from helpers.analysis.calibration import conformal_threshold
+    from helpers.analysis.metrics import evaluate
+    from helpers.data.datamodule import SampleDataModule
+    from helpers.models.catalog import build_model
+    from helpers.runs import open_run
+
+    table, backbone = _bench_dataset(), _bench_backbone()
+    settings = {"image_size": [IMAGE_SIZE, IMAGE_SIZE], "center_crop": None}
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        model = build_model("patchcore", backbone, image_size=IMAGE_SIZE, coreset_sampling_ratio=FIT_RATIO)
+        data = SampleDataModule(table, train_batch_size=BATCH_SIZE, eval_batch_size=BATCH_SIZE)
+        run = open_run(Path(folder), "patchcore", settings, table, 0)
+        run.fit(model, data, device="cpu")
+        val = run.predictions("val")
+        image = conformal_threshold(val["score"])
+        pixel = conformal_threshold(val["map_max"], kind="pixel")
+        measured = evaluate(run.predictions("test"), run.test_maps(), run.test_masks(), image, pixel, n_bootstrap=10)
+        seconds = time.perf_counter() - started
+    return {"seconds": seconds, "image_auroc": measured.overall["image_auroc"], "train_photos": _n_train(table)}
+
+
+def fit_anomalib() -> dict[str, float]:
+    """Train (with its validation) and test anomalib's own Patchcore: same backbone, photos, batches and ratio."""
+    from anomalib.engine import Engine
+    from anomalib.models import Patchcore
+
+    from helpers.data.datamodule import SampleDataModule
+
+    table, backbone = _bench_dataset(), _bench_backbone()
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        model = Patchcore(
+            backbone=backbone.name,
+            layers=list(backbone.layers),
+            pre_trained=backbone.pretrained,
+            coreset_sampling_ratio=FIT_RATIO,
+            visualizer=False,
+        )
+        data = SampleDataModule(table, train_batch_size=BATCH_SIZE, eval_batch_size=BATCH_SIZE)
+        engine = Engine(default_root_dir=folder, accelerator="cpu", enable_progress_bar=False)
+        engine.fit(model, datamodule=data)
+        results = engine.test(model, datamodule=data, verbose=False)
+        seconds = time.perf_counter() - started
+    return {"seconds": seconds, "image_auroc": results[0]["image_AUROC"], "train_photos": _n_train(table)}
+
+
+def _bench_dataset() -> pd.DataFrame:
+    from helpers.data.formats import read_dataset
+    from helpers.data.samples import assign_splits
+    from helpers.pipeline import ensure_dataset
+
+    return assign_splits(read_dataset(ensure_dataset(PROJECT_ROOT / "datasets" / "mesh")))
+
+
+def _bench_backbone() -> Backbone:
+    return resolve_backbone("auto")
+
+
+def _n_train(table: pd.DataFrame) -> int:
+    return int((table["split"] == "train").sum())
+
+
+MEASUREMENTS: dict[str, Callable[[], dict[str, float]]] = {
+    **{f"coreset {ratio:.1%}: ours": lambda ratio=ratio: coreset_ours(ratio) for ratio in (*RATIOS, LARGE_RATIO)},
+    **{f"coreset {ratio:.1%}: anomalib": lambda ratio=ratio: coreset_anomalib(ratio) for ratio in RATIOS},
+    f"coreset {LARGE_RATIO:.1%}: anomalib": lambda: coreset_anomalib(LARGE_RATIO, TIMED_PICKS),
+    "PatchCore end to end: ours": fit_ours,
+    "PatchCore end to end: anomalib": fit_anomalib,
+}
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Run one measurement in a process of its own; its seconds and peak memory come back."""
+    command = [sys.executable, "-m", "helpers.bench", "--measure", name]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=PROJECT_ROOT)
+    if done.returncode != 0:
+        raise RuntimeError(f"The measurement {name!r} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare() -> pd.DataFrame:
+    """Measure everything; one row a comparison with seconds, ratio and peak memory of both."""
+    rows = []
+    for name in [name.removesuffix(": ours") for name in MEASUREMENTS if name.endswith(": ours")]:
+        ours, theirs = measure(f"{name}: ours"), measure(f"{name}: anomalib")
+        row = {
+            "what": name
+            + (f" (anomalib: {TIMED_PICKS} picks timed, extrapolated)" if f"{LARGE_RATIO:.1%}" in name else ""),
+            "ours_seconds": ours["seconds"],
+            "anomalib_seconds": theirs["seconds"],
+            "times_faster": theirs["seconds"] / ours["seconds"],
+            "ours_peak_gib": ours["peak_bytes"] / 2**30,
+            "anomalib_peak_gib": theirs["peak_bytes"] / 2**30,
+            "ours_image_auroc": ours.get("image_auroc"),
+            "anomalib_image_auroc": theirs.get("image_auroc"),
+        }
+        rows.append(row)
+        print(f"{name}: {row['times_faster']:.1f} times faster ({row['ours_seconds']:.1f} s)", flush=True)
+    return pd.DataFrame(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m helpers.bench", description=__doc__.split("\n")[0])
+    parser.add_argument("--measure", choices=sorted(MEASUREMENTS), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.measure:
+        quiet_libraries()
+        result = MEASUREMENTS[options.measure]()
+        print(json.dumps({**result, "peak_bytes": peak_memory()}))
+        return 0
+    table = compare()
+    folder = PROJECT_ROOT / "artifacts" / "bench"
+    write_csv(table, folder / "bench.csv")
+    about = {
+        "patches": N_PATCHES,
+        "channels": N_CHANNELS,
+        "backbone": _bench_backbone().to_dict(),
+        "dataset": "datasets/mesh",
+        "batch_size": BATCH_SIZE,
+        "versions": installed_versions(),
+    }
+    write_json(about, folder / "bench.json")
+    print(f"\n{table.to_string(index=False, float_format='%.3g')}\n\n{folder / 'bench.csv'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
