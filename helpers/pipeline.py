@@ -125,13 +125,15 @@ def run(
     state = _State(folder)
     fingerprints: dict[str, str] = {}
     for node in SERIES:
-        fingerprints[node.name] = _fingerprint(node, parameters[node.name], dataset, fingerprints)
-        if node not in chosen:
+        if node not in chosen:  # what is read from it was made as it is recorded, whatever is asked for now
+            fingerprints[node.name] = state.fingerprint(node)
             continue
+        fingerprints[node.name] = _fingerprint(node, parameters[node.name], dataset, fingerprints)
         again = force or (bool(start) and node.number >= start)
         if not again and state.is_current(node, fingerprints[node.name]):
             print(f"{node.name}: finished and unchanged, skipped", flush=True)
             continue
+        state.begin(node)
         seconds = execute(node, parameters[node.name], folder)
         state.finish(node, fingerprints[node.name], seconds)
         print(f"{node.name}: done in {seconds:.0f} s", flush=True)
@@ -243,10 +245,13 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "list": (list,),
     "str": (str,),
 }
+_POWER_OF_TEN = r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"
 
 
 def _typed(name: str, value: Any, type_name: str, notebook: str) -> Any:
     expected = _TYPES.get(type_name.split("[")[0])
+    if expected and float in expected and isinstance(value, str) and re.fullmatch(_POWER_OF_TEN, value.strip()):
+        value = float(value)  # YAML 1.1 takes 1e-3 for text
     if expected and (not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected)):
         raise PipelineError(f"{notebook}: {name}={value!r} must be of type {type_name}.")
     return value
@@ -333,13 +338,24 @@ class _State:
         self.finished: dict[str, dict[str, Any]] = {}
         if self.file.is_file():
             try:
-                self.finished = json.loads(self.file.read_text(encoding="utf-8"))
-            except json.JSONDecodeError:
+                self.finished = {
+                    name: {"fingerprint": str(entry["fingerprint"]), "seconds": float(entry["seconds"])}
+                    for name, entry in json.loads(self.file.read_text(encoding="utf-8")).items()
+                }
+            except (ValueError, AttributeError, KeyError, TypeError):
                 print(f"{self.file} is damaged and is written anew", flush=True)
 
+    def fingerprint(self, node: Node) -> str:
+        return self.finished.get(node.name, {}).get("fingerprint", "")
+
     def is_current(self, node: Node, fingerprint: str) -> bool:
-        same = self.finished.get(node.name, {}).get("fingerprint") == fingerprint
+        same = self.fingerprint(node) == fingerprint
         return same and all((self.folder / file).is_file() for file in node.leaves)
+
+    def begin(self, node: Node) -> None:
+        """Forget that it was finished: if it fails halfway, what it left before may be overwritten."""
+        if self.finished.pop(node.name, None) is not None:
+            write_json(self.finished, self.file)
 
     def finish(self, node: Node, fingerprint: str, seconds: float) -> None:
         missing = [file for file in node.leaves if not (self.folder / file).is_file()]

@@ -249,7 +249,8 @@ class Run:
         predictions = pd.concat(parts, ignore_index=True)
         predictions["image_path"] = _relative_to(predictions["image_path"], self.table)
         predictions.to_csv(self.folder / "predictions.csv", index=False, float_format="%.9g")
-        self.info["map_size"] = list(_map_size(self.folder / "maps_test.npy"))
+        # The engine's own folders are empty but for links with absolute paths, which the rename to come would break.
+        shutil.rmtree(self.folder / "lightning", ignore_errors=True)
 
     def predictions(self, split: str) -> pd.DataFrame:
         """One row a photo of ``val`` or ``test`` in the table's order.
@@ -279,7 +280,8 @@ class Run:
     def mask_at_map_size(self, mask_path: str, label_index: int) -> np.ndarray | None:
         """One mask, (H, W) bool, resized (nearest) and cropped as its photo is for the network; None without one."""
         if label_index == 0:
-            return np.zeros(self.info["map_size"], dtype=bool)
+            parameters = self.info["parameters"]
+            return np.zeros(parameters["center_crop"] or parameters["image_size"], dtype=bool)
         if not mask_path:
             return None
         from helpers.data.images import read_mask
@@ -373,10 +375,6 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 def _relative_to(paths: pd.Series, table: pd.DataFrame) -> list[str]:
     names = dict(zip(table["image_path"], relative_path(table), strict=True))
     return [names[path] for path in paths]
-
-
-def _map_size(maps_file: Path) -> tuple[int, int]:
-    return tuple(int(side) for side in np.load(maps_file, mmap_mode="r").shape[-2:])
 
 
 def _counts(table: pd.DataFrame) -> dict[str, int]:

@@ -151,8 +151,9 @@ def assign_splits(
     Scheme ``one_class``:
 
     - With a published split, test stays test and normal photos of train are divided into train and val. Photos that
-      were published as validation stay in val, and then none are taken from train. Where the published test has no
-      normal photo, ``test_fraction`` of the normal training photos goes there (nothing could be measured without).
+      were published as validation stay in val, and then none are taken from train. Where there is no published test
+      or it has no normal photo, ``test_fraction`` of the normal training photos goes there (nothing could be measured
+      without).
     - Without one, ``test_fraction`` of the normal photos is test, then ``val_fraction`` of the rest is val, the rest
       train. All defect photos are test.
     - ``val_abnormal_fraction`` of the defect photos of test goes to val. Train never holds a group with a defect photo.
@@ -212,11 +213,11 @@ def _one_class(
     if (published != "").any():
         _require_usable_published_split(table, published, groups)
         split = groups["published"].copy()
-        if (split == "test").any() and not (table["label_index"][published == "test"] == 0).any():
+        if not (table["label_index"][published == "test"] == 0).any():
             taken = _draw(groups[normal & (split == "train")], test_fraction, seed, at_least_one=True)
             split.loc[taken] = "test"
             if taken:
-                logger.warning("The published test split has no normal photo: %d groups of train go there.", len(taken))
+                logger.warning("The published split has no normal test photo: %d groups of train go there.", len(taken))
         if not (split == "val").any():
             split.loc[_draw(groups[normal & (split == "train")], val_fraction, seed, at_least_one=True)] = "val"
     else:

@@ -119,7 +119,10 @@ class _LazySelection:
             rows = torch.arange(first, min(first + self.chunk_size, len(self.bound)), device=self.bound.device)
             self._refresh(rows)
         while len(self.centers) < n_select:
-            yield from self._picks_from_pool(n_select)
+            if float(self.bound.max()) > self.tolerance:
+                yield from self._picks_from_pool(n_select)
+            else:
+                yield from self._picks_among_copies(n_select)
 
     def _picks_from_pool(self, n_select: int) -> Iterator[int]:
         """Pick while the best point of a fresh pool is above every bound outside it."""
@@ -130,7 +133,7 @@ class _LazySelection:
         n_before = len(self.centers)
         while len(self.centers) < n_select:
             best = float(bound.max())
-            if best <= outside + self.tolerance:
+            if best <= max(outside, 0.0) + self.tolerance:
                 break
             ties = bound >= best - self.tolerance
             pick = self._lowest_tie(pool[ties], bound[ties])
@@ -142,7 +145,7 @@ class _LazySelection:
             bound[pool == pick] = -1.0
         self.bound[pool] = bound
         self.seen[pool] = len(self.centers)
-        if len(self.centers) == n_before:
+        if len(self.centers) == n_before and float(bound.max()) > self.tolerance:
             pick = self._pick_across_pool_border()
             self._add_center(pick)
             yield pick
@@ -172,6 +175,31 @@ class _LazySelection:
             if len(stale) == 0:
                 return self._lowest_tie(candidates, self.bound[candidates])
             self._refresh(stale[: self.chunk_size])
+
+    def _picks_among_copies(self, n_select: int) -> Iterator[int]:
+        """Finish where every point left is a copy of a centre within rounding: the plain loop, on exact differences."""
+        exact = torch.full_like(self.bound, float("inf"))
+        for center in self.centers:
+            self._lower_exactly(exact, center)
+        exact[torch.tensor(self.centers, device=exact.device)] = -1.0
+        while len(self.centers) < n_select:
+            best = float(exact.max())
+            picks = (exact == best).nonzero().squeeze(1)
+            # Copies of centres change no other distance: all of them follow, lowest index first.
+            for pick in picks[: n_select - len(self.centers) if best == 0 else 1].tolist():
+                self._add_center(pick)
+                yield pick
+                if best > 0:
+                    self._lower_exactly(exact, pick)
+                exact[pick] = -1.0
+
+    def _lower_exactly(self, exact: torch.Tensor, center: int) -> None:
+        """Lower squared distances to that to one more centre, from differences: zero for equal points."""
+        point = self.features[center].double()
+        for first in range(0, len(exact), self.chunk_size):
+            rows = slice(first, first + self.chunk_size)
+            distance = (self.features[rows].double() - point).square_().sum(1)
+            exact[rows] = torch.minimum(exact[rows], distance)
 
     def _lowest_tie(self, candidates: torch.Tensor, bounds: torch.Tensor) -> int:
         """Of candidates within rounding of the best, the lowest index that is as far, or the same point as one that is.

@@ -277,7 +277,7 @@ def project_features(features: torch.Tensor, eps: float = PROJECTION_EPS, seed: 
     n_components = int(johnson_lindenstrauss_min_dim(n_points, eps=eps)) if n_points > 1 else n_dims
     if n_components >= n_dims:
         return features
-    projection = SparseRandomProjection(n_components=n_components, random_state=seed).fit(np.empty((1, n_dims)))
+    projection = SparseRandomProjection(n_components=n_components, random_state=seed).fit(np.zeros((1, n_dims)))
     matrix = torch.from_numpy(projection.components_.toarray().T).to(features)
     projected = torch.empty((n_points, n_components), dtype=features.dtype, device=features.device)
     for first in range(0, n_points, CHUNK_SIZE):

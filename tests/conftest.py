@@ -1,0 +1,147 @@
+"""Shared fixtures: small photos drawn here, a tiny backbone with fixed random weights, and a finished run on them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+# Nothing in the tests may wait for a network, draw a progress bar, or follow the settings of the shell they run in.
+os.environ["HELPERS_HEADLESS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("BACKBONE", None)
+
+from helpers.quiet import quiet_libraries  # noqa: E402
+
+quiet_libraries()
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared"
+SHARED_BACKBONE = SHARED / "backbones" / "mobilenetv2_100"
+
+
+def draw_photos(
+    folder: Path, *, n_train: int = 8, n_good: int = 5, n_defect: int = 4, size: tuple[int, int] = (72, 96)
+) -> Path:
+    """A dataset in the MVTec layout: stripes with noise; a defect is a bright square, known exactly by its mask."""
+    draw = np.random.default_rng(len(folder.name))
+    columns = np.arange(size[1])
+
+    def stripes() -> np.ndarray:
+        wave = 100 + 40 * np.sin(columns / 4 + draw.uniform(0, 6))
+        return np.clip(wave[None, :, None] + draw.normal(0, 12, (*size, 3)), 0, 255).astype(np.uint8)
+
+    def save(name: str, picture: np.ndarray) -> None:
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(file)
+
+    for number in range(n_train):
+        save(f"train/good/{number:03d}.png", stripes())
+    for number in range(n_good):
+        save(f"test/good/{number:03d}.png", stripes())
+    for number in range(n_defect):
+        photo, mask = stripes(), np.zeros(size, np.uint8)
+        top, left = draw.integers(0, size[0] - 20), draw.integers(0, size[1] - 20)
+        photo[top : top + 20, left : left + 20] = 250
+        mask[top : top + 20, left : left + 20] = 255
+        save(f"test/square/{number:03d}.png", photo)
+        save(f"ground_truth/square/{number:03d}_mask.png", mask)
+    return folder
+
+
+def split_table(folder: Path, **options: float) -> pd.DataFrame:
+    """The table of a dataset with its splits, as notebook 01 makes it."""
+    from helpers import read_dataset
+    from helpers.data.samples import assign_splits
+
+    photos = read_dataset(folder)
+    photos.attrs["source"] = str(folder)
+    return assign_splits(photos, "one_class", **{"val_fraction": 0.4, **options})
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    """8 training photos, 5 good and 4 damaged ones for testing; do not change it."""
+    return draw_photos(tmp_path_factory.mktemp("data") / "stripes")
+
+
+@pytest.fixture(scope="session")
+def table(photos) -> pd.DataFrame:
+    """Its table: 5 train, 3 val, 9 test."""
+    return split_table(photos)
+
+
+@pytest.fixture(scope="session")
+def backbone_folder(tmp_path_factory) -> Path:
+    """A tiny ResNet (0.5 million random weights, always the same) in timm's local-folder format."""
+    import timm
+
+    folder = tmp_path_factory.mktemp("backbone")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = timm.create_model("test_resnet", pretrained=False)
+    timm.models.save_for_hf(network, folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_model(backbone_folder) -> Callable:
+    """PatchCore on the tiny backbone: ``make_model(image_size=64, layers=(...), ...)``."""
+    from helpers.models.backbones import resolve_backbone
+    from helpers.models.catalog import build_model
+
+    def build(layers: tuple[str, ...] = (), **parameters):
+        backbone = resolve_backbone(f"local-dir:{backbone_folder}", layers)
+        return build_model("patchcore", backbone, **{"image_size": 64, "coreset_sampling_ratio": 0.1, **parameters})
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def settings() -> dict:
+    """Parameters that a run of :func:`make_model` is opened with."""
+    return {"image_size": [64, 64], "center_crop": [48, 56], "coreset_sampling_ratio": 0.1, "num_neighbors": 9}
+
+
+@pytest.fixture(scope="session")
+def fit_run(make_model) -> Callable:
+    """Train a draft on the tiny backbone and finish it, with thresholds from val."""
+    from helpers.analysis.calibration import conformal_threshold
+    from helpers.data.datamodule import SampleDataModule
+    from helpers.runs import Run
+
+    def fit(draft: Run) -> Run:
+        parameters = draft.info["parameters"]
+        model = make_model(
+            image_size=tuple(parameters["image_size"]),
+            center_crop=tuple(parameters["center_crop"]) if parameters["center_crop"] else None,
+            coreset_sampling_ratio=parameters["coreset_sampling_ratio"],
+        )
+        draft.fit(model, SampleDataModule(draft.table, train_batch_size=4, eval_batch_size=4), device="cpu")
+        normal = draft.predictions("val").query("label_index == 0")
+        thresholds = {
+            "image": conformal_threshold(normal["score"], 0.75),
+            "pixel": conformal_threshold(normal["map_max"], 0.75, kind="pixel"),
+        }
+        return draft.finish(thresholds)
+
+    return fit
+
+
+@pytest.fixture(scope="session")
+def finished_folder(tmp_path_factory, table, settings, fit_run) -> Path:
+    """A dataset's artifacts folder with the sample table and a finished run; copy it before changing it."""
+    from helpers.data.samples import write_table
+    from helpers.runs import dataset_folder, open_run
+
+    folder = dataset_folder(tmp_path_factory.mktemp("artifacts"), "stripes", "smoke")
+    write_table(table, folder / "samples.csv")
+    fit_run(open_run(folder, "patchcore", settings, table, seed=0, note="untrained backbone"))
+    return folder

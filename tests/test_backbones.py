@@ -1,0 +1,222 @@
+"""Which weights, from where; and never random ones by accident."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.models import backbones
+from helpers.models.backbones import (
+    Backbone,
+    BackboneError,
+    default_layers,
+    feature_strides,
+    hub_reachable,
+    resolve_backbone,
+    resolve_local_name,
+)
+
+
+@pytest.fixture
+def no_hub(monkeypatch) -> None:
+    monkeypatch.setattr(backbones, "hub_reachable", lambda name: False)
+
+
+@pytest.fixture
+def folder(backbone_folder, tmp_path) -> Path:
+    """A copy of the tiny backbone that a test may spoil."""
+    return Path(shutil.copytree(backbone_folder, tmp_path / "backbone"))
+
+
+def test_local_folder(backbone_folder):
+    found = resolve_backbone(f"local-dir:{backbone_folder}")
+    assert found == Backbone(
+        name=f"local-dir:{backbone_folder.resolve()}",
+        architecture="test_resnet",
+        layers=("layer2", "layer3"),
+        mean=(0.5, 0.5, 0.5),  # of test_resnet's own configuration, not ImageNet's
+        std=(0.5, 0.5, 0.5),
+        origin="local folder",
+    )
+    assert found.pretrained
+    assert found.note is None
+    assert "local folder" in found.describe()
+
+
+def test_local_folder_gives_the_stored_weights(backbone_folder, make_model):
+    from safetensors.torch import load_file
+
+    stored = load_file(backbone_folder / "model.safetensors")
+    network = make_model().model.feature_extractor.state_dict()
+    key = next(name for name in network if name.endswith("layer2.0.conv1.weight"))
+    torch.testing.assert_close(network[key], stored["layer2.0.conv1.weight"], rtol=0, atol=0)
+
+
+def test_relative_local_folder_counts_from_the_project_wherever_it_is_started(
+    backbone_folder, tmp_path_factory, monkeypatch
+):
+    """JupyterLab starts a notebook in ``notebooks``; ``make`` starts in the project."""
+    project = backbone_folder.parent
+    monkeypatch.setattr(backbones, "PROJECT_ROOT", project)
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert resolve_backbone(f"local-dir:{backbone_folder.name}").name == f"local-dir:{backbone_folder.resolve()}"
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(BackboneError, match=r"nowhere: there is no config\.json"):
+        resolve_backbone(f"local-dir:{tmp_path / 'nowhere'}")
+
+
+def test_folder_without_weights(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(BackboneError, match=r"no weights; expected model\.safetensors"):
+        resolve_backbone(f"local-dir:{folder}")
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]", "null", '{"architecture": 3}', '{"architecture": "no_such_net"}'])
+def test_configuration_that_is_none(folder, content):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(BackboneError, match="config.json|no_such_net"):
+        resolve_backbone(f"local-dir:{folder}")
+
+
+def test_flat_configuration_without_mean_takes_that_of_imagenet(folder):
+    (folder / "config.json").write_text(json.dumps({"architecture": "test_resnet"}))
+    assert resolve_backbone(f"local-dir:{folder}").mean == (0.485, 0.456, 0.406)
+
+
+def test_untrained_by_name():
+    found = resolve_backbone("untrained:resnet18")
+    assert (found.name, found.architecture, found.origin) == ("resnet18", "resnet18", "untrained")
+    assert found.layers == ("layer2", "layer3")
+    assert not found.pretrained
+    assert "untrained" in found.note
+    assert "UNTRAINED" in found.describe()
+
+
+def test_untrained_without_architecture_is_the_default_one():
+    assert resolve_backbone("untrained:").architecture == "mobilenetv2_100"
+
+
+@pytest.mark.parametrize("name", ["untrained:no_such_net", "no_such_net", "no_such_net.tv_in1k"])
+def test_unknown_architecture(name):
+    with pytest.raises(BackboneError, match="no_such_net"):
+        resolve_backbone(name)
+
+
+def test_unknown_tag_lists_the_known_ones(no_hub):
+    with pytest.raises(BackboneError, match=r"resnet18\.tv_in1k"):
+        resolve_backbone("resnet18.no_such_tag")
+
+
+def test_hub_out_of_reach_says_what_to_do(no_hub):
+    with pytest.raises(BackboneError, match="hub did not answer") as caught:
+        resolve_backbone("wide_resnet50_2.tv_in1k")
+    for word in ("wide_resnet50_2.tv_in1k", "local-dir:", "untrained:", "model.safetensors"):
+        assert word in str(caught.value)
+
+
+def test_hub_within_reach(monkeypatch):
+    monkeypatch.setattr(backbones, "hub_reachable", lambda name: True)
+    found = resolve_backbone("resnet18.tv_in1k", ["layer1"])
+    assert (found.name, found.architecture, found.origin) == ("resnet18.tv_in1k", "resnet18", "hub")
+    assert found.layers == ("layer1",)
+    assert found.mean == (0.485, 0.456, 0.406)
+
+
+@pytest.mark.parametrize("name", ["auto", ""])
+def test_auto_without_hub_falls_back_and_says_so(no_hub, name, caplog):
+    with caplog.at_level(logging.WARNING):
+        found = resolve_backbone(name)
+    assert found.origin == "untrained"
+    assert found.note == "untrained backbone"
+    assert any("UNTRAINED" in record.getMessage() and "local-dir:" in record.getMessage() for record in caplog.records)
+
+
+def test_auto_with_hub_takes_the_default_and_warns_of_nothing(monkeypatch, caplog):
+    monkeypatch.setattr(backbones, "hub_reachable", lambda name: True)
+    with caplog.at_level(logging.WARNING):
+        found = resolve_backbone("auto")
+    assert found.name == backbones.DEFAULT_NAME
+    assert found.origin == "hub"
+    assert not caplog.records
+
+
+def test_environment_variable_is_what_auto_means(backbone_folder, monkeypatch, no_hub):
+    monkeypatch.setenv("BACKBONE", f"local-dir:{backbone_folder}")
+    assert resolve_backbone("auto").origin == "local folder"
+    assert resolve_backbone("").origin == "local folder"
+    assert resolve_backbone("untrained:resnet18").origin == "untrained", "a name that is given wins"
+    monkeypatch.setenv("BACKBONE", "auto")
+    assert resolve_backbone("auto").origin == "untrained"
+
+
+def test_environment_variable_with_a_mistake_is_no_silent_fallback(tmp_path, monkeypatch, no_hub):
+    monkeypatch.setenv("BACKBONE", f"local-dir:{tmp_path / 'mistyped'}")
+    with pytest.raises(BackboneError, match="mistyped"):
+        resolve_backbone("auto")
+
+
+def test_no_connection_is_tried_when_told_to_stay_offline(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(backbones.socket, "create_connection", lambda *args, **kwargs: pytest.fail("connected"))
+    assert not hub_reachable("resnet18.tv_in1k")
+
+
+def test_a_hub_that_does_not_answer(monkeypatch):
+    asked = []
+
+    def refuse(address, timeout):
+        asked.append((address, timeout))
+        raise TimeoutError
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid:8080")
+    monkeypatch.setattr(backbones.socket, "create_connection", refuse)
+    assert not hub_reachable("resnet18.tv_in1k")
+    assert asked == [(("hub.invalid", 8080), backbones.HUB_TIMEOUT_SECONDS)]
+
+
+def test_layers_of_a_resnet_are_those_of_the_paper():
+    assert default_layers("resnet18") == ("layer2", "layer3")
+    assert feature_strides("resnet18") == {"act1": 2, "layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
+
+
+def test_layers_of_mobilenet_are_those_measured():
+    assert default_layers("mobilenetv2_100") == ("blocks.2", "blocks.4")
+
+
+def test_unknown_layer_is_refused_with_the_known_ones():
+    with pytest.raises(BackboneError, match=r"has no layer9\. It has act1, layer1, layer2"):
+        resolve_backbone("untrained:resnet18", ["layer2", "layer9"])
+
+
+def test_architecture_without_strides_8_and_16_asks_for_layers():
+    with pytest.raises(BackboneError, match="LAYERS"):
+        resolve_backbone("untrained:test_vit")
+
+
+def test_local_names_become_absolute(tmp_path):
+    assert resolve_local_name("local-dir:weights/a", tmp_path) == f"local-dir:{tmp_path.resolve() / 'weights' / 'a'}"
+    assert resolve_local_name(f"local-dir:{tmp_path}", Path("/elsewhere")) == f"local-dir:{tmp_path.resolve()}"
+    for name in ("auto", "untrained:", "resnet18.tv_in1k"):
+        assert resolve_local_name(name, tmp_path) == name
+
+
+def test_local_name_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    expected = f"local-dir:{tmp_path.resolve() / 'weights'}"
+    assert resolve_local_name("local-dir:~/weights", Path("/elsewhere")) == expected
+
+
+def test_description_is_plain_data():
+    found = resolve_backbone("untrained:resnet18")
+    restored = json.loads(json.dumps(found.to_dict()))
+    assert restored["layers"] == ["layer2", "layer3"]
+    assert restored["origin"] == "untrained"

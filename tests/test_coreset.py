@@ -1,0 +1,195 @@
+"""The lazy selection against the plain loop, written here in float64, and against anomalib's."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from helpers.models.coreset import k_center_greedy, selection_radii
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def plain_loop(features: torch.Tensor, n_select: int, start: int = 0) -> list[int]:
+    """Greedy k-center as the paper has it, one full pass a pick; ``argmax`` takes the lowest index of equals."""
+    points = features.double().cpu().numpy()
+    nearest = np.full(len(points), np.inf)
+    picks = [start]
+    while len(picks) < n_select:
+        nearest = np.minimum(nearest, ((points - points[picks[-1]]) ** 2).sum(1))
+        nearest[picks] = -1
+        picks.append(int(nearest.argmax()))
+    return picks
+
+
+def normal_points(n: int, d: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("n", "d", "n_select"),
+    [(1, 1, 1), (2, 3, 2), (5, 1, 5), (60, 3, 60), (300, 8, 120), (1000, 64, 150), (3000, 16, 200), (2500, 128, 60)],
+)
+@pytest.mark.parametrize("pool_size", [1, 7, 64, 2048])
+def test_same_picks_as_the_plain_loop(n, d, n_select, pool_size, device):
+    features = normal_points(n, d, seed=n + d)
+    picks = k_center_greedy(features.to(device), n_select, pool_size=pool_size, chunk_size=500)
+    assert picks.dtype == torch.int64
+    assert picks.device.type == device
+    assert picks.tolist() == plain_loop(features, n_select)
+
+
+@pytest.mark.parametrize("start", [1, 17, 399])
+def test_another_start(start):
+    features = normal_points(400, 5)
+    assert k_center_greedy(features, 50, start=start, pool_size=32).tolist() == plain_loop(features, 50, start)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_floating_type_by_its_exact_values(dtype):
+    features = normal_points(500, 12).to(dtype)
+    assert k_center_greedy(features, 80, pool_size=50).tolist() == plain_loop(features, 80)
+
+
+def test_clustered_features_whose_norms_are_large():
+    """Like real features: non-negative, far from the origin, in clumps."""
+    generator = torch.Generator().manual_seed(3)
+    clumps = 20 * torch.rand(12, 40, generator=generator)
+    members = torch.randint(12, (1500,), generator=generator)
+    features = (clumps[members] + torch.randn(1500, 40, generator=generator)).relu()
+    assert k_center_greedy(features, 150, pool_size=100).tolist() == plain_loop(features, 150)
+
+
+@pytest.mark.parametrize("pool_size", [1, 5, 40, 4096])
+def test_ties_on_a_lattice_go_to_the_lowest_index(pool_size):
+    """6 x 6 x 6 whole numbers: nearly every pick has many equals, all of them exact in floating point."""
+    lattice = torch.tensor(list(itertools.product(range(6), repeat=3)), dtype=torch.float32)
+    shuffled = lattice[torch.randperm(len(lattice), generator=torch.Generator().manual_seed(1))]
+    for features in (lattice, shuffled):
+        picks = k_center_greedy(features, len(features), pool_size=pool_size, chunk_size=50).tolist()
+        assert picks == plain_loop(features, len(features))
+
+
+def test_ties_worked_out_by_hand():
+    # 0 first; 4 and -4 are equally far: the lower index; then the other; then 2 and -2 (each 2 from two centres).
+    features = torch.tensor([[0.0], [2.0], [-4.0], [4.0], [-2.0]])
+    assert k_center_greedy(features, 5).tolist() == [0, 2, 3, 1, 4]
+
+
+@pytest.mark.parametrize("pool_size", [1, 3, 64, 4096])
+def test_points_that_are_all_the_same_come_in_order(pool_size):
+    same = torch.full((100, 7), 0.3)
+    assert k_center_greedy(same, 100, pool_size=pool_size, chunk_size=9).tolist() == list(range(100))
+    assert k_center_greedy(same, 5, start=3, pool_size=pool_size).tolist() == [3, 0, 1, 2, 4]
+
+
+@pytest.mark.parametrize("pool_size", [4, 100, 4096])
+def test_duplicates_are_picked_once_each_and_lowest_first(pool_size):
+    once = normal_points(80, 6, seed=5)
+    features = torch.cat([once, once, once.flip(0)])
+    picks = k_center_greedy(features, len(features), pool_size=pool_size).tolist()
+    assert picks == plain_loop(features, len(features))
+    assert sorted(picks) == list(range(len(features)))
+    assert set(picks[:80]) == set(range(80)), "all different points come before any copy"
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_small_grid_any_pool_any_chunk(data):
+    shape = data.draw(st.tuples(st.integers(1, 40), st.integers(1, 4)))
+    points = data.draw(arrays.arrays(np.int8, shape, elements=st.integers(-5, 5)))
+    features = torch.from_numpy(points).float() / 4
+    n_select, start = data.draw(st.integers(1, shape[0])), data.draw(st.integers(0, shape[0] - 1))
+    pool_size, chunk_size = data.draw(st.integers(1, 50)), data.draw(st.integers(1, 50))
+    picks = k_center_greedy(features, n_select, start=start, pool_size=pool_size, chunk_size=chunk_size).tolist()
+    assert picks == plain_loop(features, n_select, start)
+
+
+def test_pool_and_chunk_size_do_not_change_the_picks():
+    features = normal_points(4000, 10, seed=8)
+    expected = plain_loop(features, 300)
+    for pool_size, chunk_size in ((1, 8192), (10, 3), (333, 1000), (2048, 8192), (100_000, 100_000)):
+        picks = k_center_greedy(features, 300, pool_size=pool_size, chunk_size=chunk_size)
+        assert picks.tolist() == expected, (pool_size, chunk_size)
+
+
+def test_more_picks_begin_with_the_fewer():
+    features = normal_points(500, 4)
+    assert k_center_greedy(features, 40).tolist() == k_center_greedy(features, 90).tolist()[:40]
+
+
+def test_features_are_not_changed_and_may_be_strided():
+    whole = normal_points(600, 20)
+    strided = whole.T.contiguous().T[::2]
+    before = strided.clone()
+    assert k_center_greedy(strided, 60).tolist() == plain_loop(strided, 60)
+    assert torch.equal(strided, before)
+
+
+def test_progress_does_not_change_the_picks():
+    features = normal_points(200, 4)
+    assert torch.equal(k_center_greedy(features, 50, show_progress=True), k_center_greedy(features, 50))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_anomalib_picks_the_same_without_its_projection(seed, monkeypatch):
+    from anomalib.models.components import KCenterGreedy
+
+    features = normal_points(800, 24, seed=seed)
+    theirs = KCenterGreedy(features, sampling_ratio=0.125)
+    theirs.model = SimpleNamespace(fit=lambda rows: None, transform=lambda rows: rows)
+    torch.manual_seed(seed)
+    expected = theirs.select_coreset_idxs()
+    assert len(expected) == 100
+    assert k_center_greedy(features, 100, start=expected[0]).tolist() == expected
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 8192])
+def test_radii_are_the_distances_of_the_farthest_point(chunk_size):
+    features = normal_points(300, 6).double()
+    selected = features[k_center_greedy(features, 50)]
+    expected = [float(torch.cdist(features, selected[:k]).amin(1).max()) for k in range(1, 50)]
+    radii = selection_radii(selected, chunk_size=chunk_size)
+    assert radii.shape == (49,)
+    np.testing.assert_allclose(radii.numpy(), expected, rtol=1e-9)
+    assert (radii.diff() <= 1e-12).all()
+
+
+def test_radii_of_one_pick_are_none():
+    assert selection_radii(torch.ones(1, 4)).shape == (0,)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("row", [0, 8999])
+def test_values_that_are_not_finite_are_refused(bad, row):
+    features = torch.zeros(9000, 2)
+    features[row, 1] = bad
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        k_center_greedy(features, 2)
+
+
+@pytest.mark.parametrize(
+    ("features", "n_select", "start", "named"),
+    [
+        (torch.zeros(5, 2, dtype=torch.int64), 2, 0, "floating point"),
+        (torch.zeros(5), 2, 0, "2-D"),
+        (torch.zeros(5, 2, 2), 2, 0, "2-D"),
+        (torch.zeros(5, 2), 0, 0, "n_select"),
+        (torch.zeros(5, 2), -1, 0, "n_select"),
+        (torch.zeros(5, 2), 6, 0, "n_select"),
+        (torch.zeros(0, 2), 1, 0, "n_select"),
+        (torch.zeros(5, 2), 2, 5, "start"),
+        (torch.zeros(5, 2), 2, -1, "start"),
+    ],
+)
+def test_arguments_out_of_range_are_named(features, n_select, start, named):
+    with pytest.raises(ValueError, match=named):
+        k_center_greedy(features, n_select, start=start)

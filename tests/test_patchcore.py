@@ -1,0 +1,381 @@
+"""PatchCore: nothing but speed and memory differs from anomalib's."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from anomalib.models import Patchcore
+from anomalib.models.components import GaussianBlur2d
+from test_coreset import plain_loop
+from torch.nn import functional
+
+from helpers.data.datamodule import SampleDataModule
+from helpers.inference.engine import make_engine
+from helpers.models import patchcore
+from helpers.models.backbones import resolve_backbone
+from helpers.models.catalog import as_size, build_model, load_model
+from helpers.models.patchcore import (
+    EmbeddingCost,
+    EmbeddingStore,
+    PatchCore,
+    PatchCoreModel,
+    SeparableBlur,
+    embedding_cost,
+    make_pre_processor,
+    project_features,
+)
+
+
+def fit(model: PatchCore, table, folder, *, seed: int = 0) -> PatchCore:
+    data = SampleDataModule(table, train_batch_size=3, eval_batch_size=3, seed=seed)
+    make_engine(folder, "cpu", limit_val_batches=0).fit(model, datamodule=data)
+    return model.eval()
+
+
+def unseen_photos(n: int = 5, side: int = 64) -> torch.Tensor:
+    return torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(9))
+
+
+def outputs(model: Patchcore, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.no_grad():
+        found = model.eval().model(batch)
+    return found.pred_score.flatten(), found.anomaly_map
+
+
+@pytest.fixture(scope="module")
+def trained(make_model, table, tmp_path_factory) -> PatchCore:
+    """Fitted on 5 photos of 64 x 64 with the default layers (48 + 192 channels)."""
+    return fit(make_model(), table, tmp_path_factory.mktemp("engine"))
+
+
+# ------------------------------------------------------------------------------------------------------------- store
+
+
+def test_store_writes_into_the_memory_set_aside():
+    store = EmbeddingStore(n_images=2)
+    first, second = torch.rand(3, 4), torch.rand(2, 4)
+    store.reserve(6, first)
+    reserved = store._rows
+    store.append(first)
+    assert len(store) == 3
+    store.append(second)
+    assert len(store) == 5
+    assert torch.equal(store.features(), torch.cat([first, second]))
+    assert store.features().data_ptr() == reserved.data_ptr(), "no second copy"
+    assert store.features().untyped_storage().nbytes() == 6 * 4 * 4
+
+
+def test_store_refuses_more_than_it_set_aside():
+    store = EmbeddingStore()
+    store.reserve(4, torch.zeros(1, 2))
+    store.append(torch.zeros(3, 2))
+    with pytest.raises(RuntimeError, match=r"came \(5\).*set aside for \(4\)"):
+        store.append(torch.zeros(2, 2))
+    assert len(store) == 3
+
+
+def test_store_needs_memory_first():
+    with pytest.raises(RuntimeError, match="reserve"):
+        EmbeddingStore().append(torch.zeros(1, 2))
+
+
+def test_store_without_features_says_why():
+    store = EmbeddingStore()
+    with pytest.raises(ValueError, match="training split is empty"):
+        store.features()
+    store.reserve(3, torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="training split is empty"):
+        store.features()
+
+
+def test_cleared_store_is_empty():
+    store = EmbeddingStore()
+    store.reserve(3, torch.zeros(1, 2))
+    store.append(torch.ones(3, 2))
+    store.clear()
+    assert len(store) == 0
+    with pytest.raises(ValueError, match="empty"):
+        store.features()
+
+
+# ---------------------------------------------------------------------------------------------------------- training
+
+
+def test_bank_is_the_plain_loop_of_features_worked_out_with_timm(make_model, table, backbone_folder, tmp_path):
+    """layer1 and layer2 have 80 dimensions, fewer than a projection would have: distances are those of the features."""
+    import timm
+    from torchvision.transforms.v2.functional import normalize, resize
+
+    model = fit(make_model(layers=("layer1", "layer2"), coreset_sampling_ratio=0.05), table, tmp_path)
+    network = timm.create_model(
+        f"local-dir:{backbone_folder}", pretrained=True, features_only=True, out_indices=(1, 2)
+    ).eval()
+    rows = []
+    for batch in SampleDataModule(table, train_batch_size=3).train_dataloader():
+        photos = normalize(resize(batch.image, [64, 64], antialias=True), [0.5] * 3, [0.5] * 3)
+        with torch.no_grad():
+            shallow, deep = (functional.avg_pool2d(layer, 3, 1, 1) for layer in network(photos))
+        deep = functional.interpolate(deep, size=shallow.shape[-2:], mode="bilinear")
+        rows.append(torch.cat([shallow, deep], 1).permute(0, 2, 3, 1).flatten(0, 2))
+    features = torch.cat(rows)
+    assert features.shape == (5 * 16 * 16, 32 + 48)
+    expected = features[plain_loop(features, 64)]  # 5 % of 1,280
+    torch.testing.assert_close(model.model.memory_bank, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_training_twice_gives_the_same_bank(trained, make_model, table, tmp_path):
+    torch.manual_seed(123)  # nothing may depend on the global random state
+    again = fit(make_model(), table, tmp_path)
+    assert torch.equal(again.model.memory_bank, trained.model.memory_bank)
+    assert trained.model.memory_bank.shape == (32, 240)  # 10 % of 5 photos x 8 x 8 patches
+    other = fit(make_model(), table, tmp_path, seed=1)
+    assert not torch.equal(other.model.memory_bank, trained.model.memory_bank)
+
+
+def test_ratio_of_one_keeps_every_patch_once(make_model, table, tmp_path):
+    model = fit(make_model(layers=("layer2",), coreset_sampling_ratio=1.0), table, tmp_path)
+    assert len(model.model.memory_bank) == 5 * 64
+
+
+def test_tiny_ratio_keeps_at_least_one_patch(make_model, table, tmp_path):
+    model = fit(make_model(coreset_sampling_ratio=1e-6, num_neighbors=1), table, tmp_path)
+    assert model.model.memory_bank.shape == (1, 240)
+    scores, maps = outputs(model, unseen_photos(2))
+    assert torch.isfinite(scores).all()
+    assert torch.isfinite(maps).all()
+
+
+def test_features_are_held_once_and_cost_what_was_predicted(make_model, table, tmp_path, monkeypatch):
+    model = make_model()
+    cost = embedding_cost(model, n_photos=5, image_size=(64, 64))
+    seen = {}
+    select = PatchCoreModel.subsample_embedding
+
+    def spy(self, *args, **kwargs):
+        features = self.embedding_store.features()
+        seen.update(shape=tuple(features.shape), bytes=features.untyped_storage().nbytes())
+        return select(self, *args, **kwargs)
+
+    monkeypatch.setattr(PatchCoreModel, "subsample_embedding", spy)
+    fit(model, table, tmp_path)
+    assert seen["shape"] == (5 * 8 * 8, 240)
+    assert cost.total_bytes == seen["bytes"] == 5 * 8 * 8 * 240 * 4
+    assert (cost.patches_per_photo, cost.channels, cost.bytes_per_photo) == (64, 240, 64 * 240 * 4)
+    assert abs(cost.bank_bytes - model.model.memory_bank.nbytes) < 240 * 4, "to a row"
+    assert len(model.model.embedding_store) == 0, "the features are given back"
+
+
+# -------------------------------------------------------------------------------------------------------------- cost
+
+
+def test_cost_follows_size_and_crop(make_model):
+    model = make_model(layers=("layer2",))
+    assert embedding_cost(model, 10, (128, 96)).total_bytes == 10 * 16 * 12 * 48 * 4
+    assert len(model.model.embedding_store) == 0
+
+
+def test_advice_when_it_will_not_fit(make_model, monkeypatch):
+    monkeypatch.setattr(patchcore, "free_memory", lambda device: 3 * 2**30)
+    cost = embedding_cost(make_model(), 100_000, (64, 64))  # 100,000 x 64 x 240 x 4 bytes = 5.7 GiB
+    assert not cost.fits
+    for word in ("5.7 GiB", "3.0 GiB free", "IMAGE_SIZE", "fewer training photos", "backbone", "LAYERS"):
+        assert word in cost.advice
+
+
+def test_no_advice_when_it_fits(make_model, monkeypatch):
+    monkeypatch.setattr(patchcore, "free_memory", lambda device: 3 * 2**30)
+    cost = embedding_cost(make_model(), 100, (64, 64))
+    assert cost.fits
+    assert "fits" in cost.advice
+
+
+def test_free_memory_that_nobody_knows_is_no_obstacle():
+    assert EmbeddingCost(1, 1, 1, 2**50, 2**50, 1, None).fits
+
+
+# --------------------------------------------------------------------------------------------------------- inference
+
+
+@pytest.mark.parametrize("n_photos", [1, 5, 20])
+def test_scores_and_maps_are_those_of_anomalib(trained, backbone_folder, n_photos):
+    """20 photos have 1,280 patches: more than one chunk of anomalib's search."""
+    theirs = Patchcore(
+        backbone=f"local-dir:{backbone_folder}", layers=["layer2", "layer3"], pre_trained=True, num_neighbors=9
+    )
+    theirs.model.memory_bank = trained.model.memory_bank.clone()
+    batch = unseen_photos(n_photos)
+    scores, maps = outputs(trained, batch)
+    their_scores, their_maps = outputs(theirs, batch)
+    assert maps.shape == (n_photos, 1, 64, 64)
+    torch.testing.assert_close(scores, their_scores, rtol=1e-4, atol=0)
+    torch.testing.assert_close(maps, their_maps, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 9])
+def test_nearest_neighbours_against_all_distances(trained, k):
+    rows = 3 * torch.randn(2500, 240, generator=torch.Generator().manual_seed(4))
+    distances, index = trained.model.nearest_neighbors(rows, k)
+    distances, index = distances.reshape(-1, k).double(), index.reshape(-1, k)
+    every = torch.cdist(rows.double(), trained.model.memory_bank.double())
+    torch.testing.assert_close(distances, every.topk(k, largest=False).values, rtol=1e-5, atol=0)
+    torch.testing.assert_close(every.gather(1, index), distances, rtol=1e-5, atol=0)
+    assert all(len(set(neighbours)) == k for neighbours in index.tolist())
+
+
+def test_a_remembered_patch_is_at_distance_zero(trained):
+    bank = trained.model.memory_bank
+    distances, index = trained.model.nearest_neighbors(bank, 1)
+    assert torch.equal(index, torch.arange(len(bank)))
+    assert (distances <= 1e-2 * bank.norm(dim=1)).all()
+
+
+def test_photo_alone_scores_as_in_a_batch(trained):
+    batch = unseen_photos(4)
+    scores, _ = outputs(trained, batch)
+    alone = torch.cat([outputs(trained, photo[None])[0] for photo in batch])
+    torch.testing.assert_close(alone, scores, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("sigma", [1.0, 4.0])
+@pytest.mark.parametrize("shape", [(1, 1, 64, 64), (3, 1, 40, 77)])
+def test_separable_blur_is_the_same_blur(sigma, shape):
+    theirs = GaussianBlur2d(sigma=(sigma, sigma))
+    ours = SeparableBlur(sigma=(sigma, sigma))
+    maps = torch.rand(*shape, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(ours(maps), theirs(maps), rtol=1e-5, atol=1e-6)
+
+
+# -------------------------------------------------------------------------------------------------------- checkpoint
+
+
+def test_checkpoint_is_plain_data_and_needs_no_weights_from_elsewhere(
+    backbone_folder, table, settings, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(backbone_folder, tmp_path / "weights")
+    backbone = resolve_backbone(f"local-dir:{folder}")
+    model = build_model("patchcore", backbone, image_size=(64, 48), center_crop=(32, 40), coreset_sampling_ratio=0.1)
+    data = SampleDataModule(table, train_batch_size=4)
+    engine = make_engine(tmp_path / "engine", "cpu", limit_val_batches=0)
+    engine.fit(model, datamodule=data)
+    engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
+    before = outputs(model, unseen_photos(3))
+    shutil.rmtree(folder)
+
+    pickled = torch.serialization.get_unsafe_globals_in_checkpoint(tmp_path / "model.ckpt")
+    assert set(pickled) <= {"anomalib.PrecisionType"}, "tensors, plain data and an enumeration, no code"
+    loaded = load_model("patchcore", tmp_path / "model.ckpt", backbone.architecture)
+    assert isinstance(loaded.model, PatchCoreModel)
+    assert not loaded.training
+    after = outputs(loaded, unseen_photos(3))
+    for mine, theirs in zip(before, after, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+    photos = torch.rand(2, 3, 90, 70)
+    prepared = loaded.pre_processor(photos)
+    assert prepared.shape == (2, 3, 32, 40)
+    torch.testing.assert_close(prepared, model.pre_processor(photos))
+
+
+def test_engine_keeps_no_second_copy_of_the_model(make_model, table, tmp_path):
+    fit(make_model(), table, tmp_path)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+# --------------------------------------------------------------------------------------------------- building models
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({"coreset_sampling_ratio": 0.0}, "coreset_sampling_ratio"),
+        ({"coreset_sampling_ratio": 1.1}, "coreset_sampling_ratio"),
+        ({"num_neighbors": 0}, "num_neighbors"),
+        ({"center_crop": 65}, "center_crop"),
+        ({"image_size": 0}, "size"),
+        ({"image_size": (64, 64, 3)}, "size"),
+        ({"image_size": 64.5}, "size|float"),
+    ],
+)
+def test_parameters_out_of_range_are_named(make_model, parameters, named):
+    with pytest.raises((ValueError, TypeError), match=named):
+        make_model(**parameters)
+
+
+def test_unknown_model_lists_the_known_ones(tmp_path):
+    backbone = resolve_backbone("untrained:test_resnet")
+    with pytest.raises(ValueError, match="'patchcoer'; known: patchcore"):
+        build_model("patchcoer", backbone)
+    with pytest.raises(ValueError, match="'patchcoer'; known: patchcore"):
+        load_model("patchcoer", tmp_path / "model.ckpt", "test_resnet")
+
+
+def test_parameter_that_the_model_does_not_have(make_model):
+    with pytest.raises(TypeError, match="no_such_parameter"):
+        make_model(no_such_parameter=1)
+
+
+def test_sizes():
+    assert as_size(32) == (32, 32)
+    assert as_size([20, 30]) == (20, 30)
+    assert as_size((20, 30)) == (20, 30)
+
+
+def test_pre_processor_resizes_crops_and_normalises():
+    """A photo of one colour: every pixel is (value - mean) / std, at the size of the crop."""
+    pre_processor = make_pre_processor((40, 60), (30, 20), (0.1, 0.2, 0.3), (0.5, 0.25, 0.2))
+    photo = torch.full((1, 3, 77, 33), 0.6)
+    prepared = pre_processor(photo)
+    assert prepared.shape == (1, 3, 30, 20)
+    torch.testing.assert_close(prepared[0, :, 0, 0], torch.tensor([1.0, 1.6, 1.5]))
+
+
+# -------------------------------------------------------------------------------------------------------- projection
+
+
+def test_projection_that_would_not_lower_the_dimension_is_left_out():
+    # 300 points, eps 0.9: 4 ln(300) / (0.9^2 / 2 - 0.9^3 / 3) = 140 dimensions
+    features = torch.randn(300, 140, generator=torch.Generator().manual_seed(0))
+    assert project_features(features) is features
+    one = torch.randn(1, 1000)
+    assert project_features(one) is one
+
+
+def test_projection_keeps_distances_on_average():
+    features = torch.randn(300, 600, generator=torch.Generator().manual_seed(0))
+    projected = project_features(features)
+    assert projected.shape == (300, 140)
+    assert projected.dtype == features.dtype
+    pairs = torch.triu_indices(300, 300, offset=1)
+    before = torch.cdist(features, features)[pairs[0], pairs[1]].square()
+    after = torch.cdist(projected, projected)[pairs[0], pairs[1]].square()
+    ratio = after / before
+    assert float(ratio.mean()) == pytest.approx(1, abs=0.05)
+    assert float(ratio.min()) > 1 - 0.9
+    assert float(ratio.max()) < 1 + 0.9
+
+
+def test_projection_depends_on_its_seed_only():
+    features = torch.randn(300, 600, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002  (the legacy state is what must be left alone)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    first = project_features(features)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert (np.random.get_state()[1] == numpy_state).all()
+    torch.manual_seed(2)
+    assert torch.equal(project_features(features), first)
+    assert not torch.equal(project_features(features, seed=1), first)
+
+
+def test_projection_is_the_same_for_a_chunk_as_for_all():
+    """20,000 points go through in several chunks; each row depends on itself alone."""
+    features = torch.randn(20_000, 300, generator=torch.Generator().manual_seed(0))
+    projected = project_features(features)
+    assert projected.shape[1] < 300
+    gram = projected[[0, 8191, 8192, 19_999]]
+    moved = features.clone()
+    moved[1:8000] = 0
+    torch.testing.assert_close(project_features(moved)[[0, 8191, 8192, 19_999]], gram)

@@ -1,0 +1,561 @@
+"""The graph of notebooks: what runs, what is skipped, what is refused. With tiny notebooks made here."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+
+from helpers import pipeline
+from helpers.pipeline import Node, PipelineError, collect_parameters, declared_parameters, ensure_dataset, execute, main
+
+FIRST_PARAMETERS = """
+DATASET: str = ""  # photos
+NAME: str = ""  # name
+PROFILE: str = "quick"  # profile
+ARTIFACTS: str = "artifacts"  # results
+BACKBONE: str = "auto"  # weights
+FLAG: bool = True  # yes or no
+COUNT: int = 1  # how many
+RATIO: float = 0.5  # share
+LAYERS: list = []  # names
+"""
+SECOND_PARAMETERS = """
+DATASET: str = ""  # photos
+NAME: str = ""  # name
+PROFILE: str = "quick"  # profile
+ARTIFACTS: str = "artifacts"  # results
+COUNT: int = 1  # how many
+LABEL: str = "x"  # text
+MODE: str = "good"  # good, fail, die or idle
+"""
+FIRST_CODE = """
+import json
+from pathlib import Path
+
+folder = Path(ARTIFACTS) / (NAME or Path(DATASET).name) / PROFILE
+found = {"count": COUNT, "flag": FLAG, "ratio": RATIO, "layers": LAYERS, "backbone": BACKBONE}
+(folder / "first.json").write_text(json.dumps(found))
+"""
+SECOND_CODE = r"""
+import os
+from pathlib import Path
+
+folder = Path(ARTIFACTS) / (NAME or Path(DATASET).name) / PROFILE
+if MODE == "fail":
+    raise ZeroDivisionError("no photos to divide by")
+if MODE == "die":
+    os._exit(3)
+if MODE != "idle":
+    score = 0.5 + len(Path(DATASET).name) / 100
+    rows = f"patchcore,{score},{COUNT},one_class\nother,0.25,{COUNT},one_class"
+    (folder / "leaderboard.csv").write_text(f"model,image_auroc,fit_seconds,scheme\n{rows}\n")
+print("headless", os.environ.get("HELPERS_HEADLESS"), Path.cwd().name)
+"""
+
+
+def write_notebook(file: Path, parameters: str, code: str) -> None:
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell(f"# {file.stem}"),
+            nbformat.v4.new_code_cell(parameters.strip(), metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_code_cell(code.strip()),
+        ],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    )
+    nbformat.write(notebook, file)
+
+
+@pytest.fixture
+def notebooks(tmp_path, monkeypatch) -> Path:
+    """A series of two: 02 reads what 01 leaves."""
+    folder = tmp_path / "notebooks"
+    (folder / "params").mkdir(parents=True)
+    write_notebook(folder / "01_first.ipynb", FIRST_PARAMETERS, FIRST_CODE)
+    write_notebook(folder / "02_second.ipynb", SECOND_PARAMETERS, SECOND_CODE)
+    (folder / "params" / "quick.yml").write_text("all:\n  PROFILE: quick\n01_first:\n  COUNT: 5\n")
+    series = (Node("01_first", (), ("first.json",)), Node("02_second", ("01_first",), ("leaderboard.csv",)))
+    monkeypatch.setattr(pipeline, "NOTEBOOKS_FOLDER", folder)
+    monkeypatch.setattr(pipeline, "SERIES", series)
+    return folder
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Path:
+    folder = tmp_path / "data" / "tiles"
+    folder.mkdir(parents=True)
+    (folder / "a.png").write_bytes(b"photo a")
+    return folder
+
+
+@pytest.fixture
+def executed(monkeypatch) -> list[str]:
+    """Stands in for the processes: notes which notebooks would run, and leaves what they leave."""
+    calls: list[str] = []
+
+    def leave(node, parameters, folder):
+        calls.append(node.number)
+        for name in node.leaves:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("model,image_auroc\npatchcore,0.5\n")
+        return 1.0
+
+    monkeypatch.setattr(pipeline, "execute", leave)
+    return calls
+
+
+@pytest.fixture
+def run(dataset, tmp_path, executed):
+    """Run the series; returns the numbers of the notebooks that ran."""
+
+    def start(*settings: str, **options) -> list[str]:
+        executed.clear()
+        pipeline.run(dataset, "quick", settings=settings, artifacts=tmp_path / "artifacts", **options)
+        return list(executed)
+
+    return start
+
+
+# -------------------------------------------------------------------------------------------------------- parameters
+
+
+def parameters_of(*settings: str, **given) -> dict:
+    return collect_parameters("quick", settings, given)
+
+
+def test_declared_parameters(notebooks):
+    assert declared_parameters(notebooks / "01_first.ipynb") == {
+        "DATASET": "str",
+        "NAME": "str",
+        "PROFILE": "str",
+        "ARTIFACTS": "str",
+        "BACKBONE": "str",
+        "FLAG": "bool",
+        "COUNT": "int",
+        "RATIO": "float",
+        "LAYERS": "list",
+    }
+
+
+def test_sections_of_the_profile(notebooks):
+    found = parameters_of()
+    assert found == {"01_first": {"PROFILE": "quick", "COUNT": 5}, "02_second": {"PROFILE": "quick"}}
+
+
+def test_what_is_given_goes_to_every_notebook_that_has_it(notebooks):
+    found = parameters_of(DATASET="data", NAME="n")
+    assert found["01_first"] == {"PROFILE": "quick", "COUNT": 5, "DATASET": "data", "NAME": "n"}
+    assert found["02_second"] == {"PROFILE": "quick", "DATASET": "data", "NAME": "n"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "value"),
+    [
+        ("FLAG=false", "FLAG", False),
+        ("FLAG=true", "FLAG", True),
+        ("COUNT=7", "COUNT", 7),
+        ("COUNT=-7", "COUNT", -7),
+        ("RATIO=0.25", "RATIO", 0.25),
+        ("RATIO=1", "RATIO", 1),
+        ("RATIO=1e-3", "RATIO", 0.001),
+        ("LAYERS=[layer2, layer3]", "LAYERS", ["layer2", "layer3"]),
+        ("LAYERS=[]", "LAYERS", []),
+        (" COUNT =7", "COUNT", 7),
+    ],
+)
+def test_settings_have_the_type_of_their_parameter(notebooks, setting, name, value):
+    found = parameters_of(setting)["01_first"][name]
+    assert found == value
+    assert type(found) in (type(value), float)
+
+
+@pytest.mark.parametrize("text", ["false", "007", "1e3", "null", "", "[a]", "a=b", "x: y", "2024-01-01"])
+def test_text_stays_text(notebooks, text):
+    assert parameters_of(f"LABEL={text}")["02_second"]["LABEL"] == text
+
+
+def test_setting_for_all_and_for_one(notebooks):
+    found = parameters_of("COUNT=7")
+    assert (found["01_first"]["COUNT"], found["02_second"]["COUNT"]) == (7, 7)
+    found = parameters_of("02.COUNT=7")
+    assert found["01_first"]["COUNT"] == 5
+    assert found["02_second"]["COUNT"] == 7
+    found = parameters_of("COUNT=7", "02.COUNT=8", "01.COUNT=9")
+    assert (found["01_first"]["COUNT"], found["02_second"]["COUNT"]) == (9, 8)
+
+
+@pytest.mark.parametrize("setting", ["COUNT=1.5", "COUNT=true", "COUNT=many", "FLAG=1", "FLAG=maybe", "LAYERS=layer2"])
+def test_value_of_another_type_is_refused(notebooks, setting):
+    name = setting.split("=")[0]
+    with pytest.raises(PipelineError, match=rf"01_first: {name}=.* must be of type"):
+        parameters_of(setting)
+
+
+@pytest.mark.parametrize("value", ["true", "yes", "wide"])
+def test_ratio_that_is_no_number(notebooks, value):
+    with pytest.raises(PipelineError, match="01_first: RATIO=.* must be of type float"):
+        parameters_of(f"RATIO={value}")
+
+
+def test_unknown_setting_lists_the_known_ones(notebooks):
+    with pytest.raises(PipelineError) as caught:
+        parameters_of("CONUT=3")
+    assert "CONUT is no parameter of any notebook" in str(caught.value)
+    for name in ("COUNT", "LABEL", "FLAG"):
+        assert name in str(caught.value)
+
+
+def test_unknown_setting_of_one_notebook_lists_its_own(notebooks):
+    with pytest.raises(PipelineError) as caught:
+        parameters_of("02.FLAG=true")
+    assert "FLAG is no parameter of notebook 02" in str(caught.value)
+    assert "LABEL" in str(caught.value)
+    assert "RATIO" not in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", ["COUNT", "=3", "2.COUNT=3", "first.COUNT=3", "COUNT 3=4", "09.COUNT=1"])
+def test_setting_that_cannot_be_understood(notebooks, setting):
+    with pytest.raises(PipelineError, match="--set"):
+        parameters_of(setting)
+
+
+@pytest.mark.parametrize(
+    ("profile", "named"),
+    [
+        ("all:\n  CONUT: 3\n", "quick.yml, section all: unknown parameter CONUT"),
+        ("01_first:\n  LABEL: a\n", "quick.yml, section 01_first: unknown parameter LABEL"),
+        ("03_third:\n  COUNT: 3\n", "quick.yml has sections for no notebook: 03_third"),
+        ("01_first:\n  COUNT: many\n", "01_first: COUNT='many' must be of type int"),
+    ],
+)
+def test_mistakes_in_a_profile(notebooks, profile, named):
+    (notebooks / "params" / "quick.yml").write_text(profile)
+    with pytest.raises(PipelineError, match=named):
+        parameters_of()
+
+
+@pytest.mark.parametrize("profile", ["", "all:\n", "# nothing\n", "01_first:\n"])
+def test_empty_profile_or_section(notebooks, profile):
+    (notebooks / "params" / "quick.yml").write_text(profile)
+    assert parameters_of("COUNT=3") == {"01_first": {"COUNT": 3}, "02_second": {"COUNT": 3}}
+
+
+def test_number_in_a_profile_may_be_written_as_a_power(notebooks):
+    """YAML 1.1 takes 1e-3 for text."""
+    (notebooks / "params" / "quick.yml").write_text("01_first:\n  RATIO: 1e-3\n")
+    assert parameters_of()["01_first"]["RATIO"] == 0.001
+
+
+def test_unknown_profile_lists_the_known_ones(notebooks):
+    (notebooks / "params" / "full.yml").touch()
+    with pytest.raises(PipelineError, match=r"PROFILE='fast'.*Known profiles: full, quick"):
+        collect_parameters("fast", [], {})
+
+
+def test_backbone_from_the_environment(notebooks, monkeypatch, tmp_path):
+    """Notebooks run in their own folder, so a relative path is made absolute here."""
+    monkeypatch.chdir(tmp_path)
+    (notebooks / "params" / "quick.yml").write_text("all:\n  BACKBONE: resnet18.tv_in1k\n")
+    assert parameters_of()["01_first"]["BACKBONE"] == "resnet18.tv_in1k"
+    monkeypatch.setenv("BACKBONE", "local-dir:weights")
+    found = parameters_of()
+    assert found["01_first"]["BACKBONE"] == f"local-dir:{tmp_path / 'weights'}"
+    assert "BACKBONE" not in found["02_second"]
+    assert parameters_of("BACKBONE=local-dir:w2")["01_first"]["BACKBONE"] == f"local-dir:{tmp_path / 'w2'}"
+
+
+# ------------------------------------------------------------------------------------------------------------- graph
+
+
+def test_first_time_all_then_nothing(notebooks, run):
+    assert run() == ["01", "02"]
+    assert run() == []
+
+
+def test_what_depends_on_a_change_runs_again(notebooks, run, dataset):
+    run()
+    assert run("LABEL=y") == ["02"], "only 02 has it"
+    assert run("LABEL=y", "01.COUNT=9") == ["01", "02"], "02 reads what 01 leaves"
+    assert run("LABEL=y", "01.COUNT=9") == []
+    assert run() == ["01", "02"]
+    (dataset / "b.png").write_bytes(b"photo b")
+    assert run() == ["01", "02"], "another photo"
+    (dataset / "a.png").write_bytes(b"photo A")
+    os.utime(dataset / "a.png", ns=(1, 1))
+    assert run() == ["01", "02"], "a changed photo"
+    (dataset / "b.png").unlink()
+    assert run() == ["01", "02"], "a photo less"
+
+
+def test_changed_notebook_runs_again(notebooks, run):
+    run()
+    write_notebook(notebooks / "02_second.ipynb", SECOND_PARAMETERS, "print('edited')")
+    assert run() == ["02"]
+
+
+def test_missing_result_is_made_again(notebooks, run, tmp_path):
+    run()
+    (tmp_path / "artifacts" / "tiles" / "quick" / "leaderboard.csv").unlink()
+    assert run() == ["02"]
+
+
+def test_force_and_from(notebooks, run):
+    run()
+    assert run(force=True) == ["01", "02"]
+    assert run(start="02") == ["02"]
+    assert run(start="01") == ["01", "02"]
+
+
+def test_only(notebooks, run):
+    assert run(only=["01"]) == ["01"]
+    assert run(only=["01"]) == []
+    assert run() == ["02"]
+    assert run(only=["02"], force=True) == ["02"]
+    assert run(only=["01"], force=True) == ["01"]
+
+
+def test_only_is_remembered_with_what_it_really_read(notebooks, run):
+    """02 alone under another COUNT of 01 still reads what 01 left under the old one."""
+    run()
+    run("01.COUNT=9", only=["02"])
+    assert run("01.COUNT=9") == ["01", "02"]
+
+
+@pytest.mark.parametrize("options", [{"only": ["03"]}, {"only": ["01", "9"]}, {"start": "2"}])
+def test_number_of_no_notebook(notebooks, run, options):
+    with pytest.raises(PipelineError, match="There is no notebook .*; known: 01, 02"):
+        run(**options)
+
+
+def test_failure_keeps_what_was_finished_before(notebooks, run, monkeypatch):
+    run()
+    working = pipeline.execute
+
+    def fail_second(node, parameters, folder):
+        if node.number == "02":
+            raise PipelineError("a cell failed")
+        return working(node, parameters, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "execute", fail_second)
+        with pytest.raises(PipelineError):
+            run("COUNT=2")
+    assert run("COUNT=2") == ["02"]
+
+
+def test_notebook_that_failed_halfway_is_not_taken_for_finished(notebooks, run, monkeypatch):
+    """It may have overwritten its results before it failed: going back to the old parameters must run it again."""
+    run()
+
+    def overwrite_and_fail(node, parameters, folder):
+        (folder / node.leaves[0]).write_text("half of something else")
+        raise PipelineError("a cell failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "execute", overwrite_and_fail)
+        with pytest.raises(PipelineError):
+            run("01.COUNT=9")
+    assert "01" in run()
+
+
+def test_notebook_that_leaves_nothing_is_an_error(notebooks, run, monkeypatch):
+    monkeypatch.setattr(pipeline, "execute", lambda node, parameters, folder: 1.0)
+    with pytest.raises(PipelineError, match=r"01_first ended without an error, but did not write first\.json"):
+        run()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"01_first": 3, "02_second": []}'])
+def test_damaged_record_of_what_is_finished(notebooks, run, tmp_path, content, capsys):
+    run()
+    file = tmp_path / "artifacts" / "tiles" / "quick" / "pipeline.json"
+    file.write_text(content)
+    assert run() == ["01", "02"]
+    assert "pipeline.json is damaged" in capsys.readouterr().out
+    assert set(json.loads(file.read_text())) == {"01_first", "02_second"}
+
+
+def test_missing_dataset_says_what_to_give(notebooks, tmp_path):
+    with pytest.raises(PipelineError, match=r"no dataset at .*nowhere.*datasets/mesh, datasets/nuts"):
+        ensure_dataset(tmp_path / "nowhere")
+
+
+def test_built_in_dataset_is_drawn_when_missing(tmp_path, monkeypatch):
+    from helpers.data import synthetic
+
+    drawn = []
+    monkeypatch.setattr(pipeline, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(synthetic, "draw_mesh", lambda folder: drawn.append(folder) or folder / "mesh")
+    assert ensure_dataset(tmp_path / "datasets" / "mesh") == tmp_path / "datasets" / "mesh"
+    assert drawn == [tmp_path / "datasets"]
+    with pytest.raises(PipelineError):
+        ensure_dataset(tmp_path / "elsewhere" / "mesh")
+
+
+def test_two_datasets_do_not_share_results(notebooks, run, dataset, tmp_path):
+    run()
+    assert run(name="other") == ["01", "02"]
+    assert (tmp_path / "artifacts" / "other" / "quick" / "first.json").is_file()
+    assert run() == []
+
+
+# --------------------------------------------------------------------------------------------------- real processes
+
+
+def test_run_from_the_command_line(notebooks, dataset, tmp_path, capsys):
+    """Both notebooks really run: results, executed copies, report, table; and the second time nothing does."""
+    arguments = ["run", "--dataset", str(dataset), "--artifacts", str(tmp_path / "artifacts")]
+    arguments += ["--set", "FLAG=false", "--set", "02.COUNT=12"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    folder = tmp_path / "artifacts" / "tiles" / "quick"
+    assert json.loads((folder / "first.json").read_text()) == {
+        "count": 5,
+        "flag": False,
+        "ratio": 0.5,
+        "layers": [],
+        "backbone": "auto",
+    }
+    assert "patchcore" in printed
+    assert "0.550" in printed, "AUROC in the table on the terminal"
+    assert str(folder / "report" / "index.html") in printed
+    copy = nbformat.read(folder / "notebooks" / "02_second.ipynb", as_version=4)
+    assert "headless 1 notebooks" in str(copy.cells), "told to be headless, started in the notebooks' folder"
+    index = (folder / "report" / "index.html").read_text(encoding="utf-8")
+    for name in ("01_first", "02_second"):
+        assert f'href="{name}.html"' in index
+        assert name in (folder / "report" / f"{name}.html").read_text(encoding="utf-8")
+    assert "patchcore" in index
+    assert "tiles, profile quick" in index
+
+    started = time.monotonic()
+    assert main(arguments) == 0
+    assert time.monotonic() - started < 5
+    assert capsys.readouterr().out.count("finished and unchanged, skipped") == 2
+
+
+def test_failing_cell_is_shown(notebooks, dataset, tmp_path, capsys):
+    assert main(["run", "--dataset", str(dataset), "--artifacts", str(tmp_path), "--set", "MODE=fail"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: 02_second failed in this cell:")
+    assert "ZeroDivisionError: no photos to divide by" in message
+    assert 'raise ZeroDivisionError("no photos to divide by")' in message
+    copy = tmp_path / "tiles" / "quick" / "notebooks" / "02_second.ipynb"
+    assert str(copy) in message
+    assert copy.is_file()
+    assert str(copy.with_suffix(".log")) in message
+    assert json.loads((tmp_path / "tiles" / "quick" / "pipeline.json").read_text()).keys() == {"01_first"}
+
+
+def test_kernel_that_dies_is_an_error(notebooks, dataset, tmp_path):
+    node = pipeline.SERIES[1]
+    (tmp_path / "tiles" / "quick").mkdir(parents=True)
+    parameters = {"DATASET": str(dataset), "ARTIFACTS": str(tmp_path), "MODE": "die"}
+    with pytest.raises(PipelineError, match="(?s)[Kk]ernel.*died.*Executed copy: .*02_second.ipynb"):
+        execute(node, parameters, tmp_path / "tiles" / "quick")
+
+
+def test_sweep_has_a_mean_row_a_model(notebooks, tmp_path, capsys, monkeypatch):
+    """Fake AUROC: 0.5 plus a hundredth a letter of the category."""
+    monkeypatch.setattr(pipeline, "SERIES", (Node("02_second", (), ("leaderboard.csv",)),))
+    (notebooks / "params" / "quick.yml").write_text("all:\n  PROFILE: quick\n")
+    for name in ("abcd", "abcdefgh"):
+        (tmp_path / "data" / "parts" / name).mkdir(parents=True)
+    arguments = ["sweep", "--dataset", str(tmp_path / "data" / "parts"), "--artifacts", str(tmp_path / "artifacts")]
+    assert main([*arguments, "--classes", "abcd, abcdefgh", "--set", "02.COUNT=4"]) == 0
+    file = tmp_path / "artifacts" / "sweeps" / "parts-quick.csv"
+    assert str(file) in capsys.readouterr().out
+    table = pd.read_csv(file)
+    assert table["category"].tolist() == ["abcd", "abcd", "abcdefgh", "abcdefgh", "mean", "mean"]
+    assert table["model"].tolist() == ["patchcore", "other"] * 3
+    assert table["image_auroc"].tolist() == pytest.approx([0.54, 0.25, 0.58, 0.25, 0.56, 0.25])
+    assert table["fit_seconds"].tolist() == [4] * 6
+    assert (tmp_path / "artifacts" / "parts-abcd" / "quick" / "leaderboard.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("classes", "named"), [("", "Give the categories"), ("tiles nothing nowhere", "no folder nothing, nowhere")]
+)
+def test_sweep_over_nothing(notebooks, dataset, tmp_path, capsys, classes, named):
+    arguments = ["sweep", "--dataset", str(dataset.parent), "--artifacts", str(tmp_path), "--classes", classes]
+    assert main(arguments) == 1
+    assert named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--set", "CONUT=3"],
+        ["run", "--profile", "fast"],
+        ["run", "--dataset", "nowhere"],
+        ["run", "--only", "07"],
+        ["run", "--name", "a/b"],
+    ],
+)
+def test_mistakes_end_with_status_1_and_one_line(notebooks, dataset, executed, tmp_path, capsys, arguments):
+    if "--dataset" not in arguments:
+        arguments = [*arguments, "--dataset", str(dataset)]
+    assert main([*arguments, "--artifacts", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert not executed
+
+
+def test_prepared_copies_hold_the_parameters(notebooks, tmp_path, capsys):
+    assert main(["prepare", "--profile", "quick", "--out", str(tmp_path / "out"), "--set", "LABEL=prepared"]) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "out" / f"{n}.ipynb") for n in ("01_first", "02_second")]
+    cells = nbformat.read(tmp_path / "out" / "02_second.ipynb", as_version=4).cells
+    injected = [cell for cell in cells if "injected-parameters" in cell.metadata.get("tags", [])]
+    assert len(injected) == 1
+    assert 'LABEL = "prepared"' in injected[0].source
+    assert not any(cell.get("outputs") for cell in cells)
+
+
+# ----------------------------------------------------------------------------------------------------- real profiles
+
+
+@pytest.mark.parametrize("profile", ["quick", "full", "smoke"])
+def test_profiles_of_the_series_are_valid(profile):
+    found = collect_parameters(profile, [], {"DATASET": "x"})
+    assert set(found) == {node.name for node in pipeline.SERIES}
+    assert all(values["PROFILE"] == profile for values in found.values())
+
+
+def test_quick_profile_is_what_the_notebooks_say_themselves():
+    import papermill
+
+    quick = yaml.safe_load((pipeline.NOTEBOOKS_FOLDER / "params" / "quick.yml").read_text(encoding="utf-8"))
+    for node in pipeline.SERIES:
+        literals = {
+            name: ast.literal_eval(found["default"])
+            for name, found in papermill.inspect_notebook(str(node.path)).items()
+        }
+        for name, value in {**quick["all"], **(quick.get(node.name) or {})}.items():
+            if name in literals:
+                assert literals[name] == value, f"{node.name}: {name}"
+
+
+def test_series_is_in_order_and_reads_what_comes_before():
+    names = [node.name for node in pipeline.SERIES]
+    assert names == sorted(names)
+    for position, node in enumerate(pipeline.SERIES):
+        assert node.path.is_file()
+        assert set(node.after) <= set(names[:position])
+        assert node.leaves
+
+
+def test_help_needs_no_heavy_import():
+    """``--help`` and mistakes must answer at once: torch is not imported with the pipeline."""
+    import subprocess
+
+    code = "import sys, helpers.pipeline; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=pipeline.PROJECT_ROOT, check=False)
+    assert done.returncode == 0

@@ -1,0 +1,57 @@
+"""On real photos, where they are: magnetic tiles with an ImageNet MobileNetV2."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from conftest import SHARED, SHARED_BACKBONE
+from sklearn.metrics import roc_auc_score
+
+from helpers import read_dataset
+from helpers.analysis.calibration import conformal_threshold
+from helpers.data.samples import assign_splits, relative_path
+
+TILES = SHARED / "data" / "magnetic_tile"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not TILES.is_dir(), reason=f"{TILES} is not there: real photos are not part of the project"),
+    pytest.mark.skipif(not SHARED_BACKBONE.is_dir(), reason=f"{SHARED_BACKBONE} is not there"),
+]
+
+
+def test_patchcore_on_a_subset_of_magnetic_tiles(tmp_path):
+    """Every second good photo and every fourth with a defect, chosen by the hash of its path."""
+    from helpers.data.datamodule import SampleDataModule
+    from helpers.models.backbones import resolve_backbone
+    from helpers.models.catalog import build_model
+    from helpers.runs import open_run
+
+    photos = read_dataset(TILES)
+    assert (photos["label_index"] == 0).sum() == 952
+    assert (photos["label_index"] == 1).sum() == 392
+    number = relative_path(photos).map(lambda path: int(hashlib.sha256(path.encode()).hexdigest(), 16))
+    chosen = ((photos["label_index"] == 0) & (number % 2 == 0)) | ((photos["label_index"] == 1) & (number % 4 == 0))
+    table = assign_splits(photos[chosen], "one_class")
+
+    settings = {"image_size": [256, 256], "center_crop": None, "coreset_sampling_ratio": 0.01}
+    model = build_model(
+        "patchcore",
+        resolve_backbone(f"local-dir:{SHARED_BACKBONE}"),
+        image_size=(256, 256),
+        coreset_sampling_ratio=0.01,
+    )
+    run = open_run(tmp_path, "patchcore", settings, table, seed=0)
+    run.fit(model, SampleDataModule(table, train_batch_size=4, eval_batch_size=4), device="cpu")
+
+    test = run.predictions("test")
+    assert (test["label_index"] == 0).sum() > 60
+    assert (test["label_index"] == 1).sum() > 60
+    assert roc_auc_score(test["label_index"], test["score"]) >= 0.93
+
+    val = run.predictions("val")
+    threshold = conformal_threshold(val["score"], 0.9).value
+    normal = test["label_index"] == 0
+    assert (test["score"] > threshold)[normal].mean() <= 0.3, "asked for 10 % of false alarms, on few photos"
+    assert (test["score"] > threshold)[~normal].mean() >= 0.6

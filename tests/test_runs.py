@@ -1,0 +1,383 @@
+"""The run folder: found again when nothing changed, and nothing that only looks finished."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import draw_photos, split_table
+from PIL import Image
+
+from helpers.analysis.calibration import Threshold, conformal_threshold
+from helpers.data.samples import fingerprint, write_table
+from helpers.runs import (
+    PROJECT_ROOT,
+    MissingRunError,
+    Run,
+    dataset_folder,
+    find_runs,
+    load_samples,
+    open_run,
+    project_path,
+    write_csv,
+    write_json,
+)
+
+THRESHOLDS = {"image": Threshold(value=1.5, origin="by hand"), "pixel": Threshold(value=2.5, origin="by hand")}
+
+
+@pytest.fixture
+def folder(finished_folder, tmp_path) -> Path:
+    """A copy of a finished run's artifacts folder that a test may change."""
+    return Path(shutil.copytree(finished_folder, tmp_path / "artifacts"))
+
+
+@pytest.fixture
+def run(finished_folder) -> Run:
+    """The finished run; for reading."""
+    return Run.load(finished_folder / "patchcore")
+
+
+def state(folder: Path) -> dict[str, tuple[int, int]]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(file.relative_to(folder)): (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+
+
+# -------------------------------------------------------------------------------------------------------------- paths
+
+
+def test_relative_paths_count_from_the_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert project_path("artifacts") == PROJECT_ROOT / "artifacts"
+    assert project_path(tmp_path / "x") == tmp_path / "x"
+    assert dataset_folder("artifacts", "mesh", "quick") == PROJECT_ROOT / "artifacts" / "mesh" / "quick"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert project_path("~/x") == tmp_path / "x"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "c:", "a*", "a?"])
+def test_names_that_cannot_be_folders(name):
+    with pytest.raises(ValueError, match="dataset becomes the name of a folder"):
+        dataset_folder("artifacts", name, "quick")
+    with pytest.raises(ValueError, match="PROFILE becomes the name of a folder"):
+        dataset_folder("artifacts", "mesh", name)
+
+
+# ------------------------------------------------------------------------------------------------------ sample table
+
+
+def test_samples_of_this_dataset(finished_folder, photos, table):
+    found = load_samples(finished_folder, photos)
+    pd.testing.assert_frame_equal(found, table)
+    assert found.attrs == table.attrs
+
+
+def test_missing_samples_name_the_notebook(tmp_path, photos):
+    with pytest.raises(MissingRunError, match="Run notebook 01_setup_and_validate"):
+        load_samples(tmp_path, photos)
+
+
+def test_samples_of_another_dataset_of_the_same_name(finished_folder, photos, tmp_path):
+    with pytest.raises(MissingRunError) as caught:
+        load_samples(finished_folder, tmp_path / "stripes")
+    for word in (str(photos), str(tmp_path / "stripes"), "01_setup_and_validate", "NAME"):
+        assert word in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------- found or not found
+
+
+def test_same_again_finds_the_finished_run(folder, settings, table):
+    before = state(folder)
+    found = open_run(folder, "patchcore", settings, table, seed=0)
+    assert found.finished
+    assert found.folder == folder / "patchcore"
+    assert "trained on 5 photos" in found.describe()
+    assert "calibrated on 3" in found.describe()
+    assert state(folder) == before
+
+
+@pytest.mark.parametrize("change", [{"num_neighbors": 3}, {"image_size": [64, 65]}, {"more": 1}])
+def test_other_parameters_are_another_run(folder, settings, table, change):
+    draft = open_run(folder, "patchcore", settings | change, table, seed=0)
+    assert not draft.finished
+    assert draft.info["parameters"] == settings | change
+    assert Run.load(folder / "patchcore").info["parameters"] == settings, "the finished one stays for now"
+
+
+def test_another_seed_is_another_run(folder, settings, table):
+    assert not open_run(folder, "patchcore", settings, table, seed=1).finished
+
+
+def test_another_split_is_another_run(folder, settings, table):
+    moved = table.copy()
+    moved.loc[moved.index[moved["split"] == "val"][0], "split"] = "train"
+    assert not open_run(folder, "patchcore", settings, moved, seed=0).finished
+
+
+def test_changed_photo_is_another_run(tmp_path, finished_folder, settings, photos):
+    """Photos elsewhere with the same content and times are the same; one that was drawn again is not."""
+    copied = Path(shutil.copytree(photos, tmp_path / "stripes"))
+    folder = Path(shutil.copytree(finished_folder, tmp_path / "artifacts"))
+    assert open_run(folder, "patchcore", settings, split_table(copied), seed=0).finished
+    photo = next((copied / "train" / "good").iterdir())
+    Image.fromarray(np.zeros((72, 96, 3), np.uint8)).save(photo)
+    assert not open_run(folder, "patchcore", settings, split_table(copied), seed=0).finished
+
+
+def test_changed_mask_is_another_run(tmp_path, finished_folder, settings, photos):
+    copied = Path(shutil.copytree(photos, tmp_path / "stripes"))
+    folder = Path(shutil.copytree(finished_folder, tmp_path / "artifacts"))
+    mask = next((copied / "ground_truth" / "square").iterdir())
+    os.utime(mask, (1, 1))
+    assert not open_run(folder, "patchcore", settings, split_table(copied), seed=0).finished
+
+
+def test_interrupted_run_leaves_nothing_that_looks_finished(tmp_path, settings, table, fit_run, monkeypatch):
+    """The power fails after the training and before the end."""
+    draft = open_run(tmp_path, "patchcore", settings, table, seed=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish", lambda self, thresholds: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fit_run(draft)
+    assert (draft.folder / "model.ckpt").is_file(), "it had got that far"
+    assert not list(tmp_path.rglob("run.json"))
+    assert not (tmp_path / "patchcore").exists()
+    with pytest.raises(MissingRunError, match="02_train_patchcore"):
+        find_runs(tmp_path, table)
+
+    again = open_run(tmp_path, "patchcore", settings, table, seed=0)
+    assert not again.finished
+    assert not list(again.folder.iterdir()), "the draft starts empty"
+
+
+def test_draft_with_run_json_is_no_run_either(folder, settings, table):
+    """Interrupted between the last file and the rename: its name still starts with a dot."""
+    (folder / "patchcore").rename(folder / ".patchcore.partial")
+    with pytest.raises(MissingRunError):
+        find_runs(folder, table)
+    assert not open_run(folder, "patchcore", settings, table, seed=0).finished
+
+
+def test_finish_replaces_the_old_run_at_once(folder, settings, table):
+    draft = open_run(folder, "patchcore", settings | {"num_neighbors": 3}, table, seed=0)
+    shutil.copytree(folder / "patchcore", draft.folder, dirs_exist_ok=True)
+    (draft.folder / "run.json").unlink()
+    (folder / "patchcore" / "left_over.txt").write_text("of the old run")
+    finished = draft.finish(THRESHOLDS)
+    assert finished.folder == folder / "patchcore"
+    assert finished.info["parameters"]["num_neighbors"] == 3
+    assert not (finished.folder / "left_over.txt").exists()
+    assert sorted(path.name for path in folder.iterdir()) == ["patchcore", "samples.csv", "samples.csv.json"]
+    assert [found.info["parameters"]["num_neighbors"] for found in find_runs(folder, table)] == [3]
+
+
+def test_old_run_stays_when_the_new_one_fails(folder, settings, table, fit_run, monkeypatch):
+    draft = open_run(folder, "patchcore", settings | {"num_neighbors": 3}, table, seed=0)
+    monkeypatch.setattr("helpers.inference.engine.predict_split", lambda *args: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        fit_run(draft)
+    assert [found.info["parameters"] for found in find_runs(folder, table)] == [settings]
+
+
+def test_finished_run_is_not_trained_or_finished_again(run, make_model):
+    with pytest.raises(RuntimeError, match="finished run"):
+        run.fit(make_model(), None)
+    before = state(run.folder)
+    assert run.finish(THRESHOLDS) is run
+    assert state(run.folder) == before
+
+
+def test_several_runs_are_found_by_name(folder, table):
+    second = Path(shutil.copytree(folder / "patchcore", folder / "another"))
+    write_json(json.loads((second / "run.json").read_text()) | {"model": "another"}, second / "run.json")
+    (folder / "records").mkdir()
+    assert [found.name for found in find_runs(folder, table)] == ["another", "patchcore"]
+
+
+def test_runs_on_other_photos_are_not_compared(folder, table):
+    moved = table.copy()
+    moved.loc[moved.index[moved["split"] == "val"][0], "split"] = "train"
+    with pytest.raises(MissingRunError, match="patchcore: made with other photos or splits.*delete that run's folder"):
+        find_runs(folder, moved)
+
+
+def test_no_run_names_the_notebook(tmp_path, table):
+    with pytest.raises(MissingRunError, match="Run notebook 02_train_patchcore"):
+        find_runs(tmp_path, table)
+    with pytest.raises(MissingRunError, match=r"no run\.json. Train it again"):
+        Run.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"model": "patchcore"'])
+def test_damaged_run_json(folder, table, settings, content):
+    (folder / "patchcore" / "run.json").write_text(content)
+    for look in (lambda: find_runs(folder, table), lambda: open_run(folder, "patchcore", settings, table, seed=0)):
+        with pytest.raises(ValueError, match=r"run\.json is damaged.*delete the folder and train again"):
+            look()
+
+
+# ------------------------------------------------------------------------------------------------------- its content
+
+
+def test_run_json_holds_what_is_needed_to_repeat_it(run, settings, table):
+    info = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+    assert info["model"] == "patchcore"
+    assert info["parameters"] == settings
+    assert info["seed"] == 0
+    assert info["samples"] == fingerprint(table)
+    assert info["counts"] == {"train": 5, "val_normal": 3, "val_abnormal": 0, "test_normal": 5, "test_abnormal": 4}
+    assert info["timings"]["fit_seconds"] > 0
+    assert info["timings"]["ms_per_image"] > 0
+    for package in ("python", "torch", "anomalib", "timm"):
+        assert info["versions"][package]
+
+
+def test_run_folder_holds_the_documented_files_and_no_more(run):
+    assert sorted(str(path.relative_to(run.folder)) for path in run.folder.rglob("*")) == [
+        "maps_test.npy",
+        "model.ckpt",
+        "predictions.csv",
+        "run.json",
+        "samples.csv",
+        "samples.csv.json",
+    ]
+
+
+def test_note_is_in_the_title(run):
+    assert run.note == "untrained backbone"
+    assert run.title == "patchcore (untrained backbone)"
+
+
+def test_run_without_note(tmp_path, settings, table):
+    draft = open_run(tmp_path, "patchcore", settings, table, seed=0)
+    assert draft.note is None
+    assert draft.title == "patchcore"
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_predictions_have_the_rows_of_the_table(run, table, split):
+    predictions = run.predictions(split)
+    expected = table[table["split"] == split].reset_index(drop=True)
+    for column in ("image_path", "mask_path", "label_index", "defect_type", "split"):
+        assert predictions[column].tolist() == expected[column].tolist()
+    assert all(Path(path).is_absolute() and Path(path).is_file() for path in predictions["image_path"])
+    assert np.isfinite(predictions[["score", "map_max"]]).all(axis=None)
+    stored = pd.read_csv(run.folder / "predictions.csv")
+    assert stored["image_path"].str.startswith(("train/", "test/")).all(), "stored relative to the dataset"
+
+
+def test_defect_type_called_na_stays_text(tmp_path, settings, fit_run):
+    folder = draw_photos(tmp_path / "data", n_train=4, n_good=1, n_defect=1)
+    (folder / "test" / "square").rename(folder / "test" / "NA")
+    (folder / "ground_truth" / "square").rename(folder / "ground_truth" / "NA")
+    finished = fit_run(open_run(tmp_path / "artifacts", "patchcore", settings, split_table(folder), seed=0))
+    assert sorted(finished.predictions("test")["defect_type"]) == ["NA", "good"]
+
+
+def test_predictions_before_fit_say_so(tmp_path, settings, table):
+    draft = open_run(tmp_path, "patchcore", settings, table, seed=0)
+    with pytest.raises(MissingRunError, match="fit the run first"):
+        draft.predictions("test")
+
+
+def test_maps_belong_to_their_rows(run):
+    test, maps = run.predictions("test"), run.test_maps()
+    assert maps.dtype == np.float16
+    assert maps.shape == (9, 48, 56)
+    np.testing.assert_allclose(maps.reshape(9, -1).max(1), test["map_max"], rtol=2**-10)
+    assert test["map_max"].nunique() == 9, "so that a row out of place would show"
+
+
+def test_masks_are_those_of_the_rows(run):
+    test = run.predictions("test")
+    masks = list(run.test_masks())
+    assert len(masks) == 9
+    for mask, label in zip(masks, test["label_index"], strict=True):
+        assert mask.shape == (48, 56)
+        assert mask.dtype == bool
+        assert mask.any() <= bool(label), "no defect pixel on a good photo"
+    assert run.mask_at_map_size("", 1) is None
+    # Row 5 is the first defect: a square of 20 x 20 pixels of 72 x 96, resized to 64 x 64 and cropped in the middle.
+    with Image.open(test["mask_path"][5]) as image:
+        resized = np.array(image.resize((64, 64), Image.Resampling.NEAREST)) > 0
+    overlap = np.logical_and(masks[5], resized[8:56, 4:60]).sum() / np.logical_or(masks[5], resized[8:56, 4:60]).sum()
+    assert overlap > 0.8
+
+
+def test_examples_are_pictures_of_those_rows(run):
+    test = run.predictions("test")
+    rows = test.iloc[[6, 1]]
+    examples = run.examples(rows)
+    assert {name: len(values) for name, values in examples.items()} == dict.fromkeys(examples, 2)
+    assert np.array_equal(examples["maps"][0], run.test_maps()[6].astype(np.float32))
+    assert examples["photos"][0].shape == (48, 56, 3)
+    assert examples["titles"][0].startswith("square: ")
+    assert Path(test["image_path"][1]).name in examples["titles"][1]
+
+
+def test_thresholds_come_back_as_they_were(run):
+    normal = run.predictions("val")
+    assert run.thresholds == {
+        "image": conformal_threshold(normal["score"], 0.75),
+        "pixel": conformal_threshold(normal["map_max"], 0.75, kind="pixel"),
+    }
+
+
+def test_everything_is_found_where_the_artifacts_are_moved_to(folder, run):
+    moved = Run.load(folder / "patchcore")
+    pd.testing.assert_frame_equal(moved.predictions("test"), run.predictions("test"))
+    assert np.array_equal(moved.test_maps(), run.test_maps())
+
+
+def test_training_again_gives_the_same_scores(tmp_path, run, settings, table, fit_run):
+    again = fit_run(open_run(tmp_path, "patchcore", settings, table, seed=0))
+    pd.testing.assert_frame_equal(again.predictions("test"), run.predictions("test"), rtol=1e-6)
+    assert again.info["fingerprint"] == run.info["fingerprint"]
+
+
+def test_dataset_without_normal_validation_photos_still_runs(tmp_path, make_model, settings, photos):
+    """No val split at all: predictions are of test only."""
+    from helpers.data.datamodule import SampleDataModule
+
+    table = split_table(photos, val_fraction=0.0)
+    assert not (table["split"] == "val").any()
+    draft = open_run(tmp_path, "patchcore", settings, table, seed=0)
+    draft.fit(make_model(center_crop=(48, 56)), SampleDataModule(table, eval_batch_size=4), device="cpu")
+    assert len(draft.predictions("val")) == 0
+    assert len(draft.predictions("test")) == 9
+
+
+def test_defect_photos_in_val_are_predicted_too(tmp_path, settings, photos, fit_run):
+    table = split_table(photos, val_abnormal_fraction=0.5)
+    finished = fit_run(open_run(tmp_path, "patchcore", settings, table, seed=0))
+    assert finished.predictions("val")["label_index"].sum() == 2
+    assert len(finished.predictions("test")) == len(finished.test_maps()) == 7
+
+
+# ------------------------------------------------------------------------------------------------------ atomic files
+
+
+def test_failed_write_keeps_the_old_file(tmp_path):
+    file = tmp_path / "deep" / "file.json"
+    write_json({"a": "ä"}, file)
+    assert json.loads(file.read_text(encoding="utf-8")) == {"a": "ä"}
+    with pytest.raises(TypeError):
+        write_json({"a": object()}, file)
+    assert json.loads(file.read_text(encoding="utf-8")) == {"a": "ä"}
+    table = pd.DataFrame({"x": [1, 2]})
+    write_csv(table, tmp_path / "deeper" / "file.csv")
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "deeper" / "file.csv"), table)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_table_of_the_run_is_its_own(folder, table, photos):
+    """Splitting the dataset anew for another run leaves this run's record as it was."""
+    write_table(split_table(photos, val_fraction=0.2), folder / "samples.csv")
+    pd.testing.assert_frame_equal(Run.load(folder / "patchcore").table, table)

@@ -1,0 +1,161 @@
+"""The real series, small: through the pipeline, and once more cell by cell with nbval."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from conftest import REPOSITORY, SHARED_BACKBONE
+
+from helpers import pipeline
+from helpers.runs import Run
+
+pytestmark = pytest.mark.slow
+
+BACKBONE = f"local-dir:{SHARED_BACKBONE}" if SHARED_BACKBONE.is_dir() else "untrained:"
+SETTINGS = [f"BACKBONE={BACKBONE}", "DEVICE=cpu"]
+SHARES = (
+    *("image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_aupro", "pixel_dice"),
+    *("recall_at_threshold", "false_alarm_at_threshold"),
+)
+COLUMNS = ("model", "n_test_normal", "n_test_abnormal", *SHARES, "threshold", "fit_seconds", "ms_per_image")
+
+
+@pytest.fixture(scope="session")
+def mesh(tmp_path_factory) -> Path:
+    """60 training photos of 128 x 128 pixels, 12 good ones and 3 of each of 4 defects for testing."""
+    from helpers.data.synthetic import draw_mesh
+
+    out = tmp_path_factory.mktemp("datasets")
+    return draw_mesh(out, image_size=128, pixel_size=0.1, n_train=60, n_test_normal=12, n_test_per_defect=3)
+
+
+@pytest.fixture(scope="session")
+def series(mesh, tmp_path_factory) -> Path:
+    """The artifacts folder of the series, run once under the profile ``smoke``."""
+    return pipeline.run(mesh, "smoke", settings=SETTINGS, artifacts=tmp_path_factory.mktemp("artifacts"))
+
+
+def test_leaderboard_has_a_row_with_plausible_numbers(series):
+    table = pd.read_csv(series / "leaderboard.csv")
+    assert set(COLUMNS) <= set(table.columns)
+    assert len(table) == 1
+    row = table.iloc[0]
+    assert row["model"].startswith("patchcore")
+    assert (row["n_test_normal"], row["n_test_abnormal"]) == (12, 12)
+    for name in SHARES:
+        assert 0 <= row[name] <= 1, name
+    assert row["fit_seconds"] > 0
+    assert row["ms_per_image"] > 0
+    if BACKBONE != "untrained:":
+        assert row["image_auroc"] > 0.7, "ImageNet features tell most of these defects; a guess has 0.5"
+
+
+def test_untrained_backbone_is_named_in_the_leaderboard_and_the_report(series):
+    text = (series / "leaderboard.csv").read_text(encoding="utf-8")
+    index = (series / "report" / "index.html").read_text(encoding="utf-8")
+    assert ("untrained" in text) == (BACKBONE == "untrained:")
+    assert ("untrained" in index) == (BACKBONE == "untrained:")
+
+
+def test_leaderboard_follows_from_the_stored_predictions(series):
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    row = pd.read_csv(series / "leaderboard.csv").iloc[0]
+    run = Run.load(series / "patchcore")
+    test = run.predictions("test")
+    assert row["image_auroc"] == pytest.approx(roc_auc_score(test["label_index"], test["score"]))
+    assert row["image_ap"] == pytest.approx(average_precision_score(test["label_index"], test["score"]))
+    threshold = run.thresholds["image"].value
+    assert row["threshold"] == pytest.approx(threshold)
+    abnormal = test["label_index"] == 1
+    assert row["recall_at_threshold"] == pytest.approx((test["score"] > threshold)[abnormal].mean())
+    assert row["false_alarm_at_threshold"] == pytest.approx((test["score"] > threshold)[~abnormal].mean())
+
+
+def test_thresholds_rest_on_enough_photos(series):
+    run = Run.load(series / "patchcore")
+    assert run.info["counts"]["val_normal"] >= 20
+    assert not run.thresholds["image"].warning
+    val = run.predictions("val")
+    for name, column in (("image", "score"), ("pixel", "map_max")):
+        accepted = (val[column] <= run.thresholds[name].value).mean()
+        assert 0.95 <= accepted <= 1, name
+
+
+def test_report_and_records_are_complete(series):
+    index = (series / "report" / "index.html").read_text(encoding="utf-8")
+    for node in pipeline.SERIES:
+        assert f'href="{node.name}.html"' in index
+        page = (series / "report" / f"{node.name}.html").read_text(encoding="utf-8")
+        assert "<img" in page, f"{node.name} shows no figure"
+        record = json.loads((series / "records" / f"{node.name}.json").read_text(encoding="utf-8"))
+        assert record["notebook"] == node.name
+        for file in node.leaves:
+            assert (series / file).is_file()
+    findings = pd.read_csv(series / "findings.csv")
+    assert not (findings["severity"] == "error").any()
+
+
+def test_executed_copies_show_no_error_and_no_warning(series):
+    for node in pipeline.SERIES:
+        notebook = nbformat.read(series / "notebooks" / f"{node.name}.ipynb", as_version=4)
+        for cell in notebook.cells:
+            for output in cell.get("outputs", []):
+                assert output.output_type != "error"
+                if output.output_type == "stream" and output.name == "stderr" and BACKBONE != "untrained:":
+                    pytest.fail(f"{node.name} says on stderr: {output.text}")
+
+
+def test_second_time_everything_is_skipped(series, mesh, capsys):
+    before = (series / "patchcore" / "run.json").stat().st_mtime_ns
+    started = time.monotonic()
+    pipeline.run(mesh, "smoke", settings=SETTINGS, artifacts=series.parents[1])
+    assert time.monotonic() - started < 30
+    assert capsys.readouterr().out.count("finished and unchanged, skipped") == len(pipeline.SERIES)
+    assert (series / "patchcore" / "run.json").stat().st_mtime_ns == before
+
+
+def test_a_forced_second_run_finds_the_training_finished(series, mesh):
+    before = (series / "patchcore" / "run.json").stat().st_mtime_ns
+    pipeline.run(mesh, "smoke", settings=SETTINGS, artifacts=series.parents[1], only=["02"], force=True)
+    assert (series / "patchcore" / "run.json").stat().st_mtime_ns == before
+    copy = (series / "notebooks" / "02_train_patchcore.ipynb").read_text(encoding="utf-8")
+    assert "found finished: patchcore" in copy
+
+
+def test_command_line_refuses_a_typing_error_before_anything_runs(mesh, tmp_path):
+    command = [sys.executable, "-m", "helpers.pipeline", "run", "--dataset", str(mesh), "--artifacts", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "--profile", "smoke", "--set", "CORESET_RATO=0.1"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "CORESET_RATO" in done.stderr
+    assert "CORESET_RATIO" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_nbval_runs_prepared_copies(mesh, tmp_path):
+    """Copies with the profile's parameters, in a folder of their own: nothing depends on where a notebook lies."""
+    settings = [*SETTINGS, f"DATASET={mesh}", f"ARTIFACTS={tmp_path / 'artifacts'}"]
+    copies = pipeline.prepare("smoke", tmp_path / "copies", settings)
+    environment = {**os.environ, "HELPERS_HEADLESS": "1", "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "-x", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, *map(str, copies)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+    n_cells = sum(cell.cell_type == "code" for copy in copies for cell in nbformat.read(copy, as_version=4).cells)
+    assert f"{n_cells} passed" in done.stdout
+    assert (tmp_path / "artifacts" / "mesh" / "smoke" / "leaderboard.csv").is_file()
