@@ -284,15 +284,13 @@ class Run:
             return np.zeros(parameters["center_crop"] or parameters["image_size"], dtype=bool)
         if not mask_path:
             return None
-        from helpers.data.images import read_mask
-        from helpers.inference.engine import to_network_frame
+        from helpers.data.images import read_mask, to_network_frame
 
         return to_network_frame(read_mask(Path(mask_path)), self.info["parameters"])
 
     def photo_at_map_size(self, image_path: str) -> np.ndarray:
         """One photo (H, W, 3) uint8, resized and cropped as for the network: what lies under its map."""
-        from helpers.data.images import read_image
-        from helpers.inference.engine import to_network_frame
+        from helpers.data.images import read_image, to_network_frame
 
         return to_network_frame(read_image(Path(image_path)), self.info["parameters"])
 

@@ -13,13 +13,13 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from helpers.data.datamodule import SampleDataModule
+from helpers.data.images import to_network_frame
 from helpers.inference import engine as engine_module
 from helpers.inference.engine import (
     MinuteLines,
     PredictionWriter,
     make_engine,
     predict_split,
-    to_network_frame,
     torch_device,
     trainer_device,
 )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -303,3 +304,27 @@ def image_sizes(paths: Iterable[str | Path]) -> np.ndarray:
             raise _unreadable(path, error) from error
         sizes.append((width, height) if turned else (height, width))
     return np.array(sizes, dtype=np.int64).reshape(-1, 2)
+
+
+def to_network_frame(picture: np.ndarray, parameters: Mapping[str, Any]) -> np.ndarray:
+    """Resize and crop a photo or a mask as the network's pre-processor does, without normalising it.
+
+    Args:
+        picture: (H, W, 3) uint8 photo (resized bilinearly, antialiased) or (H, W) bool mask (nearest pixel).
+        parameters: of the run: ``image_size`` and ``center_crop``, pairs (height, width) or None.
+
+    Returns:
+        The same kind of array at the size of the anomaly map.
+    """
+    import torch
+    from torchvision.transforms.v2 import functional
+    from torchvision.transforms.v2.functional import InterpolationMode
+
+    is_mask = picture.ndim == 2
+    tensor = torch.from_numpy(picture.astype(np.uint8))
+    tensor = tensor[None] if is_mask else tensor.permute(2, 0, 1)
+    mode = InterpolationMode.NEAREST if is_mask else InterpolationMode.BILINEAR
+    tensor = functional.resize(tensor, list(parameters["image_size"]), interpolation=mode, antialias=not is_mask)
+    if parameters.get("center_crop"):
+        tensor = functional.center_crop(tensor, list(parameters["center_crop"]))
+    return tensor[0].numpy().astype(bool) if is_mask else tensor.permute(1, 2, 0).numpy()

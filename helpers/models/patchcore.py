@@ -161,6 +161,8 @@ class PatchCore(Patchcore):
             visualizer=False,
         )
         self.model = PatchCoreModel.adopt(self.model)
+        # An enum of anomalib's, and no argument here: without it a checkpoint is plain data that any torch.load reads.
+        self.hparams.pop("precision", None)
 
     def on_train_start(self) -> None:
         """Note how many photos will come; memory is set aside when the first one's features are known."""
