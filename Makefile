@@ -1,11 +1,12 @@
 # The series on one machine. `make` alone lists the targets; README.md gives the same commands without make.
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test lab sweep bench clean
+.PHONY: help setup data run test lab sweep bench backbone clean
 
 PYTHON ?= python3.11
 DATASET ?= datasets/mesh
 PROFILE ?= quick
 CLASSES ?=
+TEACHER ?= auto
 BACKBONE ?=
 DEVICE ?= auto
 SEED ?= 0
@@ -17,7 +18,7 @@ SETTINGS := $(if $(BACKBONE),--set "BACKBONE=$(BACKBONE)") --set "DEVICE=$(DEVIC
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1@/' | awk -F@ '{printf "%-14s %s\n", $$1, $$2}'
-	@echo "  variables: DATASET= PROFILE=quick|full BACKBONE= DEVICE=auto|cpu|cuda:N|mps SEED= CLASSES= PYTHON="
+	@echo "  variables: DATASET= PROFILE=quick|full BACKBONE= DEVICE=auto|cpu|cuda:N|mps SEED= CLASSES= TEACHER= PYTHON="
 
 setup: $(READY) ## make .venv with the pinned packages; again only when the pins change
 
@@ -48,6 +49,9 @@ sweep: setup ## run the series on each of CLASSES="a b" in the folder DATASET; o
 
 bench: setup ## measure speed as ratios to anomalib, into artifacts/bench
 	$(BIN)/python -m helpers.bench
+
+backbone: setup ## train the shipped backbone again from TEACHER=local-dir:PATH (an ImageNet MobileNetV2)
+	$(BIN)/python -m helpers.models.distill --teacher "$(TEACHER)"
 
 clean: ## delete .venv and all that runs have left in artifacts; datasets stay
 	rm -rf $(VENV)

@@ -367,7 +367,8 @@ class _State:
 
 def _fingerprint(node: Node, parameters: dict[str, Any], dataset: Path, before: dict[str, str]) -> str:
     package = hashlib.blake2b(digest_size=16)
-    for file in sorted(Path(__file__).parent.rglob("*.py")):
+    code = Path(__file__).parent
+    for file in sorted([*code.rglob("*.py"), *code.rglob("weights/*/config.json")]):
         package.update(str(file.relative_to(PROJECT_ROOT)).encode() + file.read_bytes())
     content = [
         node.path.read_text(encoding="utf-8"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -42,6 +43,7 @@ def test_local_folder(backbone_folder):
         mean=(0.5, 0.5, 0.5),  # of test_resnet's own configuration, not ImageNet's
         std=(0.5, 0.5, 0.5),
         origin="local folder",
+        sha256=hashlib.sha256((backbone_folder / "model.safetensors").read_bytes()).hexdigest(),
     )
     assert found.pretrained
     assert found.note is None
@@ -117,7 +119,7 @@ def test_unknown_tag_lists_the_known_ones(no_hub):
 def test_hub_out_of_reach_says_what_to_do(no_hub):
     with pytest.raises(BackboneError, match="hub did not answer") as caught:
         resolve_backbone("wide_resnet50_2.tv_in1k")
-    for word in ("wide_resnet50_2.tv_in1k", "local-dir:", "untrained:", "model.safetensors"):
+    for word in ("wide_resnet50_2.tv_in1k", "local-dir:", "builtin:", "untrained:", "model.safetensors"):
         assert word in str(caught.value)
 
 
@@ -133,9 +135,9 @@ def test_hub_within_reach(monkeypatch):
 def test_auto_without_hub_falls_back_and_says_so(no_hub, name, caplog):
     with caplog.at_level(logging.WARNING):
         found = resolve_backbone(name)
-    assert found.origin == "untrained"
-    assert found.note == "untrained backbone"
-    assert any("UNTRAINED" in record.getMessage() and "local-dir:" in record.getMessage() for record in caplog.records)
+    assert found.origin == "built in"
+    assert found.note == "built-in backbone"
+    assert any("ships" in record.getMessage() and "local-dir:" in record.getMessage() for record in caplog.records)
 
 
 def test_auto_with_hub_takes_the_default_and_warns_of_nothing(monkeypatch, caplog):
@@ -153,7 +155,7 @@ def test_environment_variable_is_what_auto_means(backbone_folder, monkeypatch, n
     assert resolve_backbone("").origin == "local folder"
     assert resolve_backbone("untrained:resnet18").origin == "untrained", "a name that is given wins"
     monkeypatch.setenv("BACKBONE", "auto")
-    assert resolve_backbone("auto").origin == "untrained"
+    assert resolve_backbone("auto").origin == "built in"
 
 
 def test_environment_variable_with_a_mistake_is_no_silent_fallback(tmp_path, monkeypatch, no_hub):
@@ -220,3 +222,16 @@ def test_description_is_plain_data():
     restored = json.loads(json.dumps(found.to_dict()))
     assert restored["layers"] == ["layer2", "layer3"]
     assert restored["origin"] == "untrained"
+
+
+def test_other_weights_in_the_same_folder_are_another_backbone(backbone_folder, tmp_path):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for file in backbone_folder.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    before = resolve_backbone(f"local-dir:{folder}")
+    assert before.sha256 == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    assert resolve_backbone(f"local-dir:{folder}") != before

@@ -1,23 +1,27 @@
-"""Where pretrained weights come from: the hub, a local folder, or (only when asked for by name) nowhere.
+"""Where pretrained weights come from: the hub, a local folder, this package, or (only if asked for by name) nowhere.
 
 Names, as the notebooks' parameter ``BACKBONE`` and the environment variable of that name take them:
 
-- ``auto``: the environment variable ``BACKBONE``; else the default from the hub; else ``untrained:``, said everywhere.
+- ``auto``: the environment variable ``BACKBONE``; else the default from the hub; else ``builtin:``.
 - ``wide_resnet50_2.tv_in1k``: a timm model name with its weights' tag, from the Hugging Face hub or its cache.
 - ``local-dir:PATH``: a folder in timm's own format, ``config.json`` beside ``model.safetensors``; needs no network. A
   relative path counts from the project's folder, wherever the notebook was started.
+- ``builtin:``: the small network that the package ships (:mod:`helpers.models.builtin`); needs no network, and
+  whatever is made with it says so.
 - ``untrained:`` or ``untrained:ARCHITECTURE``: random weights. PatchCore on them is little better than a guess (image
   AUROC 0.54 against 0.97 on magnetic tiles), so every run, figure and leaderboard made with them carries the word.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import urlparse
 
 logger = logging.getLogger(__name__)
@@ -26,6 +30,7 @@ ENVIRONMENT_VARIABLE = "BACKBONE"
 DEFAULT_NAME = "mobilenetv2_100.ra_in1k"
 HUB_TIMEOUT_SECONDS = 3.0
 LOCAL_PREFIX = "local-dir:"
+BUILTIN_NAME = "builtin:"
 UNTRAINED_PREFIX = "untrained:"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 LAYER_STRIDES = (8, 16)
@@ -46,7 +51,8 @@ class Backbone:
         layers: names of the feature maps to use, shallow to deep.
         mean: per-channel mean that photos in [0, 1] are normalised with.
         std: per-channel standard deviation, likewise.
-        origin: ``hub``, ``local folder`` or ``untrained``.
+        origin: ``hub``, ``local folder``, ``built in`` or ``untrained``.
+        sha256: of the file with the weights, where it is a file here; other weights in the same place are another run.
     """
 
     name: str
@@ -55,6 +61,7 @@ class Backbone:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     origin: str
+    sha256: str = ""
 
     @property
     def pretrained(self) -> bool:
@@ -64,12 +71,17 @@ class Backbone:
     @property
     def note(self) -> str | None:
         """What figures and tables must say about the weights, or None when there is nothing to warn of."""
-        return None if self.pretrained else "untrained backbone"
+        return {"built in": "built-in backbone", "untrained": "untrained backbone"}.get(self.origin)
 
     def describe(self) -> str:
         """One line for a notebook or a log."""
-        weights = {"hub": "weights from the hub", "local folder": "weights from a local folder"}
-        return f"{self.name} ({weights.get(self.origin, 'UNTRAINED: random weights')}), layers {', '.join(self.layers)}"
+        weights = {
+            "hub": "weights from the hub",
+            "local folder": "weights from a local folder",
+            "built in": "weights shipped with this package",
+            "untrained": "UNTRAINED: random weights",
+        }
+        return f"{self.name} ({weights[self.origin]}), layers {', '.join(self.layers)}"
 
     def to_dict(self) -> dict:
         """Plain data for ``run.json``."""
@@ -94,10 +106,12 @@ def resolve_backbone(name: str = "auto", layers: tuple[str, ...] | list[str] = (
             name = DEFAULT_NAME
         else:
             logger.warning(
-                "The hub cannot be reached and no BACKBONE is set: falling back to an UNTRAINED backbone with random "
-                "weights. Its results are worthless as a judgement of the method. Give BACKBONE=local-dir:PATH."
+                "The hub cannot be reached and no BACKBONE is set: taking the small backbone that this package ships. "
+                "Larger pretrained weights find more: give BACKBONE=local-dir:PATH."
             )
-            name = UNTRAINED_PREFIX
+            name = BUILTIN_NAME
+    if name == BUILTIN_NAME:
+        return _built_in(layers)
     if name.startswith(UNTRAINED_PREFIX):
         architecture = name.removeprefix(UNTRAINED_PREFIX) or DEFAULT_NAME.split(".")[0]
         return _untrained(architecture, layers)
@@ -128,10 +142,19 @@ def hub_reachable(name: str) -> bool:
         return False
 
 
-def _in_hub_cache(name: str) -> bool:
+def _timm() -> ModuleType:
+    """timm, with the architecture of this package registered; imported late, since it is slow."""
     import timm
+
+    import helpers.models.builtin  # noqa: F401
+
+    return timm
+
+
+def _in_hub_cache(name: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
+    timm = _timm()
     try:
         config = timm.get_pretrained_cfg(name)
     except (RuntimeError, ValueError):
@@ -143,8 +166,7 @@ def _in_hub_cache(name: str) -> bool:
 
 
 def _from_hub(name: str, layers: tuple[str, ...] | list[str]) -> Backbone:
-    import timm
-
+    timm = _timm()
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         close = ", ".join(timm.list_models(f"*{architecture[:6]}*")[:5]) or "see timm.list_models()"
@@ -157,15 +179,15 @@ def _from_hub(name: str, layers: tuple[str, ...] | list[str]) -> Backbone:
             f"BACKBONE={name!r}: its weights are not in the hub's cache, and the hub did not answer within "
             f"{HUB_TIMEOUT_SECONDS:.0f} s. Give a folder with BACKBONE=local-dir:PATH (config.json and "
             "model.safetensors, as timm.models.save_for_hf writes them), or connect once so that they get cached, "
-            "or ask for random weights by name with BACKBONE=untrained: (its results are worthless as a judgement)."
+            "or take the small one of this package with BACKBONE=builtin:, or random weights by name with "
+            "BACKBONE=untrained: (its results are worthless as a judgement)."
         )
     config = timm.get_pretrained_cfg(name)
     return _describe(name, architecture, layers, tuple(config.mean), tuple(config.std), "hub")
 
 
 def _local(folder: Path, layers: tuple[str, ...] | list[str]) -> Backbone:
-    import timm
-
+    timm = _timm()
     folder = (PROJECT_ROOT / folder.expanduser()).resolve()
     config_file = folder / "config.json"
     if not config_file.is_file():
@@ -183,12 +205,26 @@ def _local(folder: Path, layers: tuple[str, ...] | list[str]) -> Backbone:
         raise BackboneError(f"{config_file}: timm knows no architecture {architecture!r}.")
     cfg = config.get("pretrained_cfg", config)
     mean, std = cfg.get("mean", (0.485, 0.456, 0.406)), cfg.get("std", (0.229, 0.224, 0.225))
-    return _describe(f"{LOCAL_PREFIX}{folder}", architecture, layers, tuple(mean), tuple(std), "local folder")
+    found = _describe(f"{LOCAL_PREFIX}{folder}", architecture, layers, tuple(mean), tuple(std), "local folder")
+    weights = next(folder / file for file in WEIGHT_FILES if (folder / file).is_file())
+    with weights.open("rb") as stream:
+        return replace(found, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
+
+
+def _built_in(layers: tuple[str, ...] | list[str]) -> Backbone:
+    from helpers.models import builtin
+
+    try:
+        sha256 = builtin.check_weights()["sha256"]
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"BACKBONE={BUILTIN_NAME}: {error}") from error
+    name = f"{builtin.ARCHITECTURE}.{builtin.TAG}"
+    found = _describe(name, builtin.ARCHITECTURE, layers, builtin.IMAGENET_MEAN, builtin.IMAGENET_STD, "built in")
+    return replace(found, sha256=sha256)
 
 
 def _untrained(architecture: str, layers: tuple[str, ...] | list[str]) -> Backbone:
-    import timm
-
+    timm = _timm()
     if not timm.is_model(architecture):
         raise BackboneError(f"BACKBONE={UNTRAINED_PREFIX}{architecture}: timm knows no model of that name.")
     imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -213,8 +249,7 @@ def _describe(
 
 def feature_strides(architecture: str) -> dict[str, int]:
     """Names of the feature maps that timm offers of an architecture, shallow to deep, with their strides in pixels."""
-    import timm
-
+    timm = _timm()
     model = timm.create_model(architecture, pretrained=False, features_only=True)
     return {info["module"]: info["reduction"] for info in model.feature_info.get_dicts(keys=["module", "reduction"])}
 

@@ -51,6 +51,7 @@ def load_model(name: str, checkpoint: Path, architecture: str, device: str = "cp
     """
     if name not in MODELS:
         raise ValueError(f"Unknown model {name!r}; known: {', '.join(MODELS)}.")
+    import helpers.models.builtin  # noqa: F401  (registers its architecture with timm)
     from helpers.models.patchcore import PatchCore
 
     model = PatchCore.load_from_checkpoint(

@@ -1,0 +1,156 @@
+"""The backbone that the package ships: small, trained by this project, good without any network.
+
+A student of 1.28 million parameters (timm's ``resnet10t`` up to stride 16, two 1x1 heads) that learned to give the
+feature maps of an ImageNet MobileNetV2 (:mod:`helpers.models.distill`, ``weights/README.md``). Importing this module
+registers it with timm, so that timm, anomalib and segmentation-models-pytorch (``tu-helpers_r10t``) build it by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
+from torch import nn
+
+ARCHITECTURE = "helpers_r10t"
+TAG = "distilled"
+WEIGHTS_FOLDER = Path(__file__).parent / "weights" / ARCHITECTURE
+WEIGHTS_NAME, DESCRIPTION_NAME = "model.safetensors", "config.json"  # timm's names for a folder with a model
+WEIGHTS_FILE = WEIGHTS_FOLDER / WEIGHTS_NAME
+DESCRIPTION_FILE = WEIGHTS_FOLDER / DESCRIPTION_NAME
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HEAD_CHANNELS = (32, 96)
+OUTPUT_STRIDES = (16, 32)
+
+default_cfgs = generate_default_cfgs(
+    {
+        f"{ARCHITECTURE}.{TAG}": {
+            "file": str(WEIGHTS_FILE),
+            "input_size": (3, 256, 256),
+            "mean": IMAGENET_MEAN,
+            "std": IMAGENET_STD,
+            "num_classes": 0,
+            "first_conv": "conv1.0",
+            "classifier": None,
+        }
+    }
+)
+
+
+class BuiltinNet(nn.Module):
+    """Student network: photos (B, 3, H, W), normalised as for ImageNet, to feature maps at strides 2 to 32.
+
+    ============  ======  ========  ==================================================================
+    name          stride  channels  what
+    ============  ======  ========  ==================================================================
+    act1          2       64        the stem
+    layer1        4       64        residual block
+    head8         8       32        1x1 head, learned from the teacher's ``blocks.2``
+    head16        16      96        1x1 head, learned from the teacher's ``blocks.4``
+    pool32        32      96        head16, averaged over 2x2: for encoders that want five strides
+    ============  ======  ========  ==================================================================
+
+    Args:
+        in_chans: number of input channels.
+        num_classes: ignored; there is no classifier.
+        output_stride: 32, or 16 to leave the last map at stride 16 (DeepLabV3+).
+        **kwargs: further arguments that timm hands to every model; ignored.
+    """
+
+    def __init__(self, in_chans: int = 3, num_classes: int = 0, output_stride: int = 32, **kwargs: Any) -> None:
+        super().__init__()
+        del num_classes, kwargs
+        if output_stride not in OUTPUT_STRIDES:
+            raise ValueError(f"output_stride must be one of {OUTPUT_STRIDES}, got {output_stride}.")
+        body = timm.create_model("resnet10t", pretrained=False, in_chans=in_chans)
+        self.conv1, self.bn1, self.act1, self.maxpool = body.conv1, body.bn1, body.act1, body.maxpool
+        self.layer1, self.layer2, self.layer3 = body.layer1, body.layer2, body.layer3
+        self.head8 = nn.Conv2d(128, HEAD_CHANNELS[0], 1)
+        self.head16 = nn.Conv2d(256, HEAD_CHANNELS[1], 1)
+        self.pool32 = nn.AvgPool2d(2, ceil_mode=True) if output_stride == 32 else nn.Identity()
+        channels = (64, 64, *HEAD_CHANNELS, HEAD_CHANNELS[1])
+        names = ("act1", "layer1", "head8", "head16", "pool32")
+        self.feature_info = [
+            {"num_chs": width, "reduction": min(2 ** (index + 1), output_stride), "module": name}
+            for index, (width, name) in enumerate(zip(channels, names, strict=True))
+        ]
+        self.num_features = HEAD_CHANNELS[1]
+
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Feature maps at the asked for indices (timm's interface), shallow to deep."""
+        del norm, stop_early
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}.")
+        take, deepest = feature_take_indices(len(self.feature_info), indices)
+        stem = self.act1(self.bn1(self.conv1(x)))
+        maps = [stem, self.layer1(self.maxpool(stem))]
+        if deepest >= 2:
+            body = self.layer2(maps[1])
+            maps.append(self.head8(body))
+        if deepest >= 3:
+            maps.append(self.head16(self.layer3(body)))
+        if deepest >= 4:
+            maps.append(self.pool32(maps[3]))
+        chosen = [maps[index] for index in take]
+        return chosen if intermediates_only else (maps[-1], chosen)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The deepest map, (B, 96, H/32, W/32)."""
+        return self.forward_intermediates(x, [4], intermediates_only=True)[0]
+
+
+@register_model
+def helpers_r10t(pretrained: bool = False, **kwargs: Any) -> BuiltinNet:
+    """Build the student; with ``pretrained`` its shipped weights, after their hash has been checked.
+
+    timm hands over a ``pretrained_cfg`` of its own for weights from another place (``local-dir:``).
+    """
+    if pretrained and isinstance(kwargs.get("pretrained_cfg"), str | None):
+        check_weights()
+    return build_model_with_cfg(
+        BuiltinNet,
+        ARCHITECTURE,
+        pretrained,
+        feature_cfg={"feature_cls": "getter", "out_indices": (0, 1, 2, 3, 4)},
+        **kwargs,
+    )
+
+
+@cache
+def check_weights() -> dict[str, Any]:
+    """Compare the shipped file with its recorded SHA-256 and return what is recorded of it.
+
+    Raises:
+        FileNotFoundError: if the file is missing.
+        ValueError: if it is not the recorded file.
+    """
+    if not WEIGHTS_FILE.is_file() or not DESCRIPTION_FILE.is_file():
+        raise FileNotFoundError(f"{WEIGHTS_FILE} or its description is missing: install the package again.")
+    description = json.loads(DESCRIPTION_FILE.read_text(encoding="utf-8"))
+    found = hashlib.sha256(WEIGHTS_FILE.read_bytes()).hexdigest()
+    if found != description["sha256"]:
+        raise ValueError(
+            f"{WEIGHTS_FILE} has SHA-256 {found[:12]}..., expected {description['sha256'][:12]}...: "
+            "the file is damaged or another; install the package again."
+        )
+    return description
+
+
+def available() -> bool:
+    """Whether the package carries the weights."""
+    return WEIGHTS_FILE.is_file() and DESCRIPTION_FILE.is_file()
