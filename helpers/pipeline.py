@@ -456,6 +456,7 @@ def sweep(root: Path, classes: Sequence[str], profile: str, artifacts: str | Pat
 
     Returns:
         ``<artifacts>/sweeps/<root's name>-<profile>.csv``: one row a category and model, then one mean row a model.
+        In a mean row the counts (``n_...``) are totals, and thresholds are left out: scores of two runs share no scale.
     """
     if not classes:
         raise PipelineError('Give the categories to sweep: CLASSES="screw grid" (or --classes "screw grid").')
@@ -470,7 +471,11 @@ def sweep(root: Path, classes: Sequence[str], profile: str, artifacts: str | Pat
         table.insert(0, "category", name)
         tables.append(table)
     together = pd.concat(tables, ignore_index=True)
-    means = together.groupby("model", sort=False).mean(numeric_only=True).reset_index()
+    by_model = together.groupby("model", sort=False)
+    means = by_model.mean(numeric_only=True).drop(columns=["threshold", "pixel_threshold"], errors="ignore")
+    counts = [column for column in means if column.startswith("n_")]
+    means[counts] = by_model[counts].sum()
+    means = means.reset_index()
     means.insert(0, "category", "mean")
     file = dataset_folder(artifacts, root.name, profile).parent.parent / "sweeps" / f"{root.name}-{profile}.csv"
     write_csv(pd.concat([together, means], ignore_index=True), file)

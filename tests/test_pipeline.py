@@ -56,8 +56,10 @@ if MODE == "die":
     os._exit(3)
 if MODE != "idle":
     score = 0.5 + len(Path(DATASET).name) / 100
-    rows = f"patchcore,{score},{COUNT},one_class\nother,0.25,{COUNT},one_class"
-    (folder / "leaderboard.csv").write_text(f"model,image_auroc,fit_seconds,scheme\n{rows}\n")
+    rest = f"{COUNT},one_class,10,3.5"
+    rows = f"patchcore,{score},{rest}\nother,0.25,{rest}"
+    header = "model,image_auroc,fit_seconds,scheme,n_test_normal,threshold"
+    (folder / "leaderboard.csv").write_text(f"{header}\n{rows}\n")
 print("headless", os.environ.get("HELPERS_HEADLESS"), Path.cwd().name)
 """
 
@@ -477,6 +479,8 @@ def test_sweep_has_a_mean_row_a_model(notebooks, tmp_path, capsys, monkeypatch):
     assert table["model"].tolist() == ["patchcore", "other"] * 3
     assert table["image_auroc"].tolist() == pytest.approx([0.54, 0.25, 0.58, 0.25, 0.56, 0.25])
     assert table["fit_seconds"].tolist() == [4] * 6
+    assert table["n_test_normal"].tolist() == [10, 10, 10, 10, 20, 20], "a mean row counts all photos behind it"
+    assert table["threshold"].isna().tolist() == [False] * 4 + [True] * 2, "scores of two runs share no scale"
     assert (tmp_path / "artifacts" / "parts-abcd" / "quick" / "leaderboard.csv").is_file()
 
 

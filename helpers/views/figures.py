@@ -242,7 +242,7 @@ def roc_and_pr(curves_by_model: Mapping[str, Mapping[str, np.ndarray]], *, note:
             "linewidth": 1.8,
             "clip_on": False,
         }
-        short = shorten(name, 22)
+        short = shorten(name, 36)
         count = f"n={int(curves['n_normal'])}+{int(curves['n_abnormal'])}"
         roc.plot(
             curves["fpr"], curves["tpr"], label=f"{short}: AUROC {_number(curves['image_auroc'])} ({count})", **style
