@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from helpers.models.backbones import Backbone, resolve_backbone
+from helpers.models.backbones import resolve_backbone
 from helpers.quiet import quiet_libraries
 from helpers.runs import PROJECT_ROOT, installed_versions, write_csv, write_json
 
@@ -56,8 +56,8 @@ def coreset_ours(ratio: float) -> dict[str, float]:
 
     features = patch_features()
     started = time.perf_counter()
-    picks = k_center_greedy(features, int(N_PATCHES * ratio))
-    return {"seconds": time.perf_counter() - started, "picks": len(picks)}
+    k_center_greedy(features, int(N_PATCHES * ratio))
+    return {"seconds": time.perf_counter() - started}
 
 
 def coreset_anomalib(ratio: float, timed_picks: int = 0) -> dict[str, float]:
@@ -79,7 +79,7 @@ def coreset_anomalib(ratio: float, timed_picks: int = 0) -> dict[str, float]:
         sampler.model.transform(features)
         once = time.perf_counter() - started
         seconds = once + (seconds - once) * n_picks / timed_picks
-    return {"seconds": seconds, "picks": n_picks}
+    return {"seconds": seconds}
 
 
 def fit_ours() -> dict[str, float]:
@@ -90,7 +90,7 @@ def fit_ours() -> dict[str, float]:
     from helpers.models.catalog import build_model
     from helpers.runs import open_run
 
-    table, backbone = _bench_dataset(), _bench_backbone()
+    table, backbone = _bench_dataset(), resolve_backbone()
     settings = {"image_size": [IMAGE_SIZE, IMAGE_SIZE], "center_crop": None}
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
@@ -103,7 +103,7 @@ def fit_ours() -> dict[str, float]:
         pixel = conformal_threshold(val["map_max"], kind="pixel")
         measured = evaluate(run.predictions("test"), run.test_maps(), run.test_masks(), image, pixel, n_bootstrap=10)
         seconds = time.perf_counter() - started
-    return {"seconds": seconds, "image_auroc": measured.overall["image_auroc"], "train_photos": _n_train(table)}
+    return {"seconds": seconds, "image_auroc": measured.overall["image_auroc"]}
 
 
 def fit_anomalib() -> dict[str, float]:
@@ -113,7 +113,7 @@ def fit_anomalib() -> dict[str, float]:
 
     from helpers.data.datamodule import SampleDataModule
 
-    table, backbone = _bench_dataset(), _bench_backbone()
+    table, backbone = _bench_dataset(), resolve_backbone()
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         model = Patchcore(
@@ -128,7 +128,7 @@ def fit_anomalib() -> dict[str, float]:
         engine.fit(model, datamodule=data)
         results = engine.test(model, datamodule=data, verbose=False)
         seconds = time.perf_counter() - started
-    return {"seconds": seconds, "image_auroc": results[0]["image_AUROC"], "train_photos": _n_train(table)}
+    return {"seconds": seconds, "image_auroc": results[0]["image_AUROC"]}
 
 
 def _bench_dataset() -> pd.DataFrame:
@@ -137,14 +137,6 @@ def _bench_dataset() -> pd.DataFrame:
     from helpers.pipeline import ensure_dataset
 
     return assign_splits(read_dataset(ensure_dataset(PROJECT_ROOT / "datasets" / "mesh")))
-
-
-def _bench_backbone() -> Backbone:
-    return resolve_backbone("auto")
-
-
-def _n_train(table: pd.DataFrame) -> int:
-    return int((table["split"] == "train").sum())
 
 
 MEASUREMENTS: dict[str, Callable[[], dict[str, float]]] = {
@@ -202,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = {
         "patches": N_PATCHES,
         "channels": N_CHANNELS,
-        "backbone": _bench_backbone().to_dict(),
+        "backbone": resolve_backbone().to_dict(),
         "dataset": "datasets/mesh",
         "batch_size": BATCH_SIZE,
         "versions": installed_versions(),

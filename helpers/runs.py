@@ -33,6 +33,7 @@ import pandas as pd
 
 from helpers.analysis.calibration import Threshold
 from helpers.data.samples import fingerprint, read_table, relative_path, write_table
+from helpers.files import write_whole
 
 if TYPE_CHECKING:
     from anomalib.models import AnomalibModule
@@ -356,18 +357,13 @@ class Run:
 
 def write_json(content: Any, path: Path) -> None:
     """Write JSON so that the file is either the old one or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a CSV so that the file is either the old one or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    table.to_csv(partial, index=False)
-    partial.replace(path)
+    write_whole(path, lambda file: table.to_csv(file, index=False))
 
 
 def _relative_to(paths: pd.Series, table: pd.DataFrame) -> list[str]:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable
 from fractions import Fraction
@@ -29,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from helpers.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -354,14 +355,13 @@ def write_table(table: pd.DataFrame, path: str | Path) -> Path:
     stored.attrs = {}
     stored["image_path"] = _relative_paths(table["image_path"], root)
     stored["mask_path"] = _relative_paths(table["mask_path"], root)
-    path.parent.mkdir(parents=True, exist_ok=True)
     attrs = json.dumps(table.attrs, indent=2, ensure_ascii=False)
     # the table comes last: where there is a table there are its attributes
-    _replace(path.with_name(path.name + ".json"), lambda file: file.write_text(attrs + "\n", encoding="utf-8"))
+    write_whole(path.with_name(path.name + ".json"), lambda file: file.write_text(attrs + "\n", encoding="utf-8"))
     if suffix == ".csv":
-        _replace(path, lambda file: stored.to_csv(file, index=False, encoding="utf-8", lineterminator="\n"))
+        write_whole(path, lambda file: stored.to_csv(file, index=False, encoding="utf-8", lineterminator="\n"))
     else:
-        _replace(path, lambda file: stored.to_parquet(file, index=False))
+        write_whole(path, lambda file: stored.to_parquet(file, index=False))
     return path
 
 
@@ -426,16 +426,6 @@ def _table_suffix(path: Path) -> str:
     if suffix not in (".csv", ".parquet"):
         raise ValueError(f"{path.name} is neither .csv nor .parquet; choose one of the two.")
     return suffix
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        write(Path(temporary))
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def absolute_path(path: str | Path) -> Path:

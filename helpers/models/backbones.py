@@ -24,6 +24,8 @@ from pathlib import Path
 from types import ModuleType
 from urllib.parse import urlparse
 
+from helpers.runs import project_path
+
 logger = logging.getLogger(__name__)
 
 ENVIRONMENT_VARIABLE = "BACKBONE"
@@ -34,7 +36,7 @@ BUILTIN_NAME = "builtin:"
 UNTRAINED_PREFIX = "untrained:"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 LAYER_STRIDES = (8, 16)
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class BackboneError(ValueError):
@@ -188,7 +190,7 @@ def _from_hub(name: str, layers: tuple[str, ...] | list[str]) -> Backbone:
 
 def _local(folder: Path, layers: tuple[str, ...] | list[str]) -> Backbone:
     timm = _timm()
-    folder = (PROJECT_ROOT / folder.expanduser()).resolve()
+    folder = project_path(folder).resolve()
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise BackboneError(f"BACKBONE=local-dir:{folder}: there is no config.json; give a folder in timm's format.")
@@ -204,7 +206,7 @@ def _local(folder: Path, layers: tuple[str, ...] | list[str]) -> Backbone:
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise BackboneError(f"{config_file}: timm knows no architecture {architecture!r}.")
     cfg = config.get("pretrained_cfg", config)
-    mean, std = cfg.get("mean", (0.485, 0.456, 0.406)), cfg.get("std", (0.229, 0.224, 0.225))
+    mean, std = cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD)
     found = _describe(f"{LOCAL_PREFIX}{folder}", architecture, layers, tuple(mean), tuple(std), "local folder")
     weights = next(folder / file for file in WEIGHT_FILES if (folder / file).is_file())
     with weights.open("rb") as stream:
@@ -219,7 +221,7 @@ def _built_in(layers: tuple[str, ...] | list[str]) -> Backbone:
     except (OSError, ValueError) as error:
         raise BackboneError(f"BACKBONE={BUILTIN_NAME}: {error}") from error
     name = f"{builtin.ARCHITECTURE}.{builtin.TAG}"
-    found = _describe(name, builtin.ARCHITECTURE, layers, builtin.IMAGENET_MEAN, builtin.IMAGENET_STD, "built in")
+    found = _describe(name, builtin.ARCHITECTURE, layers, IMAGENET_MEAN, IMAGENET_STD, "built in")
     return replace(found, sha256=sha256)
 
 
@@ -227,8 +229,7 @@ def _untrained(architecture: str, layers: tuple[str, ...] | list[str]) -> Backbo
     timm = _timm()
     if not timm.is_model(architecture):
         raise BackboneError(f"BACKBONE={UNTRAINED_PREFIX}{architecture}: timm knows no model of that name.")
-    imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    return _describe(architecture, architecture, layers, *imagenet, "untrained")
+    return _describe(architecture, architecture, layers, IMAGENET_MEAN, IMAGENET_STD, "untrained")
 
 
 def _describe(

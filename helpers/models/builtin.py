@@ -19,13 +19,14 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._features import feature_take_indices
 from torch import nn
 
+from helpers.models.backbones import IMAGENET_MEAN, IMAGENET_STD
+
 ARCHITECTURE = "helpers_r10t"
 TAG = "distilled"
 WEIGHTS_FOLDER = Path(__file__).parent / "weights" / ARCHITECTURE
 WEIGHTS_NAME, DESCRIPTION_NAME = "model.safetensors", "config.json"  # timm's names for a folder with a model
 WEIGHTS_FILE = WEIGHTS_FOLDER / WEIGHTS_NAME
 DESCRIPTION_FILE = WEIGHTS_FOLDER / DESCRIPTION_NAME
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HEAD_CHANNELS = (32, 96)
 OUTPUT_STRIDES = (16, 32)
 

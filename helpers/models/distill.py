@@ -30,12 +30,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from helpers.models.backbones import Backbone, resolve_backbone
+from helpers.files import write_whole
+from helpers.models.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone, feature_strides, resolve_backbone
 from helpers.models.builtin import (
     ARCHITECTURE,
     DESCRIPTION_NAME,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     WEIGHTS_FOLDER,
     WEIGHTS_NAME,
     BuiltinNet,
@@ -114,10 +113,7 @@ def training_pictures(recipe: Recipe, cache: Path | None = None) -> np.ndarray:
     drawn = _textures(recipe.n_textures, recipe.seed, recipe.families)
     pictures = np.concatenate([drawn, _built_in(recipe.n_built_in, recipe.seed), _sample_photos()])
     if file is not None:
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.partial.npy")
-        np.save(partial, pictures)
-        partial.replace(file)
+        write_whole(file, lambda partial: np.save(partial, pictures))
     return pictures
 
 
@@ -213,7 +209,7 @@ class Teacher(nn.Module):
 
     def __init__(self, backbone: Backbone, layers: Sequence[str] = TEACHER_LAYERS) -> None:
         super().__init__()
-        known = [info["module"] for info in timm.create_model(backbone.architecture, features_only=True).feature_info]
+        known = list(feature_strides(backbone.architecture))
         indices = [known.index(layer) for layer in layers]
         self.net = timm.create_model(backbone.name, pretrained=True, features_only=True, out_indices=indices).eval()
         self.net.to(memory_format=torch.channels_last).requires_grad_(False)
@@ -302,7 +298,8 @@ def train(
         if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
             state = {"trained": trained.state_dict(), "optimizer": optimizer.state_dict()}
             state |= {"schedule": schedule.state_dict(), "step": step + 1, "history": history}
-            _save(state | identity | {"seconds": seconds + time.monotonic() - started}, state_file)
+            state |= identity | {"seconds": seconds + time.monotonic() - started}
+            write_whole(state_file, lambda file, state=state: torch.save(state, file))
         if time.monotonic() - last_line >= SECONDS_BETWEEN_LINES:
             last_line = time.monotonic()
             print(f"distilling: step {step + 1}/{recipe.steps}, loss {float(loss.detach()):.4f}", flush=True)
@@ -345,13 +342,6 @@ def _resume(
     return state["step"], state["seconds"], state["history"]
 
 
-def _save(state: dict[str, Any], file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    torch.save(state, partial)
-    partial.replace(file)
-
-
 def export(student: BuiltinNet, description: dict[str, Any], folder: Path) -> None:
     """Write a folder that timm takes as ``local-dir:``: half-precision safetensors, and a description with its SHA-256.
 
@@ -367,10 +357,7 @@ def export(student: BuiltinNet, description: dict[str, Any], folder: Path) -> No
         for name, value in student.state_dict().items()
     }
     weights_file = folder / WEIGHTS_NAME
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = weights_file.with_name(f".{weights_file.name}.partial")
-    save_file(half, partial)
-    partial.replace(weights_file)
+    write_whole(weights_file, lambda file: save_file(half, file))
     digest = hashlib.sha256(weights_file.read_bytes()).hexdigest()
     stored = BuiltinNet().eval()
     stored.load_state_dict(half)
