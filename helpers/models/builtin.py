@@ -1,14 +1,16 @@
 """The backbone that the package ships: small, trained by this project, good without any network.
 
-A student of 1.28 million parameters (timm's ``resnet10t`` up to stride 16, two 1x1 heads) that learned to give the
-feature maps of an ImageNet MobileNetV2 (:mod:`helpers.models.distill`, ``weights/README.md``). Importing this module
-registers it with timm, so that timm, anomalib and segmentation-models-pytorch (``tu-helpers_r10t``) build it by name.
+A student of 1.89 million parameters (timm's ``resnet10t`` up to stride 16 with one block more at strides 8 and 16, two
+1x1 heads) that learned to give the feature maps of an ImageNet MobileNetV2 (:mod:`helpers.models.distill`,
+``weights/README.md``). Importing this module registers it with timm, so that timm, anomalib and
+segmentation-models-pytorch (``tu-helpers_r10t``) build it by name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ WEIGHTS_FOLDER = Path(__file__).parent / "weights" / ARCHITECTURE
 WEIGHTS_NAME, DESCRIPTION_NAME = "model.safetensors", "config.json"  # timm's names for a folder with a model
 WEIGHTS_FILE = WEIGHTS_FOLDER / WEIGHTS_NAME
 DESCRIPTION_FILE = WEIGHTS_FOLDER / DESCRIPTION_NAME
+BLOCKS, CHANNELS = (1, 2, 2), (64, 128, 192)
 HEAD_CHANNELS = (32, 96)
 OUTPUT_STRIDES = (16, 32)
 
@@ -62,25 +65,38 @@ class BuiltinNet(nn.Module):
         in_chans: number of input channels.
         num_classes: ignored; there is no classifier.
         output_stride: 32, or 16 to leave the last map at stride 16 (DeepLabV3+).
+        blocks: residual blocks at strides 4, 8 and 16.
+        channels: of these blocks.
         **kwargs: further arguments that timm hands to every model; ignored.
     """
 
-    def __init__(self, in_chans: int = 3, num_classes: int = 0, output_stride: int = 32, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 0,
+        output_stride: int = 32,
+        blocks: Sequence[int] = BLOCKS,
+        channels: Sequence[int] = CHANNELS,
+        **kwargs: Any,
+    ) -> None:
         super().__init__()
         del num_classes, kwargs
         if output_stride not in OUTPUT_STRIDES:
             raise ValueError(f"output_stride must be one of {OUTPUT_STRIDES}, got {output_stride}.")
-        body = timm.create_model("resnet10t", pretrained=False, in_chans=in_chans)
+        self.blocks, self.channels = tuple(blocks), tuple(channels)
+        # timm's resnet10t; its fourth stage is built as small as can be, since it is not used
+        stages = {"layers": (*blocks, 1), "channels": (*channels, 32)}
+        body = timm.create_model("resnet10t", pretrained=False, in_chans=in_chans, **stages)
         self.conv1, self.bn1, self.act1, self.maxpool = body.conv1, body.bn1, body.act1, body.maxpool
         self.layer1, self.layer2, self.layer3 = body.layer1, body.layer2, body.layer3
-        self.head8 = nn.Conv2d(128, HEAD_CHANNELS[0], 1)
-        self.head16 = nn.Conv2d(256, HEAD_CHANNELS[1], 1)
+        self.head8 = nn.Conv2d(channels[1], HEAD_CHANNELS[0], 1)
+        self.head16 = nn.Conv2d(channels[2], HEAD_CHANNELS[1], 1)
         self.pool32 = nn.AvgPool2d(2, ceil_mode=True) if output_stride == 32 else nn.Identity()
-        channels = (64, 64, *HEAD_CHANNELS, HEAD_CHANNELS[1])
+        widths = (64, channels[0], *HEAD_CHANNELS, HEAD_CHANNELS[1])
         names = ("act1", "layer1", "head8", "head16", "pool32")
         self.feature_info = [
             {"num_chs": width, "reduction": min(2 ** (index + 1), output_stride), "module": name}
-            for index, (width, name) in enumerate(zip(channels, names, strict=True))
+            for index, (width, name) in enumerate(zip(widths, names, strict=True))
         ]
         self.num_features = HEAD_CHANNELS[1]
 

@@ -34,6 +34,8 @@ from helpers.files import write_whole
 from helpers.models.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone, feature_strides, resolve_backbone
 from helpers.models.builtin import (
     ARCHITECTURE,
+    BLOCKS,
+    CHANNELS,
     DESCRIPTION_NAME,
     WEIGHTS_FOLDER,
     WEIGHTS_NAME,
@@ -70,20 +72,28 @@ class Recipe:
         augment: strength of the light, blur and noise changes of a crop, 0 to 1.
         loss: ``mse``, or ``cosine`` (1 minus the cosine similarity over channels).
         earlier: also learn the teacher's ``blocks.1`` from ``layer1``, through a 1x1 head that is thrown away.
+        photo_share: share of crops cut from scikit-image's sample photos; 0: as their tiles are among the pictures.
+        blocks: residual blocks of the student at strides 4, 8 and 16.
+        channels: of these blocks.
+        bf16: forward passes in bfloat16, twice as fast on processors that have it.
         seed: of everything random.
     """
 
-    steps: int = 4000
+    steps: int = 6000
     batch_size: int = 32
     crop: int = 128
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     n_textures: int = 2500
     n_built_in: int = 100
-    families: tuple[str, ...] = ()
+    families: tuple[str, ...] = ("spectral", "stripes", "cells", "mosaic", "leaves")
     augment: float = 0.0
     loss: str = "mse"
     earlier: bool = False
+    photo_share: float = 0.0
+    blocks: tuple[int, ...] = BLOCKS
+    channels: tuple[int, ...] = CHANNELS
+    bf16: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -161,7 +171,11 @@ def _sample_photos() -> np.ndarray:
 def draw_batch(pictures: np.ndarray, recipe: Recipe, step: int) -> torch.Tensor:
     """The crops of one step, (B, 3, crop, crop) float32 normalised as for ImageNet; they follow from (seed, step)."""
     rng = np.random.default_rng((recipe.seed, step))
-    crops = [_crop(pictures[rng.integers(len(pictures))], recipe, rng) for _ in range(recipe.batch_size)]
+    first_photo = recipe.n_textures + 2 * recipe.n_built_in
+    crops = []
+    for _ in range(recipe.batch_size):
+        first = first_photo if recipe.photo_share and rng.random() < recipe.photo_share else 0
+        crops.append(_crop(pictures[rng.integers(first, len(pictures))], recipe, rng))
     return normalise(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2))
 
 
@@ -251,7 +265,12 @@ def learning_rate_factor(step: int, steps: int) -> float:
 
 
 def train(
-    recipe: Recipe, teacher_name: str, folder: Path, device: str = "cpu", save_every: int = 200
+    recipe: Recipe,
+    teacher_name: str,
+    folder: Path,
+    device: str = "cpu",
+    save_every: int = 200,
+    photos: Path | None = None,
 ) -> tuple[BuiltinNet, dict[str, Any]]:
     """Train a student, or go on where an interrupted training in ``folder`` stopped.
 
@@ -261,6 +280,7 @@ def train(
         folder: for ``state.pt``.
         device: ``cpu`` or ``cuda:N``.
         save_every: steps between two saved states.
+        photos: folder of photos to measure the student on as well; nothing is learned from them.
 
     Returns:
         The student in evaluation mode on the CPU, and a record: steps, seconds, held-out loss, history of the loss.
@@ -270,7 +290,8 @@ def train(
     """
     backbone = resolve_backbone(teacher_name)
     torch.manual_seed(recipe.seed)
-    student = BuiltinNet().to(device, memory_format=torch.channels_last).train()
+    student = BuiltinNet(blocks=recipe.blocks, channels=recipe.channels)
+    student.to(device, memory_format=torch.channels_last).train()
     earlier_head = nn.Conv2d(64, 24, 1).to(device) if recipe.earlier else None
     trained = nn.ModuleDict({"student": student} | ({"earlier_head": earlier_head} if earlier_head else {}))
     optimizer = torch.optim.AdamW(trained.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -284,11 +305,13 @@ def train(
     first, seconds, history = _resume(state_file, identity, trained, optimizer, schedule, device)
     started = last_line = time.monotonic()
     for step in range(first, recipe.steps):
-        photos = draw_batch(pictures, recipe, step).to(device)
-        maps = student.forward_intermediates(photos, indices, intermediates_only=True)
-        if earlier_head is not None:
-            maps[0] = earlier_head(maps[0])
-        loss = distillation_loss(maps, teacher(photos), recipe.loss)
+        crops = draw_batch(pictures, recipe, step).to(device)
+        with torch.autocast(crops.device.type, torch.bfloat16, enabled=recipe.bf16):
+            targets = teacher(crops)
+            maps = student.forward_intermediates(crops, indices, intermediates_only=True)
+            if earlier_head is not None:
+                maps[0] = earlier_head(maps[0])
+        loss = distillation_loss([m.float() for m in maps], [t.float() for t in targets], recipe.loss)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -305,14 +328,33 @@ def train(
             print(f"distilling: step {step + 1}/{recipe.steps}, loss {float(loss.detach()):.4f}", flush=True)
     seconds += time.monotonic() - started
     student = student.eval().to("cpu")
-    measured = held_out_loss(student, teacher.to("cpu"))
-    return student, {"steps": recipe.steps, "seconds": round(seconds), "held_out_mse": measured, "history": history}
+    record = {"steps": recipe.steps, "seconds": round(seconds), "history": history}
+    record["held_out_mse"] = crop_loss(student, teacher.to("cpu"), held_out_pictures())
+    if photos is not None:
+        record["photos_mse"] = crop_loss(student, teacher, photos_in(photos))
+    return student, record
 
 
-def held_out_loss(student: BuiltinNet, teacher: Teacher) -> float:
-    """Mean squared error on fixed crops of held-out pictures, without light changes: what variants are compared by."""
+def photos_in(folder: Path) -> np.ndarray:
+    """Every photo below a folder, cut or grown to 256 x 256: (N, 256, 256, 3) uint8."""
+    from helpers.data.images import IMAGE_SUFFIXES, read_image
+
+    pictures = []
+    for file in sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES):
+        photo = read_image(file)
+        scale = PICTURE_SIZE / min(photo.shape[:2])
+        photo = cv2.resize(
+            photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+        )
+        pictures.append(photo[:PICTURE_SIZE, :PICTURE_SIZE])
+    if not pictures:
+        raise ValueError(f"There are no photos in {folder}.")
+    return np.stack(pictures)
+
+
+def crop_loss(student: BuiltinNet, teacher: Teacher, pictures: np.ndarray) -> float:
+    """Mean squared error on fixed crops of pictures, without light changes: what variants are compared by."""
     recipe = replace(Recipe(), augment=0.0, seed=HELD_OUT_SEED)
-    pictures = held_out_pictures()
     losses = []
     with torch.no_grad():
         for step in range(HELD_OUT_BATCHES):
@@ -359,12 +401,14 @@ def export(student: BuiltinNet, description: dict[str, Any], folder: Path) -> No
     weights_file = folder / WEIGHTS_NAME
     write_whole(weights_file, lambda file: save_file(half, file))
     digest = hashlib.sha256(weights_file.read_bytes()).hexdigest()
-    stored = BuiltinNet().eval()
+    body = {"blocks": list(student.blocks), "channels": list(student.channels)}
+    stored = BuiltinNet(**body).eval()
     stored.load_state_dict(half)
     with torch.no_grad():
         maps = stored.forward_intermediates(fixed_picture(), list(STUDENT_MAPS), intermediates_only=True)
     timm_config = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "num_classes": 0, "input_size": [3, 256, 256]}
-    recorded = {"architecture": ARCHITECTURE, "num_classes": 0, "pretrained_cfg": timm_config, "sha256": digest}
+    recorded = {"architecture": ARCHITECTURE, "num_classes": 0, "model_args": body, "pretrained_cfg": timm_config}
+    recorded["sha256"] = digest
     recorded["fixed_picture"] = [[round(float(value), 5) for value in found[0, :8, 1, 2]] for found in maps]
     write_json(recorded | {"bytes": weights_file.stat().st_size} | description, folder / DESCRIPTION_NAME)
 
@@ -389,23 +433,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--out", type=Path, default=WEIGHTS_FOLDER, help="folder for the weights (default: the package)"
     )
     parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--families", default="", help="texture families, separated by commas (default: all)")
+    parser.add_argument(
+        "--families", default=",".join(defaults.families), help="texture families, separated by commas; empty: all"
+    )
     for name in ("steps", "batch_size", "n_textures", "n_built_in", "seed"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
-    for name in ("learning_rate", "weight_decay", "augment"):
+    for name in ("learning_rate", "weight_decay", "augment", "photo_share"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(defaults, name))
+    for name in ("blocks", "channels"):
+        parser.add_argument(f"--{name}", type=int, nargs=3, default=getattr(defaults, name))
+    parser.add_argument(
+        "--bf16", action=argparse.BooleanOptionalAction, default=defaults.bf16, help="forward in bfloat16"
+    )
+    parser.add_argument(
+        "--photos", type=Path, help="folder of photos to measure on as well; nothing is learned from them"
+    )
     parser.add_argument("--loss", choices=LOSSES, default=defaults.loss)
     parser.add_argument("--earlier", action="store_true", help="also learn the teacher's blocks.1")
     options = vars(parser.parse_args(arguments))
     families = tuple(name for name in options.pop("families").split(",") if name)
     chosen = {name: options[name] for name in asdict(defaults) if name in options}
-    recipe = Recipe(**chosen, families=families)
+    chosen |= {"families": families, "blocks": tuple(options["blocks"]), "channels": tuple(options["channels"])}
+    recipe = Recipe(**chosen)
     out: Path = options["out"]
-    student, record = train(recipe, options["teacher"], options["folder"], options["device"])
+    student, record = train(recipe, options["teacher"], options["folder"], options["device"], photos=options["photos"])
     teacher = resolve_backbone(options["teacher"])
     description = {"teacher": teacher.architecture, "teacher_layers": list(TEACHER_LAYERS), "recipe": asdict(recipe)}
     export(student, description | {"training": record, "versions": installed_versions()}, out)
-    print(f"held-out mean squared error {record['held_out_mse']:.4f} after {record['seconds']} s; wrote {out}")
+    on_photos = f", {record['photos_mse']:.4f} on {options['photos']}" if options["photos"] else ""
+    print(
+        f"held-out mean squared error {record['held_out_mse']:.4f}{on_photos}, after {record['seconds']} s; wrote {out}"
+    )
     return 0
 
 
