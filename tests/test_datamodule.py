@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, Resize
 from torchvision.tv_tensors import Image as TensorImage
 from torchvision.tv_tensors import Mask
 
-from helpers.data.datamodule import SampleDataModule, SampleDataset
+from helpers.data.datamodule import EpochSampler, SampleDataModule, SampleDataset
 from helpers.data.samples import assign_splits, make_table
 
 
@@ -239,3 +239,28 @@ def test_workers_read_the_same(table):
     module = SampleDataModule(table, num_workers=1)
     module.setup()
     assert seen(module.test_dataloader()) == of(table, "test")
+
+
+def test_order_follows_from_seed_and_epoch_alone():
+    """Epoch 3 is the same whether the epochs before it were run through or skipped (a resumed training)."""
+    through, resumed = EpochSampler([0] * 9, seed=1), EpochSampler([0] * 9, seed=1)
+    epochs = [list(through) for _ in range(4)]
+    resumed.set_epoch(3)
+    assert list(resumed) == epochs[3]
+    assert all(sorted(order) == list(range(9)) for order in epochs)
+    assert len({tuple(order) for order in epochs}) == 4
+
+
+def test_share_of_abnormal_photos_in_an_epoch():
+    """10 abnormal photos of 1,000, asked for as 40 %: binomial, so within 5 standard errors of 400."""
+    sampler = EpochSampler([1] * 10 + [0] * 990, seed=0, abnormal_share=0.4)
+    drawn = list(sampler)
+    assert len(drawn) == len(sampler) == 1000
+    assert abs(sum(index < 10 for index in drawn) - 400) < 5 * (1000 * 0.4 * 0.6) ** 0.5
+    assert set(range(10)) <= set(drawn)
+
+
+@pytest.mark.parametrize(("labels", "share", "words"), [([0, 1], 1.0, "less than 1"), ([0, 0], 0.5, "abnormal photos")])
+def test_share_that_cannot_be(labels, share, words):
+    with pytest.raises(ValueError, match=words):
+        EpochSampler(labels, seed=0, abnormal_share=share)

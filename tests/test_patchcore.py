@@ -131,7 +131,7 @@ def test_training_twice_gives_the_same_bank(trained, make_model, table, tmp_path
     again = fit(make_model(), table, tmp_path)
     assert torch.equal(again.model.memory_bank, trained.model.memory_bank)
     assert trained.model.memory_bank.shape == (32, 240)  # 10 % of 5 photos x 8 x 8 patches
-    other = fit(make_model(), table, tmp_path, seed=1)
+    other = fit(make_model(), table, tmp_path, seed=5)  # its order begins with another photo
     assert not torch.equal(other.model.memory_bank, trained.model.memory_bank)
 
 

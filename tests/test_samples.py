@@ -21,6 +21,7 @@ from helpers.data.samples import (
     read_table,
     relative_path,
     split_counts,
+    supervised_table,
     write_table,
 )
 
@@ -335,6 +336,89 @@ def test_split_counts_by_hand():
         "test": {"normal": 1, "abnormal": 1, "dent": 0, "hole": 1},
         "(none)": {"normal": 0, "abnormal": 1, "dent": 1, "hole": 0},
     }
+
+
+# ----------------------------------------------------------------------------------------------------------- supervised
+
+
+def test_supervised_shares_against_hashes_worked_out_here():
+    """20 holes: 3 first in hash order to val, 3 last to test, 14 stay in train; normals as one_class has them."""
+    table = table_of(photos(10, hole=20, dent=2))
+    split = by_path(assign_splits(table, "supervised", seed=5))
+    holes = sorted((f"hole/{i}.png" for i in range(20)), key=lambda path: rank(5, path))
+    expected = dict.fromkeys(holes[:3], "val") | dict.fromkeys(holes[3:17], "train") | dict.fromkeys(holes[17:], "test")
+    dents = sorted(("dent/0.png", "dent/1.png"), key=lambda path: rank(5, path))
+    expected |= {dents[0]: "train", dents[1]: "test"}  # two groups: one is tested, none is left for val
+    assert {path: name for path, name in split.items() if not path.startswith("good")} == expected
+    one_class = by_path(assign_splits(table, seed=5))
+    assert all(one_class[path] == name for path, name in split.items() if path.startswith("good"))
+
+
+@pytest.mark.parametrize(("n", "counts"), [(1, (1, 0, 0)), (2, (1, 0, 1)), (3, (1, 1, 1)), (10, (6, 2, 2))])
+def test_supervised_shares_of_few_photos(n, counts):
+    """15 % of ten is 1.5, and half rounds up."""
+    split = assign_splits(table_of(photos(3, hole=n)), "supervised")
+    found = split[split["label_index"] == 1]["split"].value_counts()
+    assert tuple(int(found.get(name, 0)) for name in ("train", "val", "test")) == counts
+
+
+@settings(max_examples=60, deadline=None)
+@given(tables(), fractions, fractions, st.floats(0, 0.85), st.integers(0, 1000))
+def test_supervised_never_leaks_and_its_test_lies_in_that_of_one_class(table, val, test, val_abnormal, seed):
+    options = {"val_fraction": val, "test_fraction": test, "seed": seed}
+    supervised = assign_splits(table, "supervised", val_abnormal_fraction=round(val_abnormal, 2), **options)
+    one_class = assign_splits(table, "one_class", **options)
+    assert (supervised.groupby("group")["split"].nunique() == 1).all()
+    tested = set(supervised.loc[supervised["split"] == "test", "image_path"])
+    assert tested <= set(one_class.loc[one_class["split"] == "test", "image_path"])
+    apart = ~supervised["group"].isin(supervised.loc[supervised["label_index"] == 1, "group"])
+    assert list(supervised["split"][apart]) == list(one_class["split"][apart])
+
+
+def test_supervised_test_set_is_kept_apart_from_the_defects_that_one_class_calibrates_on():
+    """With a share of the defects in val, the photos that supervised tests are still among those of one_class."""
+    table = table_of(photos(10, hole=20))
+    for share in (0.15, 0.5, 0.85):
+        one_class = assign_splits(table, val_abnormal_fraction=share)
+        supervised = assign_splits(table, "supervised", val_abnormal_fraction=share)
+        tested = set(supervised.loc[supervised["split"] == "test", "image_path"])
+        assert tested <= set(one_class.loc[one_class["split"] == "test", "image_path"])
+    with pytest.raises(ValueError, match="at most 0.85"):
+        assign_splits(table, "supervised", val_abnormal_fraction=0.9)
+
+
+def test_supervised_keeps_a_published_split_that_trains_on_defects():
+    rows = [{"image_path": f"train/h{i}.png", "split": "train", "label_index": 1} for i in range(20)]
+    rows += [{"image_path": f"test/h{i}.png", "split": "test", "label_index": 1} for i in range(4)]
+    table = assign_splits(table_of(rows, published_split=True), "supervised")
+    counts = split_counts(table)["abnormal"]
+    assert counts.to_dict() == {"train": 17, "val": 3, "test": 4}  # val: 15 % of the 20, since none was published
+    rows += [{"image_path": f"val/h{i}.png", "split": "val", "label_index": 1} for i in range(2)]
+    table = assign_splits(table_of(rows, published_split=True), "supervised")
+    assert split_counts(table)["abnormal"].to_dict() == {"train": 20, "val": 2, "test": 4}
+
+
+def test_unseen_types_are_in_test_alone():
+    table = table_of(photos(10, hole=10, dent=10))
+    split = assign_splits(table, "supervised", unseen_types=["dent"])
+    assert set(split.loc[split["defect_type"] == "dent", "split"]) == {"test"}
+    assert set(split.loc[split["defect_type"] == "hole", "split"]) == {"train", "val", "test"}
+    assert split.attrs["unseen_types"] == ["dent"]
+    with pytest.raises(ValueError, match="no defect type 'dnet'; known: dent, hole"):
+        assign_splits(table, "supervised", unseen_types=["dnet"])
+    with pytest.raises(ValueError, match="supervised"):
+        assign_splits(table, "one_class", unseen_types=["dent"])
+
+
+def test_supervised_table_takes_over_how_the_table_was_split():
+    table = assign_splits(table_of(photos(20, hole=10)), seed=3, val_fraction=0.25, test_fraction=0.3)
+    again = supervised_table(table)
+    normal = table["label_index"] == 0
+    assert list(again["split"][normal]) == list(table["split"][normal])
+    assert again.attrs["derived_from"] == fingerprint(table)
+    assert by_path(again) == by_path(
+        assign_splits(table_of(photos(20, hole=10)), "supervised", seed=3, val_fraction=0.25, test_fraction=0.3)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- files

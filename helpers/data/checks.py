@@ -117,6 +117,8 @@ def check_dataset(
     root = Path(table.attrs["root"])
     samples = _samples(table)
     findings = _Findings(root)
+    for noted in table.attrs.get("findings", []):  # what its reader found, that the table cannot show
+        findings.add(noted["severity"], noted["path"], noted["code"], noted["problem"], noted["mend"])
     if not samples:
         findings.add("error", "", "no-photos", "there is no photo in the table", "check the path of the dataset")
         return findings.frame()
@@ -124,7 +126,7 @@ def check_dataset(
     _check_table(samples, table, findings)
     _check_counts(samples, table, min_train, min_val, findings)
     _check_names(samples, findings)
-    _check_location(samples, findings)
+    _check_location(samples, table.attrs.get("mask_cache"), findings)
 
     photos, masks = _records(samples, workers)
     _check_photos(photos, findings)
@@ -372,8 +374,14 @@ def _check_counts(
     normals = Counter(sample.split for sample in samples if sample.label == 0)
     abnormals = Counter(sample.split for sample in samples if sample.label == 1)
     if not normals.total():
-        problem = "there is no normal photo, and a detector learns from normal ones"
-        findings.add("error", "", "no-normals", problem, "add photos of good parts, or correct the labels")
+        supervised = table.attrs.get("scheme") == "supervised"
+        problem = "there is no normal photo, and " + (
+            "without one no threshold can be calibrated and no false alarm measured"
+            if supervised
+            else "a detector learns from normal ones (scheme 'supervised' can do without)"
+        )
+        mend = "add photos of good parts, or correct the labels"
+        findings.add("warning" if supervised else "error", "", "no-normals", problem, mend)
         return
     if not abnormals.total():
         problem = "there is no defect photo: only false alarms can be measured, not what is found"
@@ -450,7 +458,7 @@ def name_problems(relative: str) -> tuple[list[str], list[str]]:
     return serious, portable
 
 
-def _check_location(samples: list[_Sample], findings: _Findings) -> None:
+def _check_location(samples: list[_Sample], mask_cache: str | None, findings: _Findings) -> None:
     real_root = Path(os.path.realpath(findings.root))
     real_folders: dict[str, str] = {}
     for path in dict.fromkeys(path for sample in samples for path in (sample.image, sample.mask) if path):
@@ -461,6 +469,8 @@ def _check_location(samples: list[_Sample], findings: _Findings) -> None:
             real = os.path.realpath(path) if Path(path).is_symlink() else f"{real_folders[folder]}{os.sep}x"
         except (OSError, ValueError):
             continue  # the file cannot be read either, and that is a finding
+        if mask_cache and Path(path).is_relative_to(mask_cache):
+            continue  # drawn from annotations, which lie in the dataset
         if not Path(path).is_relative_to(findings.root):
             problem = "lies outside the root of the dataset"
         elif not Path(real).is_relative_to(real_root):

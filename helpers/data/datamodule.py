@@ -7,6 +7,7 @@ train when test has none. `SampleDataModule` does none of this: what the table s
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from anomalib.data.datamodules.image.tabular import Tabular
 from anomalib.data.datasets.base.image import AnomalibDataset
 from anomalib.data.datasets.image.tabular import TabularDataset
 from anomalib.data.utils import DirType, TestSplitMode, ValSplitMode
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from torchvision.transforms.v2 import Transform
 from torchvision.transforms.v2.functional import to_dtype, to_image
 from torchvision.tv_tensors import Mask
@@ -116,6 +117,52 @@ class SampleDataset(TabularDataset):
         )
 
 
+class EpochSampler(Sampler[int]):
+    """Order of the training photos in each epoch; it follows from (seed, epoch), so a resumed training has it too.
+
+    Lightning tells the epoch by ``set_epoch``; without it every pass is the next epoch.
+
+    Args:
+        labels: 0 or 1 of each photo.
+        seed: another seed, another order.
+        abnormal_share: share of abnormal photos in an epoch, 0 < share < 1, drawn with replacement (an epoch has as
+            many photos as before); 0: every photo once.
+
+    Raises:
+        ValueError: a share out of range, or one above zero where a class has no photo.
+    """
+
+    def __init__(self, labels: Sequence[int], seed: int, abnormal_share: float = 0.0) -> None:
+        self.labels = torch.as_tensor(list(labels))
+        if not 0 <= abnormal_share < 1:
+            raise ValueError(f"abnormal_share is {abnormal_share}; give a share of at least 0 and less than 1.")
+        if abnormal_share and len(self.labels.unique()) < 2:
+            raise ValueError("abnormal_share needs normal and abnormal photos in train; set it to 0.")
+        self.seed = seed
+        self.abnormal_share = abnormal_share
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch comes next."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        """Indices of the epoch's photos."""
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
+        self.epoch += 1
+        if not self.abnormal_share:
+            return iter(torch.randperm(len(self.labels), generator=generator).tolist())
+        abnormal = self.labels == 1
+        weights = torch.empty(len(self.labels), dtype=torch.float64)
+        weights[abnormal] = self.abnormal_share / int(abnormal.sum())
+        weights[~abnormal] = (1 - self.abnormal_share) / int((~abnormal).sum())
+        return iter(torch.multinomial(weights, len(self.labels), replacement=True, generator=generator).tolist())
+
+    def __len__(self) -> int:
+        """Photos in an epoch."""
+        return len(self.labels)
+
+
 class SampleDataModule(Tabular):
     """anomalib datamodule whose train, val and test are exactly the rows of the table.
 
@@ -134,6 +181,7 @@ class SampleDataModule(Tabular):
         augmentations: transform of all photos without one of their own.
         seed: of the order of the training photos.
         allow_abnormal_train: let train hold abnormal photos, for supervised models.
+        abnormal_share: share of abnormal photos in a training epoch, see `EpochSampler`; 0: every photo once.
 
     Raises:
         ValueError: photos without a split, no training and no test photos at all, or abnormal photos in train.
@@ -153,6 +201,7 @@ class SampleDataModule(Tabular):
         augmentations: Transform | None = None,
         seed: int = 0,
         allow_abnormal_train: bool = False,
+        abnormal_share: float = 0.0,
     ) -> None:
         unsplit = table["split"] == ""
         if unsplit.any():
@@ -184,6 +233,7 @@ class SampleDataModule(Tabular):
             seed=seed,
         )
         self.table = table
+        self.abnormal_share = abnormal_share
         self.predict_split = "test"
 
     def _setup(self, _stage: str | None = None) -> None:
@@ -203,11 +253,10 @@ class SampleDataModule(Tabular):
         dataset = self._dataset("train")
         return DataLoader(
             dataset=dataset,
-            shuffle=True,
+            sampler=EpochSampler(dataset.samples["label_index"], self.seed, self.abnormal_share),
             batch_size=self.train_batch_size,
             num_workers=self.num_workers,
             collate_fn=self.external_collate_fn or dataset.collate_fn,
-            generator=torch.Generator().manual_seed(self.seed),
         )
 
     def val_dataloader(self) -> DataLoader | list:
@@ -220,9 +269,20 @@ class SampleDataModule(Tabular):
         return super().test_dataloader()
 
     def predict_dataloader(self) -> DataLoader:
-        """Photos of the split that ``predict_split`` names, ``test`` unless set otherwise, in the table's order."""
-        self._dataset(self.predict_split)
-        return {"val": super().val_dataloader, "test": super().test_dataloader}[self.predict_split]()
+        """Photos of the split that ``predict_split`` names, ``test`` unless set otherwise, in the table's order.
+
+        Those of train come without augmentation, as if they were test photos.
+        """
+        dataset = self._dataset(self.predict_split)
+        if self.predict_split == "train":
+            as_tested = self._dataset("test").augmentations
+            dataset = SampleDataset(self.table, "train", name=self.name, augmentations=as_tested)
+        return DataLoader(
+            dataset=dataset,
+            batch_size=self.eval_batch_size,
+            num_workers=self.num_workers,
+            collate_fn=self.external_collate_fn or dataset.collate_fn,
+        )
 
     def _dataset(self, split: str) -> SampleDataset:
         if not hasattr(self, f"{split}_data"):

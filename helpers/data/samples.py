@@ -21,7 +21,7 @@ import json
 import logging
 import os
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from hashlib import blake2b
 from pathlib import Path
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 COLUMNS: tuple[str, ...] = ("image_path", "mask_path", "label_index", "defect_type", "split", "group")
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 NORMAL = "good"
+SUPERVISED_SHARE = 0.15
+"""Share of each defect type that scheme ``supervised`` holds out for val, and again for test."""
 PUBLISHED_COLUMN = "published_split"
 """Column that `assign_splits` adds to a table with a published split, so that it can be split again from the start."""
 
@@ -140,6 +142,7 @@ def assign_splits(
     test_fraction: float = 0.2,
     val_abnormal_fraction: float = 0.0,
     seed: int = 0,
+    unseen_types: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Return a copy of the table with every photo in a split, the same on every machine.
 
@@ -159,6 +162,15 @@ def assign_splits(
       train. All defect photos are test.
     - ``val_abnormal_fraction`` of the defect photos of test goes to val. Train never holds a group with a defect photo.
 
+    Scheme ``supervised`` is for models that learn from defects too; its test set lies inside that of ``one_class``:
+
+    - Normal photos are where ``one_class`` with the same fractions and seed puts them.
+    - Defect photos that ``one_class`` tests are divided per type: the first ``SUPERVISED_SHARE`` (15 %) of the groups
+      in hash order go to val, the last 15 % to test, the rest to train. From two groups on one is in test, from three
+      on one in val. ``val_abnormal_fraction`` has no part in this (up to 0.85 one test set lies in the other).
+    - Where the published split trains on defect photos, it stays, and only what it lacks (val, or test) is taken from
+      its train, per type and by the same shares.
+
     A table that has been split before is split again from the start.
 
     Args:
@@ -168,10 +180,11 @@ def assign_splits(
         test_fraction: share of the normal photos for test where the data set publishes none, 0 <= f < 1.
         val_abnormal_fraction: share of the defect photos of test that goes to val, 0 <= f < 1.
         seed: another seed, another split.
+        unseen_types: only with ``supervised``: defect types that are in test alone, whole, as if nobody knew them yet.
 
     Raises:
-        ValueError: unknown scheme, a fraction out of range, or a published split that the scheme cannot keep
-            (abnormal photos in train, a group in two splits, photos without a split).
+        ValueError: unknown scheme or unseen type, a fraction out of range, or a published split that the scheme cannot
+            keep (abnormal photos in train, a group in two splits, photos without a split).
     """
     if scheme not in SCHEMES:
         raise ValueError(f"Unknown split scheme {scheme!r}; known are: {', '.join(SCHEMES)}.")
@@ -194,9 +207,53 @@ def assign_splits(
         result[PUBLISHED_COLUMN] = published
     else:
         published = pd.Series("", index=result.index, dtype="str")
-    result["split"] = SCHEMES[scheme](result, published, seed=seed, **fractions).astype("str")
+    split = SCHEMES[scheme](result, published, seed=seed, **fractions)
+    if unseen_types:
+        split = _hide_types(table, split, scheme, unseen_types)
+    result["split"] = split.astype("str")
     result.attrs = {**table.attrs, "scheme": scheme, "seed": seed, **fractions}
+    if unseen_types:
+        result.attrs["unseen_types"] = list(unseen_types)
     return result
+
+
+def can_be_supervised(table: pd.DataFrame) -> bool:
+    """Whether a segmenter can learn from the table: each defect photo has a mask, and there are three or more.
+
+    One each is needed in train, val and test.
+    """
+    abnormal = table[table["label_index"] == 1]
+    return abnormal["group"].nunique() >= 3 and bool((abnormal["mask_path"] != "").all())
+
+
+def without_train_defects(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without the defect photos of train, for models that learn from good photos only.
+
+    A table of scheme ``one_class`` comes back as it is. Else ``attrs`` of the result hold ``derived_from``, the
+    `fingerprint` of the table that was given.
+    """
+    rows = (table["split"] != "train") | (table["label_index"] == 0)
+    if rows.all():
+        return table
+    kept = table[rows].reset_index(drop=True)
+    kept.attrs = {**table.attrs, "derived_from": fingerprint(table)}
+    return kept
+
+
+def supervised_table(table: pd.DataFrame, unseen_types: Sequence[str] = ()) -> pd.DataFrame:
+    """The table split again with scheme ``supervised`` and otherwise as it was: same normal photos in each split.
+
+    Args:
+        table: from `assign_splits`, with any scheme.
+        unseen_types: defect types to keep for test alone.
+
+    Returns:
+        Its ``attrs`` also hold ``derived_from``, the `fingerprint` of the table that was given.
+    """
+    names = ("val_fraction", "test_fraction", "val_abnormal_fraction", "seed")
+    again = assign_splits(table, "supervised", **{name: table.attrs[name] for name in names}, unseen_types=unseen_types)
+    again.attrs["derived_from"] = fingerprint(table)
+    return again
 
 
 def _one_class(
@@ -230,7 +287,62 @@ def _one_class(
     return table["group"].map(split)
 
 
-SCHEMES: dict[str, Callable[..., pd.Series]] = {"one_class": _one_class}
+def _supervised(
+    table: pd.DataFrame,
+    published: pd.Series,
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    val_abnormal_fraction: float,
+    seed: int,
+) -> pd.Series:
+    """Split of each row; see `assign_splits`."""
+    if val_abnormal_fraction > 1 - SUPERVISED_SHARE:
+        raise ValueError(
+            f"val_abnormal_fraction is {val_abnormal_fraction}; scheme 'supervised' tests the last "
+            f"{SUPERVISED_SHARE:.0%} of the defect photos, so it can be at most {1 - SUPERVISED_SHARE:.2f}."
+        )
+    groups = _group_summary(table, published)
+    trains_on_defects = groups["abnormal"] & groups["published"].str.contains("train", regex=False)
+    if trains_on_defects.any():
+        _require_whole_published_split(published, groups)
+        split = groups["published"].copy()
+        normal = groups[~groups["abnormal"]]
+        if not (split[normal.index] == "test").any():
+            split.loc[_draw(normal[normal["published"] == "train"], test_fraction, seed, at_least_one=True)] = "test"
+        if not (split[normal.index] == "val").any():
+            split.loc[_draw(normal[split[normal.index] == "train"], val_fraction, seed, at_least_one=True)] = "val"
+        lacks = [name for name in ("test", "val") if not (split[groups["abnormal"]] == name).any()]
+        divided = groups[groups["abnormal"] & (split == "train")]
+    else:
+        fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction, "val_abnormal_fraction": 0.0}
+        rows = _one_class(table, published, seed=seed, **fractions)
+        split = rows.groupby(table["group"]).first().reindex(groups.index)
+        lacks = ["test", "val"]
+        divided = groups[groups["abnormal"] & (split == "test")]
+        split.loc[divided.index] = "train"
+    for _, stratum in divided.groupby("stratum", sort=True):
+        ordered = sorted(stratum.index, key=lambda name: _order(seed, name))
+        last = _draw(stratum, SUPERVISED_SHARE, seed, at_least_one=True, last=True) if "test" in lacks else []
+        first = _draw(stratum, SUPERVISED_SHARE, seed, at_least_one=True) if "val" in lacks else []
+        split.loc[last] = "test"
+        if len(ordered) - len(last) > 1:  # train keeps at least one
+            split.loc[[name for name in first if name not in last]] = "val"
+    return table["group"].map(split)
+
+
+def _hide_types(table: pd.DataFrame, split: pd.Series, scheme: str, unseen_types: Sequence[str]) -> pd.Series:
+    if scheme != "supervised":
+        raise ValueError(f"unseen_types is for scheme 'supervised'; {scheme!r} sees no defect in training anyway.")
+    known = sorted(set(table["defect_type"][table["label_index"] == 1]))
+    unknown = [name for name in unseen_types if name not in known]
+    if unknown:
+        raise ValueError(f"unseen_types: there is no defect type {unknown[0]!r}; known: {', '.join(known)}.")
+    hidden = table["defect_type"].isin(unseen_types).groupby(table["group"]).transform("any")
+    return split.mask(hidden, "test")
+
+
+SCHEMES: dict[str, Callable[..., pd.Series]] = {"one_class": _one_class, "supervised": _supervised}
 """Split schemes by name: ``scheme(table, published, *, seed, **fractions) -> split of each row``."""
 
 
@@ -256,16 +368,20 @@ def _group_summary(table: pd.DataFrame, published: pd.Series) -> pd.DataFrame:
 
 
 def _require_usable_published_split(table: pd.DataFrame, published: pd.Series, groups: pd.DataFrame) -> None:
-    if (published == "").any():
-        path = table["image_path"][published == ""].iloc[0]
-        raise ValueError(f"{path} is in no split while others are; give every photo a split, or none.")
     wrong = (published == "train") & (table["label_index"] == 1)
     if wrong.any():
         raise ValueError(
             f"{table['image_path'][wrong].iloc[0]}: the training split holds {int(wrong.sum())} abnormal photo(s), but "
-            "scheme 'one_class' learns from normal photos only; move them to test, or drop the published split with "
-            "table.assign(split='') and table.attrs['published_split'] = False."
+            "scheme 'one_class' learns from normal photos only; take scheme 'supervised', move them to test, or drop "
+            "the published split with table.assign(split='') and table.attrs['published_split'] = False."
         )
+    _require_whole_published_split(published, groups)
+
+
+def _require_whole_published_split(published: pd.Series, groups: pd.DataFrame) -> None:
+    if (published == "").any():
+        group = groups.index[groups["published"].str.split("+").map(lambda names: "" in names)][0]
+        raise ValueError(f"{group} is in no split while others are; give every photo a split, or none.")
     spread = groups[groups["published"].str.contains("+", regex=False)]
     if len(spread):
         raise ValueError(
@@ -276,12 +392,14 @@ def _require_usable_published_split(table: pd.DataFrame, published: pd.Series, g
         )
 
 
-def _draw(groups: pd.DataFrame, fraction: float, seed: int, *, at_least_one: bool = False) -> list[str]:
-    """Names of the first groups in hash order whose photos come nearest to the share; never all groups."""
+def _draw(
+    groups: pd.DataFrame, fraction: float, seed: int, *, at_least_one: bool = False, last: bool = False
+) -> list[str]:
+    """Names of the first (or last) groups in hash order whose photos come nearest to the share; never all groups."""
     share = Fraction(str(fraction))  # 0.145 of 200 is 29 exactly, which a float does not know
     if share == 0 or len(groups) < 2:
         return []
-    ordered = sorted(groups.index, key=lambda name: _order(seed, name))
+    ordered = sorted(groups.index, key=lambda name: _order(seed, name), reverse=last)
     target = share * int(groups["photos"].sum())
     best, best_gap, total = 0, target, 0
     for count, name in enumerate(ordered[:-1], start=1):
