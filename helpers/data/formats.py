@@ -29,7 +29,7 @@ MASK_ENDINGS = ("_mask", "", "_gt", "_ground_truth", "_label", "-mask", ".mask")
 """What follows the photo's stem in the name of its mask, in the order they are tried."""
 
 MAX_IGNORED = 100
-_SPLIT_NAMES = {
+SPLIT_NAMES = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -38,6 +38,8 @@ _SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
+"""Words for the splits in names of folders and files (lower case)."""
+
 _NORMAL_LABELS = NORMAL_NAMES | {"0", "0.0", "false", "normal_test"}
 _NAMELESS_LABELS = frozenset({"1", "1.0", "true"})
 _CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
@@ -56,20 +58,20 @@ class Layout:
         title: its name in a sentence.
         sketch: short drawing for the error message.
         detect: whether a path has this layout.
-        read: ``read(path, **options) -> _Found``.
+        read: ``read(path, **options) -> Found``.
         options: names of the options that ``read`` takes.
     """
 
     title: str
     sketch: str
     detect: Callable[[Path], bool]
-    read: Callable[..., _Found]
+    read: Callable[..., Found]
     options: frozenset[str] = frozenset()
 
 
 @dataclass
-class _Found:
-    """What a reader hands back."""
+class Found:
+    """What a reader hands back: rows for `make_table`, and what `read_dataset` puts beside them."""
 
     rows: list[dict[str, Any]]
     root: Path
@@ -100,11 +102,15 @@ def read_dataset(
         name: name of the dataset; default: from dataset.json, else of the folder.
         pixel_size: mm a pixel; default: ``pixel_size_mm`` of dataset.json, else unknown.
         **options: of the layout: ``category`` (mvtec, plain, visa: which product of a data set with many), ``root``
-            (table: folder the paths are relative to; default: the folder of the file).
+            (table: folder the paths are relative to; default: the folder of the file); those of coco, labelme and
+            image_mask are described at `helpers.data.coco.read_coco`, `helpers.data.labelme.read_labelme` and
+            `helpers.data.image_masks.read_image_masks`.
 
     Returns:
         The sample table. Its ``attrs`` also hold ``ignored`` and ``unused_masks``: up to 100 relative paths each of
-        files in the photo folders that are no images, and of masks that no photo goes with.
+        files in the photo folders that are no images, and of masks that no photo goes with. Where annotations were
+        read, ``findings`` lists what is wrong with them (`check_dataset` repeats it) and ``mask_cache`` is the folder
+        in which masks were drawn.
 
     Raises:
         FileNotFoundError: nothing lies at ``path``.
@@ -136,7 +142,7 @@ def read_dataset(
 
     found = known.read(path, **options)
     if not found.rows:
-        raise LayoutError(f"{path} was read as {known.title}, but no photo was found in it.\n{_tree(path)}")
+        raise LayoutError(f"{path} was read as {known.title}, but no photo was found in it.\n{tree(path)}")
     about = _dataset_json(path if path.is_dir() else path.parent) if layout != "table" else {}
     category = options.get("category")
     if category is not None and (path / category).is_dir():
@@ -180,11 +186,11 @@ def describe(table: pd.DataFrame) -> str:
 # ----------------------------------------------------------------------------------------------------- MVTec and plain
 
 
-def _split_folders(path: Path) -> dict[str, Path]:
+def split_folders(path: Path) -> dict[str, Path]:
     """Folders train, val (or validation) and test inside ``path``, by split."""
     folders: dict[str, Path] = {}
-    for entry in _folders(path):
-        split = _SPLIT_NAMES.get(entry.name.lower())
+    for entry in folders_in(path):
+        split = SPLIT_NAMES.get(entry.name.lower())
         if split is not None:
             folders.setdefault(split, entry)
     return folders
@@ -192,21 +198,21 @@ def _split_folders(path: Path) -> dict[str, Path]:
 
 def _has_split_folders(path: Path) -> bool:
     """Whether train or test holds a folder of normal photos, or a test set of defects has masks."""
-    splits = _split_folders(path)
-    if any(entry.name.lower() in NORMAL_NAMES for folder in splits.values() for entry in _folders(folder)):
+    splits = split_folders(path)
+    if any(entry.name.lower() in NORMAL_NAMES for folder in splits.values() for entry in folders_in(folder)):
         return True
     return "test" in splits and _ground_truth(path) is not None
 
 
 def _categories(path: Path) -> list[Path]:
-    return [] if _split_folders(path) else [entry for entry in _folders(path) if _has_split_folders(entry)]
+    return [] if split_folders(path) else [entry for entry in folders_in(path) if _has_split_folders(entry)]
 
 
 def _ground_truth(path: Path) -> Path | None:
     """Folder with one folder of masks a defect type: inside the category or beside it."""
 
     def named(folder: Path) -> Path | None:
-        return next((e for e in _folders(folder) if e.name.lower() in ("ground_truth", "groundtruth")), None)
+        return next((e for e in folders_in(folder) if e.name.lower() in ("ground_truth", "groundtruth")), None)
 
     inside = named(path)
     if inside is not None:
@@ -216,24 +222,24 @@ def _ground_truth(path: Path) -> Path | None:
         return None
     if (beside / path.name).is_dir():
         return beside / path.name
-    test = _split_folders(path).get("test")
-    types = {entry.name.lower() for entry in _folders(test)} if test else set()
+    test = split_folders(path).get("test")
+    types = {entry.name.lower() for entry in folders_in(test)} if test else set()
     # the masks of a single category, whose folder holds photos only
-    return beside if types & {entry.name.lower() for entry in _folders(beside)} else None
+    return beside if types & {entry.name.lower() for entry in folders_in(beside)} else None
 
 
 def _has_masks(path: Path) -> bool:
     if _ground_truth(path) is not None:
         return True
     return any(
-        _child(defect, "gt") is not None for folder in _split_folders(path).values() for defect in _folders(folder)
+        _child(defect, "gt") is not None for folder in split_folders(path).values() for defect in folders_in(folder)
     )
 
 
 def _detect_mvtec(path: Path) -> bool:
     if not path.is_dir():
         return False
-    if _split_folders(path):
+    if split_folders(path):
         return _has_split_folders(path) and _has_masks(path)
     return any(_has_masks(category) for category in _categories(path))
 
@@ -242,15 +248,15 @@ def _detect_plain(path: Path) -> bool:
     return path.is_dir() and (_has_split_folders(path) or bool(_categories(path)))
 
 
-def _read_mvtec(path: Path, category: str | None = None) -> _Found:
+def _read_mvtec(path: Path, category: str | None = None) -> Found:
     return _read_split_folders(path, category, with_masks=True)
 
 
-def _read_plain(path: Path, category: str | None = None) -> _Found:
+def _read_plain(path: Path, category: str | None = None) -> Found:
     return _read_split_folders(path, category, with_masks=False)
 
 
-def _read_split_folders(path: Path, category: str | None, *, with_masks: bool) -> _Found:
+def _read_split_folders(path: Path, category: str | None, *, with_masks: bool) -> Found:
     if not path.is_dir():
         raise LayoutError(f"{path} is a file; this layout is a folder.")
     categories = _categories(path)
@@ -258,23 +264,23 @@ def _read_split_folders(path: Path, category: str | None, *, with_masks: bool) -
         path = _chosen_category(path, category, [entry.name for entry in categories])
     elif categories:
         raise _many(path, [entry.name for entry in categories])
-    splits = _split_folders(path)
+    splits = split_folders(path)
     truth = _ground_truth(path) if with_masks else None
     # a root that holds the masks too, so that no path leaves it
     root = path if truth is None or truth.is_relative_to(path) else path.parent
-    found = _Found([], root, published_split=True, name=path.name)
-    masks_in: dict[Path, _Masks] = {}
+    found = Found([], root, published_split=True, name=path.name)
+    masks_in: dict[Path, MaskFinder] = {}
     # test first: the published masks are those of the test photos
     for split, folder in sorted(splits.items(), key=lambda item: item[0] != "test"):
-        for type_folder in _folders(folder):
+        for type_folder in folders_in(folder):
             defect_type = NORMAL if type_folder.name.lower() in NORMAL_NAMES else type_folder.name
             photo_folder = _child(type_folder, "rgb") or type_folder  # MVTec 3D-AD: rgb, gt and xyz side by side
             mask_folder = _child(type_folder, "gt") if photo_folder != type_folder else None
             if mask_folder is None and truth is not None and (split == "test" or defect_type != NORMAL):
                 mask_folder = _child(truth, type_folder.name)
             if with_masks and mask_folder is not None and mask_folder not in masks_in:
-                masks_in[mask_folder] = _Masks(_images(mask_folder, found.ignored), mask_folder)
-            for photo in _images(photo_folder, found.ignored):
+                masks_in[mask_folder] = MaskFinder(images_in(mask_folder, found.ignored), mask_folder)
+            for photo in images_in(photo_folder, found.ignored):
                 mask = masks_in[mask_folder].take(photo.relative_to(photo_folder)) if mask_folder in masks_in else None
                 found.rows.append(
                     {
@@ -288,14 +294,14 @@ def _read_split_folders(path: Path, category: str | None, *, with_masks: bool) -
     for masks in masks_in.values():
         found.unused_masks.extend(masks.unused())
     if truth is not None:
-        named = {entry.name.lower() for folder in splits.values() for entry in _folders(folder)}
-        for entry in _folders(truth):
+        named = {entry.name.lower() for folder in splits.values() for entry in folders_in(folder)}
+        for entry in folders_in(truth):
             if entry.name.lower() not in named:
-                found.unused_masks.extend(_images(entry, found.ignored))
+                found.unused_masks.extend(images_in(entry, found.ignored))
     return found
 
 
-class _Masks:
+class MaskFinder:
     """Masks of one folder, found by the photo's name; upper and lower case and the suffix do not matter."""
 
     def __init__(self, files: list[Path], folder: Path) -> None:
@@ -327,7 +333,7 @@ def _detect_visa(path: Path) -> bool:
     return (path / "split_csv" / "1cls.csv").is_file()
 
 
-def _read_visa(path: Path, category: str | None = None) -> _Found:
+def _read_visa(path: Path, category: str | None = None) -> Found:
     file = path / "split_csv" / "1cls.csv"
     if not file.is_file():
         raise LayoutError(f"{path} has no split_csv/1cls.csv; the VisA layout needs it.")
@@ -343,17 +349,17 @@ def _read_visa(path: Path, category: str | None = None) -> _Found:
         raise ValueError(f"{file} has no object {category!r}; choose one of: {', '.join(objects)}.")
     rows = []
     for row in frame[frame["object"] == category].itertuples(index=False):
-        label, defect_type = _label(str(row.label), file)
+        label, defect_type = label_of(str(row.label), file)
         rows.append(
             {
                 "image_path": row.image,
                 "mask_path": row.mask if label else "",
                 "label_index": label,
                 "defect_type": defect_type,
-                "split": _split(str(row.split), file),
+                "split": split_of(str(row.split), file),
             }
         )
-    return _Found(rows, path, published_split=True, name=category)
+    return Found(rows, path, published_split=True, name=category)
 
 
 # ------------------------------------------------------------------------------------------------------- class folders
@@ -361,7 +367,7 @@ def _read_visa(path: Path, category: str | None = None) -> _Found:
 
 def _class_folders(path: Path) -> list[tuple[str, Path]]:
     """Class names and folders, a common prefix such as ``MT_`` taken off; the normal class is called "good"."""
-    folders = [entry for entry in _folders(path) if _images(_photo_folder(entry), [])]
+    folders = [entry for entry in folders_in(path) if images_in(_photo_folder(entry), [])]
     names = [folder.name for folder in folders]
     common = os.path.commonprefix(names) if len(names) > 1 else ""
     prefix = common[: max(common.rfind("_"), common.rfind("-")) + 1]
@@ -373,28 +379,28 @@ def _class_folders(path: Path) -> list[tuple[str, Path]]:
 
 
 def _photo_folder(folder: Path) -> Path:
-    return next((entry for entry in _folders(folder) if entry.name.lower() in _CLASS_PHOTO_FOLDERS), folder)
+    return next((entry for entry in folders_in(folder) if entry.name.lower() in _CLASS_PHOTO_FOLDERS), folder)
 
 
 def _detect_classes(path: Path) -> bool:
-    if not path.is_dir() or _split_folders(path):
+    if not path.is_dir() or split_folders(path):
         return False
     # cheap look first: a folder called Free, good, ... with or without a prefix
-    if not any(re.split(r"[_-]", entry.name.lower())[-1] in NORMAL_NAMES for entry in _folders(path)):
+    if not any(re.split(r"[_-]", entry.name.lower())[-1] in NORMAL_NAMES for entry in folders_in(path)):
         return False
     names = {name for name, _ in _class_folders(path)}
     return NORMAL in names and len(names) > 1
 
 
-def _read_classes(path: Path) -> _Found:
-    found = _Found([], path, published_split=False, name=path.name)
+def _read_classes(path: Path) -> Found:
+    found = Found([], path, published_split=False, name=path.name)
     classes = _class_folders(path) if path.is_dir() else []
     if NORMAL not in [name for name, _ in classes]:
         raise LayoutError(
             f"{path} has no class folder for normal photos; name it {', '.join(sorted(NORMAL_NAMES))} "
-            f"(a common prefix is allowed).\n{_tree(path)}"
+            f"(a common prefix is allowed).\n{tree(path)}"
         )
-    files = [(name, folder, _images(folder, found.ignored)) for name, folder in classes]
+    files = [(name, folder, images_in(folder, found.ignored)) for name, folder in classes]
     everything = {file for _, _, images in files for file in images}
     stems = {file.with_suffix("") for file in everything if file.suffix.lower() != ".png"}
     # where any JPEG lies beside a PNG of its name, PNGs are masks in the whole dataset
@@ -410,7 +416,7 @@ def _read_classes(path: Path) -> _Found:
         )
 
     for name, folder, images in files:
-        masks = _Masks([file for file in images if is_mask(file)], folder)
+        masks = MaskFinder([file for file in images if is_mask(file)], folder)
         for photo in images:
             if is_mask(photo):
                 continue
@@ -435,11 +441,11 @@ def _detect_table(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in (".csv", ".parquet")
 
 
-def _read_table(path: Path, root: str | Path | None = None) -> _Found:
+def _read_table(path: Path, root: str | Path | None = None) -> Found:
     if path.with_name(path.name + ".json").is_file():
         table = read_table(path, root)
         rows = table.to_dict("records")
-        return _Found(
+        return Found(
             rows, Path(table.attrs["root"]), table.attrs["published_split"], table.attrs["name"], attrs=table.attrs
         )
     frame = read_frame(path)
@@ -450,20 +456,20 @@ def _read_table(path: Path, root: str | Path | None = None) -> _Found:
     rows = frame.to_dict("records")
     for row in rows:
         text = str(row.pop("label", "") if "label_index" not in frame else row["label_index"])
-        label, defect_type = _label(text, path)
+        label, defect_type = label_of(text, path)
         row["label_index"] = label
         if not label:
             row["defect_type"] = NORMAL
         elif "defect_type" not in frame or pd.isna(row["defect_type"]) or not str(row["defect_type"]):
             row["defect_type"] = defect_type
         if "split" in frame:
-            row["split"] = "" if pd.isna(row["split"]) else _split(str(row["split"]), path)
+            row["split"] = "" if pd.isna(row["split"]) else split_of(str(row["split"]), path)
     base = Path(root) if root is not None else path.parent
     published = any(row.get("split") for row in rows)
-    return _Found(rows, absolute_path(base), published_split=published, name=path.stem)
+    return Found(rows, absolute_path(base), published_split=published, name=path.stem)
 
 
-def _label(text: str, file: Path) -> tuple[int, str]:
+def label_of(text: str, file: Path) -> tuple[int, str]:
     """Label index and defect type that a word stands for."""
     word = text.strip()
     if not word or word.lower() == "nan":
@@ -477,11 +483,52 @@ def _label(text: str, file: Path) -> tuple[int, str]:
     return 1, word
 
 
-def _split(text: str, file: Path) -> str:
+def split_of(text: str, file: Path) -> str:
+    """Split that a word in ``file`` stands for, "" for an empty one."""
     word = text.strip().lower()
-    if word and word not in _SPLIT_NAMES:
+    if word and word not in SPLIT_NAMES:
         raise ValueError(f"{file} has the split {text!r}; known are train, val, test.")
-    return _SPLIT_NAMES.get(word, "")
+    return SPLIT_NAMES.get(word, "")
+
+
+# ---------------------------------------------------------------------------------------------------------- annotations
+# Their modules build on this one, so they are imported when they are needed.
+
+
+def _detect_coco(path: Path) -> bool:
+    from helpers.data.coco import has_coco
+
+    return has_coco(path)
+
+
+def _read_coco(path: Path, **options: Any) -> Found:
+    from helpers.data.coco import read_coco
+
+    return read_coco(path, **options)
+
+
+def _detect_labelme(path: Path) -> bool:
+    from helpers.data.labelme import has_labelme
+
+    return has_labelme(path)
+
+
+def _read_labelme(path: Path, **options: Any) -> Found:
+    from helpers.data.labelme import read_labelme
+
+    return read_labelme(path, **options)
+
+
+def _detect_image_masks(path: Path) -> bool:
+    from helpers.data.image_masks import has_image_masks
+
+    return has_image_masks(path)
+
+
+def _read_image_masks(path: Path, **options: Any) -> Found:
+    from helpers.data.image_masks import read_image_masks
+
+    return read_image_masks(path, **options)
 
 
 # ------------------------------------------------------------------------------------------------------------- registry
@@ -523,6 +570,29 @@ LAYOUTS: dict[str, Layout] = {
         _detect_classes,
         _read_classes,
     ),
+    "coco": Layout(
+        "COCO layout",
+        "train/_annotations.coco.json and train/a.jpg   (Roboflow; or one *.json of any name, with or without splits)\n"
+        "annotations/instances_train.json and images/   (CVAT), result.json and images/ (Label Studio)",
+        _detect_coco,
+        _read_coco,
+        frozenset({"annotations", "objects_are_defects", "mask_cache"}),
+    ),
+    "labelme": Layout(
+        "labelme layout",
+        "a.jpg and a.json          (shapes; with or without folders train, val, test)",
+        _detect_labelme,
+        _read_labelme,
+        frozenset({"line_width", "mask_cache"}),
+    ),
+    "image_mask": Layout(
+        "image and mask folders",
+        "images/a.png and masks/a.png                   (no mask or an empty one: normal)\n"
+        "metadata.json             optional: per photo split, label or defect_type, group",
+        _detect_image_masks,
+        _read_image_masks,
+        frozenset({"image_dir", "mask_dir", "metadata_path"}),
+    ),
 }
 """Layouts by name, in the order they are tried."""
 
@@ -537,15 +607,16 @@ def _entries(folder: Path) -> list[Path]:
     return sorted(e for e in folder.iterdir() if not e.name.startswith(".") and e.name.lower() not in _CLUTTER)
 
 
-def _folders(folder: Path) -> list[Path]:
+def folders_in(folder: Path) -> list[Path]:
+    """Folders directly inside one, by name, without hidden ones."""
     return [entry for entry in _entries(folder) if entry.is_dir()]
 
 
 def _child(folder: Path, name: str) -> Path | None:
-    return next((entry for entry in _folders(folder) if entry.name.lower() == name.lower()), None)
+    return next((entry for entry in folders_in(folder) if entry.name.lower() == name.lower()), None)
 
 
-def _images(folder: Path, ignored: list[Path]) -> list[Path]:
+def images_in(folder: Path, ignored: list[Path]) -> list[Path]:
     """Image files in a folder and below, by suffix; other files are added to ``ignored``."""
     images = []
     for file in _files(folder):
@@ -621,12 +692,12 @@ def _unknown_layout(path: Path) -> str:
         for name, known in LAYOUTS.items()
     )
     return (
-        f"{path} has no layout that is known. Found:\n{_tree(path)}\nKnown layouts:\n{sketches}\n"
+        f"{path} has no layout that is known. Found:\n{tree(path)}\nKnown layouts:\n{sketches}\n"
         "Move the photos into one of these, or list them in a table and read that."
     )
 
 
-def _tree(path: Path, limit: int = 20, most: int = 3) -> str:
+def tree(path: Path, limit: int = 20, most: int = 3) -> str:
     """A few lines that show what lies in a folder: folders with their number of files, and the first files."""
     if path.is_file():
         return f"  {path.name} (a file)"
