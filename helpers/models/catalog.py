@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from helpers.models.backbones import Backbone
+from helpers.models.backbones import LOCAL_PREFIX, Backbone
 
 if TYPE_CHECKING:
     from anomalib.models import AnomalibModule
@@ -35,7 +38,10 @@ def build_model(
     """
     if name not in MODELS:
         raise ValueError(f"Unknown model {name!r}; known: {', '.join(MODELS)}.")
-    return MODELS[name](backbone, as_size(image_size), as_size(center_crop) if center_crop else None, **parameters)
+    model = MODELS[name](backbone, as_size(image_size), as_size(center_crop) if center_crop else None, **parameters)
+    # They go into the checkpoint: without them the architecture is another one, which takes the same weights.
+    model.hparams["model_args"] = model_args(backbone.name)
+    return model
 
 
 def load_model(name: str, checkpoint: Path, architecture: str, device: str = "cpu") -> AnomalibModule:
@@ -51,13 +57,57 @@ def load_model(name: str, checkpoint: Path, architecture: str, device: str = "cp
     """
     if name not in MODELS:
         raise ValueError(f"Unknown model {name!r}; known: {', '.join(MODELS)}.")
-    import helpers.models.builtin  # noqa: F401  (registers its architecture with timm)
-    from helpers.models.patchcore import PatchCore
+    import torch
 
-    model = PatchCore.load_from_checkpoint(
-        checkpoint, map_location=device, weights_only=True, backbone=architecture, pre_trained=False
-    )
+    import helpers.models.builtin  # noqa: F401  (registers its architecture with timm)
+
+    model_class, identity = _class_of(name)
+    stored = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["hyper_parameters"]
+    options = stored.get("model_args", {})
+    with bare_backbone(architecture, options) as backbone:
+        model = model_class.load_from_checkpoint(
+            checkpoint, map_location=device, weights_only=True, backbone=backbone, pre_trained=False, **identity
+        )
+    model.hparams.update({"backbone": architecture, "model_args": options})
     return model.eval().to(device)
+
+
+def model_args(backbone: str) -> dict[str, Any]:
+    """Arguments by which a backbone differs from its architecture, as the ``config.json`` of a local folder names them.
+
+    Weights that came from TensorFlow have ``{"pad_type": "same"}``, say: without it the same weights give other
+    features, and no error.
+
+    Args:
+        backbone: ``Backbone.name``.
+
+    Returns:
+        Plain data; empty for any other than a local folder.
+    """
+    if not backbone.startswith(LOCAL_PREFIX):
+        return {}
+    file = Path(backbone.removeprefix(LOCAL_PREFIX)) / "config.json"
+    return json.loads(file.read_text(encoding="utf-8")).get("model_args") or {}
+
+
+@contextmanager
+def bare_backbone(architecture: str, options: dict[str, Any]) -> Iterator[str]:
+    """A name by which timm, anomalib and segmentation-models-pytorch build a backbone without its weights.
+
+    Args:
+        architecture: ``Backbone.architecture``.
+        options: from :func:`model_args`.
+
+    Yields:
+        The architecture itself; with options, a folder that lasts as long as the context and says both.
+    """
+    if not options:
+        yield architecture
+        return
+    with TemporaryDirectory() as folder:
+        content = {"architecture": architecture, "pretrained_cfg": {}, "model_args": options}
+        (Path(folder) / "config.json").write_text(json.dumps(content), encoding="utf-8")
+        yield f"{LOCAL_PREFIX}{folder}"
 
 
 def as_size(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
@@ -86,4 +136,38 @@ def _patchcore(
     )
 
 
-MODELS: dict[str, Callable[..., AnomalibModule]] = {"patchcore": _patchcore}
+def _segmenter(name: str) -> Callable[..., AnomalibModule]:
+    def build(
+        backbone: Backbone, image_size: tuple[int, int], center_crop: tuple[int, int] | None, **parameters: Any
+    ) -> AnomalibModule:
+        from helpers.models.patchcore import make_pre_processor
+        from helpers.models.segmentation import Segmenter
+
+        return Segmenter(
+            architecture=name,
+            backbone=backbone.name,
+            pre_trained=backbone.pretrained,
+            pre_processor=make_pre_processor(image_size, center_crop, backbone.mean, backbone.std),
+            **parameters,
+        )
+
+    return build
+
+
+def _class_of(name: str) -> tuple[type[AnomalibModule], dict[str, str]]:
+    """The class of a model, and the arguments that make it this model and no other; imported late, as it is slow."""
+    if name in SEGMENTERS:
+        from helpers.models.segmentation import Segmenter
+
+        # given, so that a checkpoint of the other network does not load in silence
+        return Segmenter, {"architecture": name}
+    from helpers.models.patchcore import PatchCore
+
+    return PatchCore, {}
+
+
+SEGMENTERS = ("unet", "deeplabv3plus")
+MODELS: dict[str, Callable[..., AnomalibModule]] = {
+    "patchcore": _patchcore,
+    **{name: _segmenter(name) for name in SEGMENTERS},
+}

@@ -1,0 +1,362 @@
+"""U-Net and DeepLabV3+: losses by hand, any size in and out, what validation counts, training through the engine."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from conftest import SHARED_BACKBONE, draw_photos, split_table
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+
+from helpers.data.datamodule import SampleDataModule
+from helpers.data.samples import supervised_table
+from helpers.inference.engine import make_engine
+from helpers.models.backbones import resolve_backbone
+from helpers.models.catalog import MODELS, SEGMENTERS, bare_backbone, build_model, load_model, model_args
+from helpers.models.segmentation import (
+    ARCHITECTURES,
+    LOSSES,
+    SegmentationLoss,
+    Segmenter,
+    SegmenterModel,
+    assemble_network,
+    build_network,
+    rate_factor,
+)
+
+# Two by two pixels: probabilities 0.8, 0.4, 0.1 and 0.5; the first two are defect.
+PROBABILITIES = [0.8, 0.4, 0.1, 0.5]
+LOGITS = torch.tensor([math.log(p / (1 - p)) for p in PROBABILITIES]).view(1, 1, 2, 2)
+MASK = torch.tensor([1, 1, 0, 0], dtype=torch.uint8).view(1, 1, 2, 2)
+BY_HAND = {
+    # 1 - 2 (0.8 + 0.4) / ((0.8 + 0.4 + 0.1 + 0.5) + 2) = 1 - 2.4 / 3.8
+    "dice": 0.368421,
+    # q = 0.8, 0.4, 0.9, 0.5: mean of 0.04 * 0.223144, 0.36 * 0.916291, 0.01 * 0.105361, 0.25 * 0.693147
+    "focal": (0.0089257 + 0.3298647 + 0.0010536 + 0.1732868) / 4,
+    # mean of -log(q)
+    "bce": (0.2231436 + 0.9162907 + 0.1053605 + 0.6931472) / 4,
+}
+
+
+class Fixed(nn.Module):
+    """A network whose logits are known: those of one channel of the photo."""
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return batch[:, :1]
+
+
+@pytest.fixture(scope="module")
+def tiny(backbone_folder):
+    """The tiny ResNet of the tests as a backbone."""
+    return resolve_backbone(f"local-dir:{backbone_folder}")
+
+
+@pytest.fixture(scope="module")
+def supervised(tmp_path_factory) -> pd.DataFrame:
+    """12 photos with a bright square, divided into train, val and test, among normal ones."""
+    folder = draw_photos(tmp_path_factory.mktemp("data") / "squares", n_train=6, n_good=2, n_defect=12)
+    return supervised_table(split_table(folder))
+
+
+def photos(n: int, height: int, width: int) -> torch.Tensor:
+    return torch.randn(n, 3, height, width, generator=torch.Generator().manual_seed(7))
+
+
+def batch_of(image: torch.Tensor, masks: torch.Tensor | None, labels: list[int]) -> SimpleNamespace:
+    return SimpleNamespace(image=image, gt_mask=masks, gt_label=torch.tensor(labels, dtype=torch.bool))
+
+
+# ------------------------------------------------------------------------------------------------------------ losses
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_by_hand(name):
+    terms = SegmentationLoss(name)(LOGITS, MASK)
+    assert set(terms) == set(name.split("_"))
+    for term, value in terms.items():
+        assert float(value) == pytest.approx(BY_HAND[term], abs=1e-5)
+
+
+def test_dice_pools_the_pixels_of_a_batch():
+    """A photo without defect adds its false alarms to the sums: 1 - 2 * 1.2 / (1.8 + 1.8 + 2)."""
+    terms = SegmentationLoss("dice")(LOGITS.repeat(2, 1, 1, 1), torch.cat([MASK, torch.zeros_like(MASK)]))
+    assert float(terms["dice"]) == pytest.approx(1 - 2.4 / 5.6, abs=1e-5)
+
+
+def test_a_batch_of_normal_photos_is_taught_by_the_pixel_term_only():
+    for name, teaches in (("dice", False), ("dice_focal", True), ("dice_bce", True)):
+        logits = LOGITS.clone().requires_grad_()
+        terms = SegmentationLoss(name)(logits, torch.zeros_like(MASK))
+        assert float(terms["dice"].detach()) == 0
+        torch.stack(list(terms.values())).sum().backward()
+        assert logits.grad.isfinite().all()
+        assert bool((logits.grad > 0).all()) is teaches, "each probability must fall, or nothing moves"
+
+
+def test_extreme_logits_and_half_precision_stay_finite():
+    logits = torch.tensor([80.0, -80.0, 80.0, -80.0], dtype=torch.float16).view(1, 1, 2, 2)
+    terms = SegmentationLoss("dice_focal")(logits, MASK)
+    # p = 1, 0, 1, 0 against 1, 1, 0, 0: Dice 1/2; focal (0 + 80 + 80 + 0) / 4
+    assert float(terms["dice"]) == pytest.approx(0.5, abs=1e-4)
+    assert float(terms["focal"]) == pytest.approx(40, abs=1e-3)
+    assert SegmentationLoss("bce")(logits, MASK)["bce"].dtype == torch.float32
+
+
+# ----------------------------------------------------------------------------------------------------------- network
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["builtin:", "untrained:resnet18", f"local-dir:{SHARED_BACKBONE}"])
+def test_encoders_go_in_with_their_weights_and_come_back_without(architecture, name):
+    if name.startswith("local-dir") and not SHARED_BACKBONE.is_dir():
+        pytest.skip("the shared MobileNetV2 is not here")
+    backbone = resolve_backbone(name)
+    network = build_network(architecture, backbone, classes=2).train()
+    assert network(torch.zeros(1, 3, 64, 96)).shape == (1, 2, 64, 96), "a batch of one photo trains too"
+    with bare_backbone(backbone.architecture, model_args(backbone.name)) as bare:
+        again = assemble_network(architecture, bare, pretrained=False, classes=2)
+    again.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again.eval()(photos(1, 64, 64)), network.eval()(photos(1, 64, 64)))
+
+
+def test_pretrained_weights_are_loaded(tiny, backbone_folder):
+    from safetensors.torch import load_file
+
+    stored = load_file(backbone_folder / "model.safetensors")["layer1.0.conv1.weight"]
+    found = build_network("deeplabv3plus", tiny).encoder.state_dict()["model.layer1.0.conv1.weight"]
+    assert torch.equal(found, stored)
+
+
+def test_what_cannot_be_built():
+    with pytest.raises(ValueError, match="'fcn'.*unet, deeplabv3plus"):
+        assemble_network("fcn", "resnet18", pretrained=False)
+    with pytest.raises(ValueError, match="vit_tiny_patch16_224.*cannot be the encoder of unet"):
+        assemble_network("unet", "vit_tiny_patch16_224", pretrained=False)
+    with pytest.raises(ValueError, match="dice_focal"):
+        SegmentationLoss("lovasz")
+    for smoothing in (0, 2, -3):
+        with pytest.raises(ValueError, match="smoothing"):
+            SegmenterModel(Fixed(), smoothing)
+    for wrong in ({"learning_rate": 0}, {"weight_decay": -1}, {"encoder_factor": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            build_model("unet", resolve_backbone("untrained:test_resnet"), image_size=64, **wrong)
+
+
+# -------------------------------------------------------------------------------------------------------- prediction
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("size", [(97, 301), (64, 64), (33, 20), (5, 130)])
+def test_any_size_gives_a_map_of_that_size(tiny, architecture, size):
+    model = SegmenterModel(build_network(architecture, tiny)).eval()
+    with torch.no_grad():
+        found = model(photos(2, *size))
+        assert model.train()(photos(2, *size)).shape == (2, 1, *size)
+    assert found.anomaly_map.shape == (2, 1, *size)
+    assert found.pred_score.shape == (2,)
+    assert 0 <= found.anomaly_map.min() <= found.anomaly_map.max() <= 1
+    assert found.pred_label is None
+
+
+def test_padding_is_copies_of_the_border_cut_off_again():
+    seen = []
+
+    class Spy(Fixed):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            seen.append(batch)
+            return super().forward(batch)
+
+    batch = photos(1, 30, 33)
+    assert torch.equal(SegmenterModel(Spy()).logits(batch), batch[:, :1])
+    expected = np.pad(batch.numpy(), ((0, 0), (0, 0), (0, 2), (0, 31)), mode="edge")
+    assert np.array_equal(seen[0].numpy(), expected)
+
+
+def test_score_is_the_maximum_of_the_smoothed_map():
+    probabilities = np.full((1, 1, 6, 7), 0.1)
+    probabilities[0, 0, 2, 3] = 0.9  # one pixel within: (8 * 0.1 + 0.9) / 9
+    probabilities[0, 0, 5, 6] = 0.8  # a corner, a mean of four: (3 * 0.1 + 0.8) / 4
+    batch = torch.from_numpy(np.log(probabilities / (1 - probabilities))).float().expand(1, 3, 6, 7)
+    with torch.no_grad():
+        found = SegmenterModel(Fixed()).eval()(batch)
+        single = SegmenterModel(Fixed(), smoothing=1).eval()(batch)
+    np.testing.assert_allclose(found.anomaly_map, probabilities, atol=1e-6)
+    assert float(found.pred_score) == pytest.approx(0.275, abs=1e-6)
+    assert float(single.pred_score) == pytest.approx(0.9, abs=1e-6)
+
+
+def test_it_exports(tiny):
+    """Its graph holds no decision about the data: other photos give what the module itself gives."""
+    model = SegmenterModel(build_network("unet", tiny)).eval()
+    program = torch.export.export(model, (photos(2, 70, 90),), dynamic_shapes=({0: torch.export.Dim("n")},))
+    batch = 3 * photos(3, 70, 90)
+    with torch.no_grad():
+        expected, found = model(batch), program.module()(batch)
+    torch.testing.assert_close(found.anomaly_map, expected.anomaly_map, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.pred_score, expected.pred_score, atol=1e-5, rtol=0)
+
+
+# ---------------------------------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_two_photos_are_learned_by_heart(tiny, architecture):
+    draw = np.random.default_rng(0)
+    images = torch.from_numpy(draw.normal(0, 0.3, (2, 3, 64, 64))).float()
+    masks = torch.zeros(2, 64, 64, dtype=torch.bool)
+    masks[0, 8:30, 10:25], masks[1, 35:55, 20:60] = True, True
+    images += 1.5 * masks[:, None]
+    torch.manual_seed(0)
+    model = build_model(architecture, tiny, image_size=64)
+    model.log = model.log_dict = lambda *arguments, **options: None
+    batch = batch_of(images, masks, [1, 1])
+    optimizer = torch.optim.AdamW(model.model.parameters(), lr=3e-3)
+    model.train()
+    for _ in range(50):
+        optimizer.zero_grad()
+        model.training_step(batch).backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = model.eval().model(images).anomaly_map[:, 0] > 0.5
+    assert 2 * (found & masks).sum() / (found.sum() + masks.sum()) > 0.95
+
+
+def logged(model: Segmenter, batches: list[SimpleNamespace]) -> dict[str, list[tuple[float, int | None]]]:
+    """Run validation by hand; each logged name with its values and batch sizes."""
+    lines: dict[str, list] = {}
+
+    def note(name: str, value: torch.Tensor, batch_size: int | None = None, **options: object) -> None:
+        lines.setdefault(name, []).append((float(value), batch_size))
+
+    model.log = note
+    model.eval()
+    model.on_validation_epoch_start()
+    with torch.no_grad():
+        for number, batch in enumerate(batches):
+            model.validation_step(batch, number)
+        model.on_validation_epoch_end()
+    return lines
+
+
+def test_validation_counts_abnormal_photos_only(tiny):
+    """Photo 1 has 3 of 4 defect pixels and 2 false ones, photo 3 has 1 of 4; normal ones are all false."""
+    model = build_model("unet", tiny, image_size=64, loss="bce")
+    model.model.network = Fixed()
+    masks = torch.zeros(4, 4, 4, dtype=torch.uint8)
+    masks[1, 0], masks[3, 0] = 1, 1
+    images = torch.full((4, 3, 4, 4), -5.0)
+    images[0] = images[2] = 5.0
+    images[1, :, 0, :3] = images[1, :, 3, :2] = 5.0
+    images[3, :, 0, 0] = 5.0
+    batches = [
+        batch_of(images[:2], masks[:2], [0, 1]),
+        batch_of(images[2:3], masks[2:3], [0]),
+        batch_of(images[3:], masks[3:, None].bool(), [1]),
+    ]
+    lines = logged(model, batches)
+    right, wrong = math.log1p(math.exp(-5)), math.log1p(math.exp(5))  # -log q of a pixel
+    assert [size for _, size in lines["val_loss"]] == [1, 1]
+    assert lines["val_loss"][0][0] == pytest.approx((13 * right + 3 * wrong) / 16, rel=1e-4)
+    assert lines["val_loss"][1][0] == pytest.approx((13 * right + 3 * wrong) / 16, rel=1e-4)
+    # together 4 hits, 2 false, 4 missed
+    assert lines["val_iou"][0][0] == pytest.approx(4 / 10)
+    assert lines["val_dice"][0][0] == pytest.approx(8 / 14)
+
+    images[0] = images[2] = -5.0  # another face of the normal photos changes nothing; and counts start afresh
+    assert logged(model, batches) == lines
+
+
+def test_val_without_defects_is_an_error_that_says_what_to_do(tiny):
+    model = build_model("unet", tiny, image_size=64)
+    with pytest.raises(ValueError, match="supervised.*limit_val_batches=0"):
+        logged(model, [batch_of(photos(2, 8, 8), torch.zeros(2, 8, 8), [0, 0])])
+
+
+def test_photos_without_masks_are_refused(tiny):
+    model = build_model("unet", tiny, image_size=64)
+    with pytest.raises(ValueError, match="mask of every abnormal photo"):
+        model.training_step(batch_of(photos(2, 8, 8), None, [0, 1]))
+
+
+def test_learning_rate_rises_and_falls_to_zero():
+    factors = [rate_factor(step, 100) for step in range(101)]
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert factors[52] == pytest.approx(0.5)  # 48 of the 96 steps of the cosine are over
+    assert factors[100] == pytest.approx(0)
+    assert all(a >= b for a, b in zip(factors[4:], factors[5:], strict=False))
+    assert rate_factor(0, 1) == 1.0
+
+
+def test_optimiser_has_every_weight_once_and_the_encoder_its_own_rate(tiny):
+    model = build_model("unet", tiny, image_size=64, learning_rate=1e-3, encoder_factor=0.1, weight_decay=0.05)
+    model._trainer = SimpleNamespace(estimated_stepping_batches=10)
+    optimizer = model.configure_optimizers()["optimizer"]
+    decoder, encoder = optimizer.param_groups
+    assert (decoder["initial_lr"], encoder["initial_lr"]) == pytest.approx((1e-3, 1e-4))
+    assert decoder["weight_decay"] == encoder["weight_decay"] == 0.05
+    assert {id(one) for one in encoder["params"]} == {id(one) for one in model.model.network.encoder.parameters()}
+    grouped = [id(one) for one in decoder["params"] + encoder["params"]]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {id(one) for one in model.parameters()}
+
+
+@pytest.mark.parametrize("name", SEGMENTERS)
+def test_trains_through_the_engine_logs_and_comes_back_from_its_checkpoint(tiny, supervised, tmp_path, name):
+    model = build_model(name, tiny, image_size=(64, 48), learning_rate=1e-3, smoothing=5)
+    data = SampleDataModule(supervised, train_batch_size=4, eval_batch_size=4, allow_abnormal_train=True)
+    before = {key: value.clone() for key, value in model.state_dict().items() if value.is_floating_point()}
+    logger = CSVLogger(tmp_path / "logs")
+    engine = make_engine(tmp_path, "cpu", max_epochs=1, logger=logger)
+    engine.fit(model, datamodule=data)
+    assert any(not torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+    columns = pd.read_csv(f"{logger.log_dir}/metrics.csv").max()
+    assert columns["train_loss"] == pytest.approx(columns["train_dice_loss"] + columns["train_focal_loss"], rel=1e-4)
+    assert columns["val_loss"] > 0
+    assert columns["val_dice"] == pytest.approx(2 * columns["val_iou"] / (1 + columns["val_iou"]), abs=1e-6)
+
+    engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
+    loaded = load_model(name, tmp_path / "model.ckpt", tiny.architecture)
+    batch = torch.rand(2, 3, 72, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, found = model.eval()(batch), loaded(batch)  # with the pre-processor: resized and normalised
+    assert expected.anomaly_map.shape == (2, 1, 64, 48)
+    assert torch.equal(found.anomaly_map, expected.anomaly_map)
+    assert torch.equal(found.pred_score, expected.pred_score)
+    assert loaded.model.smoothing == 5
+
+    other = next(one for one in SEGMENTERS if one != name)
+    with pytest.raises(RuntimeError, match="state_dict"):
+        load_model(other, tmp_path / "model.ckpt", tiny.architecture)
+
+
+def test_the_catalog_has_both():
+    assert SEGMENTERS == ARCHITECTURES
+    assert set(SEGMENTERS) < set(MODELS)
+
+
+@pytest.mark.parametrize("name", ["patchcore", "unet"])
+def test_a_backbone_with_arguments_of_its_own_is_rebuilt_with_them(name, supervised, tmp_path):
+    """Other padding, same weights: loaded without it, a model would see other features and say nothing."""
+    folder = tmp_path / "weights"
+    network = timm.create_model("test_efficientnet", pad_type="same")
+    timm.models.save_for_hf(network, folder, model_args={"pad_type": "same"}, safe_serialization=True)
+    backbone = resolve_backbone(f"local-dir:{folder}")
+    model = build_model(name, backbone, image_size=64)
+    table = supervised[supervised["label_index"] == 0] if name == "patchcore" else supervised
+    engine = make_engine(tmp_path, "cpu", limit_val_batches=0, max_epochs=1)
+    engine.fit(model, datamodule=SampleDataModule(table, train_batch_size=4, allow_abnormal_train=True))
+    engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
+    shutil.rmtree(folder)
+    loaded = load_model(name, tmp_path / "model.ckpt", backbone.architecture)
+    assert loaded.hparams["backbone"] == "test_efficientnet"
+    with torch.no_grad():
+        expected, found = model.eval().model(photos(2, 64, 64)), loaded.model(photos(2, 64, 64))
+    torch.testing.assert_close(found.anomaly_map, expected.anomaly_map, rtol=1e-5, atol=1e-6)
