@@ -1,0 +1,107 @@
+"""From raw photos of several objects to one picture an object: the distance-map network at work.
+
+Training is in :mod:`helpers.models.foreground`, telling objects apart in :mod:`helpers.analysis.instances`, writing the
+pictures in :mod:`helpers.data.cutouts`; here they are put together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from helpers.analysis.instances import match_instances, separate
+from helpers.data.coco import InstancePhoto
+from helpers.data.cutouts import write_cutouts
+from helpers.data.images import read_image
+from helpers.data.samples import NORMAL, assign_splits, make_table
+from helpers.models.backbones import Backbone
+from helpers.models.foreground import CHECKPOINT_NAME, ForegroundNet, predict_distance, train_foreground
+from helpers.progress import progress
+from helpers.runs import run_fingerprint, write_json
+
+ABOUT_FILE = "foreground.json"
+
+
+def split_photos(photos: Sequence[InstancePhoto], seed: int = 0) -> dict[str, list[InstancePhoto]]:
+    """Photos for ``train`` (about 60 %), ``val`` (15 %) and ``test`` (25 %); a published split is kept.
+
+    Which photo goes where follows from the hash of its name and the seed, as for any dataset here.
+    """
+    if not photos:
+        return {"train": [], "val": [], "test": []}
+    table = photo_table(photos)
+    split = dict(zip(table["image_path"], table["split"], strict=True))
+    if (table["split"] == "").any():
+        table = assign_splits(table, "one_class", val_fraction=0.2, test_fraction=0.25, seed=seed)
+        split = dict(zip(table["image_path"], table["split"], strict=True))
+    return {
+        part: [photo for photo in photos if split[str(photo.image_path)] == part] for part in ("train", "val", "test")
+    }
+
+
+def photo_table(photos: Sequence[InstancePhoto]) -> Any:
+    """A sample table of raw photos, all of them normal: what their split and fingerprint are taken from."""
+    root = photos[0].image_path.parent
+    rows = [{"image_path": photo.image_path, "split": photo.split} for photo in photos]
+    published = any(photo.split for photo in photos)
+    return make_table(rows, root=root, layout="coco", name=root.name, published_split=published)
+
+
+def train_or_load_foreground(
+    parts: Mapping[str, Sequence[InstancePhoto]], backbone: Backbone, folder: Path, *, seed: int = 0, **parameters: Any
+) -> ForegroundNet:
+    """The network that an earlier call with the same photos, parameters and code left in the folder, or a new one.
+
+    Args:
+        parts: from :func:`split_photos`; test photos play no part.
+        backbone: encoder.
+        folder: gets the checkpoint, the losses and ``foreground.json``, written last.
+        seed: of the training.
+        **parameters: of :func:`helpers.models.foreground.train_foreground`.
+    """
+    photos = [*parts["train"], *parts["val"]]
+    plain = {name: value for name, value in parameters.items() if name != "device"}
+    settings = {"backbone": backbone.to_dict(), "train": len(parts["train"]), **plain}
+    identity = run_fingerprint("foreground", settings, photo_table(photos), seed)
+    about = folder / ABOUT_FILE
+    if about.is_file() and json.loads(about.read_text(encoding="utf-8"))["fingerprint"] == identity:
+        return ForegroundNet.load_from_checkpoint(
+            folder / CHECKPOINT_NAME, map_location="cpu", weights_only=True
+        ).eval()
+    about.unlink(missing_ok=True)
+    network = train_foreground(parts["train"], parts["val"], backbone, folder, seed=seed, **parameters)
+    write_json({"fingerprint": identity, "seed": seed, "note": backbone.note, "parameters": settings}, about)
+    return network
+
+
+def cut_out(
+    network: ForegroundNet, photos: Sequence[InstancePhoto], out: Path, *, size: int = 256, **options: Any
+) -> Path:
+    """Find the objects of photos and write one picture each as a dataset for notebooks 01 and 02.
+
+    Where the annotations say what is wrong with each object (a key ``defect_type``), a found object has the type of the
+    true one that it overlaps by an IoU of 0.5 or more; one that overlaps none counts as good. Where none says, all are
+    taken for good.
+
+    Args:
+        network: trained.
+        photos: raw photos.
+        out: the new folder; cut-outs of an earlier call are replaced.
+        size: side of the pictures in pixels.
+        **options: of :func:`helpers.data.cutouts.write_cutouts`.
+    """
+    labels, types = [], []
+    for photo in progress(photos, "finding objects"):
+        found = separate(predict_distance(network, read_image(photo.image_path)))
+        labels.append(found)
+        kinds = dict.fromkeys((int(number) for number in np.unique(found[found > 0])), NORMAL)
+        for true, number, _ in match_instances(photo.instance_masks(), found).pairs:
+            kinds[number] = photo.defect_types[true] or NORMAL
+        types.append(kinds)
+    known = any(any(photo.defect_types) for photo in photos)
+    paths = [photo.image_path for photo in photos]
+    return write_cutouts(paths, labels, out, size=size, types=types if known else None, force=True, **options)

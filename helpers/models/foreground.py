@@ -1,0 +1,396 @@
+"""A U-Net that finds objects in raw photos: it predicts, at every pixel, how deep inside an object that pixel lies.
+
+The target is the Euclidean distance to the object's edge, divided by its largest value in that object: 0 on the
+background, 1 in the middle of every object whatever its size. Touching objects have a valley between them, which a
+plain foreground mask has not (Bai & Urtasun 2017, "Deep watershed transform for instance segmentation"; Naylor et al.
+2019, "Segmentation of nuclei in histopathology images by deep regression of the distance map"). The network is
+a U-Net (Ronneberger, Fischer & Brox 2015) with one sigmoid output, trained by regression.
+:mod:`helpers.analysis.instances` turns its map into objects.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from scipy import ndimage
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from helpers.data.images import read_image
+from helpers.files import write_whole
+from helpers.inference.engine import MinuteLines, trainer_device
+from helpers.models.catalog import bare_backbone, model_args
+from helpers.models.segmentation import STRIDE, assemble_network, build_network
+from helpers.progress import is_interactive
+from helpers.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from helpers.data.coco import InstancePhoto
+    from helpers.models.backbones import Backbone
+
+LOSSES = ("smooth_l1", "mse")
+SMOOTH_L1_BETA = 0.1  # errors below this count squared; the map goes from 0 to 1
+WEIGHT_DECAY = 0.01
+CHECKPOINT_NAME, LOG_NAME = "foreground.ckpt", "metrics.csv"
+SCALES = (0.8, 1.25)  # how much smaller or larger a crop shows its objects
+GAIN, OFFSET, GAMMA = 0.3, 0.1, 0.3  # largest changes of the light: factor about mid grey, sum, log of the exponent
+
+
+def distance_target(instance_masks: np.ndarray) -> np.ndarray:
+    """The map that the network learns: depth inside each object, 0 (background) to 1 (the object's deepest pixel).
+
+    Holes of an object are filled first, so that every object has one peak and not a ring of them: a nut with its bore
+    is annotated and cut out as a whole. The photo's border is no edge of an object: one that the border cuts goes on
+    rising up to it, and is 1 where what can be seen of it is deepest. Where masks overlap the larger depth counts.
+
+    Args:
+        instance_masks: (N, H, W) bool, one mask an object; empty masks are passed over.
+
+    Returns:
+        (H, W) float32 in [0, 1].
+    """
+    masks = np.asarray(instance_masks, dtype=bool)
+    if masks.ndim != 3:
+        raise ValueError(f"instance_masks is {masks.ndim}-dimensional; give one mask an object, (N, H, W).")
+    target = np.zeros(masks.shape[1:], dtype=np.float32)
+    for mask in masks:
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if not len(rows):
+            continue
+        # One pixel more on every side that lies in the photo: the nearest background is never farther away.
+        top, left = max(rows[0] - 1, 0), max(columns[0] - 1, 0)
+        window = np.s_[top : rows[-1] + 2, left : columns[-1] + 2]
+        filled = ndimage.binary_fill_holes(mask[window])
+        # An object that is all of the photo has no edge, and no pixel of it is deeper than another.
+        depth = ndimage.distance_transform_edt(filled) if not filled.all() else np.ones(filled.shape)
+        np.maximum(target[window], (depth / depth.max()).astype(np.float32), out=target[window])
+    return target
+
+
+def distance_loss(
+    predicted: torch.Tensor, target: torch.Tensor, kind: str = "smooth_l1", object_weight: float = 1.0
+) -> torch.Tensor:
+    """Weighted mean over all pixels of the squared error, or of the smooth L1 error (Girshick 2015, "Fast R-CNN").
+
+    Args:
+        predicted: (B, 1, H, W) in [0, 1].
+        target: the same shape, from :func:`distance_target`.
+        kind: ``mse``: ``e**2``; ``smooth_l1``: ``e**2 / (2 b)`` below ``b`` = :data:`SMOOTH_L1_BETA`, else
+            ``|e| - b / 2``.
+        object_weight: weight of a pixel with a target above 0; that of the background is 1.
+    """
+    if kind not in LOSSES:
+        raise ValueError(f"loss={kind!r} is unknown; known: {', '.join(LOSSES)}.")
+    if kind == "mse":
+        errors = functional.mse_loss(predicted, target, reduction="none")
+    else:
+        errors = functional.smooth_l1_loss(predicted, target, reduction="none", beta=SMOOTH_L1_BETA)
+    weights = torch.where(target > 0, object_weight, 1.0)
+    return (weights * errors).sum() / weights.sum()
+
+
+class ForegroundNet(LightningModule):
+    """U-Net with one sigmoid output, trained on :func:`distance_target`.
+
+    Its hyperparameters are plain data and enough to rebuild it, so that
+    ``ForegroundNet.load_from_checkpoint(file, weights_only=True)`` needs neither pretrained weights nor a network.
+
+    Args:
+        architecture: timm architecture of the encoder (``Backbone.architecture``).
+        mean: per-channel mean that photos in [0, 1] are normalised with.
+        std: per-channel standard deviation, likewise.
+        image_size: the longer side of a photo, in pixels, when the network sees it.
+        learning_rate: AdamW's at the start; it falls to zero by half a cosine over all steps.
+        loss: see :func:`distance_loss`.
+        object_weight: see :func:`distance_loss`.
+        model_args: of the encoder, from :func:`helpers.models.catalog.model_args`.
+        network: photos (B, 3, H, W) to logits (B, 1, H, W); None builds it, without pretrained weights.
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: int = 256,
+        learning_rate: float = 1e-3,
+        loss: str = "smooth_l1",
+        object_weight: float = 1.0,
+        model_args: dict[str, Any] | None = None,
+        network: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if loss not in LOSSES:
+            raise ValueError(f"loss={loss!r} is unknown; known: {', '.join(LOSSES)}.")
+        if image_size < STRIDE:
+            raise ValueError(f"image_size={image_size} is too small; use {STRIDE} or more.")
+        mean, std = list(mean), list(std)  # checkpoints hold plain data only
+        self.save_hyperparameters(ignore=["network"])
+        if network is None:
+            with bare_backbone(architecture, model_args or {}) as encoder:
+                network = assemble_network("unet", encoder, pretrained=False)
+        self.network = network
+        self.register_buffer("_mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, photos: torch.Tensor) -> torch.Tensor:
+        """Photos (B, 3, H, W) in [0, 1], sides multiples of 32, to maps (B, 1, H, W) in [0, 1]."""
+        return torch.sigmoid(self.network((photos - self._mean) / self._std))
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """Loss of one batch; ``train_loss`` is its mean over the epoch."""
+        loss = self._loss(batch)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch[0]))
+        return loss
+
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
+        """Log ``val_loss``, the mean over whole photos."""
+        self.log("val_loss", self._loss(batch), on_step=False, on_epoch=True, batch_size=len(batch[0]))
+
+    def _loss(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        photos, targets = batch
+        return distance_loss(self(photos), targets, self.hparams.loss, self.hparams.object_weight)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW, and half a cosine to zero over all steps."""
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.hparams.learning_rate, weight_decay=WEIGHT_DECAY)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+
+
+class WholeFrames(Dataset):
+    """Photos and targets at the size the network sees, padded to multiples of 32: (3, H, W) and (1, H, W) float32.
+
+    Args:
+        photos: from :func:`helpers.data.coco.read_instances`.
+        image_size: longer side in pixels.
+
+    Raises:
+        ValueError: a photo is not of the size its annotation says, or has objects that are outlined as a group.
+    """
+
+    def __init__(self, photos: Sequence[InstancePhoto], image_size: int) -> None:
+        self.frames = [_read_frame(photo, image_size) for photo in photos]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        photo, target = self.frames[index]
+        height, width = (-(-side // STRIDE) * STRIDE for side in target.shape)
+        return _to_tensors(_pad(photo, height, width), _pad(target, height, width))
+
+
+class FrameCrops(Dataset):
+    """Random crops of a few photos: any place, turned by quarters, mirrored, 0.8 to 1.25 times as large, other light.
+
+    Item ``index`` follows from the seed and the index alone; indices go on beyond the length (:class:`Onward`), so
+    that no epoch sees the crops of another. The photos take turns.
+
+    Args:
+        photos: from :func:`helpers.data.coco.read_instances`.
+        image_size: longer side of a whole photo in pixels.
+        crop_size: side of a crop in pixels, a multiple of 32; where a photo is smaller, it goes on mirrored.
+        n_crops: crops an epoch.
+        seed: of the crops.
+
+    Raises:
+        ValueError: no photo, a crop size that is no multiple of 32, or a photo of another size than annotated.
+    """
+
+    def __init__(
+        self, photos: Sequence[InstancePhoto], image_size: int, crop_size: int, n_crops: int, seed: int
+    ) -> None:
+        if not photos:
+            raise ValueError("There is no photo to train on.")
+        if crop_size < STRIDE or crop_size % STRIDE:
+            raise ValueError(f"crop_size={crop_size}: expected a multiple of {STRIDE}.")
+        self.frames = [_read_frame(photo, image_size) for photo in photos]
+        self.crop_size, self.n_crops, self.seed = crop_size, n_crops, seed
+
+    def __len__(self) -> int:
+        return self.n_crops
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rng = np.random.default_rng((self.seed, index))
+        photo, target = self.frames[index % len(self.frames)]
+        scale = math.exp(rng.uniform(math.log(SCALES[0]), math.log(SCALES[1])))
+        side = round(self.crop_size / scale)
+        photo, target = (_pad(each, max(side, each.shape[0]), max(side, each.shape[1])) for each in (photo, target))
+        top, left = (int(rng.integers(0, length - side + 1)) for length in target.shape)
+        window, size = np.s_[top : top + side, left : left + side], (self.crop_size, self.crop_size)
+        photo, target = (cv2.resize(each[window], size, interpolation=cv2.INTER_LINEAR) for each in (photo, target))
+        quarters, mirrored = int(rng.integers(4)), rng.random() < 0.5
+        photo, target = np.rot90(photo, quarters), np.rot90(target, quarters)
+        if mirrored:
+            photo, target = photo[:, ::-1], target[:, ::-1]
+        gain, offset = 1 + rng.uniform(-GAIN, GAIN), rng.uniform(-OFFSET, OFFSET)
+        values = np.clip((photo.astype(np.float32) / 255 - 0.5) * gain + 0.5 + offset, 0, 1)
+        return _to_tensors(values ** np.float32(math.exp(rng.uniform(-GAMMA, GAMMA))), target)
+
+
+class Onward(Sampler[int]):
+    """Indices that go on from one epoch to the next: 0 to n - 1, then n to 2 n - 1, and so on."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.start = n, 0
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[int]:
+        first, self.start = self.start, self.start + self.n
+        return iter(range(first, first + self.n))
+
+
+def _read_frame(photo: InstancePhoto, image_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 photo (H, W, 3) and float32 target (H, W), their longer side ``image_size``."""
+    if any(photo.crowd):
+        raise ValueError(
+            f"{photo.image_path} has objects that are outlined as one group (iscrowd), which shows no single depth; "
+            "outline them one by one, or leave the photo out."
+        )
+    pixels = read_image(photo.image_path)
+    if pixels.shape[:2] != tuple(photo.size):
+        raise ValueError(
+            f"{photo.image_path} is {pixels.shape[1]}x{pixels.shape[0]} pixels but annotated as "
+            f"{photo.size[1]}x{photo.size[0]} (width x height); export the annotation again."
+        )
+    target = distance_target(photo.instance_masks())
+    return _resize(pixels, image_size), _resize(target, image_size)
+
+
+def _resize(picture: np.ndarray, longer_side: int) -> np.ndarray:
+    height, width = picture.shape[:2]
+    scale = longer_side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+
+def _pad(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Go on mirrored at the right and at the bottom, up to a size."""
+    beyond = [(0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0)]
+    return np.pad(picture, beyond[: picture.ndim], mode="symmetric")
+
+
+def _to_tensors(photo: np.ndarray, target: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    return _photo_tensor(photo), torch.from_numpy(np.ascontiguousarray(target))[None]
+
+
+def _photo_tensor(photo: np.ndarray) -> torch.Tensor:
+    """(3, H, W) float32 in [0, 1] from uint8, or from float32 in [0, 1]."""
+    values = photo.astype(np.float32) / 255 if photo.dtype == np.uint8 else photo
+    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+
+
+# ------------------------------------------------------------------------------------------------ training, prediction
+
+
+def train_foreground(
+    train: Sequence[InstancePhoto],
+    val: Sequence[InstancePhoto],
+    backbone: Backbone,
+    folder: Path,
+    *,
+    image_size: int = 256,
+    crop_size: int = 128,
+    crops_per_photo: int = 4,
+    epochs: int = 12,
+    batch_size: int = 8,
+    learning_rate: float = 1e-3,
+    loss: str = "smooth_l1",
+    object_weight: float = 1.0,
+    seed: int = 0,
+    device: str = "auto",
+) -> ForegroundNet:
+    """Train a network on annotated photos, and write it and its losses to a folder.
+
+    Args:
+        train: photos to cut the training crops from.
+        val: photos whose ``val_loss`` is followed; nothing is chosen by it. May be empty.
+        backbone: encoder, from :func:`helpers.models.backbones.resolve_backbone`.
+        folder: gets ``foreground.ckpt`` and ``metrics.csv`` (columns epoch, step, train_loss, val_loss).
+        image_size: longer side of a photo, in pixels, as the network sees it. An object should be 20 pixels or more
+            across then.
+        crop_size: side of the training crops in pixels, a multiple of 32; best larger than an object.
+        crops_per_photo: training crops an epoch from each photo.
+        epochs: times that many crops are seen.
+        batch_size: crops a step.
+        learning_rate: see :class:`ForegroundNet`.
+        loss: see :func:`distance_loss`.
+        object_weight: see :func:`distance_loss`.
+        seed: of the decoder's first weights and of the crops. The global random state is left as it was.
+        device: see :func:`helpers.inference.engine.trainer_device`.
+
+    Returns:
+        The trained network in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: no photo to train on, or a parameter or a photo that does not fit; the message names it.
+    """
+    quiet_libraries()
+    crops = FrameCrops(train, image_size, crop_size, crops_per_photo * len(train), seed)
+    loaders = [DataLoader(crops, batch_size, sampler=Onward(len(crops)))]
+    if val:
+        loaders.append(DataLoader(WholeFrames(val, image_size), batch_size=1))
+    interactive = is_interactive()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = ForegroundNet(
+            backbone.architecture,
+            backbone.mean,
+            backbone.std,
+            image_size,
+            learning_rate,
+            loss,
+            object_weight,
+            model_args(backbone.name),
+            network=build_network("unet", backbone),
+        )
+        trainer = Trainer(
+            max_epochs=epochs,
+            logger=CSVLogger(folder, name="", version=""),
+            callbacks=[] if interactive else [MinuteLines()],
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=interactive,
+            num_sanity_val_steps=0,
+            **trainer_device(device),
+        )
+        trainer.fit(net, *loaders)
+    write_whole(folder / CHECKPOINT_NAME, lambda partial: trainer.save_checkpoint(partial, weights_only=True))
+    return net.eval().cpu()
+
+
+@torch.inference_mode()
+def predict_distance(net: ForegroundNet, photo: np.ndarray) -> np.ndarray:
+    """The distance map of a photo of any size, predicted at the network's own size and enlarged.
+
+    Args:
+        net: trained.
+        photo: (H, W, 3) uint8, RGB.
+
+    Returns:
+        (H, W) float32 in [0, 1].
+    """
+    if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
+        raise ValueError(f"A photo is (H, W, 3) uint8, got {photo.shape} {photo.dtype}; read it with read_image.")
+    small = _resize(photo, net.hparams.image_size)
+    height, width = small.shape[:2]
+    padded = _pad(small, *(-(-side // STRIDE) * STRIDE for side in (height, width)))
+    predicted = net(_photo_tensor(padded)[None].to(net.device))[0, 0, :height, :width].float().cpu().numpy()
+    size = (photo.shape[1], photo.shape[0])
+    return np.clip(cv2.resize(predicted, size, interpolation=cv2.INTER_LINEAR), 0, 1)

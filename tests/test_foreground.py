@@ -1,0 +1,248 @@
+"""The distance-map network: its target, loss, crops, training and prediction."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from helpers.analysis.instances import match_instances, separate
+from helpers.data.images import read_image
+from helpers.models.backbones import resolve_backbone
+from helpers.models.foreground import (
+    ForegroundNet,
+    FrameCrops,
+    Onward,
+    WholeFrames,
+    distance_loss,
+    distance_target,
+    predict_distance,
+    train_foreground,
+)
+from helpers.models.segmentation import build_network
+
+# -------------------------------------------------------------------------------------------------------------- target
+
+
+def test_target_of_a_square_by_hand():
+    mask = np.zeros((1, 7, 8), bool)
+    mask[0, 1:6, 1:6] = True
+    target = distance_target(mask)
+    expected = np.zeros((7, 8))
+    expected[1:6, 1:6], expected[2:5, 2:5], expected[3, 3] = 1 / 3, 2 / 3, 1
+    assert target.dtype == np.float32
+    np.testing.assert_allclose(target, expected, atol=1e-6)
+
+
+def test_every_object_has_its_own_peak_of_one_even_where_they_touch():
+    masks = np.zeros((2, 12, 20), bool)
+    masks[0, 1:10, 1:10] = True
+    masks[1, 1:6, 10:15] = True  # touches the first
+    target = distance_target(masks)
+    assert target[5, 5] == 1 and target[3, 12] == 1
+    assert target[3, 9] == pytest.approx(1 / 5) and target[3, 10] == pytest.approx(1 / 3)  # the valley
+    np.testing.assert_array_equal(target, distance_target(masks[::-1]))
+
+
+def test_a_bore_is_filled_and_the_border_of_the_photo_is_no_edge():
+    ring = np.zeros((1, 11, 11), bool)
+    ring[0, 1:10, 1:10] = True
+    whole = distance_target(ring)
+    ring[0, 4:7, 4:7] = False
+    np.testing.assert_array_equal(distance_target(ring), whole)
+    cut = np.zeros((1, 5, 6), bool)
+    cut[0, :, :3] = True  # a strip at the left border, as high as the photo: 3, 2 and 1 pixels deep
+    np.testing.assert_allclose(distance_target(cut)[2], [1, 2 / 3, 1 / 3, 0, 0, 0], atol=1e-6)
+
+
+def test_target_without_objects_and_of_one_that_is_everything():
+    assert not distance_target(np.zeros((0, 4, 5), bool)).any()
+    assert not distance_target(np.zeros((1, 4, 5), bool)).any()
+    assert (distance_target(np.ones((1, 4, 5), bool)) == 1).all()
+    with pytest.raises(ValueError, match="N, H, W"):
+        distance_target(np.zeros((4, 5), bool))
+
+
+# ---------------------------------------------------------------------------------------------------------------- loss
+
+
+def test_losses_by_hand():
+    predicted = torch.tensor([0.05, 0.5, 0.2, 1.0]).view(1, 1, 2, 2)
+    target = torch.tensor([0.0, 0.9, 0.0, 1.0]).view(1, 1, 2, 2)  # errors 0.05, 0.4, 0.2, 0
+    assert distance_loss(predicted, target, "mse").item() == pytest.approx((0.0025 + 0.16 + 0.04) / 4)
+    # smooth L1 with b = 0.1: 0.05^2 / 0.2, 0.4 - 0.05, 0.2 - 0.05, 0
+    assert distance_loss(predicted, target).item() == pytest.approx((0.0125 + 0.35 + 0.15) / 4)
+    weighted = distance_loss(predicted, target, object_weight=3.0)
+    assert weighted.item() == pytest.approx((0.0125 + 3 * 0.35 + 0.15) / (1 + 3 + 1 + 3))
+    with pytest.raises(ValueError, match="smooth_l1, mse"):
+        distance_loss(predicted, target, "l7")
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+
+
+@dataclass
+class Photo:
+    """What `helpers.data.coco.read_instances` gives of one photo, as far as it is used."""
+
+    image_path: Path
+    masks: np.ndarray
+    crowd: list[bool] = field(default_factory=list)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.masks.shape[1:]
+
+    def instance_masks(self) -> np.ndarray:
+        return self.masks
+
+
+def draw_discs(folder: Path, number: int, shape: tuple[int, int] = (96, 128)) -> Photo:
+    """Bright discs on a dark ground: two that touch, and one alone."""
+    rng = np.random.default_rng(number)
+    rows, columns = np.indices(shape)
+    y, x, turn = rng.uniform(36, 60), rng.uniform(36, 48), rng.uniform(-0.6, 0.6)
+    centres = [(y, x, 17), (y + 29 * np.sin(turn), x + 29 * np.cos(turn), 12), (rng.uniform(20, 76), 108, 15)]
+    masks = np.stack([np.hypot(rows - cy, columns - cx) <= radius for cy, cx, radius in centres])
+    masks[1] &= ~masks[0]
+    masks[2] &= ~masks[:2].any(axis=0)
+    pixels = np.where(masks.any(axis=0)[..., None], (190, 170, 150), (60, 70, 80)) + rng.normal(0, 8, (*shape, 3))
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{number}.png"
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path)
+    return Photo(path, masks)
+
+
+def test_whole_frames_are_scaled_and_padded(tmp_path):
+    photo, target = WholeFrames([draw_discs(tmp_path, 0)], image_size=80)[0]  # 60 x 80, then 64 x 96
+    assert photo.shape == (3, 64, 96) and target.shape == (1, 64, 96)
+    assert photo.dtype == target.dtype == torch.float32
+    torch.testing.assert_close(target[0, :, 80], target[0, :, 79])  # mirrored
+    assert photo.min() >= 0 and photo.max() <= 1
+
+
+def test_crops_follow_from_seed_and_index_and_their_target_from_the_photo(tmp_path):
+    photos = [draw_discs(tmp_path, number) for number in range(2)]
+    first, again, other = (FrameCrops(photos, 128, 64, 6, seed) for seed in (1, 1, 2))
+    assert len(first) == 6
+    for index in (0, 5, 11):  # 11 lies beyond the first epoch
+        torch.testing.assert_close(first[index], again[index], rtol=0, atol=0)
+        photo, target = first[index]
+        assert photo.shape == (3, 64, 64) and target.shape == (1, 64, 64)
+        # Discs are brighter than the ground whatever the light: photo and target were turned and cut alike.
+        inside, outside = photo.mean(0)[target[0] > 0.2], photo.mean(0)[target[0] == 0]
+        assert len(inside) == 0 or inside.quantile(0.05) > outside.quantile(0.95)
+    assert not torch.equal(first[3][0], other[3][0]) and not torch.equal(first[3][0], first[9][0])
+
+
+def test_an_epoch_goes_on_where_the_last_one_stopped():
+    sampler = Onward(3)
+    assert [list(sampler) for _ in range(2)] == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_photos_that_cannot_be_used_are_named(tmp_path):
+    photo = draw_discs(tmp_path, 0)
+    with pytest.raises(ValueError, match=r"0\.png is 128x96 pixels but annotated as 127x96"):
+        WholeFrames([Photo(photo.image_path, photo.masks[:, :, :-1])], 64)
+    with pytest.raises(ValueError, match=r"0\.png has objects that are outlined as one group"):
+        WholeFrames([Photo(photo.image_path, photo.masks, crowd=[False, True, False])], 64)
+    with pytest.raises(ValueError, match="no photo"):
+        FrameCrops([], 64, 32, 4, 0)
+    with pytest.raises(ValueError, match="multiple of 32"):
+        FrameCrops([photo], 64, 40, 4, 0)
+
+
+# ------------------------------------------------------------------------------------------------ training, prediction
+
+
+class Brightness(nn.Module):
+    """Logit of the mean of the channels, so that the map is the grey photo."""
+
+    def forward(self, photos: torch.Tensor) -> torch.Tensor:
+        return torch.logit(photos.mean(1, keepdim=True).clamp(1e-6, 1 - 1e-6))
+
+
+@pytest.mark.parametrize("shape", [(40, 90), (101, 64), (300, 200), (7, 5)])
+def test_the_map_has_the_size_and_the_place_of_the_photo(shape):
+    rows, columns = np.indices(shape)
+    grey = (40 + 150 * rows / shape[0] + 40 * columns / shape[1]).astype(np.uint8)  # smooth: survives the resizing
+    net = ForegroundNet("test_resnet", [0, 0, 0], [1, 1, 1], image_size=128, network=Brightness())
+    predicted = predict_distance(net, np.repeat(grey[..., None], 3, axis=2))
+    assert predicted.shape == shape and predicted.dtype == np.float32
+    assert np.abs(predicted - grey / 255).max() < 0.02
+    with pytest.raises(ValueError, match="uint8"):
+        predict_distance(net, grey)
+
+
+@pytest.fixture
+def one_thread():
+    """Crops of 64 x 64 gain nothing from a second core, and lose much where others use it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_training_on_discs_finds_and_parts_those_of_photos_never_seen(tmp_path, one_thread):
+    photos = [draw_discs(tmp_path / "photos", number) for number in range(7)]
+    options = {"image_size": 96, "crop_size": 64, "crops_per_photo": 16, "batch_size": 4, "learning_rate": 3e-3}
+    backbone = resolve_backbone("builtin:")
+    net = train_foreground(photos[:4], photos[4:5], backbone, tmp_path, epochs=3, seed=3, device="cpu", **options)
+    log = pd.read_csv(tmp_path / "metrics.csv").groupby("epoch").mean()
+    assert log["train_loss"].is_monotonic_decreasing and log["val_loss"].notna().all()
+    for photo in photos[5:]:
+        match = match_instances(photo.masks, separate(predict_distance(net, read_image(photo.image_path))))
+        assert match.recall == match.precision == 1 and match.n_separated == len(match.touching) == 1
+        assert match.mean_iou > 0.85
+
+
+def test_the_same_seed_gives_the_same_network_and_the_checkpoint_gives_it_back(tmp_path, backbone_folder):
+    photo = draw_discs(tmp_path, 0)
+    options = {"image_size": 64, "crop_size": 32, "crops_per_photo": 4, "epochs": 1, "batch_size": 2, "device": "cpu"}
+    backbone = resolve_backbone(f"local-dir:{backbone_folder}")
+    state = torch.get_rng_state()
+    first, again = (train_foreground([photo], [], backbone, tmp_path / name, seed=5, **options) for name in "ab")
+    assert torch.equal(torch.get_rng_state(), state)
+    weights = first.state_dict()
+    assert all(torch.equal(weights[key], value) for key, value in again.state_dict().items())
+    # Weights have moved from where the backbone left them, and loading asks for no backbone.
+    untouched = build_network("unet", backbone).state_dict()
+    assert any(not torch.equal(weights[f"network.{key}"], value) for key, value in untouched.items() if "conv" in key)
+    loaded = ForegroundNet.load_from_checkpoint(tmp_path / "a/foreground.ckpt", map_location="cpu", weights_only=True)
+    assert loaded.hparams.architecture == "test_resnet" and loaded.hparams.image_size == 64
+    pixels = read_image(photo.image_path)
+    np.testing.assert_array_equal(predict_distance(loaded.eval(), pixels), predict_distance(first, pixels))
+
+
+def test_a_backbone_with_arguments_of_its_own_comes_back_with_them(tmp_path):
+    import timm
+
+    options = {"pad_type": "same"}  # the same weights, padded otherwise, give another map
+    network = timm.create_model("mobilenetv2_035", pretrained=False, **options)
+    timm.models.save_for_hf(network, tmp_path / "weights", model_args=options, safe_serialization=True)
+    photo = draw_discs(tmp_path / "photos", 0)
+    backbone = resolve_backbone(f"local-dir:{tmp_path / 'weights'}")
+    net = train_foreground(
+        [photo], [], backbone, tmp_path, image_size=64, crop_size=32, crops_per_photo=2, epochs=1, device="cpu"
+    )
+    shutil.rmtree(tmp_path / "weights")
+    loaded = ForegroundNet.load_from_checkpoint(tmp_path / "foreground.ckpt", map_location="cpu", weights_only=True)
+    pixels = read_image(photo.image_path)
+    np.testing.assert_array_equal(predict_distance(loaded.eval(), pixels), predict_distance(net, pixels))
+    plain = ForegroundNet("mobilenetv2_035", backbone.mean, backbone.std, 64).eval()
+    plain.load_state_dict(net.state_dict())
+    assert np.abs(predict_distance(plain, pixels) - predict_distance(net, pixels)).max() > 1e-4
+
+
+def test_a_senseless_network_is_refused():
+    with pytest.raises(ValueError, match="l7"):
+        ForegroundNet("test_resnet", [0] * 3, [1] * 3, loss="l7", network=Brightness())
+    with pytest.raises(ValueError, match="image_size=16"):
+        ForegroundNet("test_resnet", [0] * 3, [1] * 3, image_size=16, network=Brightness())
