@@ -19,7 +19,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from helpers.data.samples import can_be_supervised, read_table
 from helpers.models.backbones import ENVIRONMENT_VARIABLE, resolve_local_name
 from helpers.notebook import dataset_name
 from helpers.progress import SECONDS_BETWEEN_LINES
@@ -62,11 +63,13 @@ class Node:
         name: file name without suffix.
         after: names of the notebooks whose results it reads.
         leaves: files below the dataset's artifacts folder that are there once it is finished.
+        needs: what it can do nothing without, a key of :data:`NEEDS`; empty: nothing.
     """
 
     name: str
     after: tuple[str, ...]
     leaves: tuple[str, ...]
+    needs: str = ""
 
     @property
     def number(self) -> str:
@@ -81,9 +84,21 @@ class Node:
 
 SERIES: tuple[Node, ...] = (
     Node("01_setup_and_validate", (), ("samples.csv", "findings.csv")),
-    Node("02_train_patchcore", ("01_setup_and_validate",), ("patchcore/run.json",)),
-    Node("06_evaluate", ("02_train_patchcore",), ("leaderboard.csv",)),
+    Node("02_train_patchcore", ("01_setup_and_validate",), ("patchcore/run.json",), "good photos in train"),
+    Node(
+        "03_train_unet_deeplabv3plus",
+        ("01_setup_and_validate",),
+        ("unet/run.json", "deeplabv3plus/run.json"),
+        "masks of defects",
+    ),
+    Node("06_evaluate", ("02_train_patchcore", "03_train_unet_deeplabv3plus"), ("leaderboard.csv",)),
 )
+
+NEEDS: dict[str, Callable[[pd.DataFrame], bool]] = {
+    "good photos in train": lambda table: bool(((table["split"] == "train") & (table["label_index"] == 0)).any()),
+    "masks of defects": can_be_supervised,
+}
+"""What a notebook may need of a dataset's sample table; where it is not there, the series goes on without it."""
 
 
 def run(
@@ -129,6 +144,14 @@ def run(
             fingerprints[node.name] = state.fingerprint(node)
             continue
         fingerprints[node.name] = _fingerprint(node, parameters[node.name], dataset, fingerprints)
+        if (
+            node.needs
+            and (folder / "samples.csv").is_file()
+            and not NEEDS[node.needs](read_table(folder / "samples.csv"))
+        ):
+            print(f"{node.name}: skipped, the dataset has no {node.needs}", flush=True)
+            state.begin(node)
+            continue
         again = force or (bool(start) and node.number >= start)
         if not again and state.is_current(node, fingerprints[node.name]):
             print(f"{node.name}: finished and unchanged, skipped", flush=True)

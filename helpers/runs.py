@@ -7,9 +7,12 @@ A run lives in ``artifacts/<dataset>/<profile>/<model>/``:
     samples.csv       the sample table with its splits, and samples.csv.json with where it came from
     predictions.csv   one row a photo of val and test: raw score, maximum of the map
     maps_test.npy     (N, H, W) float16 anomaly maps of the test rows, at the network's size
+    maps_val.npy      of the val rows, likewise
+    history.csv       one row an epoch: what training logged (models that train by gradient)
+    logs/             the same for TensorBoard
 
 While it is being made it is called ``.<model>.partial``; it gets its name in one rename when ``run.json`` is there. A
-folder without ``run.json`` is no run.
+folder without ``run.json`` is no run. A draft with a checkpoint of its last epoch is gone on with, not begun again.
 """
 
 from __future__ import annotations
@@ -20,7 +23,6 @@ import os
 import platform
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -39,9 +41,12 @@ if TYPE_CHECKING:
     from anomalib.models import AnomalibModule
 
     from helpers.data.datamodule import SampleDataModule
+    from helpers.inference.engine import FitClock
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 RUN_FILE = "run.json"
+DRAFT_FILE = "draft.json"
+CHECKPOINTS, LAST_CHECKPOINT = "checkpoints", "last.ckpt"  # what a draft that trains by epochs goes on from
 VERSIONED = ("anomalib", "lightning", "numpy", "pandas", "scikit-learn", "timm", "torch", "torchvision")
 
 
@@ -88,11 +93,15 @@ def load_samples(folder: Path, dataset: Path) -> pd.DataFrame:
 
 
 def find_runs(folder: Path, table: pd.DataFrame) -> list[Run]:
-    """Every finished run in a dataset's artifacts folder, by name.
+    """Every finished run in a dataset's artifacts folder, by name, all with the same test photos.
+
+    Runs of scheme ``supervised`` test fewer defect photos than those of ``one_class``, which trained on none. Where
+    both are there, each run's ``predictions("test")``, maps and masks are those of the photos that all of them test.
 
     Args:
         folder: see :func:`dataset_folder`.
-        table: the sample table; runs are compared on the same photos, so each must have been made with it.
+        table: the sample table; runs are compared on the same photos, so each must have been made with it, or with one
+            derived from it (:func:`helpers.data.samples.supervised_table`).
 
     Raises:
         MissingRunError: if there is none, or one was made from another table.
@@ -108,6 +117,12 @@ def find_runs(folder: Path, table: pd.DataFrame) -> list[Run]:
             f"{', '.join(stale)}: made with other photos or splits than {folder / 'samples.csv'} now holds. Train "
             "again, or delete that run's folder."
         )
+    tested = [frozenset(run.table["image_path"][run.table["split"] == "test"]) for run in runs]
+    common = frozenset.intersection(*tested)
+    if not common:
+        raise MissingRunError(f"The runs in {folder} have no test photo in common; train them again.")
+    for run, photos in zip(runs, tested, strict=True):
+        run.compared_on = common if photos != common else None
     return runs
 
 
@@ -119,9 +134,10 @@ def open_run(
     seed: int,
     note: str | None = None,
 ) -> Run:
-    """The finished run with these parameters and these photos if there is one, else a fresh draft.
+    """The finished run with these parameters and these photos if there is one, else a draft.
 
-    A draft left over from an interrupted run is thrown away. A finished run with other parameters stays until the new
+    A draft left over from an interrupted training with the same parameters, photos and code is gone on with if it has
+    a checkpoint, else thrown away. A finished run with other parameters stays until the new
     one is complete, and is replaced then.
 
     Args:
@@ -139,12 +155,22 @@ def open_run(
         if run.info["fingerprint"] == identity:
             return run
     draft = folder / f".{model}.partial"
-    if draft.exists():
+    if draft.exists() and not (
+        _draft_identity(draft) == identity and (draft / CHECKPOINTS / LAST_CHECKPOINT).is_file()
+    ):
         shutil.rmtree(draft)
-    draft.mkdir(parents=True)
-    info = {"model": model, "fingerprint": identity, "samples": fingerprint(table), "note": note, "seed": seed}
+    draft.mkdir(parents=True, exist_ok=True)
+    made_from = table.attrs.get("derived_from") or fingerprint(table)
+    info = {"model": model, "fingerprint": identity, "samples": made_from, "note": note, "seed": seed}
     info["parameters"] = parameters
     return Run(draft, info, table)
+
+
+def _draft_identity(draft: Path) -> str:
+    try:
+        return json.loads((draft / DRAFT_FILE).read_text(encoding="utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def run_fingerprint(model: str, parameters: dict[str, Any], table: pd.DataFrame, seed: int) -> str:
@@ -172,11 +198,14 @@ class Run:
         folder: where it lies.
         info: what ``run.json`` holds or will hold.
         table: its sample table.
+        compared_on: absolute paths of the test photos that :meth:`predictions`, maps and masks are confined to, so that
+            runs with different test sets can be compared; None: all.
     """
 
     folder: Path
     info: dict[str, Any]
     table: pd.DataFrame
+    compared_on: frozenset[str] | None = None
     _timings: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -217,34 +246,72 @@ class Run:
         return self.info.get("note")
 
     @property
+    def scheme(self) -> str:
+        """Split scheme it was trained with: ``one_class`` or ``supervised``."""
+        return self.info["parameters"]["scheme"]
+
+    @property
     def thresholds(self) -> dict[str, Threshold]:
         """Stored thresholds by name: ``image`` and ``pixel``, and ``image_best_f1`` where val held defects."""
         return {name: Threshold.from_dict(fields) for name, fields in self.info.get("thresholds", {}).items()}
 
-    def fit(self, model: AnomalibModule, data: SampleDataModule, *, device: str = "auto") -> None:
+    def fit(
+        self,
+        model: AnomalibModule,
+        data: SampleDataModule,
+        *,
+        device: str = "auto",
+        epochs: int | None = None,
+        monitor: str = "",
+        mode: str = "max",
+        patience: int = 0,
+        area_threshold: float | None = None,
+        predict_train: bool = False,
+        **trainer: Any,
+    ) -> None:
         """Train with anomalib's engine, keep the checkpoint, and predict val and test.
+
+        With ``epochs`` a state is saved after each one, and an interrupted training goes on from the last and ends with
+        the weights it would have had. What is logged goes to ``history.csv`` and, for TensorBoard, to ``logs``.
+
+        Args:
+            model: untrained.
+            data: with the splits of this run's table.
+            device: see :func:`helpers.inference.engine.trainer_device`.
+            epochs: for models that train by gradient, with validation on val after each epoch; None: the model's own
+                way of training (PatchCore's single pass), without validation.
+            monitor: name of a logged value, measured on val: the run's weights are those of the epoch where it was
+                best; empty: those of the last epoch.
+            mode: whether ``max`` or ``min`` is best.
+            patience: epochs without a better value before training stops; 0: never.
+            area_threshold: also note for each photo the share of its map above this value (column ``area``).
+            predict_train: also predict the training photos, for a second stage that learns from what the first flags.
+            **trainer: further arguments of Lightning's ``Trainer``.
 
         Raises:
             RuntimeError: if the run is finished already.
         """
         from lightning import seed_everything
 
-        from helpers.inference.engine import make_engine, predict_split
+        from helpers.inference.engine import FitClock, make_engine, predict_split
 
         if self.finished:
             raise RuntimeError(f"{self.folder} is a finished run; delete it or change a parameter to train again.")
         seed_everything(self.info["seed"], workers=True, verbose=False)
-        engine = make_engine(self.folder, device, limit_val_batches=0)
-        started = time.monotonic()
-        engine.fit(model, datamodule=data)
-        self._timings["fit_seconds"] = time.monotonic() - started
-        engine.trainer.save_checkpoint(self.folder / "model.ckpt")
+        clock = FitClock()
+        if epochs is None:
+            engine = make_engine(self.folder, device, [clock], limit_val_batches=0, **trainer)
+            engine.fit(model, datamodule=data)
+            engine.trainer.save_checkpoint(self.folder / "model.ckpt")
+        else:
+            self._fit_epochs(model, data, device, epochs, clock, (monitor, mode, patience), trainer)
+        self._timings["fit_seconds"] = clock.seconds
         write_table(self.table, self.folder / "samples.csv")
         parts = []
-        for split in ("val", "test"):
+        for split in (*(["train"] if predict_train else []), "val", "test"):
             if (self.table["split"] == split).any():
-                maps_file = self.folder / "maps_test.npy" if split == "test" else None
-                predictions, seconds = predict_split(model, data, split, self.folder, device, maps_file)
+                maps_file = self.folder / f"maps_{split}.npy" if split != "train" else None
+                predictions, seconds = predict_split(model, data, split, self.folder, device, maps_file, area_threshold)
                 parts.append(predictions)
                 self._timings["ms_per_image"] = 1000 * seconds / len(predictions)
         predictions = pd.concat(parts, ignore_index=True)
@@ -253,11 +320,52 @@ class Run:
         # The engine's own folders are empty but for links with absolute paths, which the rename to come would break.
         shutil.rmtree(self.folder / "lightning", ignore_errors=True)
 
+    def _fit_epochs(
+        self,
+        model: AnomalibModule,
+        data: SampleDataModule,
+        device: str,
+        epochs: int,
+        clock: FitClock,
+        watch: tuple[str, str, int],
+        trainer: dict[str, Any],
+    ) -> None:
+        """Train by epochs, from the last saved state if there is one."""
+        from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+        from helpers.inference.engine import SeededEpochs, epoch_checkpoints, load_best, make_engine
+
+        checkpoints, logs = self.folder / CHECKPOINTS, self.folder / "logs"
+        savers = epoch_checkpoints(checkpoints, *watch)
+        write_json({"fingerprint": self.info["fingerprint"]}, self.folder / DRAFT_FILE)
+        callbacks = [clock, SeededEpochs(self.info["seed"]), *savers]
+        loggers = [CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="", version="")]
+        engine = make_engine(
+            self.folder, device, callbacks, max_epochs=epochs, logger=loggers, num_sanity_val_steps=0, **trainer
+        )
+        last = checkpoints / LAST_CHECKPOINT
+        engine.fit(model, datamodule=data, ckpt_path=last if last.is_file() else None)
+        self.info["epochs"] = {"trained": engine.trainer.current_epoch} | load_best(model, savers)
+        engine.trainer.save_checkpoint(self.folder / "model.ckpt", weights_only=True)
+        # Each start of an interrupted training wrote a file of its own; what a later one says of an epoch counts.
+        files = sorted((logs / "csv").glob("version_*/metrics.csv"), key=lambda file: file.stat().st_mtime)
+        rows = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+        write_csv(rows.groupby("epoch", as_index=False).last(), self.folder / "history.csv")
+        shutil.rmtree(logs / "csv")
+        shutil.rmtree(checkpoints)
+
+    def history(self) -> pd.DataFrame:
+        """One row an epoch (column ``epoch``, from 0): what training logged, losses among it."""
+        file = self.folder / "history.csv"
+        if not file.is_file():
+            raise MissingRunError(f"There is no {file}: {self.name} does not train by epochs, or is not trained yet.")
+        return pd.read_csv(file)
+
     def predictions(self, split: str) -> pd.DataFrame:
-        """One row a photo of ``val`` or ``test`` in the table's order.
+        """One row a photo of ``val`` or ``test`` (``train`` where asked for when fitting) in the table's order.
 
         Columns: image_path (absolute), mask_path, label_index, defect_type, split, score (raw), map_max (raw maximum of
-        the anomaly map).
+        the anomaly map), and area (share of it above the area threshold) where one was given when fitting.
         """
         file = self.folder / "predictions.csv"
         if not file.is_file():
@@ -267,15 +375,36 @@ class Run:
         predictions["image_path"] = [str(root / path) for path in predictions["image_path"]]
         masks = self.table.set_index("image_path")["mask_path"]
         predictions.insert(1, "mask_path", predictions["image_path"].map(masks).fillna(""))
-        return predictions[predictions["split"] == split].reset_index(drop=True)
+        predictions = predictions[predictions["split"] == split].reset_index(drop=True)
+        if split != "test" or self.compared_on is None:
+            return predictions
+        return predictions[predictions["image_path"].isin(self.compared_on)].reset_index(drop=True)
 
     def test_maps(self) -> np.ndarray:
-        """(N, H, W) float16 anomaly maps of the test rows, memory-mapped, in the order of ``predictions("test")``."""
-        return np.load(self.folder / "maps_test.npy", mmap_mode="r")
+        """(N, H, W) float16 anomaly maps of the test rows, in the order of ``predictions("test")``.
+
+        Memory-mapped, unless the run is confined to some of its test photos: then read whole.
+        """
+        maps = np.load(self.folder / "maps_test.npy", mmap_mode="r")
+        if self.compared_on is None:
+            return maps
+        tested = self.table["image_path"][self.table["split"] == "test"]
+        return maps[np.flatnonzero(tested.isin(self.compared_on))]
+
+    def val_maps(self) -> np.ndarray:
+        """(N, H, W) float16 anomaly maps of the val rows, memory-mapped, in the order of ``predictions("val")``."""
+        return np.load(self.folder / "maps_val.npy", mmap_mode="r")
 
     def test_masks(self) -> Iterator[np.ndarray | None]:
         """Masks of the test rows, (H, W) bool at the maps' size; None for a defect photo that has no mask."""
-        for row in self.predictions("test").itertuples():
+        return self._masks("test")
+
+    def val_masks(self) -> Iterator[np.ndarray | None]:
+        """Masks of the val rows, likewise."""
+        return self._masks("val")
+
+    def _masks(self, split: str) -> Iterator[np.ndarray | None]:
+        for row in self.predictions(split).itertuples():
             yield self.mask_at_map_size(row.mask_path, row.label_index)
 
     def mask_at_map_size(self, mask_path: str, label_index: int) -> np.ndarray | None:
@@ -296,12 +425,12 @@ class Run:
         return to_network_frame(read_image(Path(image_path)), self.info["parameters"])
 
     def examples(self, rows: pd.DataFrame) -> dict[str, list]:
-        """Photos, maps, masks and titles of some rows of ``predictions("test")``: what ``figures.map_gallery`` takes.
+        """Photos, maps, masks and titles of some rows of a split: what ``figures.map_gallery`` takes.
 
         Args:
-            rows: rows of that table, with its index.
+            rows: rows of ``predictions("test")`` or ``predictions("val")``, with that table's index.
         """
-        maps = self.test_maps()
+        maps = self.val_maps() if (rows["split"] == "val").all() and len(rows) else self.test_maps()
         return {
             "photos": [self.photo_at_map_size(path) for path in rows["image_path"]],
             "maps": [np.asarray(maps[index], dtype=np.float32) for index in rows.index],
@@ -334,6 +463,7 @@ class Run:
             "versions": installed_versions(),
             **extra,
         }
+        (self.folder / DRAFT_FILE).unlink(missing_ok=True)
         write_json(self.info, self.folder / RUN_FILE)
         final = self.folder.with_name(self.name)
         replaced = self.folder.with_name(f".{self.name}.replaced")
@@ -349,10 +479,14 @@ class Run:
     def describe(self) -> str:
         """One line: what, on how many photos, when."""
         counts, timings = self.info["counts"], self.info["timings"]
-        return (
+        line = (
             f"{self.title}: trained on {counts['train']} photos in {timings['fit_seconds']:.1f} s, "
             f"calibrated on {counts['val_normal']}, finished {self.info['finished_at']}"
         )
+        if self.compared_on is None:
+            return line
+        tested = counts["test_normal"] + counts["test_abnormal"]
+        return f"{line}; compared on the {len(self.compared_on)} of its {tested} test photos that all runs test"
 
 
 def write_json(content: Any, path: Path) -> None:

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import beta
 from sklearn.metrics import f1_score
@@ -8,9 +9,11 @@ from sklearn.metrics import f1_score
 from helpers.analysis.calibration import (
     Threshold,
     acceptance_interval,
+    best_dice_threshold,
     best_f1_threshold,
     conformal_threshold,
     describe,
+    held_out_thresholds,
     percent,
     photos_needed,
 )
@@ -177,3 +180,50 @@ def test_percent():
     assert percent(0.975) == "97.5 %"
     assert percent(0.9999) == "99.99 %"
     assert percent(1.0) == "100 %"
+
+
+def test_best_dice_by_hand():
+    """Mask of two pixels with values 0.9 and 0.5, another pixel at 0.4: between 0.4 and 0.5 the overlap is perfect."""
+    anomaly_map = np.array([[0.9, 0.5], [0.4, 0.0]], np.float32)
+    mask = np.array([[True, True], [False, False]])
+    normal = np.zeros((2, 2), np.float32)
+    threshold = best_dice_threshold([anomaly_map, normal], [mask, np.zeros((2, 2), bool)])
+    assert 0.4 <= threshold.value < 0.5
+    assert threshold.kind == "pixel"
+    assert threshold.n_abnormal == 1
+    assert threshold.origin == "best mean Dice on 1 defect photos of val (1.000)"
+
+
+def test_best_dice_is_a_mean_over_photos():
+    """One large defect wants a low threshold, two small ones a high one: each photo counts the same."""
+    large, small = np.full((10, 10), 0.3, np.float32), np.full((10, 10), 0.3, np.float32)
+    small[0, 0] = 0.8
+    masks = [np.ones((10, 10), bool), small > 0.5, small > 0.5]
+    # low: (1 + 2 * 2/101) / 3; high: (0 + 1 + 1) / 3
+    assert 0.3 < best_dice_threshold([large, small, small], masks).value < 0.8
+
+
+def test_best_dice_needs_a_defect():
+    with pytest.raises(ValueError, match="no defect"):
+        best_dice_threshold([np.zeros((2, 2))], [None])
+
+
+def test_held_out_thresholds_are_those_of_the_good_photos():
+    val = pd.DataFrame(
+        {"label_index": [0] * 39 + [1] * 2, "score": [*range(1, 40), 90, 91], "map_max": [*range(101, 140), 190, 191]}
+    )
+    found = held_out_thresholds(val, 0.95)
+    assert found["image"] == conformal_threshold(range(1, 40), 0.95)
+    assert found["pixel"] == conformal_threshold(range(101, 140), 0.95, kind="pixel")
+    assert found["image_best_f1"] == best_f1_threshold(val["score"], val["label_index"])
+    assert set(held_out_thresholds(val[:39])) == {"image", "pixel"}
+
+
+def test_nothing_is_calibrated_without_good_photos():
+    val = pd.DataFrame({"label_index": [1], "score": [0.9], "map_max": [0.9]})
+    with pytest.raises(ValueError, match="normal photo"):
+        held_out_thresholds(val)
+    found = held_out_thresholds(val, start=0.3)
+    assert {threshold.value for threshold in found.values()} == {0.3}
+    assert all("not calibrated" in threshold.origin for threshold in found.values())
+    assert found["image"].guaranteed is None

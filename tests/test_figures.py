@@ -30,6 +30,9 @@ def _photos(n, height=24, width=32):
 
 PHOTOS, MASKS, MAPS = _photos(3)
 COUNTS = pd.DataFrame({"good": [20, 5, 5], "hole": [0, 0, 10], "scratch": [0, 1, 9]}, index=["train", "val", "test"])
+HISTORY = pd.DataFrame({"epoch": range(4), "train_loss": [4.0, 3, 2, 1], "val_loss": [4.0, 3, 3, 3], "dice": 0.5})
+PANELS = {"loss": ["train_loss", "val_loss"], "overlap": ["dice"]}
+LABELLED = [np.repeat([[0, 1, 2, 0]], 24, axis=0).repeat(8, axis=1)] * 3
 FIGURES = {
     "sample_grid": lambda **o: figures.sample_grid(PHOTOS, MASKS, ["a", "b", "c"], **o),
     "split_bars": lambda **o: figures.split_bars(COUNTS, **o),
@@ -37,11 +40,15 @@ FIGURES = {
     "score_histogram": lambda **o: figures.score_histogram(SCORES, TYPES, THRESHOLD, **o),
     "roc_and_pr": lambda **o: figures.roc_and_pr({"patchcore": image_curves(LABELS, SCORES, THRESHOLD)}, **o),
     "map_gallery": lambda **o: figures.map_gallery(PHOTOS, MAPS, MASKS, ["a", "b", "c"], 1.5, **o),
+    "training_curves": lambda **o: figures.training_curves(
+        {"unet": HISTORY, "deeplabv3plus": HISTORY}, PANELS, best={"unet": 2, "deeplabv3plus": 1}, **o
+    ),
+    "instances_gallery": lambda **o: figures.instances_gallery(PHOTOS, MAPS, LABELLED, ["a", "b", "c"], **o),
     "calibration_figure": lambda **o: figures.calibration_figure(VAL, THRESHOLD, **o),
     "coreset_figure": lambda **o: figures.coreset_figure(1 / np.arange(1, 100), **o),
     "metric_bars": lambda **o: figures.metric_bars(by_defect_type(LABELS, SCORES, TYPES, THRESHOLD, n=50), **o),
 }
-PICTURES = ("sample_grid", "map_gallery")
+PICTURES = ("sample_grid", "map_gallery", "instances_gallery")
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -216,3 +223,19 @@ def test_long_names_keep_their_end():
     assert len(short) == 24
     assert short.endswith("000123.png")
     assert short.startswith("contam")
+
+
+def test_training_curves_are_the_logged_values_and_mark_the_kept_epoch():
+    figure = figures.training_curves({"unet": HISTORY}, PANELS, best={"unet": 2})
+    loss, overlap = figure.axes
+    train, circle, val = loss.get_lines()
+    assert list(train.get_xdata()) == [1, 2, 3, 4]  # epochs are counted from 1 for readers
+    assert list(train.get_ydata()) == [4, 3, 2, 1] and list(val.get_ydata()) == [4, 3, 3, 3]
+    assert (list(circle.get_xdata()), list(circle.get_ydata())) == ([3], [2])
+    assert overlap.get_ylabel() == "overlap"
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["unet, train_loss", "unet, val_loss"]
+
+
+def test_objects_are_counted():
+    figure = figures.instances_gallery(PHOTOS, MAPS, LABELLED, ["a", "b", "c"])
+    assert [axis.get_title() for axis in figure.axes if "objects" in axis.get_title()] == ["2 objects"] * 3

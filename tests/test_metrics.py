@@ -22,6 +22,7 @@ from helpers.analysis.metrics import (
     image_intervals,
     image_metrics,
     leaderboard_row,
+    photo_overlap,
     wilson_interval,
 )
 
@@ -482,3 +483,13 @@ def test_leaderboard_row_keeps_the_published_columns_in_order():
     assert (row["n_test_normal"], row["n_test_abnormal"]) == (4, 8)
     assert row["pixel_aupro"] == evaluation.overall["pixel_aupro"]
     assert "pixel_iou" in row
+
+
+def test_overlap_of_each_photo_by_hand():
+    mask = np.array([[True, True, False, False]])
+    maps = np.array([[[0.9, 0.2, 0.9, 0.3]], [[0.9, 0.9, 0.0, 0.0]], [[0.0, 0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0, 0.9]]])
+    masks = [mask, mask, np.zeros((1, 4), bool), None]
+    got = photo_overlap(maps, masks, 0.3)  # 0.3 itself is not above it
+    # photo 0: called {0, 2}, mask {0, 1}: one pixel in both, three in either
+    np.testing.assert_allclose(got["dice"], [2 / 4, 1, np.nan, np.nan])
+    np.testing.assert_allclose(got["iou"], [1 / 3, 1, np.nan, np.nan])

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from helpers import pipeline
+from helpers.data.samples import make_table, write_table
 from helpers.pipeline import Node, PipelineError, collect_parameters, declared_parameters, ensure_dataset, execute, main
 
 FIRST_PARAMETERS = """
@@ -382,6 +383,31 @@ def test_damaged_record_of_what_is_finished(notebooks, run, tmp_path, content, c
     assert run() == ["01", "02"]
     assert "pipeline.json is damaged" in capsys.readouterr().out
     assert set(json.loads(file.read_text())) == {"01_first", "02_second"}
+
+
+def test_notebook_that_the_dataset_gives_nothing_to_is_skipped(notebooks, run, tmp_path, monkeypatch, capsys):
+    """Three defect photos; first one lacks its mask, then all have one."""
+    series = (
+        Node("01_first", (), ("first.json",)),
+        Node("02_second", ("01_first",), ("leaderboard.csv",), "masks of defects"),
+    )
+    monkeypatch.setattr(pipeline, "SERIES", series)
+    rows = [{"image_path": f"{number}.png", "label_index": 1, "mask_path": f"{number}_mask.png"} for number in range(3)]
+    about = {"root": tmp_path, "layout": "test", "name": "tiles", "published_split": False}
+    folder = tmp_path / "artifacts" / "tiles" / "quick"
+
+    write_table(make_table([{**rows[0], "mask_path": ""}, *rows[1:]], **about), folder / "samples.csv")
+    assert run() == ["01"]
+    assert "02_second: skipped, the dataset has no masks of defects" in capsys.readouterr().out
+    write_table(make_table(rows, **about), folder / "samples.csv")
+    assert run() == ["02"]
+    assert run() == []
+
+
+@pytest.mark.parametrize(("split", "label", "expected"), [("train", 0, True), ("train", 1, False), ("test", 0, False)])
+def test_good_photos_in_train(split, label, expected):
+    table = pd.DataFrame({"split": [split, "val"], "label_index": [label, 0]})
+    assert pipeline.NEEDS["good photos in train"](table) is expected
 
 
 def test_missing_dataset_says_what_to_give(notebooks, tmp_path):

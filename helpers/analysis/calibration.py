@@ -6,10 +6,12 @@ Every threshold here is used with one rule: a photo (or pixel) is abnormal when 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 Kind = Literal["image", "pixel"]
@@ -166,6 +168,74 @@ def best_f1_threshold(scores: ArrayLike, labels: ArrayLike, kind: Kind = "image"
         n_abnormal=n_abnormal,
         warning="Fitted to these photos: it promises no rate on new ones.",
     )
+
+
+def best_dice_threshold(
+    maps: Iterable[np.ndarray], masks: Iterable[np.ndarray | None], *, n_values: int = 99, split: str = "val"
+) -> Threshold:
+    """The pixel threshold with the best mean Dice over labelled defect photos; it fits the defects known today.
+
+    Candidates are equally spaced between the smallest and the largest value of the maps. The Dice of a photo is
+    2 |A and B| / (|A| + |B|), A the pixels above the threshold, B the mask.
+
+    Args:
+        maps: (H, W) anomaly maps; read once, one at a time, if they are no array.
+        masks: (H, W) bool masks likewise; photos without a mask (None) or without a defect are left out.
+        n_values: number of candidates.
+        split: name of the split, for the origin.
+
+    Raises:
+        ValueError: if no photo has a defect.
+    """
+    pairs = [(np.asarray(a, np.float32), m) for a, m in zip(maps, masks, strict=True) if m is not None and m.any()]
+    if not pairs:
+        raise ValueError("masks holds no defect: a best-Dice threshold needs defect photos with their masks.")
+    low, high = min(float(a.min()) for a, _ in pairs), max(float(a.max()) for a, _ in pairs)
+    candidates = np.linspace(low, high, n_values + 2)[1:-1]
+    dice = np.zeros((len(pairs), n_values))
+    for row, (anomaly_map, mask) in enumerate(pairs):
+        everywhere, inside = np.sort(anomaly_map, axis=None), np.sort(anomaly_map[mask])
+        called = everywhere.size - np.searchsorted(everywhere, candidates, side="right")
+        both = inside.size - np.searchsorted(inside, candidates, side="right")
+        dice[row] = 2 * both / (called + inside.size)
+    best = int(dice.mean(0).argmax())
+    return Threshold(
+        value=float(candidates[best]),
+        origin=f"best mean Dice on {len(pairs)} defect photos of {split} ({dice.mean(0)[best]:.3f})",
+        kind="pixel",
+        n_abnormal=len(pairs),
+    )
+
+
+def held_out_thresholds(val: pd.DataFrame, accept: float = 0.95, *, start: float | None = None) -> dict[str, Threshold]:
+    """The thresholds that every run stores, from its predictions on held-out photos.
+
+    Args:
+        val: a run's ``predictions("val")``: columns label_index, score and map_max (maximum of the photo's map).
+        accept: share of good photos to accept.
+        start: value to fall back on where val holds no good photo; its origin then says that nothing was calibrated.
+
+    Returns:
+        ``image`` on the scores and ``pixel`` on the maxima of the maps of good photos (`conformal_threshold`); with
+        good and defect photos in val also ``image_best_f1``.
+
+    Raises:
+        ValueError: if val holds no good photo and there is no ``start``.
+    """
+    normal = val[val["label_index"] == 0]
+    if normal.empty and start is not None:
+        origin = "starting value, not calibrated: val holds no good photo"
+        return {
+            "image": Threshold(value=start, origin=origin),
+            "pixel": Threshold(value=start, origin=origin, kind="pixel"),
+        }
+    thresholds = {
+        "image": conformal_threshold(normal["score"], accept),
+        "pixel": conformal_threshold(normal["map_max"], accept, kind="pixel"),
+    }
+    if (val["label_index"] == 1).any():
+        thresholds["image_best_f1"] = best_f1_threshold(val["score"], val["label_index"])
+    return thresholds
 
 
 def acceptance_interval(rank: int, n: int, level: float = _INTERVAL_LEVEL) -> tuple[float, float]:

@@ -734,6 +734,31 @@ def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarr
 # ---------------------------------------------------------------------------------------------- whole test set
 
 
+def photo_overlap(
+    maps: Iterable[np.ndarray], masks: Iterable[np.ndarray | None], threshold: SupportsFloat
+) -> pd.DataFrame:
+    """Overlap of what is called defect with the mask, for each photo by itself.
+
+    Args:
+        maps: (H, W) anomaly maps.
+        masks: (H, W) bool masks likewise; None where a photo has none.
+        threshold: a pixel is called defect above it.
+
+    Returns:
+        One row a photo: ``dice`` = 2 |A and B| / (|A| + |B|) and ``iou`` = |A and B| / |A or B|; NaN where there is
+        neither a defect nor a pixel called one, or no mask.
+    """
+    limit, rows = float(threshold), []
+    for anomaly_map, mask in zip(maps, masks, strict=True):
+        if mask is None:
+            rows.append((np.nan, np.nan))
+            continue
+        called = np.asarray(anomaly_map, dtype=np.float32) > limit
+        both, either = int((called & mask).sum()), int((called | mask).sum())
+        rows.append((2 * both / (both + either), both / either) if either else (np.nan, np.nan))
+    return pd.DataFrame(rows, columns=["dice", "iou"])
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What is known about one model on one test set.

@@ -356,6 +356,44 @@ def map_gallery(
     return figure
 
 
+def instances_gallery(
+    photos: Sequence[np.ndarray],
+    distance_maps: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    titles: Sequence[str],
+    *,
+    note: str | None = None,
+) -> Figure:
+    """Shows rows of photo, predicted distance map, and photo with the outlines of the objects that were told apart.
+
+    Args:
+        photos: (H, W, 3) uint8.
+        distance_maps: (H, W) in [0, 1], one colour scale for all.
+        labels: (H, W) int, 0 the background, every other number an object.
+        titles: One line each.
+        note: Printed in the corner.
+    """
+    _same_length(photos=photos, distance_maps=distance_maps, labels=labels, titles=titles)
+    columns = len(photos)
+    cell = min(WIDTH / columns, 3.2)
+    figure = _figure(3 * cell * _aspect(photos) + 0.8, note, width=cell * columns + 0.8)
+    axes = figure.subplots(3, columns, squeeze=False)
+    for axis in axes.ravel():
+        axis.set_axis_off()
+    for place, photo in enumerate(photos):
+        _photo(axes[0, place], photo)
+        axes[0, place].set_title(shorten(titles[place], max(8, int(14.5 * cell))), fontsize=8)
+        image = axes[1, place].imshow(distance_maps[place], cmap=MAP_COLOURS, vmin=0, vmax=1)
+        _photo(axes[2, place], photo)
+        for number in np.unique(labels[place][labels[place] > 0]):
+            colour = CYCLE[int(number) % (len(CYCLE) - 1)]
+            _outline(axes[2, place], labels[place] == number, photo, colour)
+        n_objects = len(np.unique(labels[place])) - int((labels[place] == 0).any())
+        axes[2, place].set_title(f"{n_objects} objects", fontsize=8)
+    figure.colorbar(image, ax=axes[1, :], shrink=0.8, label="relative distance to the edge")
+    return figure
+
+
 def calibration_figure(scores_val_normal: ArrayLike, threshold: Threshold, *, note: str | None = None) -> Figure:
     """Shows the held-out normal scores, the threshold set on them and the acceptance to expect of new photos.
 
@@ -402,6 +440,44 @@ def calibration_figure(scores_val_normal: ArrayLike, threshold: Threshold, *, no
     axis.set_title(f"Threshold: {threshold.origin}", pad=22)
     _clean(axis)
     _legend_right(figure, axis, None)
+    return figure
+
+
+def training_curves(
+    histories: Mapping[str, pd.DataFrame],
+    panels: Mapping[str, Sequence[str]],
+    best: Mapping[str, int] | None = None,
+    *,
+    note: str | None = None,
+) -> Figure:
+    """Shows what training logged, epoch by epoch: one panel a quantity, one colour a model.
+
+    Args:
+        histories: A table by model: column ``epoch`` (from 0) and one column a logged value.
+        panels: Names of such columns by the label of the axis they share; the first is drawn solid, the next dashed.
+        best: Epoch (from 0) by model whose weights were kept; marked by a circle.
+        note: Printed in the corner.
+    """
+    figure = _figure(3.4, note)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    styles = ("-", "--", ":", "-.")
+    for axis, (label, columns) in zip(axes, panels.items(), strict=True):
+        for colour, (model, history) in zip(CYCLE, histories.items(), strict=False):
+            for style, column in zip(styles, columns, strict=False):
+                if column not in history:
+                    continue
+                epochs = history["epoch"] + 1
+                name = f"{model}, {column}" if len(columns) > 1 else model
+                axis.plot(epochs, history[column], style, color=colour, label=name, linewidth=1.5)
+                if best and column == columns[0]:
+                    row = history[history["epoch"] == best[model]]
+                    axis.plot(row["epoch"] + 1, row[column], "o", color=colour, markerfacecolor="none", markersize=8)
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(label)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.legend(frameon=False, fontsize=8)
+        _clean(axis)
+        axis.set_title(f"{label} by epoch" + (" (circle: weights kept)" if best else ""), fontsize=10)
     return figure
 
 
