@@ -31,10 +31,11 @@ from helpers.data.samples import can_be_supervised, read_table
 from helpers.models.backbones import ENVIRONMENT_VARIABLE, resolve_local_name
 from helpers.notebook import dataset_name
 from helpers.progress import SECONDS_BETWEEN_LINES
-from helpers.runs import PROJECT_ROOT, dataset_folder, write_csv, write_json
+from helpers.runs import PROJECT_ROOT, dataset_folder, project_path, write_csv, write_json
 
 NOTEBOOKS_FOLDER = PROJECT_ROOT / "notebooks"
 BUILT_IN = ("mesh", "nuts")
+FOLDERS = ("FRAMES",)  # parameters that may name a folder of photos beside the dataset
 CELL_TIMEOUT_SECONDS = 6 * 3600
 SUMMARY_COLUMNS = (
     "model",
@@ -398,9 +399,14 @@ def _fingerprint(node: Node, parameters: dict[str, Any], dataset: Path, before: 
         package.hexdigest(),
         parameters,
         _dataset_state(dataset),
+        [_dataset_state(project_path(parameters[name])) for name in FOLDERS if _is_folder(parameters.get(name, ""))],
         [before[name] for name in node.after],
     ]
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _is_folder(text: str) -> bool:
+    return bool(text) and project_path(text).is_dir()
 
 
 def _dataset_state(dataset: Path) -> str:

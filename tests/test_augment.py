@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
+import PIL.Image
 import pytest
 import torch
 from scipy import ndimage
 from torchvision.tv_tensors import Image, Mask
 
-from helpers.data.augment import RandomTurn, make_augmentations, turn
+from helpers.data.augment import RandomTurn, augmented_examples, make_augmentations, turn
 
 OFF = {"flips": False, "rotation": 0, "scale": 0, "light": 0, "blur": False, "noise": 0}
 
@@ -167,3 +169,29 @@ def test_angles_and_sizes_stay_within_what_was_asked():
 def test_values_out_of_range(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         make_augmentations(**wrong)
+
+
+def test_examples_are_the_photo_and_its_mask_followed_by_copies(tmp_path):
+    """A white square on black is its own mask: so it is in every copy, up to the edge of a turned square."""
+    picture = np.zeros((40, 60), np.uint8)
+    picture[10:30, 20:40] = 255
+    PIL.Image.fromarray(picture).save(tmp_path / "photo.png")
+    rows = pd.DataFrame(
+        {
+            "image_path": [str(tmp_path / "photo.png")],
+            "mask_path": [str(tmp_path / "photo.png")],
+            "defect_type": ["square"],
+        }
+    )
+    chosen = make_augmentations(light=0, blur=False, noise=0)
+    state = torch.get_rng_state()
+    photos, masks, titles = augmented_examples(rows, chosen, copies=3, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert titles == ["square", "augmented", "augmented", "augmented"]
+    assert np.array_equal(photos[0][..., 0], picture) and np.array_equal(masks[0], picture > 0)
+    for photo, mask in zip(photos, masks, strict=True):
+        assert mask.dtype == bool
+        assert ((photo[..., 0] > 127) != mask).mean() < 0.02
+    again, *_ = augmented_examples(rows, chosen, copies=3, seed=1)
+    assert all(np.array_equal(first, second) for first, second in zip(photos, again, strict=True))
+    assert not np.array_equal(photos[1], photos[2])

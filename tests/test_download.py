@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 import socket
+import threading
 import urllib.request
+import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.error import URLError
 
@@ -129,3 +134,68 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert "browser only" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([])
+
+
+# ------------------------------------------------------------------------------------------------------------- Roboflow
+
+
+@pytest.fixture
+def roboflow(monkeypatch):
+    """A server that answers as Roboflow does; returns the paths it was asked for."""
+    asked = []
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as content:
+        content.writestr(
+            "train/_annotations.coco.json", json.dumps({"images": [], "annotations": [], "categories": []})
+        )
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):  # noqa: N802
+            asked.append(self.path)
+            if self.path.startswith("/me/nuts/3/coco"):
+                link = f"http://127.0.0.1:{server.server_port}/export.zip"
+                body = json.dumps({"export": {"link": link}}).encode()
+            elif self.path == "/export.zip":
+                body = archive.getvalue()
+            else:
+                self.send_error(401)
+                return
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(download, "ROBOFLOW_API", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("ROBOFLOW_API_KEY", "sec ret")
+    yield asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_roboflow_export_is_unpacked_once(tmp_path, roboflow):
+    folder = download.download_roboflow("me/nuts/3", out=tmp_path)
+    assert folder == tmp_path / "nuts-3"
+    assert (folder / "train" / "_annotations.coco.json").is_file()
+    assert roboflow == ["/me/nuts/3/coco?api_key=sec%20ret", "/export.zip"]
+    assert download.download_roboflow("me/nuts/3", out=tmp_path) == folder
+    assert len(roboflow) == 2, "what is there is not fetched again"
+    assert [path.name for path in tmp_path.iterdir()] == ["nuts-3"]
+
+
+def test_roboflow_failure_leaves_nothing_and_keeps_the_key_to_itself(tmp_path, roboflow, capsys):
+    assert download.main(["roboflow", "me/other/1", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "me/other/1" in said and "401" in said and "sec ret" not in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_roboflow_needs_a_key_and_three_names(tmp_path, monkeypatch):
+    monkeypatch.delenv("ROBOFLOW_API_KEY", raising=False)
+    with pytest.raises(download.DownloadError, match="ROBOFLOW_API_KEY"):
+        download.download_roboflow("me/nuts/3", out=tmp_path)
+    with pytest.raises(ValueError, match="WORKSPACE/PROJECT/VERSION"):
+        download.download_roboflow("nuts", out=tmp_path)

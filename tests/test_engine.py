@@ -22,6 +22,7 @@ from helpers.inference.engine import (
     predict_split,
     torch_device,
     trainer_device,
+    trainer_precision,
 )
 
 
@@ -209,3 +210,9 @@ def test_one_line_a_minute(monkeypatch, capsys):
         "training, epoch 1/1: batch 2/40, 61 s",
         "predicting: batch 5/7, 122 s",
     ]
+
+
+def test_precision_is_mixed_on_an_nvidia_gpu_only(two_gpus):
+    assert trainer_precision("auto", "auto") == trainer_precision("auto", "cuda:1") == "16-mixed"
+    assert trainer_precision("auto", "cpu") == "32-true"
+    assert trainer_precision("bf16-mixed", "cpu") == "bf16-mixed"

@@ -173,12 +173,15 @@ def test_parameters_are_not_changed_later(notebook):
 
 
 def test_parameters_of_one_name_mean_one_thing():
-    """The same literal in every notebook: run one by one by hand, they find each other's results."""
+    """The same literal in every notebook: run one by one by hand, they find each other's results.
+
+    IMAGE_SIZE is apart: what trains by gradient sees smaller photos in the profile quick.
+    """
     values: dict[str, set[str]] = {}
     for file in FILES:
         for statement in declared(nbformat.read(file, as_version=4)):
             values.setdefault(statement.target.id, set()).add(ast.unparse(statement.value))
-    assert not {name: found for name, found in values.items() if len(found) > 1}
+    assert {name for name, found in values.items() if len(found) > 1} <= {"IMAGE_SIZE"}
 
 
 def test_cell_after_the_parameters_checks_them(notebook):
@@ -203,7 +206,7 @@ def test_code_is_plain_python_in_short_cells(notebook):
             tree = ast.parse(cell.source)  # a magic or a shell line would be no Python
             assert cell.source.strip()
             lines = [line for line in cell.source.splitlines() if line.strip()]
-            assert len(lines) <= MOST_LINES, cell.source
+            assert len(lines) <= MOST_LINES or "parameters" in cell.metadata.get("tags", []), cell.source
             assert "get_ipython" not in cell.source
             assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in tree.body), "into the package"
 

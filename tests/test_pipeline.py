@@ -298,6 +298,20 @@ def test_what_depends_on_a_change_runs_again(notebooks, run, dataset):
     assert run() == ["01", "02"], "a photo less"
 
 
+def test_changed_folder_beside_the_dataset_runs_what_reads_it_again(notebooks, run, tmp_path):
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    (frames / "a.png").write_bytes(b"a")
+    parameters = SECOND_PARAMETERS + 'FRAMES: str = "auto"  # raw photos'
+    write_notebook(notebooks / "02_second.ipynb", parameters, SECOND_CODE)
+    setting = f"FRAMES={frames}"
+    assert run(setting) == ["01", "02"]
+    assert run(setting) == []
+    (frames / "b.png").write_bytes(b"b")
+    assert run(setting) == ["02"]
+    assert run("FRAMES=") == ["02"]
+
+
 def test_changed_notebook_runs_again(notebooks, run):
     run()
     write_notebook(notebooks / "02_second.ipynb", SECOND_PARAMETERS, "print('edited')")

@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from helpers.data.samples import (
     COLUMNS,
     assign_splits,
+    can_be_supervised,
     fingerprint,
     make_table,
     read_table,
     relative_path,
     split_counts,
     supervised_table,
+    without_train_defects,
     write_table,
 )
 
@@ -408,6 +410,25 @@ def test_unseen_types_are_in_test_alone():
         assign_splits(table, "supervised", unseen_types=["dnet"])
     with pytest.raises(ValueError, match="supervised"):
         assign_splits(table, "one_class", unseen_types=["dent"])
+
+
+def test_what_a_segmenter_can_learn_from():
+    rows = photos(2, hole=3)
+    assert not can_be_supervised(table_of(rows))
+    masked = [{**row, "mask_path": row["image_path"]} for row in rows]
+    assert can_be_supervised(table_of(masked))
+    assert not can_be_supervised(table_of([*masked[:-1], rows[-1]])), "one mask is missing"
+    assert not can_be_supervised(table_of(masked[:-1])), "two defects cannot be in three splits"
+
+
+def test_train_without_its_defects():
+    table = assign_splits(table_of(photos(10, hole=10)), "supervised")
+    kept = without_train_defects(table)
+    assert split_counts(kept)["hole"].to_dict() == split_counts(table)["hole"].to_dict() | {"train": 0}
+    assert split_counts(kept)["normal"].to_dict() == split_counts(table)["normal"].to_dict()
+    assert kept.attrs["derived_from"] == fingerprint(table)
+    one_class = assign_splits(table_of(photos(10, hole=10)))
+    assert without_train_defects(one_class) is one_class
 
 
 def test_supervised_table_takes_over_how_the_table_was_split():

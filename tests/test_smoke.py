@@ -15,7 +15,8 @@ import pytest
 from conftest import REPOSITORY, SHARED_BACKBONE
 
 from helpers import pipeline
-from helpers.runs import Run
+from helpers.data.samples import read_table
+from helpers.runs import Run, find_runs
 
 pytestmark = pytest.mark.slow
 
@@ -38,24 +39,45 @@ def mesh(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def series(mesh, tmp_path_factory) -> Path:
+def settings(tmp_path_factory) -> list[str]:
+    """Parameters for all runs; raw frames of nuts to cut out are among them."""
+    from helpers.data.synthetic import draw_nuts
+
+    out = tmp_path_factory.mktemp("nuts")
+    nuts = draw_nuts(out, image_size=128, n_train=1, n_test_normal=1, n_test_per_defect=1, n_frames=8)
+    return [*SETTINGS, f"FRAMES={nuts / 'frames'}"]
+
+
+@pytest.fixture(scope="session")
+def series(mesh, settings, tmp_path_factory) -> Path:
     """The artifacts folder of the series, run once under the profile ``smoke``."""
-    return pipeline.run(mesh, "smoke", settings=SETTINGS, artifacts=tmp_path_factory.mktemp("artifacts"))
+    return pipeline.run(mesh, "smoke", settings=settings, artifacts=tmp_path_factory.mktemp("artifacts"))
 
 
-def test_leaderboard_has_a_row_with_plausible_numbers(series):
+def test_leaderboard_has_a_row_a_model_with_plausible_numbers(series):
     table = pd.read_csv(series / "leaderboard.csv")
     assert set(COLUMNS) <= set(table.columns)
-    assert len(table) == 1
-    row = table.iloc[0]
-    assert row["model"].startswith("patchcore")
-    assert (row["n_test_normal"], row["n_test_abnormal"]) == (12, 12)
+    table["model"] = table["model"].str.split(" ").str[0]
+    assert set(table["model"]) == {"patchcore", "unet", "deeplabv3plus"}
+    # of 3 photos of each of 4 defects a segmenter learns from one, and chooses its epoch by another
+    assert (table["n_test_normal"] == 12).all() and (table["n_test_abnormal"] == 4).all()
     for name in SHARES:
-        assert 0 <= row[name] <= 1, name
-    assert row["fit_seconds"] > 0
-    assert row["ms_per_image"] > 0
+        assert table[name].between(0, 1).all(), name
+    assert (table["fit_seconds"] > 0).all() and (table["ms_per_image"] > 0).all()
+    schemes = table.set_index("model")["scheme"].to_dict()
+    assert schemes == {"patchcore": "one_class", "unet": "supervised", "deeplabv3plus": "supervised"}
     if BACKBONE != "untrained:":
-        assert row["image_auroc"] > 0.7, "ImageNet features tell most of these defects; a guess has 0.5"
+        auroc = table.set_index("model")["image_auroc"]["patchcore"]
+        assert auroc > 0.7, "ImageNet features tell most of these defects; a guess has 0.5"
+
+
+def test_raw_frames_become_a_dataset(series):
+    from helpers import read_dataset
+
+    measured = pd.read_csv(series / "foreground" / "objects_on_test.csv")
+    assert measured["photo"].iloc[-1] == "all" and measured["n_true"].iloc[-1] > 4
+    cutouts = read_dataset(series / "cutouts")
+    assert (cutouts["label_index"] == 0).any()
 
 
 def test_untrained_backbone_is_named_in_the_leaderboard_and_the_report(series):
@@ -68,9 +90,11 @@ def test_untrained_backbone_is_named_in_the_leaderboard_and_the_report(series):
 def test_leaderboard_follows_from_the_stored_predictions(series):
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    row = pd.read_csv(series / "leaderboard.csv").iloc[0]
-    run = Run.load(series / "patchcore")
+    table = pd.read_csv(series / "leaderboard.csv")
+    row = table[table["model"].str.startswith("patchcore")].iloc[0]
+    run = next(run for run in find_runs(series, read_table(series / "samples.csv")) if run.name == "patchcore")
     test = run.predictions("test")
+    assert len(test) == 16
     assert row["image_auroc"] == pytest.approx(roc_auc_score(test["label_index"], test["score"]))
     assert row["image_ap"] == pytest.approx(average_precision_score(test["label_index"], test["score"]))
     threshold = run.thresholds["image"].value
@@ -114,21 +138,23 @@ def test_executed_copies_show_no_error_and_no_warning(series):
                     pytest.fail(f"{node.name} says on stderr: {output.text}")
 
 
-def test_second_time_everything_is_skipped(series, mesh, capsys):
+def test_second_time_everything_is_skipped(series, mesh, settings, capsys):
     before = (series / "patchcore" / "run.json").stat().st_mtime_ns
     started = time.monotonic()
-    pipeline.run(mesh, "smoke", settings=SETTINGS, artifacts=series.parents[1])
+    pipeline.run(mesh, "smoke", settings=settings, artifacts=series.parents[1])
     assert time.monotonic() - started < 30
     assert capsys.readouterr().out.count("finished and unchanged, skipped") == len(pipeline.SERIES)
     assert (series / "patchcore" / "run.json").stat().st_mtime_ns == before
 
 
-def test_a_forced_second_run_finds_the_training_finished(series, mesh):
-    before = (series / "patchcore" / "run.json").stat().st_mtime_ns
-    pipeline.run(mesh, "smoke", settings=SETTINGS, artifacts=series.parents[1], only=["02"], force=True)
-    assert (series / "patchcore" / "run.json").stat().st_mtime_ns == before
-    copy = (series / "notebooks" / "02_train_patchcore.ipynb").read_text(encoding="utf-8")
-    assert "found finished: patchcore" in copy
+def test_a_forced_second_run_finds_the_trainings_finished(series, mesh, settings):
+    files = [series / "patchcore" / "run.json", series / "unet" / "run.json", series / "foreground" / "foreground.ckpt"]
+    before = [file.stat().st_mtime_ns for file in files]
+    pipeline.run(mesh, "smoke", settings=settings, artifacts=series.parents[1], only=["02", "03"], force=True)
+    assert [file.stat().st_mtime_ns for file in files] == before
+    for name in ("02_train_patchcore", "03_train_unet_deeplabv3plus"):
+        copy = (series / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
+        assert "found finished: " in copy
 
 
 def test_command_line_refuses_a_typing_error_before_anything_runs(mesh, tmp_path):
@@ -146,9 +172,9 @@ def test_command_line_refuses_a_typing_error_before_anything_runs(mesh, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_nbval_runs_prepared_copies(mesh, tmp_path):
+def test_nbval_runs_prepared_copies(mesh, settings, tmp_path):
     """Copies with the profile's parameters, in a folder of their own: nothing depends on where a notebook lies."""
-    settings = [*SETTINGS, f"DATASET={mesh}", f"ARTIFACTS={tmp_path / 'artifacts'}"]
+    settings = [*settings, f"DATASET={mesh}", f"ARTIFACTS={tmp_path / 'artifacts'}"]
     copies = pipeline.prepare("smoke", tmp_path / "copies", settings)
     environment = {**os.environ, "HELPERS_HEADLESS": "1", "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "-x", "-q", "-p", "no:cacheprovider"]

@@ -1,5 +1,7 @@
 """Public data sets by name, through anomalib's own datamodules: ``python -m helpers.data.download mvtec_ad bottle``.
 
+And annotations of one's own from Roboflow, as COCO: ``... download roboflow WORKSPACE/PROJECT/VERSION``.
+
 Nothing is downloaded unless asked for by name here. A download happens in a temporary folder beside its destination and
 is moved there when complete, so a folder of that name is whole.
 """
@@ -7,18 +9,26 @@ is moved there when complete, so a folder of that name is whole.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import os
 import shutil
 import socket
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from urllib.parse import quote
+from urllib.request import urlopen
 
 logger = logging.getLogger(__name__)
+
+ROBOFLOW_API = "https://api.roboflow.com"
+ROBOFLOW_KEY = "ROBOFLOW_API_KEY"
 
 
 class DownloadError(RuntimeError):
@@ -144,6 +154,56 @@ def download_dataset(dataset: str, category: str | None = None, *, out: str | Pa
     return wanted
 
 
+def download_roboflow(project: str, *, out: str | Path, timeout: float = 10.0) -> Path:
+    """Fetch one version of a Roboflow project as COCO, unless it is there already.
+
+    Args:
+        project: ``workspace/project/version``, as in the address of its page.
+        out: folder that a folder ``<project>-<version>`` is put into.
+        timeout: seconds without an answer after which to give up.
+
+    Returns:
+        That folder, for ``helpers.read_dataset`` (layout ``coco``).
+
+    Raises:
+        ValueError: a project that is not three names.
+        DownloadError: no key in the environment, no network, no such project, or a broken archive.
+    """
+    names = project.strip("/").split("/")
+    if len(names) != 3 or not all(name and name not in (".", "..") for name in names):
+        raise ValueError(f"{project!r} is no Roboflow project; give WORKSPACE/PROJECT/VERSION, as in its address.")
+    target = Path(out).absolute() / f"{names[1]}-{names[2]}"
+    if target.exists():
+        logger.info("Found %s.", target)
+        return target
+    key = os.environ.get(ROBOFLOW_KEY, "").strip()
+    if not key:
+        raise DownloadError(
+            f"Set {ROBOFLOW_KEY} to your Roboflow API key (its settings page shows it), or export the project as COCO "
+            "in the browser and give the unpacked folder to helpers.read_dataset."
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".roboflow-") as temporary:
+        archive, partial = Path(temporary) / "export.zip", Path(temporary) / "export"
+        try:
+            address = f"{ROBOFLOW_API}/{'/'.join(map(quote, names))}/coco?api_key={quote(key)}"
+            with urlopen(address, timeout=timeout) as answer:
+                link = json.load(answer)["export"]["link"]
+            with urlopen(link, timeout=timeout) as answer, archive.open("wb") as stream:
+                shutil.copyfileobj(answer, stream)
+            with zipfile.ZipFile(archive) as content:
+                content.extractall(partial)
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            # the address holds the key: what is shown of the error must not
+            reason = str(error).replace(key, "...")
+            raise DownloadError(
+                f"Roboflow's {project} could not be downloaded ({type(error).__name__}: {reason}). Check the name, the "
+                "key and the network, and that the version has a COCO export; or export it as COCO in the browser."
+            ) from None
+        shutil.move(partial, target)
+    return target
+
+
 def _prepare(datamodule: str, root: Path, category: str) -> None:
     """Let anomalib download, check the hash and unpack. Replaced in tests."""
     import anomalib.data
@@ -177,11 +237,18 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m helpers.data.download", description=__doc__.splitlines()[0])
-    parser.add_argument("dataset", choices=list(SOURCES), help="data set to download")
-    parser.add_argument("category", nargs="?", help="product; default: the data set's first")
+    parser.add_argument("dataset", choices=[*SOURCES, "roboflow"], help="data set to download")
+    parser.add_argument("category", nargs="?", help="product (default: the first), or WORKSPACE/PROJECT/VERSION")
     parser.add_argument("--out", default="datasets", help="folder to put it into (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds to wait for an answer")
     options = parser.parse_args(arguments)
+    if options.dataset == "roboflow":
+        try:
+            print(f"in {download_roboflow(options.category or '', out=options.out, timeout=options.timeout)}")
+        except (DownloadError, ValueError) as error:
+            print(error, file=sys.stderr)
+            return 1
+        return 0
     source = SOURCES[options.dataset]
     print(f"{source.title}\n  source:  {source.page}\n  licence: {source.licence}", flush=True)
     try:

@@ -100,7 +100,7 @@ def cut_out(
         labels.append(found)
         kinds = dict.fromkeys((int(number) for number in np.unique(found[found > 0])), NORMAL)
         for true, number, _ in match_instances(photo.instance_masks(), found).pairs:
-            kinds[number] = photo.defect_types[true] or NORMAL
+            kinds[number] = (photo.defect_types[true] if photo.defect_types else "") or NORMAL
         types.append(kinds)
     known = any(any(photo.defect_types) for photo in photos)
     paths = [photo.image_path for photo in photos]

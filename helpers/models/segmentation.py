@@ -97,14 +97,27 @@ def assemble_network(architecture: str, encoder: str, *, pretrained: bool, class
     return network
 
 
+class PhotoDiceLoss(smp.losses.DiceLoss):
+    """smp's Dice loss of each photo by itself, then the mean; see :class:`SegmentationLoss`."""
+
+    def __init__(self) -> None:
+        super().__init__("multilabel")
+
+    def forward(self, y_pred: torch.Tensor, y_true: torch.Tensor) -> torch.Tensor:
+        """Mean over photos; logits and masks (B, 1, H, W)."""
+        # smp takes one Dice a channel: here each photo is one
+        return super().forward(y_pred.transpose(0, 1), y_true.transpose(0, 1))
+
+
 class SegmentationLoss(nn.Module):
     """The terms of a loss between logits and masks; the loss is their sum.
 
     With p the probability of a pixel, t its truth, q = p where t is 1 and 1 - p where it is 0:
 
-    - ``dice``: 1 - 2 sum(p t) / (sum(p) + sum(t)), sums over all pixels of the batch, as smp takes them, without a
-      smoothing constant. A batch without any defect pixel has the term 0 and no gradient from it: alone, it teaches
-      nothing on normal photos, which is why the default adds a term over pixels.
+    - ``dice``: 1 - 2 sum(p t) / (sum(p) + sum(t)) of each photo, sums over its pixels, without a smoothing constant;
+      then the mean over the photos of the batch. (Summed over the batch, as smp does it, a large defect drowns a small
+      one.) A photo without any defect pixel has the term 0 and no gradient from it: alone, it teaches nothing on
+      normal photos, which is why the default adds a term over pixels.
     - ``focal``: mean of -(1 - q)^2 log(q); without a weight by class.
     - ``bce``: mean of -log(q).
 
@@ -120,7 +133,7 @@ class SegmentationLoss(nn.Module):
         if name not in LOSSES:
             raise ValueError(f"Unknown loss {name!r}; known: {', '.join(LOSSES)}.")
         known = {
-            "dice": lambda: smp.losses.DiceLoss("binary"),
+            "dice": PhotoDiceLoss,
             "focal": lambda: smp.losses.FocalLoss("binary", gamma=FOCAL_GAMMA),
             "bce": lambda: smp.losses.SoftBCEWithLogitsLoss(),
         }
@@ -192,8 +205,8 @@ class Segmenter(AnomalibModule):
     Training wants batches with ``gt_mask``. Validation counts on the abnormal photos only: the normal photos of val
     set the threshold later, and a photo that helped to choose the checkpoint would make that threshold look better
     than it is. Logged each epoch: ``train_loss`` and each of its terms (``train_dice_loss``, ``train_focal_loss``,
-    ``train_bce_loss``); ``val_loss``, and ``val_iou`` and ``val_dice`` at probability 0.5 from counts of pixels over
-    all abnormal photos of val together.
+    ``train_bce_loss``); ``val_loss``, and ``val_iou`` and ``val_dice``, the means over the abnormal photos of val of
+    each one's IoU and Dice at probability 0.5.
 
     AdamW (Loshchilov & Hutter 2019); the learning rate rises over the first 5 % of the steps and falls along a cosine
     to zero at the last.
@@ -239,7 +252,7 @@ class Segmenter(AnomalibModule):
         # Defects are rare: starting there spares the epochs in which a network only learns to say no (Lin et al., 3.3)
         nn.init.constant_(network.segmentation_head[0].bias, -math.log((1 - PRIOR) / PRIOR))
         self.model = SegmenterModel(network, smoothing)
-        self._counts = torch.zeros(3, dtype=torch.long)
+        self._counts: list[torch.Tensor] = []
 
     @property
     def learning_type(self) -> LearningType:
@@ -283,7 +296,7 @@ class Segmenter(AnomalibModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start counting pixels afresh."""
-        self._counts.zero_()
+        self._counts.clear()
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> None:
         """Loss and counts of a batch's abnormal photos."""
@@ -296,24 +309,24 @@ class Segmenter(AnomalibModule):
         loss = torch.stack(list(self.loss(logits, masks).values())).sum()
         self.log("val_loss", loss, on_epoch=True, batch_size=len(masks))
         counts = smp.metrics.get_stats(logits.float().sigmoid(), masks.long(), mode="binary", threshold=0.5)
-        self._counts += torch.stack([count.sum().cpu() for count in counts[:3]])
+        self._counts.append(torch.cat(counts[:3], dim=1).cpu())
 
     def on_validation_epoch_end(self) -> None:
-        """Log IoU and Dice over all abnormal photos of val.
+        """Log the mean IoU and Dice over the abnormal photos of val.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: if there is none whose mask marks anything at the network's size.
         """
-        true_positive, false_positive, false_negative = self._counts
-        truth = true_positive + false_negative
-        if truth == 0:
+        counts = torch.cat(self._counts) if self._counts else torch.zeros(0, 3)
+        true_positive, false_positive, false_negative = counts[counts[:, 0] + counts[:, 2] > 0].double().T
+        if not len(true_positive):
             raise ValueError(
                 "val holds no photo with a marked defect, so no epoch can be called the best: split with scheme "
                 "'supervised' and a larger share for val, or train without validation (limit_val_batches=0)."
             )
         wrong = false_positive + false_negative
-        self.log("val_iou", true_positive / (true_positive + wrong))
-        self.log("val_dice", 2 * true_positive / (2 * true_positive + wrong), prog_bar=True)
+        self.log("val_iou", (true_positive / (true_positive + wrong)).mean().float())
+        self.log("val_dice", (2 * true_positive / (2 * true_positive + wrong)).mean().float(), prog_bar=True)
 
 
 def _masks(batch: Batch) -> torch.Tensor:

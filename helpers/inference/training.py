@@ -1,0 +1,105 @@
+"""One call from a sample table to a trained, predicted run, for models that train by epochs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from helpers.data.augment import make_augmentations
+from helpers.data.datamodule import SampleDataModule
+from helpers.inference.engine import trainer_precision
+from helpers.models.backbones import Backbone
+from helpers.models.catalog import build_model
+from helpers.runs import Run, open_run
+
+
+def train_segmenter(
+    folder: Path,
+    name: str,
+    table: pd.DataFrame,
+    backbone: Backbone,
+    *,
+    image_size: int,
+    epochs: int,
+    batch_size: int,
+    predict_batch_size: int,
+    learning_rate: float,
+    loss: str,
+    augmentation: dict[str, Any],
+    abnormal_share: float,
+    patience: int = 0,
+    start_threshold: float = 0.3,
+    accept: float = 0.95,
+    precision: str = "auto",
+    predict_train: bool = False,
+    num_workers: int = 0,
+    device: str = "auto",
+    seed: int = 0,
+    note: str | None = None,
+) -> Run:
+    """Train U-Net or DeepLabV3+, or find the finished run with the same photos, parameters and code.
+
+    The weights are those of the epoch with the best ``val_dice``; an interrupted training goes on from its last epoch.
+
+    Args:
+        folder: a dataset's artifacts folder, see :func:`helpers.runs.dataset_folder`.
+        name: ``unet`` or ``deeplabv3plus``.
+        table: sample table of scheme ``supervised``.
+        backbone: encoder.
+        image_size: side in pixels that photos are resized to.
+        epochs: passes over the training photos.
+        batch_size: photos at once while training.
+        predict_batch_size: photos at once when predicting.
+        learning_rate: the highest one.
+        loss: see :class:`helpers.models.segmentation.SegmentationLoss`.
+        augmentation: arguments of :func:`helpers.data.augment.make_augmentations`, without ``image_size``.
+        abnormal_share: see :class:`helpers.data.datamodule.EpochSampler`.
+        patience: epochs without a better ``val_dice`` before training stops; 0: never.
+        start_threshold: predictions note the share of each map above it (column ``area``).
+        accept: share of good photos that the thresholds are to accept; recorded with the run.
+        precision: see :func:`helpers.inference.engine.trainer_precision`.
+        predict_train: also predict the training photos.
+        num_workers: processes that read photos.
+        device: see :func:`helpers.inference.engine.trainer_device`.
+        seed: of new layers, order and augmentation.
+        note: what everything made from the run must say.
+
+    Returns:
+        The run; a draft that lacks its thresholds (:meth:`helpers.runs.Run.finish`) unless it was found finished.
+    """
+    size = [image_size, image_size]
+    settings = {"image_size": size, "center_crop": None, "scheme": "supervised", "backbone": backbone.to_dict()}
+    settings |= {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "loss": loss}
+    settings |= {"augmentation": augmentation, "abnormal_share": abnormal_share, "patience": patience, "accept": accept}
+    settings |= {"start_threshold": start_threshold, "precision": precision, "predict_train": predict_train}
+    run = open_run(folder, name, settings, table, seed, note=note)
+    if run.finished:
+        print(f"found finished: {run.describe()}")
+        return run
+    torch.manual_seed(seed)
+    model = build_model(name, backbone, image_size=image_size, learning_rate=learning_rate, loss=loss)
+    data = SampleDataModule(
+        table,
+        train_batch_size=batch_size,
+        eval_batch_size=predict_batch_size,
+        num_workers=num_workers,
+        train_augmentations=make_augmentations(image_size=(image_size, image_size), **augmentation),
+        seed=seed,
+        allow_abnormal_train=True,
+        abnormal_share=abnormal_share,
+    )
+    run.fit(
+        model,
+        data,
+        device=device,
+        epochs=epochs,
+        monitor="val_dice",
+        patience=patience,
+        area_threshold=start_threshold,
+        predict_train=predict_train,
+        precision=trainer_precision(precision, device),
+    )
+    return run

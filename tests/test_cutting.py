@@ -1,0 +1,80 @@
+"""From raw photos to cut-outs: splits of frames, a network found again, each object with its type."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import read_dataset
+from helpers.data.coco import read_instances
+from helpers.data.synthetic import draw_nuts
+from helpers.inference import cutting
+from helpers.inference.cutting import cut_out, split_photos, train_or_load_foreground
+from helpers.models.backbones import resolve_backbone
+from helpers.models.foreground import distance_target
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory) -> list:
+    """Eight frames of four to nine nuts, 256 x 256."""
+    out = tmp_path_factory.mktemp("data")
+    folder = draw_nuts(out, image_size=128, n_train=1, n_test_normal=1, n_test_per_defect=1, n_frames=8)
+    return read_instances(folder / "frames")
+
+
+def test_every_photo_is_in_one_part_and_the_seed_decides(frames):
+    parts = split_photos(frames, seed=0)
+    names = [photo.image_path.name for part in parts.values() for photo in part]
+    assert sorted(names) == sorted(photo.image_path.name for photo in frames)
+    assert {name: len(part) for name, part in parts.items()} == {"train": 5, "val": 1, "test": 2}
+    assert parts == split_photos(frames, seed=0) != split_photos(frames, seed=1)
+    assert split_photos([]) == {"train": [], "val": [], "test": []}
+
+
+def test_network_is_found_again_until_something_changes(frames, tmp_path, monkeypatch):
+    parts = split_photos(frames)
+    budget = {"image_size": 64, "crop_size": 64, "crops_per_photo": 1, "epochs": 1, "device": "cpu"}
+    backbone = resolve_backbone("builtin:")
+    first = train_or_load_foreground(parts, backbone, tmp_path, **budget)
+    file = tmp_path / "foreground.ckpt"
+    made = file.stat().st_mtime_ns
+    photo = np.zeros((64, 64, 3), np.uint8)
+    again = train_or_load_foreground(parts, backbone, tmp_path, **budget)
+    assert file.stat().st_mtime_ns == made
+    np.testing.assert_array_equal(cutting.predict_distance(again, photo), cutting.predict_distance(first, photo))
+    assert json.loads((tmp_path / "foreground.json").read_text())["note"] == "built-in backbone"
+    train_or_load_foreground(parts, backbone, tmp_path, **{**budget, "epochs": 2})
+    assert file.stat().st_mtime_ns > made
+
+
+@pytest.fixture
+def perfect(frames, monkeypatch) -> None:
+    """A network that gives the true distance map of the frame it is shown."""
+    truth = {
+        cutting.read_image(photo.image_path).tobytes(): distance_target(photo.instance_masks()) for photo in frames
+    }
+    monkeypatch.setattr(cutting, "predict_distance", lambda network, photo: truth[photo.tobytes()])
+
+
+def test_each_nut_is_cut_out_once_with_its_own_type(frames, tmp_path, perfect):
+    out = cut_out(None, frames, tmp_path / "cutouts", size=64)
+    table = read_dataset(out)
+    true = pd.Series([kind for photo in frames for kind in photo.defect_types]).value_counts().to_dict()
+    assert table["defect_type"].value_counts().to_dict() == true
+    assert len(true) > 1, "the frames hold good and defective nuts"
+    assert table.loc[table["split"] == "train", "label_index"].eq(0).all()
+    # once more: the folder is replaced, not doubled
+    assert len(read_dataset(cut_out(None, frames, tmp_path / "cutouts", size=64))) == len(table)
+
+
+def test_without_types_all_are_taken_for_good(frames, tmp_path, perfect):
+    nameless = [
+        type(photo)(photo.image_path, photo.size, photo.categories, photo.crowd, photo.regions) for photo in frames
+    ]
+    out = cut_out(None, nameless, tmp_path / "cutouts", size=64)
+    assert set(read_dataset(out)["defect_type"]) == {"good"}
+    assert {path.parent.relative_to(out).as_posix() for path in Path(out).rglob("*.png")} == {"train/good"}
