@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from scipy import ndimage
 from helpers.data.formats import NORMAL_NAMES
 from helpers.data.images import read_image
 from helpers.data.samples import NORMAL
+from helpers.files import write_whole_folder
 from helpers.progress import progress
 
 TABLE_NAME = "cutouts.csv"
@@ -154,7 +153,7 @@ def write_cutouts(
         pd.DataFrame(rows, columns=COLUMNS).to_csv(folder / TABLE_NAME, index=False)
         (folder / "dataset.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
-    _write_folder(out, write)
+    write_whole_folder(out, write)
     return out
 
 
@@ -245,24 +244,3 @@ def _own_pixels(labels: np.ndarray, label: int, window: tuple[int, int, int], gr
     """The object's pixels in a window (side, side) bool, grown, but not over another object."""
     inside = _window(labels, window, "constant")
     return (ndimage.distance_transform_edt(inside != label) <= grow) & ((inside == 0) | (inside == label))
-
-
-def _write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write a folder beside its place and move it there when complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    token = uuid.uuid4().hex[:8]
-    partial, old = (folder.parent / f".{folder.name}.{word}-{token}" for word in ("partial", "old"))
-    try:
-        partial.mkdir()
-        write(partial)
-        if folder.exists():
-            folder.replace(old)
-        try:
-            partial.replace(folder)
-        except OSError:
-            if old.exists():
-                old.replace(folder)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -10,9 +10,7 @@ import csv
 import json
 import logging
 import os
-import shutil
 import sys
-import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +23,7 @@ import pandas as pd
 from PIL import Image
 
 from helpers.data.images import decode_image
+from helpers.files import write_whole_folder
 from helpers.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -121,19 +120,17 @@ def preprocess_dataset(
     if not jobs:
         raise ValueError("The table has no photos; check the path of the dataset.")
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.tmp"
-    temporary.mkdir()
-    try:
+    outcomes: list[_Outcome] = []
 
+    def write(folder: Path) -> None:
         def work(job: _Job) -> _Outcome:
-            return _process(job, temporary, mode, window, target_size, keep_aspect, _SAVE_OPTIONS[image_format])
+            return _process(job, folder, mode, window, target_size, keep_aspect, _SAVE_OPTIONS[image_format])
 
         targets = {target for job in jobs for target in (job.target, job.mask_target) if target}
-        for folder in {(temporary / target).parent for target in targets}:
-            folder.mkdir(parents=True, exist_ok=True)
+        for parent in {(folder / target).parent for target in targets}:
+            parent.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as executor:
-            outcomes = list(progress(executor.map(work, jobs), "Writing photos", total=len(jobs)))
+            outcomes.extend(progress(executor.map(work, jobs), "Writing photos", total=len(jobs)))
         errors = [outcome.error for outcome in outcomes if outcome.error]
         if errors:
             more = f"\n- and {len(errors) - _MAX_LISTED} more" if len(errors) > _MAX_LISTED else ""
@@ -142,12 +139,10 @@ def preprocess_dataset(
                 + "\n- ".join(errors[:_MAX_LISTED])
                 + more
             )
-        _write_about(table, temporary, out.name, jobs, outcomes)
+        _write_about(table, folder, out.name, jobs, outcomes)
         _refuse_existing(out)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
+    write_whole_folder(out, write)
     lost = [job.target for job, outcome in zip(jobs, outcomes, strict=True) if outcome.lost_mask]
     if lost:
         logger.warning("%d mask(s) became empty by crop or size, the first of %s.", len(lost), lost[0])

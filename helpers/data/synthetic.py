@@ -30,8 +30,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -43,6 +41,7 @@ import numpy as np
 from helpers.data._drawing import CameraStyle, Defect, Drawing, Points, photo_seed, polygon_area, polygon_bbox
 from helpers.data._mesh import MESH_DEFECTS, MeshStyle, render_mesh
 from helpers.data._nuts import NUT_DEFECTS, Frame, NutInstance, NutStyle, render_frame, render_nut
+from helpers.files import write_whole_folder
 from helpers.progress import progress
 
 __all__ = [
@@ -252,26 +251,12 @@ def _write_folder(folder: Path, info: dict[str, Any], write: Callable[[Path], No
                 f"{folder} exists and was not drawn with these parameters (see its dataset.json); "
                 "pass force=True (--force) to replace it or choose another output folder"
             )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    token = uuid.uuid4().hex[:8]
-    partial = folder.parent / f".{folder.name}.partial-{token}"
-    try:
-        partial.mkdir()
+
+    def write_all(partial: Path) -> None:
         write(partial)
         _write_json(partial / "dataset.json", info)
-        if folder.exists():
-            old = folder.parent / f".{folder.name}.old-{token}"
-            folder.replace(old)
-            try:
-                partial.replace(folder)
-            except OSError:
-                old.replace(folder)
-                raise
-            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-        else:
-            partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+    write_whole_folder(folder, write_all)
     return folder
 
 

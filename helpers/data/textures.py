@@ -20,8 +20,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import shutil
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +31,7 @@ import scipy.fft
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from helpers.files import write_whole_folder
 from helpers.progress import progress
 
 __all__ = ["FAMILIES", "TextureBank", "draw_texture", "main", "write_textures"]
@@ -1530,19 +1529,16 @@ def write_textures(folder: Path | str, n: int, *, size: int | tuple[int, int] = 
             "remove it or choose another folder"
         )
     bank = TextureBank(seed=seed, size=(int(height), int(width)))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.parent / f".{folder.name}.partial-{uuid.uuid4().hex[:8]}"
-    try:
-        partial.mkdir()
+
+    def write(partial: Path) -> None:
         for index in progress(range(n), f"textures in {folder.name}"):
             path = partial / bank.family(index) / f"{index // len(bank.names):04d}.png"
             path.parent.mkdir(exist_ok=True)
             # Encoded in memory: cv2.imwrite cannot open paths with letters outside the code page on Windows.
             path.write_bytes(cv2.imencode(".png", bank[index][..., ::-1])[1].tobytes())
         (partial / "textures.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+    write_whole_folder(folder, write)
     return folder
 
 

@@ -12,7 +12,6 @@ import json
 import re
 import shutil
 import sys
-import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from helpers.data.annotations import draw_polygon, region_of
 from helpers.data.formats import NORMAL_NAMES
 from helpers.data.images import image_sizes, read_mask
 from helpers.data.samples import NORMAL, absolute_path, make_table, relative_path, write_table
+from helpers.files import write_whole_folder
 from helpers.progress import progress
 
 FORMATS = ("mvtec", "coco")
@@ -256,26 +256,7 @@ def _write_folder(table: pd.DataFrame, out: str | Path, write: Callable[[Path], 
     occupied = folder.is_symlink() or (folder.exists() and not (folder.is_dir() and not any(folder.iterdir())))
     if occupied and not force:
         raise FileExistsError(f"{folder} exists and is not empty; choose another folder, or force=True to replace it.")
-    token = uuid.uuid4().hex[:8]
-    partial = folder.with_name(f".{folder.name}.partial-{token}")
-    old = folder.with_name(f".{folder.name}.old-{token}")
-    partial.mkdir(parents=True)
-    try:
-        write(partial)
-        if folder.exists() or folder.is_symlink():
-            folder.replace(old)
-        try:
-            partial.replace(folder)
-        except OSError:
-            if old.exists():
-                old.replace(folder)
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    if old.is_dir() and not old.is_symlink():
-        shutil.rmtree(old)
-    else:
-        old.unlink(missing_ok=True)
+    write_whole_folder(folder, write)
     return folder
 
 

@@ -1,0 +1,75 @@
+"""Files and folders: the old one or the whole new one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers.files import write_whole, write_whole_folder
+
+
+def fill(text: str):
+    return lambda folder: (folder / "a.txt").write_text(text)
+
+
+def fail(folder: Path) -> None:
+    (folder / "b.txt").write_text("half")
+    raise OSError("disk full")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_folder_is_there_when_it_is_complete(tmp_path):
+    target, seen = tmp_path / "deep" / "data", []
+    write_whole_folder(target, lambda folder: (fill("new")(folder), seen.append(target.exists())))
+    assert seen == [False]
+    assert (target / "a.txt").read_text() == "new"
+    write_whole_folder(target, fill("newer"))
+    assert (target / "a.txt").read_text() == "newer"
+    assert names(target.parent) == ["data"]
+
+
+def test_failed_writing_leaves_the_old_folder_and_nothing_else(tmp_path):
+    target = tmp_path / "data"
+    with pytest.raises(OSError, match="disk full"):
+        write_whole_folder(target, fail)
+    assert names(tmp_path) == []
+    write_whole_folder(target, fill("old"))
+    with pytest.raises(OSError, match="disk full"):
+        write_whole_folder(target, fail)
+    assert names(tmp_path) == ["data"] and names(target) == ["a.txt"]
+
+
+def test_failed_renaming_brings_the_old_folder_back(tmp_path, monkeypatch):
+    target = tmp_path / "data"
+    write_whole_folder(target, fill("old"))
+    replace = Path.replace
+
+    def refuse(self, other):
+        if ".partial-" in self.name:
+            raise OSError("in use")
+        return replace(self, other)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match="in use"):
+        write_whole_folder(target, fill("new"))
+    assert (target / "a.txt").read_text() == "old" and names(tmp_path) == ["data"]
+
+
+def test_link_is_replaced_not_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept.txt").write_text("kept")
+    (tmp_path / "data").symlink_to(tmp_path / "elsewhere")
+    write_whole_folder(tmp_path / "data", fill("new"))
+    assert names(tmp_path / "data") == ["a.txt"] and names(tmp_path / "elsewhere") == ["kept.txt"]
+
+
+def test_failed_file_leaves_the_old_one(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("old")
+    with pytest.raises(ZeroDivisionError):
+        write_whole(file, lambda partial: (partial.write_text("half"), 1 / 0))
+    assert file.read_text() == "old" and names(tmp_path) == ["a.txt"]
