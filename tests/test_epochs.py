@@ -102,6 +102,7 @@ def test_resumed_training_ends_with_the_same_weights(tmp_path, table, run, monke
     monkeypatch.setattr(Segmenter, "on_train_epoch_start", lambda self: epochs.append(self.current_epoch))
     resumed = fit(open_run(tmp_path, "unet", SETTINGS, table, seed=0)).finish(THRESHOLDS)
     assert epochs == list(range(broken_epoch, 3))
+    assert resumed.info["epochs"] == run.info["epochs"]
     for name, value in weights(run).items():
         assert torch.equal(weights(resumed)[name], value), name
     columns = ["epoch", "train_loss", "val_dice"]

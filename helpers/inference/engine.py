@@ -159,13 +159,13 @@ def epoch_checkpoints(folder: Path, monitor: str = "", mode: str = "max", patien
         mode: whether its ``max`` or ``min`` is best.
         patience: epochs without a better one before training stops; 0: never.
     """
-    common = {"dirpath": folder, "enable_version_counter": False}
-    # after validation, so that early stopping and the best so far are in the state that training goes on from
-    last = ModelCheckpoint(filename="last", save_on_train_epoch_end=False, every_n_epochs=1, **common)
+    # All of them at the end of validation and "last" the last: so the state that training goes on from knows the best.
+    common = {"dirpath": folder, "enable_version_counter": False, "save_on_train_epoch_end": False}
+    last = ModelCheckpoint(filename="last", every_n_epochs=1, **common)
     if not monitor:
         return [last]
     best = ModelCheckpoint(filename="best", monitor=monitor, mode=mode, save_weights_only=True, **common)
-    stop = [EarlyStopping(monitor, mode=mode, patience=patience)] if patience else []
+    stop = [EarlyStopping(monitor, mode=mode, patience=patience, check_on_train_epoch_end=False)] if patience else []
     return [*stop, best, last]
 
 
