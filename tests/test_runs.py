@@ -242,6 +242,7 @@ def test_run_json_holds_what_is_needed_to_repeat_it(run, settings, table):
 def test_run_folder_holds_the_documented_files_and_no_more(run):
     assert sorted(str(path.relative_to(run.folder)) for path in run.folder.rglob("*")) == [
         "maps_test.npy",
+        "maps_val.npy",
         "model.ckpt",
         "predictions.csv",
         "run.json",
