@@ -496,6 +496,16 @@ def test_table_files_are_csv_or_parquet(tmp_path):
         read_table(tmp_path / "samples.csv")
 
 
+def test_fingerprint_is_the_same_in_every_directory(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(b"a")
+    table = table_of([{"image_path": "a.png"}], root=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    first = fingerprint(table)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert fingerprint(table) == first
+
+
 def test_fingerprint_follows_files_and_splits_not_row_order(tmp_path):
     for name in ("a.png", "b.png", "m.png"):
         (tmp_path / name).write_bytes(b"123")

@@ -448,6 +448,8 @@ def fingerprint(table: pd.DataFrame) -> str:
 
 
 def _file_state(path: str) -> list[int]:
+    if not path:  # Path("") would be the current directory
+        return []
     try:
         state = Path(path).stat()
     except OSError:

@@ -56,7 +56,7 @@ def train_segmenter(
         learning_rate: the highest one.
         loss: see :class:`helpers.models.segmentation.SegmentationLoss`.
         augmentation: arguments of :func:`helpers.data.augment.make_augmentations`, without ``image_size``.
-        abnormal_share: see :class:`helpers.data.datamodule.EpochSampler`.
+        abnormal_share: see :class:`helpers.data.datamodule.EpochSampler`; taken for 0 where train has one class only.
         patience: epochs without a better ``val_dice`` before training stops; 0: never.
         start_threshold: predictions note the share of each map above it (column ``area``).
         accept: share of good photos that the thresholds are to accept; recorded with the run.
@@ -70,6 +70,8 @@ def train_segmenter(
     Returns:
         The run; a draft that lacks its thresholds (:meth:`helpers.runs.Run.finish`) unless it was found finished.
     """
+    if table.loc[table["split"] == "train", "label_index"].nunique() < 2:
+        abnormal_share = 0.0
     size = [image_size, image_size]
     settings = {"image_size": size, "center_crop": None, "scheme": "supervised", "backbone": backbone.to_dict()}
     settings |= {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "loss": loss}
