@@ -322,11 +322,10 @@ def _supervised(
         divided = groups[groups["abnormal"] & (split == "test")]
         split.loc[divided.index] = "train"
     for _, stratum in divided.groupby("stratum", sort=True):
-        ordered = sorted(stratum.index, key=lambda name: _order(seed, name))
         last = _draw(stratum, SUPERVISED_SHARE, seed, at_least_one=True, last=True) if "test" in lacks else []
         first = _draw(stratum, SUPERVISED_SHARE, seed, at_least_one=True) if "val" in lacks else []
         split.loc[last] = "test"
-        if len(ordered) - len(last) > 1:  # train keeps at least one
+        if len(stratum) - len(last) > 1:  # train keeps at least one
             split.loc[[name for name in first if name not in last]] = "val"
     return table["group"].map(split)
 

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from helpers.analysis.instances import match_instances, separate
 from helpers.data.coco import InstancePhoto
 from helpers.data.cutouts import write_cutouts
 from helpers.data.images import read_image
-from helpers.data.samples import NORMAL, assign_splits, make_table
+from helpers.data.samples import NORMAL, SPLITS, assign_splits, make_table
 from helpers.models.backbones import Backbone
 from helpers.models.foreground import CHECKPOINT_NAME, ForegroundNet, predict_distance, train_foreground
 from helpers.progress import progress
@@ -34,16 +35,13 @@ def split_photos(photos: Sequence[InstancePhoto], seed: int = 0) -> dict[str, li
     if not photos:
         return {"train": [], "val": [], "test": []}
     table = photo_table(photos)
-    split = dict(zip(table["image_path"], table["split"], strict=True))
     if (table["split"] == "").any():
         table = assign_splits(table, "one_class", val_fraction=0.2, test_fraction=0.25, seed=seed)
-        split = dict(zip(table["image_path"], table["split"], strict=True))
-    return {
-        part: [photo for photo in photos if split[str(photo.image_path)] == part] for part in ("train", "val", "test")
-    }
+    split = dict(zip(table["image_path"], table["split"], strict=True))
+    return {part: [photo for photo in photos if split[str(photo.image_path)] == part] for part in SPLITS}
 
 
-def photo_table(photos: Sequence[InstancePhoto]) -> Any:
+def photo_table(photos: Sequence[InstancePhoto]) -> pd.DataFrame:
     """A sample table of raw photos, all of them normal: what their split and fingerprint are taken from."""
     root = photos[0].image_path.parent
     rows = [{"image_path": photo.image_path, "split": photo.split} for photo in photos]
