@@ -199,3 +199,40 @@ def test_roboflow_needs_a_key_and_three_names(tmp_path, monkeypatch):
         download.download_roboflow("me/nuts/3", out=tmp_path)
     with pytest.raises(ValueError, match="WORKSPACE/PROJECT/VERSION"):
         download.download_roboflow("nuts", out=tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------------- DTD
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    (folder / "images").mkdir(parents=True)
+    for number in range(count):
+        (folder / "images" / f"{number}.jpg").write_bytes(b"")
+
+
+def test_dtd_is_counted_before_it_is_called_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("helpers.data.anomaly_source.DTD_COUNT", 3)
+    monkeypatch.setattr(download, "_fetch_dtd", lambda folder: write_pictures(folder, 3))
+    assert main(["dtd", "--out", str(tmp_path)]) == 0
+    assert names(tmp_path) == ["dtd"]
+    (tmp_path / "dtd" / "images" / "0.jpg").unlink()
+    with pytest.raises(DownloadError, match="holds 2 pictures, DTD has 3; remove the folder"):
+        download.download_dtd(out=tmp_path)
+
+
+@pytest.mark.parametrize("error", [URLError("no route"), TimeoutError("slow"), ValueError("hash")])
+def test_a_failed_download_of_dtd_leaves_no_empty_folder(tmp_path, monkeypatch, capsys, error):
+    def fetch(folder: Path) -> None:
+        folder.mkdir()
+        raise error
+
+    monkeypatch.setattr(download, "_fetch_dtd", fetch)
+    assert main(["dtd", "--out", str(tmp_path)]) == 1
+    assert "ANOMALY_SOURCE=builtin:" in capsys.readouterr().err
+    assert names(tmp_path) == []
+
+
+def test_an_empty_folder_of_that_name_is_not_dtd(tmp_path):
+    (tmp_path / "dtd").mkdir()
+    with pytest.raises(DownloadError, match="holds 0 pictures"):
+        download.download_dtd(out=tmp_path)

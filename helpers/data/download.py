@@ -1,6 +1,7 @@
 """Public data sets by name, through anomalib's own datamodules: ``python -m helpers.data.download mvtec_ad bottle``.
 
-And annotations of one's own from Roboflow, as COCO: ``... download roboflow WORKSPACE/PROJECT/VERSION``.
+And annotations of one's own from Roboflow, as COCO: ``... download roboflow WORKSPACE/PROJECT/VERSION``. And
+the textures that DRAEM and GLASS invent defects from: ``... download dtd``.
 
 Nothing is downloaded unless asked for by name here. A download happens in a temporary folder beside its destination and
 is moved there when complete, so a folder of that name is whole.
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 ROBOFLOW_API = "https://api.roboflow.com"
 ROBOFLOW_KEY = "ROBOFLOW_API_KEY"
+DTD_PAGE = "https://www.robots.ox.ac.uk/~vgg/data/dtd/"
 
 
 class DownloadError(RuntimeError):
@@ -204,6 +206,55 @@ def download_roboflow(project: str, *, out: str | Path, timeout: float = 10.0) -
     return target
 
 
+def download_dtd(*, out: str | Path, timeout: float = 10.0) -> Path:
+    """Fetch the texture photos DTD (about 600 MB; research use), unless they are there already.
+
+    The archive's hash and the number of pictures are checked.
+
+    Args:
+        out: folder that a folder ``dtd`` is put into.
+        timeout: seconds without an answer after which to give up.
+
+    Returns:
+        That folder, for ANOMALY_SOURCE of notebook 04.
+
+    Raises:
+        DownloadError: no network, a broken archive, or a folder of that name that is not all of DTD.
+    """
+    from helpers.data.anomaly_source import DTD_COUNT, texture_files
+
+    target = Path(out).absolute() / "dtd"
+    by_hand = (
+        f"Get {DTD_PAGE} by hand and unpack it to {target}, or take ANOMALY_SOURCE=builtin: or any folder of textures."
+    )
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".dtd-") as temporary:
+            try:
+                with _socket_timeout(timeout):
+                    _fetch_dtd(Path(temporary) / "dtd")
+            except (OSError, RuntimeError, ValueError, EOFError) as error:
+                raise DownloadError(
+                    f"DTD could not be downloaded ({type(error).__name__}: {error}). {by_hand}"
+                ) from error
+            shutil.move(Path(temporary) / "dtd", target)
+    try:
+        count = len(texture_files(target))
+    except ValueError:
+        count = 0
+    if count != DTD_COUNT:
+        raise DownloadError(f"{target} holds {count} pictures, DTD has {DTD_COUNT}; remove the folder. {by_hand}")
+    return target
+
+
+def _fetch_dtd(folder: Path) -> None:
+    """Let anomalib download, check the hash and unpack. Replaced in tests."""
+    from anomalib.data.utils import download_and_extract
+    from anomalib.models.image.draem.lightning_model import DTD_DOWNLOAD_INFO
+
+    download_and_extract(folder, DTD_DOWNLOAD_INFO)
+
+
 def _prepare(datamodule: str, root: Path, category: str) -> None:
     """Let anomalib download, check the hash and unpack. Replaced in tests."""
     import anomalib.data
@@ -237,14 +288,18 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m helpers.data.download", description=__doc__.splitlines()[0])
-    parser.add_argument("dataset", choices=[*SOURCES, "roboflow"], help="data set to download")
+    parser.add_argument("dataset", choices=[*SOURCES, "roboflow", "dtd"], help="data set to download")
     parser.add_argument("category", nargs="?", help="product (default: the first), or WORKSPACE/PROJECT/VERSION")
     parser.add_argument("--out", default="datasets", help="folder to put it into (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds to wait for an answer")
     options = parser.parse_args(arguments)
-    if options.dataset == "roboflow":
+    if options.dataset in ("roboflow", "dtd"):
+        place = {"out": options.out, "timeout": options.timeout}
         try:
-            print(f"in {download_roboflow(options.category or '', out=options.out, timeout=options.timeout)}")
+            if options.dataset == "dtd":
+                print(f"in {download_dtd(**place)}")
+            else:
+                print(f"in {download_roboflow(options.category or '', **place)}")
         except (DownloadError, ValueError) as error:
             print(error, file=sys.stderr)
             return 1
