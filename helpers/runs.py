@@ -4,6 +4,7 @@ A run lives in ``artifacts/<dataset>/<profile>/<model>/``:
 
     run.json          parameters, seed, backbone, thresholds with their origin, timings, versions; written last
     model.ckpt        Lightning checkpoint (tensors and plain data: loads with ``weights_only=True``)
+    model_last.ckpt   likewise, of the last epoch, where the run's weights are those of a better one (if asked for)
     samples.csv       the sample table with its splits, and samples.csv.json with where it came from
     predictions.csv   one row a photo of val and test: raw score, maximum of the map
     maps_test.npy     (N, H, W) float16 anomaly maps of the test rows, at the network's size
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from anomalib.models import AnomalibModule
 
     from helpers.data.datamodule import SampleDataModule
-    from helpers.inference.engine import FitClock
+    from helpers.inference.engine import FitClock, Refine
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 RUN_FILE = "run.json"
@@ -267,6 +268,8 @@ class Run:
         patience: int = 0,
         area_threshold: float | None = None,
         predict_train: bool = False,
+        keep_last: bool = False,
+        refine: Refine | None = None,
         **trainer: Any,
     ) -> None:
         """Train with anomalib's engine, keep the checkpoint, and predict val and test.
@@ -286,6 +289,8 @@ class Run:
             patience: epochs without a better value before training stops; 0: never.
             area_threshold: also note for each photo the share of its map above this value (column ``area``).
             predict_train: also predict the training photos, for a second stage that learns from what the first flags.
+            refine: what is done to scores and maps, of val and test alike, before they are noted.
+            keep_last: with ``monitor``, keep the last epoch's weights too, in ``model_last.ckpt``.
             **trainer: further arguments of Lightning's ``Trainer``.
 
         Raises:
@@ -304,14 +309,16 @@ class Run:
             engine.fit(model, datamodule=data)
             engine.trainer.save_checkpoint(self.folder / "model.ckpt")
         else:
-            self._fit_epochs(model, data, device, epochs, clock, (monitor, mode, patience), trainer)
+            self._fit_epochs(model, data, device, epochs, clock, (monitor, mode, patience), keep_last, trainer)
         self._timings["fit_seconds"] = clock.seconds
         write_table(self.table, self.folder / "samples.csv")
         parts = []
         for split in (*(["train"] if predict_train else []), "val", "test"):
             if (self.table["split"] == split).any():
                 maps_file = self.folder / f"maps_{split}.npy" if split != "train" else None
-                predictions, seconds = predict_split(model, data, split, self.folder, device, maps_file, area_threshold)
+                predictions, seconds = predict_split(
+                    model, data, split, self.folder, device, maps_file, area_threshold, refine
+                )
                 parts.append(predictions)
                 self._timings["ms_per_image"] = 1000 * seconds / len(predictions)
         predictions = pd.concat(parts, ignore_index=True)
@@ -328,6 +335,7 @@ class Run:
         epochs: int,
         clock: FitClock,
         watch: tuple[str, str, int],
+        keep_last: bool,
         trainer: dict[str, Any],
     ) -> None:
         """Train by epochs, from the last saved state if there is one."""
@@ -345,6 +353,8 @@ class Run:
         )
         last = checkpoints / LAST_CHECKPOINT
         engine.fit(model, datamodule=data, ckpt_path=last if last.is_file() else None)
+        if keep_last and watch[0]:
+            engine.trainer.save_checkpoint(self.folder / "model_last.ckpt", weights_only=True)
         self.info["epochs"] = {"trained": engine.trainer.current_epoch} | load_best(model, savers)
         engine.trainer.save_checkpoint(self.folder / "model.ckpt", weights_only=True)
         # Each start of an interrupted training wrote a file of its own; what a later one says of an epoch counts.
@@ -352,7 +362,7 @@ class Run:
         rows = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
         write_csv(rows.groupby("epoch", as_index=False).last(), self.folder / "history.csv")
         shutil.rmtree(logs / "csv")
-        shutil.rmtree(checkpoints)
+        shutil.rmtree(checkpoints, ignore_errors=True)  # none there where val was never looked at
 
     def history(self) -> pd.DataFrame:
         """One row an epoch (column ``epoch``, from 0): what training logged, losses among it."""

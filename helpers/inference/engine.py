@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,6 +189,10 @@ def load_best(model: AnomalibModule, callbacks: Sequence[Callback]) -> dict[str,
     return {"monitor": best.monitor, "value": float(best.best_model_score), "epoch": int(checkpoint["epoch"])}
 
 
+Refine = Callable[[Sequence[str], np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Paths of a batch's photos and its maps (N, H, W) -> scores (N,) and maps (N, H, W) that take their place."""
+
+
 class PredictionWriter(Callback):
     """Collects scores, and writes maps to disk batch by batch, so that memory does not grow with the test set.
 
@@ -196,12 +200,20 @@ class PredictionWriter(Callback):
         n_images: number of photos that will come.
         maps_file: ``.npy`` file for the (N, H, W) float16 maps, or None to keep only their maxima.
         area_threshold: also note the share of the map above this value, or None.
+        refine: what is done to scores and maps before they are noted, or None.
     """
 
-    def __init__(self, n_images: int, maps_file: Path | None, area_threshold: float | None = None) -> None:
+    def __init__(
+        self,
+        n_images: int,
+        maps_file: Path | None,
+        area_threshold: float | None = None,
+        refine: Refine | None = None,
+    ) -> None:
         self.n_images = n_images
         self.maps_file = maps_file
         self.area_threshold = area_threshold
+        self.refine = refine
         self.rows: list[dict[str, Any]] = []
         self._maps: np.memmap | None = None
 
@@ -210,6 +222,8 @@ class PredictionWriter(Callback):
         scores = outputs.pred_score.detach().float().cpu().reshape(-1).numpy()
         maps = outputs.anomaly_map.detach().float().cpu().numpy()
         maps = maps.reshape(len(scores), *maps.shape[-2:])
+        if self.refine is not None:
+            scores, maps = self.refine(outputs.image_path, maps)
         if self.maps_file is not None:
             self._write(maps)
         flat = maps.reshape(len(scores), -1)
@@ -241,6 +255,7 @@ def predict_split(
     device: str = "auto",
     maps_file: Path | None = None,
     area_threshold: float | None = None,
+    refine: Refine | None = None,
 ) -> tuple[pd.DataFrame, float]:
     """Score every photo of a split through the engine.
 
@@ -252,13 +267,14 @@ def predict_split(
         device: see :func:`trainer_device`.
         maps_file: where the maps go, or None.
         area_threshold: also note the share of each map above this value, or None.
+        refine: see :class:`PredictionWriter`.
 
     Returns:
         Rows in the table's order (image_path absolute, label_index, defect_type, split, score, map_max, and area where
         it was asked for), and the seconds it took, reading of the photos included.
     """
     table = data.table[data.table["split"] == split]
-    writer = PredictionWriter(len(table), maps_file, area_threshold)
+    writer = PredictionWriter(len(table), maps_file, area_threshold, refine)
     engine = make_engine(folder, device, callbacks=[writer])
     data.predict_split = split
     started = time.monotonic()

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from helpers.data.anomaly_source import AnomalySource
 from helpers.data.augment import make_augmentations
 from helpers.data.datamodule import SampleDataModule
 from helpers.inference.engine import trainer_precision
@@ -102,6 +103,99 @@ def train_segmenter(
         patience=patience,
         area_threshold=start_threshold,
         predict_train=predict_train,
+        precision=trainer_precision(precision, device),
+    )
+    return run
+
+
+def train_on_synthetic(
+    folder: Path,
+    name: str,
+    table: pd.DataFrame,
+    backbone: Backbone | None,
+    source: AnomalySource,
+    *,
+    image_size: int,
+    center_crop: int = 0,
+    epochs: int,
+    batch_size: int,
+    predict_batch_size: int,
+    eval_epochs: int = 1,
+    select_on_val: bool = False,
+    start_threshold: float | None = None,
+    accept: float = 0.95,
+    precision: str = "auto",
+    num_workers: int = 0,
+    device: str = "auto",
+    seed: int = 0,
+    note: str | None = None,
+    **parameters: Any,
+) -> Run:
+    """Train DRAEM or GLASS, or find the finished run with the same photos, textures, parameters and code.
+
+    The weights are those of the last epoch, unless ``select_on_val``; an interrupted training goes on from the last
+    epoch after which val was looked at.
+
+    Args:
+        folder: a dataset's artifacts folder, see :func:`helpers.runs.dataset_folder`.
+        name: ``draem`` or ``glass``.
+        table: sample table; its train photos are all normal.
+        backbone: of GLASS; None for DRAEM.
+        source: textures that the invented defects are made of.
+        image_size: side in pixels that photos are resized to.
+        center_crop: side in pixels cut out of that; 0: none.
+        epochs: passes over the training photos.
+        batch_size: photos at once while training.
+        predict_batch_size: photos at once when predicting.
+        eval_epochs: val is looked at after every so many epochs.
+        select_on_val: keep the weights of the epoch with the best ``val_auroc``, which needs defect photos in val; the
+            last epoch's stay beside them.
+        start_threshold: predictions note the share of each map above it (column ``area``); None: they do not.
+        accept: share of good photos that the thresholds are to accept; recorded with the run.
+        precision: see :func:`helpers.inference.engine.trainer_precision`.
+        num_workers: processes that read photos.
+        device: see :func:`helpers.inference.engine.trainer_device`.
+        seed: of new layers, order and invented defects.
+        note: what everything made from the run must say.
+        **parameters: the model's own, see its class.
+
+    Returns:
+        The run; a draft that lacks its thresholds (:meth:`helpers.runs.Run.finish`) unless it was found finished.
+
+    Raises:
+        ValueError: if an epoch is to be selected on val and val lacks normal or defect photos.
+    """
+    if select_on_val and table.loc[table["split"] == "val", "label_index"].nunique() < 2:
+        raise ValueError(
+            "SELECT_ON_VAL: val has no defect photo, so no epoch is better than another by AUROC; keep the last epoch."
+        )
+    settings = {
+        "image_size": [image_size, image_size],
+        "center_crop": [center_crop, center_crop] if center_crop else None,
+    }
+    settings |= {"scheme": table.attrs["scheme"], "backbone": backbone.to_dict() if backbone else None}
+    settings |= {"anomaly_source": source.to_dict(), "epochs": epochs, "batch_size": batch_size, "accept": accept}
+    settings |= {"eval_epochs": eval_epochs, "select_on_val": select_on_val, "precision": precision}
+    settings |= {"start_threshold": start_threshold, "model": parameters}
+    run = open_run(folder, name, settings, table, seed, note=note)
+    if run.finished:
+        print(f"found finished: {run.describe()}")
+        return run
+    torch.manual_seed(seed)
+    options = {"image_size": image_size, "center_crop": center_crop, "anomaly_source": source.folder}
+    model = build_model(name, backbone, **options, **parameters)
+    data = SampleDataModule(
+        table, train_batch_size=batch_size, eval_batch_size=predict_batch_size, num_workers=num_workers, seed=seed
+    )
+    run.fit(
+        model,
+        data,
+        device=device,
+        epochs=epochs,
+        monitor="val_auroc" if select_on_val else "",
+        area_threshold=start_threshold,
+        keep_last=select_on_val,
+        check_val_every_n_epoch=min(eval_epochs, epochs),
         precision=trainer_precision(precision, device),
     )
     return run

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def build_model(
     name: str,
-    backbone: Backbone,
+    backbone: Backbone | None,
     *,
     image_size: int | tuple[int, int] = 256,
     center_crop: int | tuple[int, int] | None = None,
@@ -27,20 +27,23 @@ def build_model(
 
     Args:
         name: a name from :data:`MODELS`.
-        backbone: from :func:`helpers.models.backbones.resolve_backbone`.
+        backbone: from :func:`helpers.models.backbones.resolve_backbone`; None for a model that has none (``draem``).
         image_size: side, or (height, width), in pixels that photos are resized to.
         center_crop: side, or (height, width), in pixels cut out of that; None or 0 for none.
         **parameters: the model's own, see its class.
 
     Raises:
-        ValueError: for an unknown model.
+        ValueError: for an unknown model, or a missing backbone.
         TypeError: for a parameter that the model does not have.
     """
     if name not in MODELS:
         raise ValueError(f"Unknown model {name!r}; known: {', '.join(MODELS)}.")
+    if backbone is None and name not in WITHOUT_BACKBONE:
+        raise ValueError(f"{name} needs a backbone; see helpers.models.backbones.resolve_backbone.")
     model = MODELS[name](backbone, as_size(image_size), as_size(center_crop) if center_crop else None, **parameters)
-    # They go into the checkpoint: without them the architecture is another one, which takes the same weights.
-    model.hparams["model_args"] = model_args(backbone.name)
+    if backbone is not None:
+        # They go into the checkpoint: without them the architecture is another one, which takes the same weights.
+        model.hparams["model_args"] = model_args(backbone.name)
     return model
 
 
@@ -61,13 +64,14 @@ def load_model(name: str, checkpoint: Path, architecture: str, device: str = "cp
 
     import helpers.models.builtin  # noqa: F401  (registers its architecture with timm)
 
-    model_class, identity = _class_of(name)
+    model_class, arguments = _class_of(name)
+    common = {"map_location": device, "weights_only": True, **arguments}
+    if name in WITHOUT_BACKBONE:
+        return model_class.load_from_checkpoint(checkpoint, **common).eval().to(device)
     stored = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["hyper_parameters"]
     options = stored.get("model_args", {})
     with bare_backbone(architecture, options) as backbone:
-        model = model_class.load_from_checkpoint(
-            checkpoint, map_location=device, weights_only=True, backbone=backbone, pre_trained=False, **identity
-        )
+        model = model_class.load_from_checkpoint(checkpoint, backbone=backbone, pre_trained=False, **common)
     model.hparams.update({"backbone": architecture, "model_args": options})
     return model.eval().to(device)
 
@@ -154,20 +158,57 @@ def _segmenter(name: str) -> Callable[..., AnomalibModule]:
     return build
 
 
+def _draem(
+    backbone: None, image_size: tuple[int, int], center_crop: tuple[int, int] | None, **parameters: Any
+) -> AnomalibModule:
+    from helpers.models.draem import Draem, make_pre_processor
+
+    del backbone  # DRAEM learns from nothing
+    return Draem(pre_processor=make_pre_processor(image_size, center_crop), **parameters)
+
+
+def _glass(
+    backbone: Backbone, image_size: tuple[int, int], center_crop: tuple[int, int] | None, **parameters: Any
+) -> AnomalibModule:
+    from helpers.models.glass import Glass
+    from helpers.models.patchcore import make_pre_processor
+
+    return Glass(
+        backbone=backbone.name,
+        layers=list(backbone.layers),
+        pre_trained=backbone.pretrained,
+        image_size=center_crop or image_size,
+        pre_processor=make_pre_processor(image_size, center_crop, backbone.mean, backbone.std),
+        **parameters,
+    )
+
+
 def _class_of(name: str) -> tuple[type[AnomalibModule], dict[str, str]]:
-    """The class of a model, and the arguments that make it this model and no other; imported late, as it is slow."""
+    """A model's class, and what its checkpoint is not to decide; imported late, as it is slow."""
     if name in SEGMENTERS:
         from helpers.models.segmentation import Segmenter
 
         # given, so that a checkpoint of the other network does not load in silence
         return Segmenter, {"architecture": name}
+    if name == "draem":
+        from helpers.models.draem import Draem
+
+        # without textures: they are for training, and need not be on this machine
+        return Draem, {"anomaly_source": ""}
+    if name == "glass":
+        from helpers.models.glass import Glass
+
+        return Glass, {"anomaly_source": ""}
     from helpers.models.patchcore import PatchCore
 
     return PatchCore, {}
 
 
 SEGMENTERS = ("unet", "deeplabv3plus")
+WITHOUT_BACKBONE = ("draem",)
 MODELS: dict[str, Callable[..., AnomalibModule]] = {
     "patchcore": _patchcore,
     **{name: _segmenter(name) for name in SEGMENTERS},
+    "draem": _draem,
+    "glass": _glass,
 }

@@ -1,0 +1,516 @@
+"""GLASS (Chen et al. 2024, "A unified anomaly synthesis strategy with gradient ascent for industrial anomaly detection
+and localization", arXiv 2407.09359) on anomalib's implementation, with what anomalib 2.7.0 changed of it mended.
+
+A frozen backbone gives features of patches, a linear projection adapts them, a small discriminator tells normal from
+abnormal. It learns from three kinds of features: those of good photos; the same moved by noise and gradient ascent
+until they lie just outside (global synthesis); those of photos with textures blended in (local synthesis). How far
+"just outside" is depends on the distribution of the good photos: ``manifold`` measures from each feature,
+``hypersphere`` from the centre of all. :func:`judge_distribution` decides by the spectrum of the mean photo, as the
+authors' code does.
+
+Mended: the centre comes from photos that are normalised as in training; masks are a single Perlin mask, the union or
+the intersection of two, a third each; the photo keeps a share of N(0.5, 0.1) in a defect, clipped to [0.2, 0.8];
+defects can be kept inside a foreground; the map is (B, 1, H, W); without pretrained weights the model builds (to load
+a checkpoint); photos of any batch size go through an exported model; nothing is downloaded. The authors' code keeps
+the checkpoint that is best on test data; ours does not look at test data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import torch
+from anomalib.data import InferenceBatch
+from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator, generate_perlin_noise
+from anomalib.models import Glass as StockGlass
+from anomalib.models.image.glass.torch_model import GlassModel
+from torch import nn
+from torch.nn import functional
+from torchvision import io
+from torchvision.transforms.v2.functional import resize
+
+import helpers.models.builtin  # noqa: F401  (registers its architecture with timm)
+from helpers.data.anomaly_source import texture_files
+from helpers.data.images import read_image, to_network_frame
+from helpers.models.draem import validation_figures
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anomalib.data import Batch
+
+DISTRIBUTIONS = ("manifold", "hypersphere")
+BLEND_MEAN, BLEND_STD, BLEND_RANGE = 0.5, 0.1, (0.2, 0.8)  # share of the photo in an invented defect
+MASK_TRIES = 20
+ASCENT_RATE, PROJECT_EVERY = 1e-3, 5  # of the gradient ascent: step in feature space; steps between projections
+MANIFOLD_RADIUS = 0.5
+
+# of the judgement, all by the authors' code
+JUDGED_SIDE, JUDGED_BLUR = 289, 39  # pixels
+BRIGHT, DENSE, MIN_RADIUS, MIN_POINTS = 170.0, 0.21, 12, 60
+
+ObjectMasks = Callable[[Sequence[str]], torch.Tensor]
+"""Paths of photos -> (B, 1, H, W) 0 or 1 at the network's size: where the object is."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the spectrum of the mean good photo says about how features are distributed.
+
+    Attributes:
+        distribution: ``manifold`` or ``hypersphere``.
+        density: share of the box about the middle that holds all bright points, or of the disc if that is larger,
+            that they fill; above 0.21 (and ``radius`` above 12 and ``n_points`` above 60) it is a hypersphere.
+        radius: of the disc about the middle that holds all bright points, in frequency steps.
+        n_points: number of bright points.
+        n_photos: photos in the mean.
+        mean_photo: (H, W, 3) uint8.
+        spectrum: (289, 289) float32, 20 log of the magnitude, frequency 0 in the middle.
+    """
+
+    distribution: str
+    density: float
+    radius: float
+    n_points: int
+    n_photos: int
+    mean_photo: np.ndarray
+    spectrum: np.ndarray
+
+    def row(self) -> dict[str, Any]:
+        """What a table of categories shows."""
+        return {
+            "distribution": self.distribution,
+            "density": self.density,
+            "radius": self.radius,
+            "n_points": self.n_points,
+            "n_photos": self.n_photos,
+        }
+
+
+def judge_distribution(photos: Iterable[np.ndarray]) -> Judgement:
+    """Judge from good photos, all of one size, whether their features lie on a manifold or about a centre.
+
+    The authors' rule: the mean photo is blurred and its spectrum looked at. Where the bright points fill a disc or box
+    about the middle, of a certain size, nothing but smooth shades is left in the mean, and the category is called a
+    hypersphere. Where they scatter far out, a pattern that is the same in all photos has stayed, and it is a manifold.
+    The limits are the authors', found on their data: near them a few photos more or less can turn the judgement.
+
+    Args:
+        photos: (H, W, 3) uint8.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    total, count = 0.0, 0
+    for photo in photos:
+        total, count = total + photo.astype(np.float64), count + 1
+    if not count:
+        raise ValueError("There is no good photo to judge the distribution by.")
+    mean_photo = np.uint8(total / count)
+    grey = cv2.cvtColor(cv2.resize(mean_photo, (JUDGED_SIDE, JUDGED_SIDE)), cv2.COLOR_RGB2GRAY)
+    smooth = cv2.blur(grey, (JUDGED_BLUR, JUDGED_BLUR)).astype(np.float64)
+    magnitude = np.abs(np.fft.fftshift(np.fft.fft2(smooth)))
+    spectrum = 20 * np.log(np.maximum(magnitude, 1e-12))
+
+    rows, columns = np.nonzero(spectrum > BRIGHT)
+    middle, n_points = JUDGED_SIDE // 2, len(rows)
+    high, wide = (int(np.abs(side - middle).max(initial=0)) for side in (rows, columns))
+    radius = float(np.hypot(rows - middle, columns - middle).max(initial=0))
+    every = np.arange(-JUDGED_SIDE, JUDGED_SIDE)
+    in_disc = int((np.hypot(every[:, None], every) <= radius).sum())
+    density = max(n_points / (4 * max(high, 1) * max(wide, 1)), n_points / in_disc)
+    centred = density > DENSE and radius > MIN_RADIUS and n_points > MIN_POINTS
+    name = "hypersphere" if centred else "manifold"
+    return Judgement(name, density, radius, n_points, count, mean_photo, spectrum.astype(np.float32))
+
+
+def judge_table(table: pd.DataFrame, image_size: int) -> Judgement:
+    """The judgement by the normal training photos of a sample table, resized to a square of ``image_size`` pixels."""
+    good = table[(table["split"] == "train") & (table["label_index"] == 0)]
+    frame = {"image_size": [image_size, image_size], "center_crop": None}
+    return judge_distribution(to_network_frame(read_image(Path(path)), frame) for path in good["image_path"])
+
+
+class GlassAnomalies(PerlinAnomalyGenerator):
+    """Local synthesis in photos: a texture blended in under a mask of Perlin noise, in every photo.
+
+    Args:
+        folder: of textures, see :func:`helpers.data.anomaly_source.texture_files`.
+
+    Raises:
+        ValueError: if there is no picture in the folder.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        files = texture_files(folder)
+        super().__init__(probability=1.0)
+        self.anomaly_source_paths = files
+
+    def noise_mask(self, height: int, width: int, device: torch.device) -> torch.Tensor:
+        """Where turned Perlin noise is above 0.5, (H, W) bool."""
+        noise = generate_perlin_noise(height, width, device=device)
+        if not (noise > 0.5).any():
+            low, high = noise.min(), noise.max()
+            noise = 2 * (noise - low) / (high - low).clamp_min(1e-12) - 1
+        return self.perlin_rotation_transform(noise[None])[0] > 0.5
+
+    def mask(self, height: int, width: int, device: torch.device) -> torch.Tensor:
+        """One mask, the union of two or their intersection, a third each; (H, W) bool."""
+        first = self.noise_mask(height, width, device)
+        kind = int(torch.randint(3, (1,)))
+        if kind == 0:
+            return first
+        second = self.noise_mask(height, width, device)
+        return first | second if kind == 1 else first & second
+
+    def forward(
+        self, photos: torch.Tensor, foreground: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Blend a texture into each photo.
+
+        Args:
+            photos: (B, 3, H, W) in [0, 1].
+            foreground: (B, 1, H, W), 0 or 1: where defects may be; None: anywhere.
+
+        Returns:
+            Photos (B, 3, H, W) with defects, and masks (B, 1, H, W) float, 0 or 1. Where twenty masks in a row miss the
+            foreground, the photo stays as it is and its mask is empty.
+        """
+        masks = torch.zeros(len(photos), 1, *photos.shape[-2:], device=photos.device)
+        damaged = photos.clone()
+        for index in range(len(photos)):
+            allowed = None if foreground is None else foreground[index, 0] > 0
+            for _ in range(MASK_TRIES):
+                mask = self.mask(*photos.shape[-2:], photos.device)
+                mask = mask if allowed is None else mask & allowed
+                if mask.any():
+                    break
+            else:
+                continue
+            share = (BLEND_MEAN + BLEND_STD * torch.randn(1)).clamp(*BLEND_RANGE).to(photos.device)
+            texture = self.texture(*photos.shape[-2:]).to(photos)
+            damaged[index] = torch.where(mask, share * photos[index] + (1 - share) * texture, photos[index])
+            masks[index, 0] = mask.to(masks)
+        return damaged, masks
+
+    def texture(self, height: int, width: int) -> torch.Tensor:
+        """A random texture, changed in three random ways, (3, H, W) in [0, 1]."""
+        path = self.anomaly_source_paths[int(torch.randint(len(self.anomaly_source_paths), (1,)))]
+        picture = io.read_image(str(path), mode=io.ImageReadMode.RGB).float() / 255
+        return self.augmenters(resize(picture, [height, width], antialias=True)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one training step gives: terms of the loss, and figures to watch.
+
+    Attributes:
+        terms: ``true``, ``gaus`` and ``focal``; the loss is their sum.
+        figures: ``radius_true`` and ``radius_fake``, the quantiles of the distances to the centre; ``score_true`` and
+            ``score_fake``, the mean scores of good and of invented features.
+    """
+
+    terms: dict[str, torch.Tensor]
+    figures: dict[str, torch.Tensor]
+
+
+class GlassNetwork(GlassModel):
+    """anomalib's GLASS network with the mends; its arguments are those of anomalib's ``GlassModel``.
+
+    ``pre_trained=False`` builds a backbone without weights for a checkpoint to fill; it is never trained.
+    """
+
+    def __init__(self, anomaly_source: str, mean: Sequence[float], std: Sequence[float], **options: Any) -> None:
+        super().__init__(normalize_mean=list(mean), normalize_std=list(std), **options)
+        self.augmentor = GlassAnomalies(anomaly_source) if anomaly_source else None
+        self.pre_trained = True  # in anomalib's code: False would train the backbone
+        self.forward_modules.requires_grad_(False).eval()
+        self.register_buffer("center", torch.zeros(0), persistent=False)  # of each epoch
+
+    def train(self, mode: bool = True) -> GlassNetwork:
+        """As usual, but the backbone stays in evaluation mode."""
+        super().train(mode)
+        self.forward_modules.eval()
+        return self
+
+    def embed(self, photos: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        """Adapted features (B * h * w, D) of normalised photos (B, 3, H, W), and the grid (h, w) of the first layer.
+
+        As anomalib's ``generate_embeddings``, but channels are averaged before the deeper maps are enlarged, which is
+        the same and less work, and no size of a batch is fixed, so that an exported model takes any.
+        """
+        with torch.no_grad():
+            extracted = self.forward_modules["feature_aggregator"](photos)
+            maps = [extracted[layer] for layer in self.layers]
+            grid = maps[0].shape[-2:]
+            pooled = []
+            for features in maps:
+                side = self.patch_maker.patchsize
+                columns = functional.unfold(features, side, padding=side // 2).transpose(1, 2)
+                width = self.forward_modules["preprocessing"].output_dim
+                columns = functional.adaptive_avg_pool1d(columns, width).transpose(1, 2)
+                columns = columns.reshape(-1, width, *features.shape[-2:])
+                if features.shape[-2:] != grid:
+                    columns = functional.interpolate(columns, size=grid, mode="bilinear", align_corners=False)
+                pooled.append(columns.flatten(2).transpose(1, 2))
+            joined = functional.adaptive_avg_pool1d(torch.cat(pooled, dim=2), self.target_embed_dimension)
+            joined = joined.reshape(-1, self.target_embed_dimension)
+        return self.projection(joined) if self.pre_projection > 0 else joined, (int(grid[0]), int(grid[1]))
+
+    @torch.no_grad()
+    def mean_features(self, batches: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Mean over photos of the features at each place of the grid, (h * w, D).
+
+        Args:
+            batches: (B, 3, H, W) photos, normalised as in training.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        total, count = None, 0
+        for photos in batches:
+            features = self.embed(photos)[0]
+            features = features.reshape(len(photos), -1, features.shape[-1]).sum(0)
+            total, count = features if total is None else total + features, count + len(photos)
+        if total is None:
+            raise ValueError("The centre of GLASS needs training photos, and there is none.")
+        return total / count
+
+    def forward(self, batch: torch.Tensor) -> InferenceBatch:
+        """Predictions for normalised photos (B, 3, H, W), in either mode.
+
+        Returns:
+            ``anomaly_map`` (B, 1, H, W) in [0, 1], ``pred_score`` (B,), the highest score of a patch.
+        """
+        features, (height, width) = self.embed(batch)
+        scores = self.discriminator(features).reshape(-1, height, width)
+        maps = self.anomaly_segmentor.convert_to_segmentation(scores)
+        return InferenceBatch(pred_score=scores.amax(dim=(1, 2)), anomaly_map=maps[:, None])
+
+    def invent(self, photos: torch.Tensor, foreground: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised photos (B, 3, H, W) with invented defects, and masks (B, 1, H, W)."""
+        # the generator wants [0, 1]
+        damaged, masks = self.augmentor((photos * self._img_std + self._img_mean).clamp(0, 1), foreground)
+        return (damaged - self._img_mean) / self._img_std, masks
+
+    def train_step(self, photos: torch.Tensor, damaged: torch.Tensor, masks: torch.Tensor) -> Step:
+        """Terms of the loss for good photos and the same with defects.
+
+        Args:
+            photos: (B, 3, H, W), normalised.
+            damaged: the same, normalised, with defects.
+            masks: (B, 1, H, W), 0 or 1: where they are.
+        """
+        features, grid = self.embed(torch.cat([damaged, photos]))
+        fake, true = features.float().chunk(2)
+        fake = fake.clone()
+        truth = functional.adaptive_max_pool2d(masks.float(), grid).reshape(-1, 1)
+        inside = truth[:, 0] > 0
+        center = self.center.repeat(len(photos), 1)
+
+        normal_points = torch.cat([fake[~inside], true])
+        distances = torch.linalg.vector_norm(normal_points - torch.cat([center[~inside], center]), dim=1)
+        # without a gradient, as with the authors; anomalib's has one
+        radius = torch.quantile(distances.detach(), self.radius_quantile)
+        true_scores, gaus_scores = self.global_synthesis(true, center, radius)
+        bce = functional.binary_cross_entropy
+        terms = {"true": bce(true_scores, torch.zeros_like(true_scores))}
+        terms["gaus"] = bce(gaus_scores, torch.ones_like(gaus_scores))
+
+        fake_distance = torch.linalg.vector_norm(fake[inside] - center[inside], dim=1)
+        figures = {"radius_true": radius}
+        if inside.any():
+            figures["radius_fake"] = torch.quantile(fake_distance.detach(), self.radius_quantile)
+        if self.svd == 1 and inside.any():
+            # truncated projection of local anomalies: between two and four radii from the centre
+            scale = fake_distance.clamp(2 * radius, 4 * radius) / (fake_distance + 1e-10)
+            fake[inside] = center[inside] + scale[:, None] * (fake[inside] - center[inside])
+        fake_scores = self.discriminator(fake)
+        figures["score_true"] = torch.cat([fake_scores[~inside], true_scores]).detach().mean()
+        figures["score_fake"] = torch.cat([fake_scores[inside], gaus_scores]).detach().mean()
+        if self.focal_loss_quantile_threshold > 0:
+            error = (fake_scores - truth) ** 2
+            hard = error >= torch.quantile(error, self.focal_loss_quantile_threshold)
+            fake_scores, truth = fake_scores[hard][:, None], truth[hard][:, None]
+        terms["focal"] = self.focal_loss(torch.cat([1 - fake_scores, fake_scores], dim=1), truth)
+        return Step(terms, figures)
+
+    def global_synthesis(
+        self, true: torch.Tensor, center: torch.Tensor, radius: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores (N, 1) of good features and of the same moved outwards: noise, gradient ascent, truncated projection.
+
+        Args:
+            true: (N, D).
+            center: (N, D), of each feature's place.
+            radius: scalar, of the hypersphere.
+        """
+        moved = true + torch.randn_like(true) * self.gaussian_noise_std
+        for step in range(self.step + 1):
+            true_scores, scores = self.discriminator(torch.cat([true, moved])).chunk(2)
+            if step == self.step or not self.mining:
+                break
+            loss = functional.binary_cross_entropy(scores, torch.ones_like(scores))
+            gradient = torch.autograd.grad(loss, [moved])[0]
+            direction = gradient / (torch.linalg.vector_norm(gradient, dim=1, keepdim=True) + 1e-10)
+            with torch.no_grad():
+                moved.add_(ASCENT_RATE * direction)
+            if (step + 1) % PROJECT_EVERY == 0:
+                origin, low = (center, radius) if self.svd == 1 else (true, MANIFOLD_RADIUS)
+                offset = moved - origin
+                length = torch.linalg.vector_norm(offset, dim=1, keepdim=True)
+                moved = origin + length.clamp(low, 2 * low) / (length + 1e-10) * offset
+        return true_scores, scores
+
+
+class Glass(StockGlass):
+    """GLASS as an anomalib module.
+
+    Logged each epoch: ``train_loss``, its terms ``train_true_loss``, ``train_gaus_loss``, ``train_focal_loss``, the
+    figures of :class:`Step`; of val ``val_normal_score``, and ``val_auroc`` where val has defects too.
+
+    Args:
+        backbone: timm's name of the backbone.
+        layers: names of its feature maps, shallow to deep.
+        pre_trained: whether its weights are loaded.
+        image_size: (height, width) in pixels of what the network sees, as ``pre_processor`` makes it.
+        anomaly_source: folder of textures; empty: for inference only.
+        distribution: ``manifold`` or ``hypersphere``, see :func:`judge_distribution`.
+        pretrain_embed_dim: features of a layer are averaged to this width.
+        target_embed_dim: and those of all layers together to this one.
+        pre_projection: number of linear layers of the projection; 0: none.
+        discriminator_hidden: width of the discriminator.
+        mining: whether gradient ascent is done.
+        steps: of gradient ascent.
+        radius_quantile: of distances to the centre, that is the radius.
+        noise_std: of the noise on features.
+        focal_quantile: the focal term is over the patches with errors above this quantile.
+        learning_rate: of the projection; the discriminator's is twice that.
+        patch_size: side of the neighbourhood, in places of the grid, that a patch's feature is taken from.
+        pre_processor: from :func:`helpers.models.patchcore.make_pre_processor`.
+
+    Attributes:
+        object_masks: where defects may be invented; None: anywhere.
+
+    Raises:
+        ValueError: for an unknown distribution, a parameter outside its range, or textures that are not there.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "wide_resnet50_2.tv_in1k",
+        layers: list[str] | tuple[str, ...] = ("layer2", "layer3"),
+        pre_trained: bool = True,
+        image_size: tuple[int, int] | list[int] = (288, 288),
+        anomaly_source: str = "",
+        distribution: str = "manifold",
+        pretrain_embed_dim: int = 1536,
+        target_embed_dim: int = 1536,
+        pre_projection: int = 1,
+        discriminator_hidden: int = 1024,
+        mining: bool = True,
+        steps: int = 20,
+        radius_quantile: float = 0.75,
+        noise_std: float = 0.015,
+        focal_quantile: float = 0.5,
+        learning_rate: float = 1e-4,
+        patch_size: int = 3,
+        pre_processor: nn.Module | bool = True,
+    ) -> None:
+        if distribution not in DISTRIBUTIONS:
+            raise ValueError(f"Unknown distribution {distribution!r}; known: {', '.join(DISTRIBUTIONS)}.")
+        for name, value in (("radius_quantile", radius_quantile), ("focal_quantile", focal_quantile)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {value}.")
+        for name, value in (("noise_std", noise_std), ("learning_rate", learning_rate)):
+            if value <= 0:
+                raise ValueError(f"{name} must be above 0, got {value}.")
+        # Past StockGlass, which downloads; by super(), since Lightning finds the hyperparameters by it.
+        super(StockGlass, self).__init__(
+            pre_processor=pre_processor, post_processor=False, evaluator=False, visualizer=False
+        )
+        mean, std = self._extract_normalize_params()
+        self.model = GlassNetwork(
+            anomaly_source,
+            mean or [0.0] * 3,
+            std or [1.0] * 3,
+            input_shape=tuple(image_size),
+            backbone=backbone,
+            layers=list(layers),
+            pre_trained=pre_trained,
+            svd=DISTRIBUTIONS.index(distribution),
+            pretrain_embed_dim=pretrain_embed_dim,
+            target_embed_dim=target_embed_dim,
+            pre_projection=pre_projection,
+            discriminator_hidden=discriminator_hidden,
+            mining=mining,
+            step=steps,
+            radius_quantile=radius_quantile,
+            gaussian_noise_std=noise_std,
+            focal_loss_quantile_threshold=focal_quantile,
+            patchsize=patch_size,
+        )
+        self.learning_rate = learning_rate
+        self.pre_projection = pre_projection
+        self.pre_trained = True  # in anomalib's code: no optimiser for the backbone
+        self.automatic_optimization = False
+        self.object_masks: ObjectMasks | None = None
+        self._val: list[torch.Tensor] = []
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """No validation before training."""
+        return {"num_sanity_val_steps": 0}
+
+    def on_train_start(self) -> None:
+        """Refuse what cannot be trained.
+
+        Raises:
+            ValueError: without textures.
+        """
+        if self.model.augmentor is None:
+            raise ValueError("ANOMALY_SOURCE: GLASS learns from invented defects and needs a folder of textures.")
+
+    def on_train_epoch_start(self) -> None:
+        """Measure the centre anew, since the projection has moved."""
+        batches = (batch.image.to(self.device) for batch in self.trainer.train_dataloader)
+        normalised = (self.pre_processor.transform(photos.as_subclass(torch.Tensor)) for photos in batches)
+        self.model.center = self.model.mean_features(normalised)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One step of both optimisers."""
+        del batch_idx
+        photos = batch.image.as_subclass(torch.Tensor)
+        foreground = self.object_masks(batch.image_path).to(photos) if self.object_masks else None
+        # features and losses in full precision: probabilities near 0 and 1 do not survive half
+        with torch.autocast(photos.device.type, enabled=False):
+            step = self.model.train_step(photos.float(), *self.model.invent(photos.float(), foreground))
+            loss = torch.stack(list(step.terms.values())).sum()
+        optimizers = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        for optimizer in optimizers:
+            optimizer.step()
+        options = {"on_step": False, "on_epoch": True, "batch_size": len(photos)}
+        self.log("train_loss", loss, prog_bar=True, **options)
+        self.log_dict({f"train_{name}_loss": value for name, value in step.terms.items()} | step.figures, **options)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the scores of the epoch before."""
+        self._val.clear()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Score a batch of val."""
+        del batch_idx
+        scores = self.model(batch.image).pred_score
+        self._val.append(torch.stack([scores.float(), batch.gt_label.to(scores)]).cpu())
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what the scores of val say."""
+        self.log_dict(validation_figures(self._val))
