@@ -18,7 +18,14 @@ from helpers.analysis.calibration import Threshold
 from helpers.data.anomaly_source import resolve_anomaly_source
 from helpers.inference.training import train_on_synthetic
 from helpers.models.catalog import build_model, load_model
-from helpers.models.draem import Draem, DraemLoss, TextureAnomalies, smoothed_maximum, validation_figures
+from helpers.models.draem import (
+    Draem,
+    DraemLoss,
+    TextureAnomalies,
+    make_pre_processor,
+    smoothed_maximum,
+    validation_figures,
+)
 
 MEND = "anomalib no longer needs this mend of helpers/models/draem.py: remove it."
 SIZE = 64
@@ -210,6 +217,50 @@ def test_a_defect_changes_what_its_mask_says(textures):
     changed = (damaged != turned).any(1, keepdim=True)
     assert masks.amax(dim=(1, 2, 3)).sum() == 8
     assert not (changed & (masks == 0)).any()
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_mixed_precision_invents_the_same(textures, precision):
+    """A photo all of 0.4, turned: every pixel inside is 0.4 still, and so is what full precision makes of it."""
+    model = build(textures, rotate_probability=1.0, anomaly_probability=1.0)
+    photos = torch.full((6, 3, 64, 64), 0.4)
+    torch.manual_seed(1)
+    expected = model.invent(photos)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", precision):
+        found = model.invent(photos)
+    torch.testing.assert_close(found[0][:, :, 22:42, 22:42], torch.full((6, 3, 20, 20), 0.4))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_torchvision_still_rounds_what_it_turns_in_mixed_precision(precision):
+    from torchvision.transforms.v2.functional import rotate
+
+    with torch.autocast("cpu", precision):
+        values = rotate(torch.full((3, 64, 64), 0.4), 30.0).unique().tolist()
+    assert values == [0.0], "torchvision no longer needs autocast switched off in Draem.invent: remove it"
+
+
+def test_turned_photos_are_interpolated(textures):
+    """A ramp along the columns: nearest neighbours of it have steps of whole columns, bilinear values lie between."""
+    model = build(textures, rotate_probability=1.0, anomaly_probability=0.0)
+    ramp = torch.arange(64.0).div(64).expand(1, 3, 64, 64)
+    turned = model.invent(ramp)[0][0, 0, 24:40, 24:40] * 64
+    assert ((turned - turned.round()).abs() > 0.05).float().mean() > 0.5
+
+
+def test_sizes_that_the_network_cannot_take_are_named():
+    with pytest.raises(ValueError, match="center_crop.*larger than image_size"):
+        make_pre_processor((64, 64), (96, 64))
+    with pytest.raises(ValueError, match="image_size.*multiples of 32"):
+        make_pre_processor((64, 100))
+    with pytest.raises(ValueError, match="center_crop.*multiples of 32"):
+        make_pre_processor((64, 64), (48, 64))
+    photo = torch.rand(1, 3, 100, 90)
+    assert make_pre_processor((100, 96), (64, 96))(photo).shape == (1, 3, 64, 96)
+    assert float(make_pre_processor((64, 64))(torch.full((1, 3, 80, 80), 0.25)).mean()) == pytest.approx(0.25)
 
 
 def test_textures_come_in_the_order_of_their_names(textures):

@@ -24,7 +24,7 @@ from kornia.losses import FocalLoss, SSIMLoss
 from torch import nn
 from torch.nn import functional
 from torchmetrics.functional.classification import binary_auroc
-from torchvision.transforms.v2 import CenterCrop, Compose, RandomRotation, Resize
+from torchvision.transforms.v2 import CenterCrop, Compose, InterpolationMode, RandomRotation, Resize
 
 from helpers.data.anomaly_source import texture_files
 
@@ -35,6 +35,7 @@ SMOOTHING = 21  # pixels; side of the mean filter before the map's maximum becom
 MILESTONES, DECAY = (0.8, 0.9), 0.2  # shares of the epochs; factor of the learning rate
 WEIGHT_STD = 0.02
 SSIM_WINDOW = 11  # pixels
+STRIDE = 32  # sides of what the networks take are multiples of it
 
 
 def make_pre_processor(image_size: tuple[int, int], center_crop: tuple[int, int] | None = None) -> PreProcessor:
@@ -43,7 +44,15 @@ def make_pre_processor(image_size: tuple[int, int], center_crop: tuple[int, int]
     Args:
         image_size: (height, width) in pixels to resize to.
         center_crop: (height, width) in pixels cut out of that, or None.
+
+    Raises:
+        ValueError: if the crop is larger than the resized photo, or a side of what is left is no multiple of 32.
     """
+    if center_crop is not None and (center_crop[0] > image_size[0] or center_crop[1] > image_size[1]):
+        raise ValueError(f"center_crop {center_crop} cannot be larger than image_size {image_size}.")
+    if any(side % STRIDE for side in center_crop or image_size):
+        name, size = ("center_crop", center_crop) if center_crop else ("image_size", image_size)
+        raise ValueError(f"DRAEM halves photos five times: sides of {name} must be multiples of {STRIDE}, got {size}.")
     steps: list[nn.Module] = [Resize(image_size, antialias=True)]
     if center_crop is not None:
         steps.append(CenterCrop(center_crop))
@@ -197,7 +206,7 @@ class Draem(StockDraem):
         )
         self.augmenter = TextureAnomalies(anomaly_source, anomaly_probability, beta) if anomaly_source else None
         self.rotate_probability = rotate_probability
-        self.rotate = RandomRotation((-90, 90))
+        self.rotate = RandomRotation((-90, 90), interpolation=InterpolationMode.BILINEAR)
         self.learning_rate = learning_rate
         self.model = DraemNetwork(base_width, discriminative_width)
         self.loss = DraemLoss()
@@ -222,10 +231,12 @@ class Draem(StockDraem):
     def invent(self, photos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What one training step sees: photos (B, 3, H, W) turned, the same with defects, and masks (B, 1, H, W)."""
         turned = torch.rand(len(photos)) < self.rotate_probability
-        photos = torch.stack(
-            [self.rotate(photo) if turn else photo for photo, turn in zip(photos, turned, strict=True)]
-        )
-        return photos, *self.augmenter(photos)
+        # In mixed precision torchvision takes float photos for whole numbers and rounds what it turns to 0 and 1.
+        with torch.autocast(photos.device.type, enabled=False):
+            photos = torch.stack(
+                [self.rotate(photo) if turn else photo for photo, turn in zip(photos, turned, strict=True)]
+            )
+            return photos, *self.augmenter(photos)
 
     def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The loss of a batch."""
