@@ -33,6 +33,16 @@ COUNTS = pd.DataFrame({"good": [20, 5, 5], "hole": [0, 0, 10], "scratch": [0, 1,
 HISTORY = pd.DataFrame({"epoch": range(4), "train_loss": [4.0, 3, 2, 1], "val_loss": [4.0, 3, 3, 3], "dice": 0.5})
 PANELS = {"loss": ["train_loss", "val_loss"], "overlap": ["dice"]}
 LABELLED = [np.repeat([[0, 1, 2, 0]], 24, axis=0).repeat(8, axis=1)] * 3
+WEAK = pd.DataFrame(
+    {
+        "model": ["patchcore"] * 3 + ["unet"] * 3,
+        "opacity": [1.0, 0.0, 0.5] + [0.0, 0.5, 1.0],
+        "n": 40,
+        "rate": [0.9, 0.05, 0.4, 0.1, 0.1, 1.0],
+        "low": [0.8, 0.01, 0.3, 0.04, 0.04, 0.9],
+        "high": [0.95, 0.16, 0.55, 0.23, 0.23, 1.0],
+    }
+)
 FIGURES = {
     "sample_grid": lambda **o: figures.sample_grid(PHOTOS, MASKS, ["a", "b", "c"], **o),
     "split_bars": lambda **o: figures.split_bars(COUNTS, **o),
@@ -47,6 +57,7 @@ FIGURES = {
     "calibration_figure": lambda **o: figures.calibration_figure(VAL, THRESHOLD, **o),
     "coreset_figure": lambda **o: figures.coreset_figure(1 / np.arange(1, 100), **o),
     "metric_bars": lambda **o: figures.metric_bars(by_defect_type(LABELS, SCORES, TYPES, THRESHOLD, n=50), **o),
+    "weak_defect_curves": lambda **o: figures.weak_defect_curves(WEAK, **o),
 }
 PICTURES = ("sample_grid", "map_gallery", "instances_gallery")
 
@@ -239,3 +250,61 @@ def test_training_curves_are_the_logged_values_and_mark_the_kept_epoch():
 def test_objects_are_counted():
     figure = figures.instances_gallery(PHOTOS, MAPS, LABELLED, ["a", "b", "c"])
     assert [axis.get_title() for axis in figure.axes if "objects" in axis.get_title()] == ["2 objects"] * 3
+
+
+def test_weak_defects_run_from_weak_to_strong_with_the_false_alarms_marked():
+    figure = figures.weak_defect_curves(WEAK)
+    (axis,) = figure.axes
+    curves = [line for line in axis.lines if len(line.get_xdata()) == 3]
+    assert list(curves[0].get_xdata()) == [0, 0.5, 1] and list(curves[0].get_ydata()) == [0.05, 0.4, 0.9]
+    levels = [line for line in axis.lines if line.get_linestyle() == ":"]
+    assert [set(line.get_ydata()) for line in levels] == [{0.05}, {0.1}]
+    assert [line.get_color() for line in levels] == [line.get_color() for line in curves]
+    band = axis.collections[0].get_paths()[0].vertices
+    assert {tuple(point) for point in band} >= {
+        (0.0, 0.01),
+        (0.5, 0.3),
+        (1.0, 0.8),
+        (1.0, 0.95),
+        (0.5, 0.55),
+        (0.0, 0.16),
+    }
+    assert "n=40 photos" in axis.get_title()
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[:2] == ["patchcore\n5 % false alarms", "unet\n10 % false alarms"]
+    with pytest.raises(ValueError, match="lacks high"):
+        figures.weak_defect_curves(WEAK.drop(columns="high"))
+    with pytest.raises(ValueError, match="lacks rows"):
+        figures.weak_defect_curves(WEAK.iloc[:0])
+
+
+def test_reconstructions_share_a_scale_from_0_to_1_and_say_what_is_flagged():
+    photo = np.full((16, 20, 3), 90, np.uint8)
+    values = np.zeros((16, 20), np.float32)
+    values[:4] = 0.75
+    mask = values > 0
+    drawn = figures.reconstruction_gallery(
+        [photo, photo], [photo, photo], [values, 0 * values], [mask, None], ["a.png", "b.png"], threshold=0.5
+    )
+    axes = drawn.axes[:8]
+    assert [axis.get_title(loc="left") for axis in axes[:4]] == [
+        "a.png",
+        "reconstruction",
+        "map, highest 0.75",
+        "25 % above threshold",
+    ]
+    assert axes[7].get_title(loc="left") == "0 % above threshold"
+    assert {axes[2].images[0].get_clim(), axes[6].images[0].get_clim()} == {(0.0, 1.0)}
+    with pytest.raises(ValueError, match="maps"):
+        figures.reconstruction_gallery([photo], [photo], [], [None], ["a"], threshold=0.5)
+
+
+def test_the_judgement_shows_the_points_that_are_bright_and_the_disc_about_them():
+    spectrum = np.full((9, 9), 10.0)
+    spectrum[4, 2:7] = 200.0
+    drawn = figures.judgement_figure(np.zeros((5, 5, 3), np.uint8), spectrum, 170.0, 2.0, "judged")
+    bright = next(axis for axis in drawn.axes if axis.get_title() == "judged")
+    np.testing.assert_array_equal(bright.images[0].get_array(), spectrum > 170)
+    assert bright.images[0].get_extent() == [-4.5, 4.5, 4.5, -4.5]
+    circle = bright.lines[0]
+    np.testing.assert_allclose(np.hypot(circle.get_xdata(), circle.get_ydata()), 2.0)

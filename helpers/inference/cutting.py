@@ -22,7 +22,7 @@ from helpers.data.samples import NORMAL, SPLITS, assign_splits, make_table
 from helpers.models.backbones import Backbone
 from helpers.models.foreground import CHECKPOINT_NAME, ForegroundNet, predict_distance, train_foreground
 from helpers.progress import progress
-from helpers.runs import run_fingerprint, write_json
+from helpers.runs import MissingRunError, run_fingerprint, write_json
 
 ABOUT_FILE = "foreground.json"
 
@@ -67,13 +67,22 @@ def train_or_load_foreground(
     identity = run_fingerprint("foreground", settings, photo_table(photos), seed)
     about = folder / ABOUT_FILE
     if about.is_file() and json.loads(about.read_text(encoding="utf-8"))["fingerprint"] == identity:
-        return ForegroundNet.load_from_checkpoint(
-            folder / CHECKPOINT_NAME, map_location="cpu", weights_only=True
-        ).eval()
+        return load_foreground(folder)
     about.unlink(missing_ok=True)
     network = train_foreground(parts["train"], parts["val"], backbone, folder, seed=seed, **parameters)
     write_json({"fingerprint": identity, "seed": seed, "note": backbone.note, "parameters": settings}, about)
     return network
+
+
+def load_foreground(folder: Path) -> ForegroundNet:
+    """The network that notebook 03 left in a dataset's folder ``foreground``.
+
+    Raises:
+        MissingRunError: if there is none.
+    """
+    if not (folder / ABOUT_FILE).is_file():
+        raise MissingRunError(f"There is no {folder / ABOUT_FILE}: run notebook 03 on a dataset with raw frames first.")
+    return ForegroundNet.load_from_checkpoint(folder / CHECKPOINT_NAME, map_location="cpu", weights_only=True).eval()
 
 
 def cut_out(

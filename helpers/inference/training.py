@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 from helpers.data.anomaly_source import AnomalySource
 from helpers.data.augment import make_augmentations
 from helpers.data.datamodule import SampleDataModule
+from helpers.data.images import read_image, to_network_frame
 from helpers.inference.engine import trainer_precision
+from helpers.inference.object_mask import ObjectMasks
 from helpers.models.backbones import Backbone
 from helpers.models.catalog import build_model
+from helpers.models.draem import TextureAnomalies, smoothed_maximum
+from helpers.models.glass import GlassAnomalies
 from helpers.runs import Run, open_run
 
 
@@ -122,6 +128,7 @@ def train_on_synthetic(
     predict_batch_size: int,
     eval_epochs: int = 1,
     select_on_val: bool = False,
+    object_masks: ObjectMasks | None = None,
     start_threshold: float | None = None,
     accept: float = 0.95,
     precision: str = "auto",
@@ -150,6 +157,7 @@ def train_on_synthetic(
         eval_epochs: val is looked at after every so many epochs.
         select_on_val: keep the weights of the epoch with the best ``val_auroc``, which needs defect photos in val; the
             last epoch's stay beside them.
+        object_masks: where the object is: GLASS invents defects there only, DRAEM's maps are confined to it; None: all.
         start_threshold: predictions note the share of each map above it (column ``area``); None: they do not.
         accept: share of good photos that the thresholds are to accept; recorded with the run.
         precision: see :func:`helpers.inference.engine.trainer_precision`.
@@ -177,6 +185,7 @@ def train_on_synthetic(
     settings |= {"anomaly_source": source.to_dict(), "epochs": epochs, "batch_size": batch_size, "accept": accept}
     settings |= {"eval_epochs": eval_epochs, "select_on_val": select_on_val, "precision": precision}
     settings |= {"start_threshold": start_threshold, "model": parameters}
+    settings |= {"object_mask": object_masks.kind if object_masks else None}
     run = open_run(folder, name, settings, table, seed, note=note)
     if run.finished:
         print(f"found finished: {run.describe()}")
@@ -184,6 +193,11 @@ def train_on_synthetic(
     torch.manual_seed(seed)
     options = {"image_size": image_size, "center_crop": center_crop, "anomaly_source": source.folder}
     model = build_model(name, backbone, **options, **parameters)
+    refine = None
+    if object_masks and name == "glass":
+        model.object_masks = object_masks
+    elif object_masks:
+        refine = object_masks.refine(smoothed_maximum)
     data = SampleDataModule(
         table, train_batch_size=batch_size, eval_batch_size=predict_batch_size, num_workers=num_workers, seed=seed
     )
@@ -195,7 +209,32 @@ def train_on_synthetic(
         monitor="val_auroc" if select_on_val else "",
         area_threshold=start_threshold,
         keep_last=select_on_val,
+        refine=refine,
         check_val_every_n_epoch=min(eval_epochs, epochs),
         precision=trainer_precision(precision, device),
     )
     return run
+
+
+def invented_examples(
+    name: str, source: AnomalySource, image_paths: Sequence[str], image_size: int, seed: int = 0
+) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
+    """Photos with defects as DRAEM or GLASS invents them, their masks and names: for ``figures.sample_grid``.
+
+    Args:
+        name: ``draem`` or ``glass``.
+        source: textures.
+        image_paths: good photos.
+        image_size: side in pixels that photos are resized to.
+        seed: of the defects.
+    """
+    frame = {"image_size": [image_size, image_size], "center_crop": None}
+    photos = np.stack([to_network_frame(read_image(Path(path)), frame) for path in image_paths])
+    batch = torch.from_numpy(photos).permute(0, 3, 1, 2).float() / 255
+    torch.manual_seed(seed)
+    if name == "draem":
+        damaged, masks = TextureAnomalies(source.folder, 1.0, (0.1, 1.0))(batch)
+    else:
+        damaged, masks = GlassAnomalies(source.folder)(batch)
+    pictures = (255 * damaged.clamp(0, 1)).round().byte().permute(0, 2, 3, 1).numpy()
+    return list(pictures), list(masks[:, 0].numpy() > 0), [Path(path).name for path in image_paths]

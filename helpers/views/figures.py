@@ -16,6 +16,7 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
@@ -394,6 +395,95 @@ def instances_gallery(
     return figure
 
 
+def reconstruction_gallery(
+    photos: Sequence[np.ndarray],
+    reconstructions: Sequence[np.ndarray],
+    maps: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray | None],
+    titles: Sequence[str],
+    *,
+    threshold: float | Threshold,
+    note: str | None = None,
+) -> Figure:
+    """Shows rows of photo, its reconstruction, anomaly map, and photo with what is called defect.
+
+    Args:
+        photos: (H, W, 3) uint8.
+        reconstructions: (H, W, 3) uint8.
+        maps: (H, W) probabilities of a defect; the scale is 0 to 1.
+        masks: (H, W) bool, or None.
+        titles: One each; shortened.
+        threshold: Pixel threshold.
+        note: Printed in the corner.
+
+    Raises:
+        ValueError: When the sequences differ in length or are empty.
+    """
+    _same_length(photos=photos, reconstructions=reconstructions, maps=maps, masks=masks, titles=titles)
+    cell = min(2.2, 3.3 / _aspect(photos))
+    figure = _figure(len(photos) * (cell * _aspect(photos) + 0.3) + 0.8, note, width=4 * cell + 1.2)
+    axes = figure.subplots(len(photos), 4, squeeze=False)
+    for axis in axes.ravel():
+        axis.set_axis_off()
+    image = None
+    for row, photo, drawn, values, mask, title in zip(axes, photos, reconstructions, maps, masks, titles, strict=True):
+        _photo(row[0], photo)
+        row[0].set_title(shorten(title, int(12.5 * cell)), fontsize=9, loc="left")
+        _photo(row[1], drawn)
+        row[1].set_title("reconstruction", fontsize=9, loc="left")
+        image = row[2].imshow(values, cmap=MAP_COLOURS, vmin=0, vmax=1)
+        row[2].set_title(f"map, highest {np.max(values):.3g}", fontsize=9, loc="left")
+        flagged = np.asarray(values) > float(threshold)
+        _photo(row[3], photo)
+        _outline(row[3], mask, photo, MASK_COLOUR)
+        _outline(row[3], flagged, photo, PREDICTED_COLOUR)
+        row[3].set_title(f"{100 * flagged.mean():.3g} % above threshold", fontsize=9, loc="left")
+    shrink = min(1.0, 2.0 / len(photos)) if len(photos) > 2 else 0.9
+    bar = figure.colorbar(image, ax=axes, location="right", shrink=shrink, anchor=(0, 1.0), pad=0.015, aspect=25)
+    bar.set_label("probability of a defect")
+    lines = [_line(PREDICTED_COLOUR, f"probability > {float(threshold):.4g}")]
+    if any(mask is not None and np.any(mask) for mask in masks):
+        lines.insert(0, _line(MASK_COLOUR, "labelled defect"))
+    _legend_above(figure, lines)
+    return figure
+
+
+def judgement_figure(
+    mean_photo: np.ndarray, spectrum: np.ndarray, bright: float, radius: float, title: str, *, note: str | None = None
+) -> Figure:
+    """Shows what GLASS judges the distribution by: the mean photo, its spectrum, and the points that are bright in it.
+
+    Args:
+        mean_photo: (H, W, 3) uint8.
+        spectrum: (S, S) of a blurred grey version, 20 log of the magnitude, frequency 0 in the middle.
+        bright: From where on a point counts as bright.
+        radius: Of the disc that holds all bright points, in frequency steps.
+        title: Of the last panel: what was judged.
+        note: Printed in the corner.
+    """
+    figure = _figure(3.4, note)
+    axes = figure.subplots(1, 3)
+    _photo(axes[0], mean_photo)
+    axes[0].set_axis_off()
+    axes[0].set_title("mean of the good photos", fontsize=10)
+    half = spectrum.shape[0] // 2
+    extent = (-half - 0.5, half + 0.5, half + 0.5, -half - 0.5)
+    image = axes[1].imshow(spectrum, cmap=MAP_COLOURS, extent=extent, vmin=max(0.0, float(spectrum.min())))
+    axes[1].set_title("its spectrum", fontsize=10)
+    figure.colorbar(image, ax=axes[1], shrink=0.8, label="20 ln of the magnitude")
+    axes[2].imshow(spectrum > bright, cmap="gray", extent=extent)
+    turn = np.linspace(0, 2 * np.pi, 200)
+    axes[2].plot(radius * np.cos(turn), radius * np.sin(turn), color=ORANGE, label=f"radius {radius:.3g}")
+    shown = min(half, max(20, 1.3 * radius))
+    axes[2].set(xlim=(-shown, shown), ylim=(shown, -shown))
+    axes[2].set_title(title, fontsize=10)
+    axes[2].legend(fontsize=8, loc="upper right")
+    for axis in axes[1:]:
+        axis.set_xlabel("cycles across the photo")
+    axes[1].set_ylabel("cycles down the photo")
+    return figure
+
+
 def calibration_figure(scores_val_normal: ArrayLike, threshold: Threshold, *, note: str | None = None) -> Figure:
     """Shows the held-out normal scores, the threshold set on them and the acceptance to expect of new photos.
 
@@ -556,6 +646,58 @@ def metric_bars(
     name = label or metric.replace("_", " ")
     axis.set(xlabel=name, ylabel="defect type", title=f"{name[:1].upper()}{name[1:]} by defect type")
     _clean(axis)
+    return figure
+
+
+def weak_defect_curves(rates: pd.DataFrame, *, note: str | None = None) -> Figure:
+    """Shows how the share of photos called abnormal grows with the strength of the same defects, model by model.
+
+    The unchanged photos, at opacity 0, show each model's false-alarm rate; a dotted line carries it on: a rate that is
+    no higher is no detection.
+
+    Args:
+        rates: As from `helpers.analysis.weak_defects.detection_rates`: ``model``, ``opacity``, ``n``, ``rate``,
+            ``low``, ``high``.
+        note: Printed in the corner.
+
+    Raises:
+        ValueError: When a column is missing or there is no row.
+    """
+    missing = [column for column in ("model", "opacity", "n", "rate", "low", "high") if column not in rates]
+    if missing or rates.empty:
+        raise ValueError(f"rates lacks {', '.join(missing) or 'rows'}; give what detection_rates returns.")
+    figure = _figure(4.4, note)
+    axis = figure.subplots()
+    for number, (model, unsorted) in enumerate(rates.groupby("model", sort=False)):
+        rows = unsorted.sort_values("opacity")
+        style: dict[str, Any] = {
+            "color": CYCLE[number % len(CYCLE)],
+            "linestyle": ("-", "--", "-.")[number // len(CYCLE) % 3],
+            "marker": "osD^vPX"[number % 7],
+        }
+        label = shorten(model, 32)
+        unchanged = rows["rate"][rows["opacity"] == 0]
+        if len(unchanged):
+            label = f"{label}\n{percent(float(unchanged.iloc[0]))} false alarms"
+            axis.axhline(float(unchanged.iloc[0]), color=style["color"], linestyle=":", linewidth=1.2, zorder=1)
+        axis.fill_between(rows["opacity"], rows["low"], rows["high"], color=style["color"], alpha=0.15, linewidth=0)
+        axis.plot(rows["opacity"], rows["rate"], **style, linewidth=1.8, markersize=6, clip_on=False, label=label)
+    axis.set(xlim=(-0.02, 1.02), ylim=(0, 1.02))
+    axis.set_xticks(np.linspace(0, 1, 6))
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axis.set(xlabel="opacity of the defect (0: unchanged photo, 1: full strength)", ylabel="photos called abnormal")
+    fewest, most = int(rates["n"].min()), int(rates["n"].max())
+    count = f"n={most}" if fewest == most else f"n={fewest} to {most}"
+    axis.set_title(f"The same defects, weak to strong ({count} photos a point)")
+    axis.grid(axis="y", color="#E5E5E5")
+    _clean(axis)
+    handles, labels = axis.get_legend_handles_labels()
+    if (rates["opacity"] == 0).any():
+        handles.append(Line2D([], [], color="#606060", linestyle=":", linewidth=1.2))
+        labels.append("false-alarm rate")
+    handles.append(Patch(color="#606060", alpha=0.25, linewidth=0))
+    labels.append("95 % interval")
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, title="model", fontsize=9)
     return figure
 
 
