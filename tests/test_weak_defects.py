@@ -1,0 +1,235 @@
+"""The study of weak defects: the same defects at every opacity, honest rates, and scores that are the run's own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import draw_photos
+from PIL import Image
+from scipy.stats import binomtest
+
+from helpers.analysis.calibration import Threshold
+from helpers.analysis.weak_defects import detection_rates, score_photos, weak_defect_photos
+from helpers.data.images import read_image, read_mask
+from helpers.data.samples import COLUMNS, read_table
+from helpers.runs import MissingRunError, open_run
+
+OPTIONS = {"opacities": (1.0, 0.2), "n_photos": 4, "kinds": ("spot", "cut_paste")}
+
+
+@pytest.fixture(scope="module")
+def weak(table, tmp_path_factory) -> pd.DataFrame:
+    return weak_defect_photos(table, out=tmp_path_factory.mktemp("study") / "weak", seed=3, **OPTIONS)
+
+
+# ------------------------------------------------------------------------------------------------------------- photos
+
+
+def test_every_photo_once_at_every_opacity(weak, table):
+    assert list(weak.columns[: len(COLUMNS)]) == list(COLUMNS)
+    assert len(weak) == 4 * 3
+    assert sorted(weak["opacity"].unique()) == [0.0, 0.2, 1.0]
+    assert (weak.groupby("source_path")["opacity"].nunique() == 3).all()
+    assert (weak.groupby("source_path")["kind"].nunique() == 1).all()
+    assert weak.groupby("opacity")["kind"].value_counts().unique().tolist() == [2]
+    drawn = weak[weak["opacity"] > 0]
+    assert (drawn["label_index"] == 1).all()
+    assert (drawn["defect_type"] == drawn["kind"]).all()
+    unchanged = weak[weak["opacity"] == 0]
+    assert (unchanged["label_index"] == 0).all()
+    assert (unchanged["defect_type"] == "good").all() and (unchanged["mask_path"] == "").all()
+    assert (weak["split"] == "test").all()
+    groups = table.set_index("image_path")["group"]
+    assert weak["group"].tolist() == groups[weak["source_path"]].tolist()
+
+
+def test_only_good_photos_of_test_are_used(weak, table):
+    allowed = table["image_path"][(table["split"] == "test") & (table["label_index"] == 0)]
+    assert set(weak["source_path"]) < set(allowed)
+
+
+def test_the_same_defect_at_every_opacity(weak):
+    for source, rows in weak.groupby("source_path"):
+        original = read_image(source).astype(float)
+        pictures = {row.opacity: read_image(row.image_path).astype(float) for row in rows.itertuples()}
+        (mask_path,) = set(rows["mask_path"]) - {""}
+        mask = read_mask(mask_path, original.shape[:2])
+        np.testing.assert_array_equal(pictures[0.0], original)
+        for picture in pictures.values():
+            np.testing.assert_array_equal(picture[~mask], original[~mask])
+        # both are rounded: half a grey level each at most
+        mixed = original + 0.2 * (pictures[1.0] - original)
+        assert np.abs(pictures[0.2] - mixed).max() <= 0.6 + 1e-3
+        assert np.abs(pictures[1.0] - original)[mask].mean() > 9
+
+
+def test_the_folder_reads_back_wherever_it_lies(weak, tmp_path):
+    folder = Path(weak.attrs["root"])
+    pd.testing.assert_frame_equal(read_table(folder / "weak_defects.csv").sort_index(axis=1), weak.sort_index(axis=1))
+    moved = read_table(Path(shutil.copytree(folder, tmp_path / "moved")) / "weak_defects.csv")
+    assert all(Path(path).is_relative_to(tmp_path) and Path(path).is_file() for path in moved["image_path"])
+
+
+def test_the_seed_decides_and_an_older_study_is_replaced(table, weak, tmp_path):
+    again = weak_defect_photos(table, out=tmp_path / "weak", seed=3, **OPTIONS)
+    for one, other in zip(weak["image_path"], again["image_path"], strict=True):
+        np.testing.assert_array_equal(read_image(one), read_image(other))
+    fewer = weak_defect_photos(table, out=tmp_path / "weak", seed=4, **OPTIONS | {"n_photos": 1})
+    assert len(fewer) == 3
+    assert len(list((tmp_path / "weak").rglob("*.png"))) == 3 + 1, "three photos, one mask, and nothing of before"
+
+
+def test_more_photos_than_there_are_and_a_foreground(table, tmp_path):
+    def top(photo: np.ndarray) -> np.ndarray:
+        return np.arange(len(photo))[:, None].repeat(photo.shape[1], axis=1) < 36
+
+    drawn = weak_defect_photos(
+        table, out=tmp_path / "weak", opacities=[1], n_photos=99, kinds=["spot"], foreground=top, size=(0.3, 0.3)
+    )
+    assert drawn["source_path"].nunique() == 5, "all good photos of test"
+    for path in drawn["mask_path"][drawn["mask_path"] != ""]:
+        mask = read_mask(path)
+        assert mask.any() and not mask[36:].any()
+
+
+def test_what_cannot_be_drawn_is_refused(table, tmp_path):
+    for options, message in (
+        ({"opacities": [0.5, 1.2]}, "opacities"),
+        ({"opacities": [0.0]}, "opacities"),
+        ({"opacities": []}, "opacities"),
+        ({"opacities": [float("nan"), 1.0]}, "opacities"),
+        ({"kinds": ["dent"]}, "kinds"),
+        ({"kinds": []}, "kinds"),
+        ({"n_photos": 0}, "n_photos"),
+        ({"seed": -1}, "seed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            weak_defect_photos(table, out=tmp_path / "weak", **options)
+    with pytest.raises(ValueError, match="test holds no good photo"):
+        weak_defect_photos(table[table["split"] != "test"], out=tmp_path / "weak")
+    assert not (tmp_path / "weak").exists()
+
+
+def test_other_folders_are_left_alone(table, tmp_path):
+    runs = tmp_path / "artifacts"
+    runs.mkdir()
+    (runs / "samples.csv").write_text("mine")
+    with pytest.raises(FileExistsError, match="no folder of weak defects"):
+        weak_defect_photos(table, out=runs, **OPTIONS)
+    assert [path.name for path in runs.iterdir()] == ["samples.csv"]
+
+
+def test_a_photo_that_cannot_be_read_is_named(tmp_path):
+    from conftest import split_table
+
+    photos = split_table(draw_photos(tmp_path / "stripes"))
+    broken = Path(photos["image_path"][(photos["split"] == "test") & (photos["label_index"] == 0)].iloc[0])
+    broken.write_bytes(b"")
+    with pytest.raises(ValueError, match=broken.name):
+        weak_defect_photos(photos, out=tmp_path / "weak", **OPTIONS | {"n_photos": 9})
+    assert not (tmp_path / "weak").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------- scores
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, table, settings, fit_run):
+    """A finished run that records its backbone, as the notebooks' runs do."""
+    folder = tmp_path_factory.mktemp("runs")
+    with_backbone = settings | {"backbone": {"architecture": "test_resnet"}}
+    return fit_run(open_run(folder, "patchcore", with_backbone, table, seed=0))
+
+
+def test_scores_are_those_of_the_runs_own_predictions(run):
+    """In any order, some photos twice, whatever split and labels the table gives them."""
+    expected = run.predictions("test").set_index("image_path")["score"]
+    shuffled = run.table[run.table["split"] == "test"].sample(frac=1, random_state=0)
+    rows = pd.concat([shuffled, shuffled.iloc[:2]]).assign(split="val")
+    scores = score_photos(run, rows, batch_size=4)
+    assert (scores.dtype, scores.shape) == (np.float32, (11,))
+    np.testing.assert_allclose(scores, expected[rows["image_path"]], rtol=1e-4)
+    assert len(np.unique(scores)) > 5
+
+
+def test_unchanged_photos_score_as_the_photos_they_were_made_from(run, weak):
+    expected = run.predictions("test").set_index("image_path")["score"]
+    unchanged = weak[weak["opacity"] == 0]
+    np.testing.assert_allclose(score_photos(run, unchanged), expected[unchanged["source_path"]], rtol=1e-4)
+
+
+def test_drafts_and_empty_tables_are_refused(tmp_path, table, settings, run):
+    with pytest.raises(MissingRunError, match="is a draft"):
+        score_photos(open_run(tmp_path, "patchcore", settings, table, seed=0), table)
+    with pytest.raises(ValueError, match="no photos"):
+        score_photos(run, table.iloc[:0])
+
+
+def test_a_missing_photo_is_named(run, table, tmp_path):
+    with pytest.raises(FileNotFoundError, match="gone.png"):
+        score_photos(run, table.iloc[:1].assign(image_path=str(tmp_path / "gone.png")))
+
+
+# -------------------------------------------------------------------------------------------------------------- rates
+
+
+def made_up(model: str, opacity: float, scores: list[float]) -> pd.DataFrame:
+    return pd.DataFrame({"model": model, "kind": "spot", "opacity": opacity, "score": scores})
+
+
+def test_rates_by_hand():
+    scores = pd.concat(
+        [
+            made_up("unet", 1.0, [0.9, 0.8, 0.7, 0.2]),
+            made_up("unet", 0.0, [0.1, 0.2, 0.3, 0.6]),
+            made_up("patchcore", 0.5, [5.0, 7.0]),
+        ],
+        ignore_index=True,
+    )
+    thresholds = {"unet": Threshold(value=0.5, origin="by hand"), "patchcore": 7.0, "unused": 1.0}
+    rates = detection_rates(scores, thresholds)
+    assert rates[["model", "opacity", "n", "found", "rate"]].to_numpy().tolist() == [
+        ["unet", 0.0, 4, 1, 0.25],
+        ["unet", 1.0, 4, 3, 0.75],
+        ["patchcore", 0.5, 2, 0, 0.0],  # a score at the threshold is accepted
+    ]
+    for row in rates.itertuples():
+        interval = binomtest(row.found, row.n).proportion_ci(0.95, method="wilson")
+        assert (row.low, row.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_thresholds_are_not_rounded_to_half_the_digits():
+    scores = made_up("unet", 1.0, [0.1, 0.2]).astype({"score": np.float32})
+    just_above = float(np.float32(0.1)) + 1e-12
+    assert detection_rates(scores, {"unet": just_above})["found"].item() == 1
+    assert detection_rates(scores, {"unet": 0.1})["found"].item() == 2, "0.1 in float32 lies above 0.1"
+
+
+def test_what_cannot_be_counted_is_refused():
+    scores = made_up("unet", 1.0, [0.1, 0.2])
+    with pytest.raises(ValueError, match="opacity"):
+        detection_rates(scores.drop(columns="opacity"), {"unet": 1})
+    with pytest.raises(ValueError, match="thresholds has none for unet"):
+        detection_rates(scores, {"patchcore": 1})
+    with pytest.raises(ValueError, match="empty"):
+        detection_rates(scores.iloc[:0], {"unet": 1})
+    with pytest.raises(ValueError, match="finite; 1 of 2"):
+        detection_rates(scores.assign(score=[0.1, np.nan]), {"unet": 1})
+
+
+def test_a_bright_patch_is_found_the_more_the_stronger_it_is(run, table, tmp_path):
+    """The whole study with a detector that knows stripes: a white rectangle on all photos at full strength is found."""
+    drawn = weak_defect_photos(
+        table, out=tmp_path / "weak", opacities=[0.02, 1.0], n_photos=5, kinds=["perlin_texture"], size=(0.8, 0.8)
+    )
+    scores = drawn.assign(model="patchcore", score=score_photos(run, drawn))
+    highest_good = float(scores["score"][scores["opacity"] == 0].max())
+    rates = detection_rates(scores, {"patchcore": highest_good}).set_index("opacity")
+    assert rates["rate"][0.0] == 0
+    assert rates["rate"][1.0] == 1
+    assert rates["rate"][0.02] <= rates["rate"][1.0]
+    assert Image.open(drawn["image_path"].iloc[0]).size == (96, 72)
