@@ -308,3 +308,14 @@ def test_the_judgement_shows_the_points_that_are_bright_and_the_disc_about_them(
     assert bright.images[0].get_extent() == [-4.5, 4.5, 4.5, -4.5]
     circle = bright.lines[0]
     np.testing.assert_allclose(np.hypot(circle.get_xdata(), circle.get_ydata()), 2.0)
+
+
+def test_values_that_are_logged_every_other_epoch_are_joined():
+    history = pd.DataFrame({"epoch": [0, 1, 2, 3], "val": [np.nan, 0.5, np.nan, 0.25]})
+    (line,) = figures.training_curves({"a": history}, {"score": ["val"]}).axes[0].lines
+    assert line.get_xdata().tolist() == [2, 4] and line.get_ydata().tolist() == [0.5, 0.25]
+
+
+def test_a_single_epoch_is_a_dot():
+    (line,) = figures.training_curves({"a": pd.DataFrame({"epoch": [0], "b": [1.0]})}, {"b": ["b"]}).axes[0].lines
+    assert line.get_marker() == "o"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import random
 
 import numpy as np
 import pytest
@@ -79,10 +80,22 @@ def damage(photos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 # ----------------------------------------------------------------------------------- what is as it should be
 
 
-@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_the_loss_and_its_gradients_are_anomalibs_for_the_same_defects(backbone, textures, photos, distribution):
-    ours = build(backbone, textures, distribution=distribution).model.train()
-    theirs = stock(backbone, textures, svd=DISTRIBUTIONS.index(distribution)).model.train()
+@pytest.mark.parametrize(
+    ("distribution", "options"),
+    [
+        ("manifold", {}),
+        ("hypersphere", {}),
+        ("manifold", {"pre_projection": 0}),
+        ("manifold", {"mining": False}),
+        ("hypersphere", {"radius_quantile": 0.5}),
+    ],
+    ids=["manifold", "hypersphere", "no_projection", "no_mining", "median_radius"],
+)
+def test_the_loss_and_its_gradients_are_anomalibs_for_the_same_defects(
+    backbone, textures, photos, distribution, options
+):
+    ours = build(backbone, textures, distribution=distribution, **options).model.train()
+    theirs = stock(backbone, textures, svd=DISTRIBUTIONS.index(distribution), **options).model.train()
     theirs.load_state_dict(ours.state_dict(), strict=False)
     center = torch.randn(64, 32, generator=torch.Generator().manual_seed(2))
     ours.center = theirs.center = center
@@ -96,6 +109,8 @@ def test_the_loss_and_its_gradients_are_anomalibs_for_the_same_defects(backbone,
     torch.manual_seed(3)
     step = ours.train_step(photos, damaged, masks)
     sum(step.terms.values()).backward()
+    for name, value in theirs.discriminator.named_buffers():  # of batch normalisation, also moved by the ascent
+        torch.testing.assert_close(ours.discriminator.get_buffer(name), value, rtol=1e-4, atol=1e-6)
     expected = {"true": true_loss, "gaus": gaus_loss, "focal": focal_loss}
     for name, value in expected.items():
         torch.testing.assert_close(step.terms[name], value, rtol=1e-4, atol=1e-6)
@@ -200,6 +215,25 @@ def test_anomalib_has_no_intersection_and_blends_uniformly():
     assert inspect.signature(PerlinAnomalyGenerator).parameters["blend_factor"].default == (0.2, 1.0), MEND
 
 
+def test_textures_and_masks_follow_from_torchs_seed_alone(textures):
+    found = []
+    for other_seed in (1, 2):
+        random.seed(other_seed)
+        np.random.seed(other_seed)
+        torch.manual_seed(5)
+        anomalies = GlassAnomalies(textures)
+        found.append(anomalies(torch.full((4, 3, 64, 64), 0.5)))
+    assert [path.name for path in anomalies.anomaly_source_paths] == ["0.png", "1.png", "2.png"]
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+
+
+def test_anomalibs_input_shape_does_not_reach_its_pre_processor(backbone, textures):
+    assert list(stock(backbone, textures).pre_processor.transform.transforms[0].size) == [288, 288], MEND
+    ours = build(backbone)
+    assert list(ours.pre_processor.transform.transforms[0].size) == [SIZE, SIZE]
+    assert tuple(ours.model.anomaly_segmentor.target_size) == (SIZE, SIZE)
+
+
 def test_defects_change_what_the_mask_says_and_stay_in_the_foreground(textures):
     anomalies = GlassAnomalies(textures)
     photos = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -267,7 +301,14 @@ def test_textures_are_needed_to_train_and_only_then(backbone, textures, tmp_path
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"distribution": "sphere"}, {"radius_quantile": 1.0}, {"focal_quantile": -0.1}, {"noise_std": 0.0}],
+    [
+        {"distribution": "sphere"},
+        {"radius_quantile": 1.0},
+        {"focal_quantile": -0.1},
+        {"noise_std": 0.0},
+        {"steps": -1},
+        {"patch_size": 2},
+    ],
     ids=lambda wrong: next(iter(wrong)),
 )
 def test_wrong_parameters_are_named(backbone, wrong):

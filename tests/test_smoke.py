@@ -58,14 +58,15 @@ def test_leaderboard_has_a_row_a_model_with_plausible_numbers(series):
     table = pd.read_csv(series / "leaderboard.csv")
     assert set(COLUMNS) <= set(table.columns)
     table["model"] = table["model"].str.split(" ").str[0]
-    assert set(table["model"]) == {"patchcore", "unet", "deeplabv3plus"}
+    assert set(table["model"]) == {"patchcore", "unet", "deeplabv3plus", "draem", "glass"}
     # of 3 photos of each of 4 defects a segmenter learns from one, and chooses its epoch by another
     assert (table["n_test_normal"] == 12).all() and (table["n_test_abnormal"] == 4).all()
     for name in SHARES:
         assert table[name].between(0, 1).all(), name
     assert (table["fit_seconds"] > 0).all() and (table["ms_per_image"] > 0).all()
     schemes = table.set_index("model")["scheme"].to_dict()
-    assert schemes == {"patchcore": "one_class", "unet": "supervised", "deeplabv3plus": "supervised"}
+    supervised = {"unet": "supervised", "deeplabv3plus": "supervised"}
+    assert schemes == supervised | dict.fromkeys(("patchcore", "draem", "glass"), "one_class")
     if BACKBONE != "untrained:":
         auroc = table.set_index("model")["image_auroc"]["patchcore"]
         assert auroc > 0.7, "ImageNet features tell most of these defects; a guess has 0.5"
@@ -78,6 +79,18 @@ def test_raw_frames_become_a_dataset(series):
     assert measured["photo"].iloc[-1] == "all" and measured["n_true"].iloc[-1] > 4
     cutouts = read_dataset(series / "cutouts")
     assert (cutouts["label_index"] == 0).any()
+
+
+def test_invented_defects_leave_their_source_and_judgement(series):
+    parameters = Run.load(series / "draem").info["parameters"]
+    assert parameters["anomaly_source"]["kind"] == "built in" and parameters["anomaly_source"]["n_pictures"] == 200
+    assert parameters["object_mask"] == "otsu" and parameters["backbone"] is None
+    sheet, row = (
+        pd.read_excel(series / "evaluation" / "judgement.xlsx"),
+        pd.read_csv(series / "evaluation" / "judgement.csv"),
+    )
+    pd.testing.assert_frame_equal(sheet, row)
+    assert row["taken"].item() == Run.load(series / "glass").info["parameters"]["model"]["distribution"]
 
 
 def test_untrained_backbone_is_named_in_the_leaderboard_and_the_report(series):

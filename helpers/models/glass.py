@@ -350,10 +350,15 @@ class GlassNetwork(GlassModel):
             radius: scalar, of the hypersphere.
         """
         moved = true + torch.randn_like(true) * self.gaussian_noise_std
-        for step in range(self.step + 1):
-            true_scores, scores = self.discriminator(torch.cat([true, moved])).chunk(2)
-            if step == self.step or not self.mining:
-                break
+        if not moved.requires_grad:  # without a projection nothing before it learns
+            moved.requires_grad_()
+        linear, normalise, activate = self.discriminator.body.block1
+        # Good features stay where they are: in the ascent their first layer is computed once, and they only take part
+        # in the statistics of the batch. The same as scoring both in every step, with half the products.
+        kept = linear(true).detach()
+        for step in range(self.step if self.mining else 0):
+            hidden = normalise(torch.cat([kept, linear(moved)]))[len(true) :]
+            scores = self.discriminator.tail(activate(hidden))
             loss = functional.binary_cross_entropy(scores, torch.ones_like(scores))
             gradient = torch.autograd.grad(loss, [moved])[0]
             direction = gradient / (torch.linalg.vector_norm(gradient, dim=1, keepdim=True) + 1e-10)
@@ -364,6 +369,7 @@ class GlassNetwork(GlassModel):
                 offset = moved - origin
                 length = torch.linalg.vector_norm(offset, dim=1, keepdim=True)
                 moved = origin + length.clamp(low, 2 * low) / (length + 1e-10) * offset
+        true_scores, scores = self.discriminator(torch.cat([true, moved])).chunk(2)
         return true_scores, scores
 
 
@@ -429,6 +435,10 @@ class Glass(StockGlass):
         for name, value in (("noise_std", noise_std), ("learning_rate", learning_rate)):
             if value <= 0:
                 raise ValueError(f"{name} must be above 0, got {value}.")
+        if steps < 0:
+            raise ValueError(f"steps must be at least 0, got {steps}.")
+        if patch_size < 1 or patch_size % 2 == 0:
+            raise ValueError(f"patch_size must be an odd number, 1 or more, got {patch_size}.")
         # Past StockGlass, which downloads; by super(), since Lightning finds the hyperparameters by it.
         super(StockGlass, self).__init__(
             pre_processor=pre_processor, post_processor=False, evaluator=False, visualizer=False

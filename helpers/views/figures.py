@@ -45,6 +45,7 @@ def sample_grid(
     titles: Sequence[str],
     columns: int = 6,
     *,
+    label: str = "labelled defect",
     note: str | None = None,
 ) -> Figure:
     """Shows photos in a grid, with the outlines of their masks.
@@ -54,6 +55,7 @@ def sample_grid(
         masks: (H, W) bool or None for each.
         titles: One line each; long ones are shortened in the middle.
         columns: Photos a row.
+        label: What the masks are, for the legend.
         note: Printed in the corner.
 
     Raises:
@@ -73,7 +75,7 @@ def sample_grid(
             _outline(axis, masks[place], images[place], MASK_COLOUR)
             axis.set_title(shorten(titles[place], limit), fontsize=8)
     if any(mask is not None and np.any(mask) for mask in masks):
-        _legend_above(figure, [_line(MASK_COLOUR, "labelled defect")])
+        _legend_above(figure, [_line(MASK_COLOUR, label)])
     return figure
 
 
@@ -556,9 +558,12 @@ def training_curves(
             for style, column in zip(styles, columns, strict=False):
                 if column not in history:
                     continue
-                epochs = history["epoch"] + 1
+                # what is measured every few epochs is a line nevertheless, and a single value a dot
+                known = history[["epoch", column]].dropna()
+                marker = "o" if len(known) == 1 else None
                 name = f"{model}, {column}" if len(columns) > 1 else model
-                axis.plot(epochs, history[column], style, color=colour, label=name, linewidth=1.5)
+                options = {"color": colour, "label": name, "linewidth": 1.5, "marker": marker, "markersize": 4}
+                axis.plot(known["epoch"] + 1, known[column], style, **options)
                 if best and column == columns[0]:
                     row = history[history["epoch"] == best[model]]
                     axis.plot(row["epoch"] + 1, row[column], "o", color=colour, markerfacecolor="none", markersize=8)
