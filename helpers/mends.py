@@ -36,6 +36,7 @@ BATCH_SIZE = 4  # small, so that a budget of minutes has many steps
 WIDTH = 16  # of DRAEM's first convolution; 128 in the paper, and half of it in the second network
 LEARNING_RATE = {"draem": 1e-3, "glass": 1e-4}  # the narrow DRAEM learns too little at the paper's 1e-4 in so few steps
 EMBEDDING = 256  # channels of GLASS's features; 1536 in the paper
+HIDDEN = 256  # width of GLASS's discriminator; 1024 in the paper
 ARMS = ("stock", "mended")
 COLUMNS = ("image_auroc", "pixel_auroc")
 
@@ -70,6 +71,7 @@ def stock_model(name: str, backbone: Backbone, source: AnomalySource) -> Anomali
         layers=list(backbone.layers),
         pretrain_embed_dim=EMBEDDING,
         target_embed_dim=EMBEDDING,
+        discriminator_hidden=HIDDEN,
         learning_rate=LEARNING_RATE["glass"],
         pre_processor=Glass.configure_pre_processor((SIZE, SIZE)),
         **common,
@@ -81,7 +83,7 @@ def mended_model(name: str, backbone: Backbone, source: AnomalySource, distribut
     common = {"image_size": SIZE, "anomaly_source": source.folder, "learning_rate": LEARNING_RATE[name]}
     if name == "draem":
         return build_model(name, None, base_width=WIDTH, discriminative_width=WIDTH // 2, **common)
-    widths = {"pretrain_embed_dim": EMBEDDING, "target_embed_dim": EMBEDDING}
+    widths = {"pretrain_embed_dim": EMBEDDING, "target_embed_dim": EMBEDDING, "discriminator_hidden": HIDDEN}
     return build_model(name, backbone, distribution=distribution, **widths, **common)
 
 
