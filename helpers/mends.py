@@ -25,7 +25,7 @@ from helpers.data.anomaly_source import AnomalySource, resolve_anomaly_source
 from helpers.data.datamodule import SampleDataModule
 from helpers.data.samples import assign_splits
 from helpers.models.backbones import Backbone, resolve_backbone
-from helpers.models.catalog import build_model
+from helpers.models.catalog import build_model, network_frame
 from helpers.runs import Run, dataset_folder, open_run, project_path, write_csv
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def train_arm(
     """
     epochs = math.ceil(steps / math.ceil((table["split"] == "train").sum() / BATCH_SIZE))
     distribution = parts.pop("distribution")
-    settings = {"image_size": [SIZE, SIZE], "center_crop": None, "scheme": "one_class", "epochs": epochs, "arm": arm}
+    settings = network_frame(SIZE) | {"scheme": "one_class", "epochs": epochs, "arm": arm}
     settings |= {"source": parts["source"].to_dict(), "backbone": parts["backbone"].to_dict(), "precision": precision}
     run = open_run(folder, f"{name}_{arm}_{seed}", settings | {"distribution": distribution}, table, seed)
     if run.finished:
@@ -133,7 +133,7 @@ def compare(runs: dict[tuple[str, str, int], Run], n_bootstrap: int = 1000) -> p
 def _judge(table: pd.DataFrame) -> str:
     from helpers.models.glass import judge_table
 
-    return judge_table(table, SIZE).distribution
+    return judge_table(table, network_frame(SIZE)).distribution
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

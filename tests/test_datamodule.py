@@ -16,7 +16,10 @@ from torchvision.tv_tensors import Image as TensorImage
 from torchvision.tv_tensors import Mask
 
 from helpers.data.datamodule import EpochSampler, SampleDataModule, SampleDataset
+from helpers.data.images import read_image, to_network_frame
 from helpers.data.samples import assign_splits, make_table
+from helpers.models.catalog import network_frame
+from helpers.models.patchcore import make_pre_processor
 
 
 def picture(file: Path, value: int, size: tuple[int, int] = (6, 8)) -> str:
@@ -264,3 +267,34 @@ def test_share_of_abnormal_photos_in_an_epoch():
 def test_share_that_cannot_be(labels, share, words):
     with pytest.raises(ValueError, match=words):
         EpochSampler(labels, seed=0, abnormal_share=share)
+
+
+def test_the_middle_of_photos_of_any_shape_is_cut_out_where_their_aspect_is_kept(tmp_path):
+    rows = []
+    for name, turned in (("wide", False), ("tall", True)):
+        bands = np.zeros((64, 128, 3), np.uint8)  # a red, a green and a blue band; the middle square is green
+        bands[:, :32, 0] = bands[:, 32:96, 1] = bands[:, 96:, 2] = 255
+        mask = np.zeros((64, 128), np.uint8)
+        mask[:, 30:64] = 255
+        photo, mask = (np.swapaxes(each, 0, 1) if turned else each for each in (bands, mask))
+        Image.fromarray(photo).save(tmp_path / f"{name}.png")
+        Image.fromarray(mask).save(tmp_path / f"{name}_mask.png")
+        rows.append({"image_path": f"{name}.png", "mask_path": f"{name}_mask.png", "label_index": 1, "split": "test"})
+    table = make_table(rows, root=tmp_path, layout="plain", name="bands", published_split=True)
+    frame = network_frame(32, keep_aspect=True)
+    pre_processor = make_pre_processor(tuple(frame["image_size"]), tuple(frame["center_crop"]), (0, 0, 0), (1, 1, 1))
+    dataset = SampleDataset(table, "test")
+    SampleDataModule._update_subset_augmentations(dataset, None, pre_processor.transform)
+    batch = dataset.collate_fn([dataset[0], dataset[1]])
+    assert batch.image.shape == (2, 3, 32, 32)
+    seen = pre_processor.transform(batch.image)  # what the model does to the batch once more
+    tall, wide = seen[0], seen[1]
+    assert torch.equal(wide, tall.transpose(1, 2))
+    inside = wide[:, :, 1:-1]  # the outermost columns are mixed with the bands beside them
+    assert torch.allclose(inside, torch.tensor([0.0, 1.0, 0.0])[:, None, None].expand_as(inside), atol=1e-6)
+    assert batch.gt_mask[1].sum() == 32 * 16 and bool(batch.gt_mask[1, :, :16].all())
+    framed = to_network_frame(read_image(tmp_path / "wide.png"), frame)
+    assert np.abs(framed.astype(float) / 255 - wide.permute(1, 2, 0).numpy()).max() <= 1 / 255
+    assert to_network_frame(np.ones((64, 128), bool), frame).shape == (32, 32)
+    with pytest.raises(ValueError, match="keep_aspect"):
+        network_frame(32, 16, keep_aspect=True)

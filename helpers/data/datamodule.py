@@ -16,9 +16,10 @@ from anomalib.data import ImageItem
 from anomalib.data.datamodules.image.tabular import Tabular
 from anomalib.data.datasets.base.image import AnomalibDataset
 from anomalib.data.datasets.image.tabular import TabularDataset
+from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.data.utils import DirType, TestSplitMode, ValSplitMode
 from torch.utils.data import DataLoader, Sampler
-from torchvision.transforms.v2 import Transform
+from torchvision.transforms.v2 import CenterCrop, Compose, Resize, Transform
 from torchvision.transforms.v2.functional import to_dtype, to_image
 from torchvision.tv_tensors import Mask
 
@@ -241,6 +242,17 @@ class SampleDataModule(Tabular):
             # a split without rows has no dataset, as anomalib's own modules have it
             if (self.table["split"] == split).any():
                 setattr(self, f"{split}_data", SampleDataset(self.table, split, name=self.name))
+
+    @staticmethod
+    def _update_subset_augmentations(
+        dataset: AnomalibDataset, augmentations: Transform | None, model_transform: Transform
+    ) -> None:
+        """As anomalib has it; where the model resizes the shorter side, also crop, so that a batch has one size."""
+        Tabular._update_subset_augmentations(dataset, augmentations, model_transform)
+        resize = next(iter(extract_transforms_by_type(model_transform, Resize)), None)
+        if resize is not None and len(resize.size) == 1:
+            crops = extract_transforms_by_type(model_transform, CenterCrop)
+            dataset.augmentations = Compose([dataset.augmentations, *crops])
 
     def _create_test_split(self) -> None:
         """Leave the table's test split as it is."""

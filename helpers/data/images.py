@@ -311,7 +311,8 @@ def to_network_frame(picture: np.ndarray, parameters: Mapping[str, Any]) -> np.n
 
     Args:
         picture: (H, W, 3) uint8 photo (resized bilinearly, antialiased) or (H, W) bool mask (nearest pixel).
-        parameters: of the run: ``image_size`` and ``center_crop``, pairs (height, width) or None.
+        parameters: of the run: ``image_size``, (height, width) or (shorter side,), and ``center_crop``, (height, width)
+            or None.
 
     Returns:
         The same kind of array at the size of the anomaly map.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from helpers.data.images import read_image, to_network_frame
 from helpers.inference.engine import trainer_precision
 from helpers.inference.object_mask import ObjectMasks
 from helpers.models.backbones import Backbone
-from helpers.models.catalog import build_model
+from helpers.models.catalog import build_model, network_frame
 from helpers.models.draem import TextureAnomalies, smoothed_maximum
 from helpers.models.glass import GlassAnomalies
 from helpers.runs import Run, open_run
@@ -123,6 +123,7 @@ def train_on_synthetic(
     *,
     image_size: int,
     center_crop: int = 0,
+    keep_aspect: bool = False,
     epochs: int,
     batch_size: int,
     predict_batch_size: int,
@@ -151,6 +152,7 @@ def train_on_synthetic(
         source: textures that the invented defects are made of.
         image_size: side in pixels that photos are resized to.
         center_crop: side in pixels cut out of that; 0: none.
+        keep_aspect: see :func:`helpers.models.catalog.network_frame`.
         epochs: passes over the training photos.
         batch_size: photos at once while training.
         predict_batch_size: photos at once when predicting.
@@ -177,11 +179,8 @@ def train_on_synthetic(
         raise ValueError(
             "SELECT_ON_VAL: val has no defect photo, so no epoch is better than another by AUROC; keep the last epoch."
         )
-    settings = {
-        "image_size": [image_size, image_size],
-        "center_crop": [center_crop, center_crop] if center_crop else None,
-    }
-    settings |= {"scheme": table.attrs["scheme"], "backbone": backbone.to_dict() if backbone else None}
+    frame = network_frame(image_size, center_crop, keep_aspect=keep_aspect)
+    settings = frame | {"scheme": table.attrs["scheme"], "backbone": backbone.to_dict() if backbone else None}
     settings |= {"anomaly_source": source.to_dict(), "epochs": epochs, "batch_size": batch_size, "accept": accept}
     settings |= {"eval_epochs": eval_epochs, "select_on_val": select_on_val, "precision": precision}
     settings |= {"start_threshold": start_threshold, "model": parameters}
@@ -191,13 +190,15 @@ def train_on_synthetic(
         print(f"found finished: {run.describe()}")
         return run
     torch.manual_seed(seed)
-    options = {"image_size": image_size, "center_crop": center_crop, "anomaly_source": source.folder}
-    model = build_model(name, backbone, **options, **parameters)
+    sizes = {"image_size": image_size, "center_crop": center_crop, "keep_aspect": keep_aspect}
+    model = build_model(name, backbone, anomaly_source=source.folder, **sizes, **parameters)
     refine = None
-    if object_masks and name == "glass":
-        model.object_masks = object_masks
-    elif object_masks:
-        refine = object_masks.refine(smoothed_maximum)
+    if object_masks:
+        masks = ObjectMasks(object_masks.kind, frame, object_masks.segment)
+        if name == "glass":
+            model.object_masks = masks
+        else:
+            refine = masks.refine(smoothed_maximum)
     data = SampleDataModule(
         table, train_batch_size=batch_size, eval_batch_size=predict_batch_size, num_workers=num_workers, seed=seed
     )
@@ -217,7 +218,7 @@ def train_on_synthetic(
 
 
 def invented_examples(
-    name: str, source: AnomalySource, image_paths: Sequence[str], image_size: int, seed: int = 0
+    name: str, source: AnomalySource, image_paths: Sequence[str], frame: Mapping[str, Any], seed: int = 0
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
     """Photos with defects as DRAEM or GLASS invents them, their masks and names: for ``figures.sample_grid``.
 
@@ -225,10 +226,9 @@ def invented_examples(
         name: ``draem`` or ``glass``.
         source: textures.
         image_paths: good photos.
-        image_size: side in pixels that photos are resized to.
+        frame: from :func:`helpers.models.catalog.network_frame`.
         seed: of the defects.
     """
-    frame = {"image_size": [image_size, image_size], "center_crop": None}
     photos = np.stack([to_network_frame(read_image(Path(path)), frame) for path in image_paths])
     batch = torch.from_numpy(photos).permute(0, 3, 1, 2).float() / 255
     torch.manual_seed(seed)

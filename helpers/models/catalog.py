@@ -21,6 +21,7 @@ def build_model(
     *,
     image_size: int | tuple[int, int] = 256,
     center_crop: int | tuple[int, int] | None = None,
+    keep_aspect: bool = False,
     **parameters: Any,
 ) -> AnomalibModule:
     """Build an untrained model.
@@ -30,6 +31,7 @@ def build_model(
         backbone: from :func:`helpers.models.backbones.resolve_backbone`; None for a model that has none (``draem``).
         image_size: side, or (height, width), in pixels that photos are resized to.
         center_crop: side, or (height, width), in pixels cut out of that; None or 0 for none.
+        keep_aspect: see :func:`network_frame`.
         **parameters: the model's own, see its class.
 
     Raises:
@@ -40,7 +42,9 @@ def build_model(
         raise ValueError(f"Unknown model {name!r}; known: {', '.join(MODELS)}.")
     if backbone is None and name not in WITHOUT_BACKBONE:
         raise ValueError(f"{name} needs a backbone; see helpers.models.backbones.resolve_backbone.")
-    model = MODELS[name](backbone, as_size(image_size), as_size(center_crop) if center_crop else None, **parameters)
+    frame = network_frame(image_size, center_crop, keep_aspect=keep_aspect)
+    crop = tuple(frame["center_crop"]) if frame["center_crop"] else None
+    model = MODELS[name](backbone, tuple(frame["image_size"]), crop, **parameters)
     if backbone is not None:
         # They go into the checkpoint: without them the architecture is another one, which takes the same weights.
         model.hparams["model_args"] = model_args(backbone.name)
@@ -112,6 +116,31 @@ def bare_backbone(architecture: str, options: dict[str, Any]) -> Iterator[str]:
         content = {"architecture": architecture, "pretrained_cfg": {}, "model_args": options}
         (Path(folder) / "config.json").write_text(json.dumps(content), encoding="utf-8")
         yield f"{LOCAL_PREFIX}{folder}"
+
+
+def network_frame(
+    image_size: int | tuple[int, int], center_crop: int | tuple[int, int] | None = None, *, keep_aspect: bool = False
+) -> dict[str, list[int] | None]:
+    """How a photo becomes what the network sees, as a run stores it and ``to_network_frame`` takes it.
+
+    Args:
+        image_size: side, or (height, width), in pixels that photos are resized to.
+        center_crop: side, or (height, width), in pixels cut out of that; None or 0 for none.
+        keep_aspect: resize the shorter side only, to the larger of ``image_size``, and cut the middle out: nothing is
+            squashed, but what lies outside is not looked at. False: squash.
+
+    Returns:
+        ``image_size``, [height, width] or [shorter side], and ``center_crop``, [height, width] or None.
+
+    Raises:
+        ValueError: for a size that is none, or both ways to crop.
+    """
+    size = as_size(image_size)
+    if keep_aspect and center_crop:
+        raise ValueError("keep_aspect cuts the middle out already; leave center_crop at 0.")
+    if keep_aspect:
+        return {"image_size": [max(size)], "center_crop": list(size)}
+    return {"image_size": list(size), "center_crop": list(as_size(center_crop)) if center_crop else None}
 
 
 def as_size(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:

@@ -42,13 +42,13 @@ def make_pre_processor(image_size: tuple[int, int], center_crop: tuple[int, int]
     """Resize and optional centre crop; photos stay in [0, 1], since DRAEM compares them with what it draws.
 
     Args:
-        image_size: (height, width) in pixels to resize to.
+        image_size: (height, width) in pixels to resize to, or (shorter side,) with a crop.
         center_crop: (height, width) in pixels cut out of that, or None.
 
     Raises:
         ValueError: if the crop is larger than the resized photo, or a side of what is left is no multiple of 32.
     """
-    if center_crop is not None and (center_crop[0] > image_size[0] or center_crop[1] > image_size[1]):
+    if center_crop is not None and (center_crop[0] > image_size[0] or center_crop[1] > image_size[-1]):
         raise ValueError(f"center_crop {center_crop} cannot be larger than image_size {image_size}.")
     if any(side % STRIDE for side in center_crop or image_size):
         name, size = ("center_crop", center_crop) if center_crop else ("image_size", image_size)

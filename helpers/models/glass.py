@@ -17,7 +17,7 @@ the checkpoint that is best on test data; ours does not look at test data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,10 +128,14 @@ def judge_distribution(photos: Iterable[np.ndarray]) -> Judgement:
     return Judgement(name, density, radius, n_points, count, mean_photo, spectrum.astype(np.float32))
 
 
-def judge_table(table: pd.DataFrame, image_size: int) -> Judgement:
-    """The judgement by the normal training photos of a sample table, resized to a square of ``image_size`` pixels."""
+def judge_table(table: pd.DataFrame, frame: Mapping[str, Any]) -> Judgement:
+    """The judgement by the normal training photos of a sample table, as the network sees them.
+
+    Args:
+        table: with its splits.
+        frame: from :func:`helpers.models.catalog.network_frame`.
+    """
     good = table[(table["split"] == "train") & (table["label_index"] == 0)]
-    frame = {"image_size": [image_size, image_size], "center_crop": None}
     return judge_distribution(to_network_frame(read_image(Path(path)), frame) for path in good["image_path"])
 
 

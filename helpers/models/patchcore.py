@@ -296,8 +296,8 @@ def make_pre_processor(
     """Resize, optional centre crop and the backbone's own normalisation.
 
     Args:
-        image_size: (height, width) in pixels to resize to.
-        center_crop: (height, width) in pixels cut out of that, or None.
+        image_size: (height, width) in pixels to resize to, or (shorter side,).
+        center_crop: (height, width) in pixels cut out of that, or None; needed where the size is a shorter side.
         mean: of the backbone, per channel, for photos in [0, 1].
         std: likewise.
 
@@ -308,7 +308,7 @@ def make_pre_processor(
 
     steps: list[nn.Module] = [Resize(image_size, antialias=True)]
     if center_crop is not None:
-        if center_crop[0] > image_size[0] or center_crop[1] > image_size[1]:
+        if center_crop[0] > image_size[0] or center_crop[1] > image_size[-1]:
             raise ValueError(f"center_crop {center_crop} cannot be larger than image_size {image_size}.")
         steps.append(CenterCrop(center_crop))
     return PreProcessor(transform=Compose([*steps, Normalize(mean=list(mean), std=list(std))]))
