@@ -1,0 +1,289 @@
+"""How large a pixel is: from two points, from an object of known size, or from photos of a checkerboard.
+
+Each way gives a :class:`helpers.analysis.sizing.PixelSize` with its standard error. The pixel size holds in the plane
+of what was measured, at that distance from the camera; parts that lie higher or lower are measured too large or small.
+The checkerboard also tells how the camera distorts: its calibration rectifies photos, so that one pixel size holds all
+over them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from helpers.analysis.sizing import MM_PER_UNIT, PixelSize, measure_labels
+
+MAX_ENLARGEMENT = 4.0  # side of a rectified photo over that of the photo
+MIN_PHOTOS_FOR_LENS = 3
+
+
+def pixel_size_from_points(
+    first: tuple[float, float],
+    second: tuple[float, float],
+    distance: float,
+    unit: str = "mm",
+    *,
+    click_error: float = 1.0,
+    distance_error: float = 0.0,
+) -> PixelSize:
+    """Pixel size from two points a known distance apart, pixels being square.
+
+    Of each point only the error along the line counts, so that the error of the length in pixels is sqrt(2) times
+    ``click_error``; relative errors of both lengths are added in squares.
+
+    Args:
+        first: (x, y) in pixels.
+        second: likewise.
+        distance: between them, in ``unit``.
+        unit: mm, cm or inch.
+        click_error: standard error of each coordinate in pixels.
+        distance_error: standard error of the distance, in ``unit``.
+
+    Raises:
+        ValueError: for points that coincide, a distance that is not above 0, negative errors, or an unknown unit.
+    """
+    _check_known(unit, distance=distance)
+    _check_errors(click_error=click_error, distance_error=distance_error)
+    pixels = math.dist(first, second)
+    if not pixels > 0:
+        raise ValueError(f"Both points are {first}; click two different ones, as far apart as the photo allows.")
+    relative = math.hypot(math.sqrt(2) * click_error / pixels, distance_error / distance)
+    value = distance / pixels
+    return PixelSize(value, value, value * relative, unit, f"two points {distance:g} {unit} ({pixels:.1f} px) apart")
+
+
+def pixel_size_from_object(
+    object_mask: np.ndarray,
+    known_size: float,
+    unit: str = "mm",
+    *,
+    measure: str = "equivalent_diameter",
+    edge_error: float = 0.5,
+    known_size_error: float = 0.0,
+) -> PixelSize:
+    """Pixel size from one object of known size in the photo, such as a gauge disc or a coin; pixels being square.
+
+    Both edges of the object shift together when its segmentation is too generous or too strict, so the error of the
+    measured size is twice ``edge_error``.
+
+    Args:
+        object_mask: (H, W) bool, the object alone; from :func:`helpers.inference.object_mask.otsu_object_mask`.
+        known_size: of the measure, in ``unit``.
+        unit: mm, cm or inch.
+        measure: ``equivalent_diameter`` (a disc's diameter), ``length`` (a rectangle's diagonal, a rod's length)
+            or ``width`` (a rectangle's shorter side).
+        edge_error: standard error of the place of an edge, in pixels.
+        known_size_error: standard error of the known size, in ``unit``.
+
+    Raises:
+        ValueError: for a mask without an object, or with one that the photo's border cuts; an unknown measure or unit,
+            a size that is not above 0, or a negative error.
+    """
+    _check_known(unit, known_size=known_size)
+    _check_errors(edge_error=edge_error, known_size_error=known_size_error)
+    if measure not in (known := ("equivalent_diameter", "length", "width")):
+        raise ValueError(f"measure={measure!r} is unknown; use one of {', '.join(known)}.")
+    mask = np.asarray(object_mask)
+    if mask.ndim != 2 or mask.dtype != bool or not mask.any():
+        raise ValueError(f"object_mask is {mask.dtype} of shape {mask.shape}; it must be (H, W) bool with an object.")
+    measured = measure_labels(mask.astype(np.uint8)).iloc[0]
+    if measured["touches_border"]:
+        raise ValueError("The photo's border cuts the reference object; take a photo that shows all of it.")
+    pixels = float(measured[f"{measure}_px"])
+    relative = math.hypot(2 * edge_error / pixels, known_size_error / known_size)
+    value = known_size / pixels
+    origin = f"object with {measure.replace('_', ' ')} {known_size:g} {unit} ({pixels:.1f} px)"
+    return PixelSize(value, value, value * relative, unit, origin)
+
+
+# -------------------------------------------------------------------------------------------------------- checkerboard
+
+
+@dataclass(frozen=True)
+class BoardCalibration:
+    """What a checkerboard tells of a camera that stays where it is.
+
+    Attributes:
+        pixel_size: Of rectified photos.
+        photo_shape: (H, W) of the photos it holds for.
+        rectified_shape: (H, W) of rectified ones.
+        to_photo: (3, 3) homography from rectified pixels to those of the photo without lens distortion.
+        camera_matrix: (3, 3), focal lengths and principal point in pixels; None: the lens was not calibrated.
+        distortion: (5,) coefficients k1, k2, p1, p2, k3 of OpenCV; None likewise.
+        residual: Root mean square distance of the board's corners from where they belong, in the unit.
+        n_photos: Photos with a board.
+    """
+
+    pixel_size: PixelSize
+    photo_shape: tuple[int, int]
+    rectified_shape: tuple[int, int]
+    to_photo: np.ndarray
+    camera_matrix: np.ndarray | None
+    distortion: np.ndarray | None
+    residual: float
+    n_photos: int
+
+    def rectify(self, photo: np.ndarray) -> np.ndarray:
+        """A photo seen straight from above, without lens distortion; what the camera did not see is black.
+
+        Args:
+            photo: (H, W), or (H, W, 3) uint8, of the same camera at the same place.
+
+        Returns:
+            (H, W) or (H, W, 3) of ``rectified_shape``; bool is interpolated by its nearest pixel.
+
+        Raises:
+            ValueError: for a photo of another size.
+        """
+        if photo.shape[:2] != self.photo_shape:
+            raise ValueError(f"The photo has the size {photo.shape[:2]} and the calibration {self.photo_shape}.")
+        camera = np.eye(3) if self.camera_matrix is None else self.camera_matrix
+        # OpenCV's "rectification" takes any homography from rays to rectified pixels.
+        from_rays = np.linalg.inv(np.linalg.inv(camera) @ self.to_photo)
+        maps = cv2.initUndistortRectifyMap(
+            camera, self.distortion, from_rays, np.eye(3), self.rectified_shape[::-1], cv2.CV_32FC1
+        )
+        if photo.dtype == bool:
+            return cv2.remap(photo.astype(np.uint8), *maps, cv2.INTER_NEAREST).astype(bool)
+        return cv2.remap(photo, *maps, cv2.INTER_LINEAR)
+
+
+def calibrate_checkerboard(
+    photos: Sequence[np.ndarray],
+    pattern: tuple[int, int],
+    square: float,
+    unit: str = "mm",
+    *,
+    square_error: float = 0.0,
+) -> BoardCalibration:
+    """Pixel size, perspective and lens distortion from photos of a checkerboard.
+
+    The first photo shows the board in the plane that is to be measured: its perspective is removed (Hartley & Zisserman
+    2004, "Multiple view geometry", 2.3). Further ones show it tilted and in the photo's corners; with three photos or
+    more the lens is calibrated from all of them (Zhang 2000, "A flexible new technique for camera calibration"), else
+    it is taken to have no distortion, and what it has shows in the residual.
+
+    The error of the pixel size is the standard deviation of the distances between neighbouring corners on the rectified
+    board, as a share of the square: what a length of one square is off by. That of the square is added in squares.
+
+    Args:
+        photos: (H, W) or (H, W, 3) uint8 RGB, all of one size.
+        pattern: inner corners (across, down), at least 3 each; a board of 8 by 6 squares has (7, 5).
+        square: side of a square, in ``unit``.
+        unit: mm, cm or inch.
+        square_error: its standard error, in ``unit``.
+
+    Raises:
+        ValueError: if a board is not found (the photo's number is named), sizes differ, the camera is tilted so far
+            that the rectified photo would be too large, or a parameter is outside its range.
+    """
+    _check_known(unit, square=square)
+    _check_errors(square_error=square_error)
+    if min(pattern) < 3:
+        raise ValueError(f"pattern={pattern} must be the numbers of inner corners (across, down), at least 3 each.")
+    if not photos:
+        raise ValueError("photos is empty; give at least one photo of the checkerboard.")
+    shape = photos[0].shape[:2]
+    if any(photo.shape[:2] != shape for photo in photos):
+        raise ValueError(f"The photos have different sizes: {sorted({photo.shape[:2] for photo in photos})}.")
+    corners = [_board_corners(photo, pattern, number) for number, photo in enumerate(photos, start=1)]
+    across, down = np.meshgrid(np.arange(pattern[0]), np.arange(pattern[1]))
+    board = np.column_stack([across.ravel(), down.ravel()]) * float(square)
+    camera, distortion = None, None
+    if len(photos) >= MIN_PHOTOS_FOR_LENS:
+        solid = np.column_stack([board, np.zeros(len(board))]).astype(np.float32)
+        seen = [points.astype(np.float32)[:, None] for points in corners]
+        _, camera, distortion, _, _ = cv2.calibrateCamera([solid] * len(seen), seen, shape[::-1], None, None)
+        distortion = distortion.ravel()[:5]
+    straight = _undistorted(corners[0], camera, distortion)
+    to_board, _ = cv2.findHomography(straight, board)
+    # Unit a pixel in the middle of the board, so that the rectified photo is about as large as the photo.
+    turn, value = _turn_and_scale(to_board, straight.mean(0))
+    upright = np.diag([1 / value, 1 / value, 1]) @ np.block([[turn, np.zeros((2, 1))], [0, 0, 1]]) @ to_board
+    low, high = _extent(upright, shape, camera, distortion)
+    shift = np.array([[1, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1]])
+    rectified = tuple(int(math.ceil(side)) for side in (high - low)[::-1])
+    if max(rectified[0] / shape[0], rectified[1] / shape[1]) > MAX_ENLARGEMENT:
+        raise ValueError(f"Rectified, the photo would have {rectified} pixels: put the camera more upright.")
+    found = _mapped(to_board, straight)
+    residual = float(np.sqrt(((found - board) ** 2).sum(1).mean()))
+    grid = found.reshape(pattern[1], pattern[0], 2)
+    steps = np.concatenate([np.hypot(*np.moveaxis(np.diff(grid, axis=axis), -1, 0)).ravel() for axis in (0, 1)])
+    relative = math.hypot(float(np.sqrt(((steps - square) ** 2).mean())) / square, square_error / square)
+    lens = "lens calibrated" if camera is not None else "lens taken as free of distortion"
+    origin = f"checkerboard of {square:g} {unit} squares, {len(photos)} photo{'s' * (len(photos) > 1)}, {lens}"
+    return BoardCalibration(
+        pixel_size=PixelSize(value, value, value * relative, unit, origin),
+        photo_shape=shape,
+        rectified_shape=rectified,
+        to_photo=np.linalg.inv(shift @ upright),
+        camera_matrix=camera,
+        distortion=distortion,
+        residual=residual,
+        n_photos=len(photos),
+    )
+
+
+def _board_corners(photo: np.ndarray, pattern: tuple[int, int], number: int) -> np.ndarray:
+    """Inner corners (N, 2) as x and y of pixels' centres, row by row."""
+    if photo.dtype != np.uint8 or photo.ndim not in (2, 3):
+        raise ValueError(f"Photo {number} is {photo.dtype} of shape {photo.shape}; give (H, W) or (H, W, 3) uint8.")
+    grey = photo if photo.ndim == 2 else cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
+    found, corners = cv2.findChessboardCornersSB(grey, pattern, flags=cv2.CALIB_CB_ACCURACY | cv2.CALIB_CB_EXHAUSTIVE)
+    if not found:
+        raise ValueError(
+            f"Photo {number} shows no whole checkerboard with {pattern[0]} by {pattern[1]} inner corners: all squares "
+            "and a light margin around them must be seen, evenly lit. Count corners where four squares meet."
+        )
+    return corners.reshape(-1, 2).astype(np.float64)
+
+
+def _turn_and_scale(to_board: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, float]:
+    """What keeps the rectified photo upright: a rotation (2, 2), mirrored if the board was; and unit a pixel there."""
+    here, right_of, below = _mapped(to_board, np.array([place, place + (1, 0), place + (0, 1)]))
+    left, stretch, right = np.linalg.svd(np.column_stack([right_of - here, below - here]))
+    return (left @ right).T, float(math.sqrt(stretch.prod()))
+
+
+def _extent(
+    upright: np.ndarray, shape: tuple[int, int], camera: np.ndarray | None, distortion: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest x and y of the photo's border in the rectified plane."""
+    height, width = shape
+    t = np.linspace(0, 1, 50)
+    zero, one = np.zeros_like(t), np.ones_like(t)
+    sides = [np.column_stack(side) for side in ((t, zero), (t, one), (zero, t), (one, t))]
+    border = _undistorted(np.concatenate(sides) * (width - 1, height - 1), camera, distortion)
+    depth = np.column_stack([border, np.ones(len(border))]) @ upright[2]
+    if depth.min() * depth.max() <= 0:
+        raise ValueError("The photo shows the horizon of the board's plane: put the camera more upright.")
+    placed = _mapped(upright, border)
+    return placed.min(0), placed.max(0) + 1
+
+
+def _mapped(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return cv2.perspectiveTransform(points[:, None].astype(np.float64), homography)[:, 0]
+
+
+def _undistorted(points: np.ndarray, camera: np.ndarray | None, distortion: np.ndarray | None) -> np.ndarray:
+    if camera is None:
+        return points
+    return cv2.undistortPoints(points[:, None].astype(np.float64), camera, distortion, P=camera)[:, 0]
+
+
+def _check_known(unit: str, **sizes: float) -> None:
+    if unit not in MM_PER_UNIT:
+        raise ValueError(f"unit={unit!r} must be one of {', '.join(MM_PER_UNIT)}.")
+    for name, value in sizes.items():
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name}={value} must be above 0, in {unit}.")
+
+
+def _check_errors(**errors: float) -> None:
+    for name, value in errors.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name}={value} must not be negative.")

@@ -1,0 +1,549 @@
+"""Sizes to look at: photos with measured defects drawn on them, and figures of their table.
+
+As everywhere in :mod:`helpers.views`: data in, a picture or a matplotlib Figure out; nothing is loaded, saved or shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import cv2
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from PIL import Image, ImageDraw, ImageFont
+
+from helpers.analysis.calibration import percent
+from helpers.analysis.severity import LEVELS, p_chart_limits
+from helpers.analysis.sizing import PixelSizeLike, as_pixel_size
+from helpers.views.figures import (
+    BLUE,
+    CYCLE,
+    GREEN,
+    GREY,
+    MAP_COLOURS,
+    ORANGE,
+    SKY,
+    VERMILLION,
+    _figure,
+    _type_style,
+    shorten,
+)
+
+SEVERITY_COLOURS = dict(zip(LEVELS, (SKY, "#F0E442", ORANGE, VERMILLION), strict=True))
+DEFECT_COLOUR = ORANGE
+SMALLEST_SIDE = 640  # a smaller photo is enlarged to it, so that labels can be read
+_HISTOGRAM_BINS = 20
+_MIN_HEAT_CELLS = 8
+
+
+# ----------------------------------------------------------------------------------------------------- annotated photos
+
+
+def annotate_photo(
+    photo: np.ndarray,
+    labels: np.ndarray,
+    table: pd.DataFrame,
+    pixel_size: PixelSizeLike = 1.0,
+    unit: str = "px",
+    *,
+    measure: str = "length",
+    caption: str = "",
+) -> np.ndarray:
+    """A photo with each defect's outline, its length as a bar, a label with its number and size, and a scale bar.
+
+    A photo whose shorter side is below `SMALLEST_SIDE` is enlarged by a whole factor. The colour is that of the
+    defect's severity, where the table has it. Labels are laid beside the defects, clear of each other where there is
+    room.
+
+    Args:
+        photo: (H, W, 3) uint8 RGB or (H, W) uint8.
+        labels: (H, W) int, as the table was measured on.
+        table: from `helpers.analysis.sizing.measure_labels`, of this photo; ``severity`` and ``defect_type`` are shown
+            where it has them.
+        pixel_size: of the scale bar, as for `measure_labels`; a pixel that is not square counts by its width.
+        unit: likewise.
+        measure: which size the labels give: a column of the table.
+        caption: printed in the upper left corner, such as the verdict.
+
+    Returns:
+        (kH, kW, 3) uint8, k the factor of enlargement.
+
+    Raises:
+        ValueError: for labels that have not the photo's size, or a table without the measure.
+    """
+    if labels.shape != photo.shape[:2]:
+        raise ValueError(f"labels have the shape {labels.shape} and the photo {photo.shape[:2]}: resize them first.")
+    if measure not in table:
+        raise ValueError(f"The table has no column {measure!r}; give what measure_labels returns.")
+    size = as_pixel_size(pixel_size, unit)
+    height, width = labels.shape
+    factor = max(1, math.ceil(SMALLEST_SIDE / min(height, width)))
+    colour_photo = photo if photo.ndim == 3 else np.dstack([photo] * 3)
+    canvas = cv2.resize(colour_photo, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    side = min(canvas.shape[:2])
+    line = max(2, round(side / 450))
+    for row in table.itertuples():
+        colour = _rgb(SEVERITY_COLOURS[row.severity] if "severity" in table else DEFECT_COLOUR)
+        left, top = row.bbox_x, row.bbox_y
+        part = labels[top : top + row.bbox_height, left : left + row.bbox_width] == row.defect
+        part = np.repeat(np.repeat(part.astype(np.uint8), factor, 0), factor, 1)
+        offset = (left * factor, top * factor)
+        outlines, _ = cv2.findContours(part, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=offset)
+        cv2.drawContours(canvas, outlines, -1, (0, 0, 0), line + 2)
+        cv2.drawContours(canvas, outlines, -1, colour, line)
+        ends = [(row.length_x0 * factor, row.length_y0 * factor), (row.length_x1 * factor, row.length_y1 * factor)]
+        _length_bar(canvas, np.array(ends), line)
+    picture = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(picture)
+    font = _font(max(12, round(side / 42)))
+    taken: list[tuple[float, float, float, float]] = []
+    if caption:
+        taken.append(_text_box(pen, (side // 60, side // 60), caption, font, (255, 255, 255)))
+    taken.append(_scale_bar(pen, picture.size, size.value_x / factor, size.unit, font))
+    # What is drawn of the defects is to be seen too: labels keep clear of their boxes first.
+    boxes = table[["bbox_x", "bbox_y", "bbox_width", "bbox_height"]].to_numpy(dtype=float) * factor
+    bodies = [(x, y, x + w, y + h) for x, y, w, h in boxes]
+    for row, body in zip(table.itertuples(), bodies, strict=True):
+        colour = _rgb(SEVERITY_COLOURS[row.severity] if "severity" in table else DEFECT_COLOUR)
+        text = _label_text(row, measure)
+        place = _label_place(pen, text, font, body, picture.size, taken, bodies)
+        taken.append(_text_box(pen, place, text, font, colour))
+    return np.asarray(picture)
+
+
+def _label_text(row: object, measure: str) -> str:
+    value, error = getattr(row, measure), getattr(row, f"{measure}_error", 0.0)
+    unit = "px" if measure.endswith("_px") else row.unit
+    unit += "²" if measure.startswith("area") else ""
+    sized = f"{value:.3g}" + (f" ± {error:.1g}" if error > 0 else "")
+    kind = shorten(getattr(row, "defect_type", ""), 16)
+    return " ".join(filter(None, [f"#{row.defect}", kind, f"{sized} {unit}"]))
+
+
+def _length_bar(canvas: np.ndarray, ends: np.ndarray, line: int) -> None:
+    """A line between two points (2, 2) with a short bar across each end."""
+    along = ends[1] - ends[0]
+    across = np.array([-along[1], along[0]]) / max(float(np.hypot(*along)), 1e-9) * 4 * line
+    strokes = [ends, *([end - across, end + across] for end in ends)]
+    for thickness, colour in ((line + 2, (0, 0, 0)), (line, (255, 255, 255))):
+        for stroke in strokes:
+            first, second = (tuple(int(round(value * 16)) for value in point) for point in stroke)
+            cv2.line(canvas, first, second, colour, thickness, cv2.LINE_AA, shift=4)
+
+
+def _scale_bar(
+    pen: ImageDraw.ImageDraw, shape: tuple[int, int], unit_a_pixel: float, unit: str, font: ImageFont.FreeTypeFont
+) -> tuple[float, float, float, float]:
+    """A bar of a round length in the lower right corner; its box comes back."""
+    width, height = shape
+    wanted = 0.22 * width * unit_a_pixel
+    power = 10.0 ** math.floor(math.log10(wanted))
+    length = max(step * power for step in (1, 2, 5) if step * power <= wanted)
+    pixels = length / unit_a_pixel
+    text = f"{length:g} {unit}"
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    margin, thick = round(font.size * 0.6), max(3, round(font.size / 4))
+    wide = max(pixels, right - left)
+    box = (width - wide - 3 * margin, height - (bottom - top) - thick - 4 * margin, width - margin, height - margin)
+    pen.rectangle(box, fill=(0, 0, 0))
+    middle = (box[0] + box[2]) / 2
+    y = box[3] - margin
+    pen.rectangle((middle - pixels / 2, y - thick, middle + pixels / 2, y), fill=(255, 255, 255))
+    pen.text((middle, box[1] + margin * 0.7), text, fill=(255, 255, 255), font=font, anchor="mt")
+    return box
+
+
+def _label_place(
+    pen: ImageDraw.ImageDraw,
+    text: str,
+    font: ImageFont.FreeTypeFont,
+    body: tuple[float, float, float, float],
+    shape: tuple[int, int],
+    taken: Sequence[tuple[float, float, float, float]],
+    bodies: Sequence[tuple[float, float, float, float]],
+) -> tuple[float, float]:
+    """Upper left corner for a label: of the places around a defect the one that covers least."""
+    width, height = _box_size(pen, text, font)
+    gap = font.size * 0.4
+    left, top, right, bottom = body
+    middle_x, middle_y = (left + right - width) / 2, (top + bottom - height) / 2
+    above, below = top - height - gap, bottom + gap
+    columns = (left, middle_x, right - width, right + gap, left - width - gap)
+    places = [(x, y) for y in (above, below, middle_y, above - height - gap, below + height + gap) for x in columns]
+
+    def cost(place: tuple[float, float]) -> float:
+        x = min(max(place[0], 0), shape[0] - width - 1)
+        y = min(max(place[1], 0), shape[1] - height - 1)
+        box = (x, y, x + width, y + height)
+        moved = abs(x - place[0]) + abs(y - place[1])
+        return 10 * sum(_overlap(box, other) for other in taken) + sum(_overlap(box, other) for other in bodies) + moved
+
+    x, y = min(places, key=cost)
+    return min(max(x, 0), shape[0] - width - 1), min(max(y, 0), shape[1] - height - 1)
+
+
+def _box_size(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont) -> tuple[float, float]:
+    return pen.textlength(text, font=font) + font.size * 0.6, font.size * 1.4
+
+
+def _text_box(
+    pen: ImageDraw.ImageDraw,
+    place: tuple[float, float],
+    text: str,
+    font: ImageFont.FreeTypeFont,
+    colour: tuple[int, int, int],
+) -> tuple[float, float, float, float]:
+    width, height = _box_size(pen, text, font)
+    box = (place[0], place[1], place[0] + width, place[1] + height)
+    pen.rectangle(box, fill=(0, 0, 0))
+    pen.text((place[0] + font.size * 0.3, place[1] + height / 2), text, fill=colour, font=font, anchor="lm")
+    return box
+
+
+def _overlap(first: Sequence[float], second: Sequence[float]) -> float:
+    wide = min(first[2], second[2]) - max(first[0], second[0])
+    high = min(first[3], second[3]) - max(first[1], second[1])
+    return max(wide, 0) * max(high, 0)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # The font that comes with matplotlib, so that pictures are the same on every machine.
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return tuple(int(colour[start : start + 2], 16) for start in (1, 3, 5))
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+
+
+def size_distribution(table: pd.DataFrame, measure: str = "length", *, note: str | None = None) -> Figure:
+    """Shows how a size is distributed, type by type: a histogram with bins of equal ratio, and each defect's size.
+
+    Args:
+        table: from `measure_table`, with at least one defect; without ``defect_type`` all are one.
+        measure: column, above 0, such as length or area.
+        note: Printed in the corner.
+
+    Raises:
+        ValueError: When there is no defect, or the measure is no column.
+    """
+    _need(table, measure)
+    kinds = table["defect_type"] if "defect_type" in table else pd.Series("defect", index=table.index)
+    order = kinds.value_counts().index.tolist()
+    values = table[measure].to_numpy(dtype=float)
+    low, high = values.min() / 1.1, values.max() * 1.1
+    bins = np.geomspace(low, high, _HISTOGRAM_BINS + 1)
+    figure = _figure(3.6 + 0.36 * len(order), note)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.6, 0.6 + 0.36 * len(order)))
+    parts = [values[(kinds == kind).to_numpy()] for kind in order]
+    colours, hatches = zip(*(_type_style(kind, number) for number, kind in enumerate(order)), strict=True)
+    upper.hist(parts, bins, stacked=True, color=colours, hatch=hatches, edgecolor="white", linewidth=0.5)
+    spread = np.random.default_rng(0)
+    for number, (part, colour) in enumerate(zip(parts, colours, strict=True)):
+        places = number + spread.uniform(-0.25, 0.25, len(part))
+        lower.scatter(part, places, s=12, color=colour, marker="o^s"[number // len(CYCLE) % 3], alpha=0.6, linewidth=0)
+        lower.plot([np.median(part)] * 2, [number - 0.38, number + 0.38], color="black", linewidth=1.8)
+    lower.set_yticks(
+        range(len(order)), [f"{shorten(kind)} (n={len(part)})" for kind, part in zip(order, parts, strict=True)]
+    )
+    lower.set_ylim(len(order) - 0.4, -0.6)
+    upper.set_xscale("log")
+    upper.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    upper.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if high / low < 30 and _is_shown(value) else "")
+    upper.set(xlim=(low, high), ylabel="defects")
+    upper.yaxis.set_major_locator(MaxNLocator(integer=True))
+    lower.set(xlabel=_axis_name(measure, table), ylabel="type")
+    upper.set_title(f"{_words(measure).capitalize()} of {len(table)} defects by type (bar: median)")
+    for axis in (upper, lower):
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def severity_bars(table: pd.DataFrame, *, note: str | None = None) -> Figure:
+    """Shows how many defects of each type are low, medium, high and critical.
+
+    Args:
+        table: with ``severity`` and perhaps ``defect_type``; at least one defect.
+        note: Printed in the corner.
+
+    Raises:
+        ValueError: When there is no defect or no severity.
+    """
+    _need(table, "severity")
+    kinds = table["defect_type"] if "defect_type" in table else pd.Series("defect", index=table.index)
+    counts = pd.crosstab(kinds, table["severity"].astype(str)).reindex(columns=list(LEVELS), fill_value=0)
+    counts = counts.sort_values(["critical", "high", "medium", "low"], ascending=False)
+    figure = _figure(1.7 + 0.5 * len(counts), note)
+    axis = figure.subplots()
+    left = np.zeros(len(counts))
+    places = np.arange(len(counts))
+    for level in LEVELS:
+        values = counts[level].to_numpy()
+        label = f"{level} (n={values.sum()})"
+        axis.barh(places, values, left=left, color=SEVERITY_COLOURS[level], edgecolor="white", height=0.65, label=label)
+        for place, value, start in zip(places, values, left, strict=True):
+            if value >= 0.04 * counts.sum(axis=1).max():
+                axis.text(start + value / 2, place, str(value), ha="center", va="center", fontsize=9)
+        left += values
+    axis.set_yticks(places, [f"{shorten(kind)} (n={total})" for kind, total in counts.sum(axis=1).items()])
+    axis.invert_yaxis()
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set(xlabel="defects", ylabel="type", title=f"Severity of {len(table)} defects by type")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, title="severity", fontsize=9)
+    return figure
+
+
+def position_heatmap(
+    table: pd.DataFrame, photo: np.ndarray | None = None, *, n_photos: int | None = None, note: str | None = None
+) -> Figure:
+    """Shows where on the product defects lie: counts in cells, and each centre.
+
+    Positions are shares of the box around the product where the table was measured with its mask, else of the photo;
+    then products must lie alike in all photos.
+
+    Args:
+        table: from `measure_table`, with at least one defect.
+        photo: (H, W, 3) or (H, W) uint8, a typical product to lay under, cut out if the
+            table was measured with masks; also gives the shape. Default: a blank square.
+        n_photos: Photos looked at, for the title.
+        note: Printed in the corner.
+
+    Raises:
+        ValueError: When there is no defect.
+    """
+    _need(table, "relative_x")
+    height, width = (1, 1) if photo is None else photo.shape[:2]
+    # About one cell for every two defects, square in the photo.
+    cells = min(24, max(_MIN_HEAT_CELLS, round(math.sqrt(len(table) / 2))))
+    rows, columns = max(2, round(cells * min(1, height / width))), max(2, round(cells * min(1, width / height)))
+    counts, _, _ = np.histogram2d(
+        table["relative_y"], table["relative_x"], bins=(rows, columns), range=((0, 1), (0, 1))
+    )
+    figure = _figure(min(7.0, max(3.2, 6.2 * height / width)), note, width=8)
+    axis = figure.subplots()
+    extent = (0, 100, 100, 0)
+    if photo is not None:
+        grey = photo if photo.ndim == 2 else cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
+        axis.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=extent, aspect=height / width)
+    shown = np.ma.masked_equal(counts, 0)
+    image = axis.imshow(
+        shown, cmap=MAP_COLOURS, extent=extent, aspect=height / width, vmin=0, vmax=max(counts.max(), 1), alpha=0.75
+    )
+    axis.scatter(
+        100 * table["relative_x"], 100 * table["relative_y"], s=9, color="white", edgecolor="black", linewidth=0.5
+    )
+    axis.set(xlim=(0, 100), ylim=(100, 0), xlabel="across the product (%)", ylabel="down the product (%)")
+    photos = f" on {n_photos} photos" if n_photos else ""
+    axis.set_title(f"Where {len(table)} defects lie{photos} (dots: their centres)")
+    bar = figure.colorbar(image, ax=axis, shrink=0.85, label="defects a cell")
+    bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def p_chart(
+    n_defective: Sequence[int],
+    n_inspected: Sequence[int],
+    names: Sequence[str] | None = None,
+    *,
+    note: str | None = None,
+) -> Figure:
+    """Shows the share of defective photos in each subgroup, with limits of three standard deviations (a p-chart).
+
+    The limits are those of `helpers.analysis.severity.p_chart_limits`. A point outside them calls for a look at what
+    changed; with a few photos a subgroup the normal approximation behind them is rough.
+
+    Args:
+        n_defective: Defective photos in each subgroup, in order of time.
+        n_inspected: Photos in each, above 0.
+        names: Of the subgroups; default: their numbers.
+        note: Printed in the corner.
+
+    Raises:
+        ValueError: When the sequences do not fit, or more are defective than inspected.
+    """
+    centre, lower, upper = p_chart_limits(n_defective, n_inspected)
+    defective, inspected = np.asarray(n_defective, dtype=float), np.asarray(n_inspected, dtype=float)
+    share, x = defective / inspected, np.arange(len(defective))
+    outside = (share > upper) | (share < lower)
+    figure = _figure(4.2, note)
+    axis = figure.subplots()
+    edges = np.arange(len(x) + 1) - 0.5
+    axis.stairs(upper, edges, baseline=None, color=VERMILLION, linestyle="--", label="limits: 3 standard deviations")
+    axis.stairs(lower, edges, baseline=None, color=VERMILLION, linestyle="--")
+    axis.axhline(centre, color=GREEN, linewidth=1.4, label=f"all: {percent(centre)} of {int(inspected.sum())}")
+    axis.plot(x, share, color=BLUE, marker="o", markersize=5, linewidth=1.2, label="share of a subgroup")
+    axis.scatter(x[outside], share[outside], s=110, facecolor="none", edgecolor=VERMILLION, linewidth=2, zorder=4)
+    _name_subgroups(axis, names, len(x))
+    axis.set_ylim(0, min(1.02, 1.15 * max(upper.max(), share.max(), 0.01)))
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    fewest, most = int(inspected.min()), int(inspected.max())
+    counts = f"n={most}" if fewest == most else f"n={fewest} to {most}"
+    axis.set(xlabel="subgroup, in order of time", ylabel="defective photos")
+    axis.set_title(f"p-chart: {int(outside.sum())} of {len(x)} subgroups outside the limits ({counts} photos each)")
+    axis.spines[["top", "right"]].set_visible(False)
+    handles, _ = axis.get_legend_handles_labels()
+    handles.append(_ring("outside the limits"))
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
+    return figure
+
+
+def largest_size_chart(
+    largest: Sequence[float],
+    unit: str,
+    names: Sequence[str] | None = None,
+    *,
+    measure: str = "length",
+    limit: float | None = None,
+    note: str | None = None,
+) -> Figure:
+    """Shows the largest defect of each photo (or subgroup) in order of time.
+
+    Args:
+        largest: Largest size of each in ``unit``; NaN or 0: no defect.
+        unit: Of the sizes, such as mm; areas as mm².
+        names: Of the photos; default: their numbers.
+        measure: What is shown.
+        limit: A limit to draw, in ``unit``.
+        note: Printed in the corner.
+
+    Raises:
+        ValueError: When there is no photo.
+    """
+    values = np.nan_to_num(np.asarray(largest, dtype=float))
+    if values.ndim != 1 or not len(values):
+        raise ValueError("largest is empty; give one size a photo.")
+    x, over = np.arange(len(values)), np.zeros(len(values), dtype=bool) if limit is None else values > limit
+    figure = _figure(4.2, note)
+    axis = figure.subplots()
+    none = values == 0
+    axis.vlines(x[~none], 0, values[~none], color=GREY, linewidth=1)
+    axis.scatter(x[none], values[none], s=10, color=GREY, label=f"no defect (n={none.sum()})", clip_on=False, zorder=3)
+    fine = ~none & ~over
+    axis.scatter(x[fine], values[fine], s=28, color=BLUE, label=f"largest defect (n={fine.sum()})", zorder=3)
+    if limit is not None:
+        axis.axhline(limit, color=VERMILLION, linestyle="--", label=f"limit {limit:g} {unit}")
+        axis.scatter(
+            x[over], values[over], s=44, color=VERMILLION, marker="D", label=f"over it (n={over.sum()})", zorder=4
+        )
+    _name_subgroups(axis, names, len(values))
+    axis.set_ylim(0, 1.12 * max(values.max(), limit or 0, 1e-9))
+    axis.set(xlabel="photo, in order of time", ylabel=f"largest {_words(measure)} ({unit})")
+    axis.set_title(f"Largest defect of each of {len(values)} photos")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    return figure
+
+
+def size_error_curves(
+    curves: Mapping[str, pd.DataFrame],
+    thresholds: Mapping[str, float] | None = None,
+    *,
+    note: str | None = None,
+) -> Figure:
+    """Shows, detector by detector, how the error of size depends on the pixel threshold.
+
+    Scores of different detectors have different units, so each has a column of its own; errors share one scale. Shaded
+    are the quartiles over the defects found; how many of all those are is in the last row.
+
+    Args:
+        curves: Detector -> as from `helpers.analysis.sizing.size_error_by_threshold`.
+        thresholds: Detector -> its own pixel threshold, drawn as a line.
+        note: Printed in the corner.
+
+    Raises:
+        ValueError: When there is no detector.
+    """
+    if not curves:
+        raise ValueError("curves is empty; give one table a detector.")
+    figure = _figure(6.6, note, width=max(6.0, min(12.0, 1.6 + 2.8 * len(curves))))
+    axes = figure.subplots(3, len(curves), sharex="col", sharey="row", squeeze=False, height_ratios=(3, 3, 2))
+    unit = next(iter(curves.values()))["unit"].iloc[0]
+    names = {"area_error": "area error\n(median)", "length_error": f"length error\n(median, {unit})"}
+    for column, (model, unsorted) in enumerate(curves.items()):
+        rows, colour = unsorted.sort_values("threshold"), CYCLE[column % len(CYCLE)]
+        for place, name in enumerate(names):
+            axis = axes[place, column]
+            axis.axhline(0, color="black", linewidth=0.8)
+            axis.fill_between(rows["threshold"], rows[f"{name}_low"], rows[f"{name}_high"], color=colour, alpha=0.2)
+            axis.plot(rows["threshold"], rows[name], color=colour, marker="o", markersize=3.5, linewidth=1.6)
+        axes[2, column].plot(rows["threshold"], rows["found"], color=colour, marker="o", markersize=3.5, linewidth=1.6)
+        axes[0, column].set_title(f"{shorten(model, 20)}\n(n={int(rows['n'].max())} defects)", fontsize=10)
+        axes[2, column].set_xlabel("pixel threshold (raw)")
+        axes[2, column].xaxis.set_major_locator(MaxNLocator(4))
+        for axis in axes[:, column]:
+            axis.spines[["top", "right"]].set_visible(False)
+            if thresholds and model in thresholds:
+                axis.axvline(thresholds[model], color="black", linestyle="--", linewidth=1.2)
+    for place, name in enumerate(names.values()):
+        axes[place, 0].set_ylabel(name)
+    # A few outliers at the ends of the curves would flatten all the rest.
+    shares = pd.concat(list(curves.values()))["area_error_high"].quantile(0.9)
+    axes[0, 0].set_ylim(-1.05, max(1.0, min(5.0, 1.2 * (shares if np.isfinite(shares) else 1.0))))
+    axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes[2, 0].set(ylabel="defects found", ylim=(-0.03, 1.05))
+    axes[2, 0].yaxis.set_major_formatter(PercentFormatter(1.0))
+    handles: list[Line2D | Patch] = [Patch(color="#606060", alpha=0.25, label="quartiles of the defects found")]
+    if thresholds:
+        handles.insert(
+            0, Line2D([], [], color="black", linestyle="--", linewidth=1.2, label="the run's pixel threshold")
+        )
+    legend = figure.legend(
+        handles=handles, loc="outside upper left", ncols=2, frameon=False, fontsize=9, alignment="left"
+    )
+    legend.set_title("Size error against the threshold", {"size": 12})
+    return figure
+
+
+def _need(table: pd.DataFrame, column: str) -> None:
+    if column not in table:
+        raise ValueError(f"The table has no column {column!r}; it has {', '.join(map(str, table.columns))}.")
+    if table.empty:
+        raise ValueError("The table has no defect: there is nothing to show.")
+
+
+def _words(measure: str) -> str:
+    return measure.removesuffix("_px").replace("_", " ")
+
+
+def _axis_name(measure: str, table: pd.DataFrame) -> str:
+    unit = "px" if measure.endswith("_px") else str(table["unit"].iloc[0])
+    return f"{_words(measure)} ({unit}{'²' if measure.startswith('area') else ''})"
+
+
+def _is_shown(value: float) -> bool:
+    """Whether a minor mark of a logarithmic axis is 2 or 5 times a power of ten."""
+    return f"{value:.0e}"[0] in "25"
+
+
+def _ring(label: str) -> Line2D:
+    return Line2D(
+        [],
+        [],
+        marker="o",
+        markersize=10,
+        markerfacecolor="none",
+        markeredgecolor=VERMILLION,
+        markeredgewidth=2,
+        linestyle="",
+        label=label,
+    )
+
+
+def _name_subgroups(axis: object, names: Sequence[str] | None, n: int) -> None:
+    """Names under the points: of at most twelve, evenly spread."""
+    if names is not None and len(names) != n:
+        raise ValueError(f"names has {len(names)} entries for {n} points.")
+    shown = np.arange(0, n, math.ceil(n / 12))
+    texts = [str(place + 1) if names is None else shorten(names[place], 14) for place in shown]
+    turned = max(map(len, texts)) > 5
+    axis.set_xticks(shown, texts, rotation=35 if turned else 0, ha="right" if turned else "center")
+    axis.set_xlim(-0.7, n - 0.3)
