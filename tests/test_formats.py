@@ -291,6 +291,64 @@ def test_class_folders_of_png_photos(tmp_path):
     assert (table["label_index"] == 0).sum() == 2
 
 
+@pytest.mark.parametrize(("normal", "damaged"), [("intact", "damaged"), ("Undamaged", "Damaged")])
+def test_class_folders_of_intact_and_damaged(tmp_path, normal, damaged):
+    table = read_dataset(put(tmp_path, f"{normal}/1.jpg", f"{damaged}/1.jpg"))
+    assert table.attrs["layout"] == "classes"
+    assert rows(table, "defect_type") == {f"{normal}/1.jpg": ("good",), f"{damaged}/1.jpg": (damaged,)}
+
+
+def test_class_folders_of_any_names_are_read_when_told(tmp_path):
+    put(tmp_path, "bike_Whole/1.jpg", "bike_bent/1.jpg", "bike_torn/2.jpg")
+    with pytest.raises(LayoutError, match="no layout that is known"):
+        read_dataset(tmp_path)
+    with pytest.raises(LayoutError, match="say which it is with normal='FOLDER'"):
+        read_dataset(tmp_path, layout="classes")
+    for normal in ("whole", "bike_WHOLE"):
+        table = read_dataset(tmp_path, layout="classes", normal=normal)
+        assert rows(table, "label_index", "defect_type") == {
+            "bike_Whole/1.jpg": (0, "good"),
+            "bike_bent/1.jpg": (1, "bent"),
+            "bike_torn/2.jpg": (1, "torn"),
+        }
+    table = read_dataset(tmp_path, layout="classes", normal="")
+    assert table["label_index"].tolist() == [1, 1, 1] and table["defect_type"].tolist() == ["Whole", "bent", "torn"]
+    with pytest.raises(LayoutError, match=r"no class folder 'hole' \(normal=\); it has: Whole, bent, torn"):
+        read_dataset(tmp_path, layout="classes", normal="hole")
+
+
+@pytest.mark.parametrize(
+    ("photos", "normal", "words"),
+    [
+        (("ok/1.jpg", "bent/1.jpg"), "", "class folder 'ok', a name of normal photos, but normal=''"),
+        (("good/1.jpg", "whole/1.jpg"), "whole", "class folder 'good', a name of normal photos, but normal='whole'"),
+        (("train/a/1.jpg", "test/a/1.jpg"), "", r"folders of splits \(test, train\).*layout='plain'"),
+    ],
+)
+def test_class_folders_whose_names_say_otherwise(tmp_path, photos, normal, words):
+    with pytest.raises(LayoutError, match=words):
+        read_dataset(put(tmp_path, *photos), layout="classes", normal=normal)
+
+
+def test_class_folders_split_70_15_15(tmp_path):
+    put(tmp_path, *(f"intact/{i}.png" for i in range(200)), *(f"damaged/{i}.png" for i in range(100)))
+    # each share counts from what is left: 15 of the 85 % that test leaves
+    fractions = {"test_fraction": 0.15, "val_fraction": 0.15 / 0.85}
+    counts = split_counts(assign_splits(read_dataset(tmp_path), "supervised", **fractions))
+    assert counts["normal"].to_dict() == {"train": 140, "val": 30, "test": 30}
+    assert counts["damaged"].to_dict() == {"train": 70, "val": 15, "test": 15}
+    # photos of one part stay together
+    table = assign_splits(read_dataset(tmp_path, group=r"(\d)\.png$"), "supervised", **fractions)
+    assert table.groupby("group")["split"].nunique().tolist() == [1] * 10
+
+
+def test_class_folders_without_a_normal_class_split_70_15_15(tmp_path):
+    put(tmp_path, *(f"{kind}/{i}.png" for kind in ("bent", "torn") for i in range(20)))
+    counts = split_counts(assign_splits(read_dataset(tmp_path, layout="classes", normal=""), "supervised"))
+    assert counts["normal"].sum() == 0
+    assert counts["bent"].to_dict() == counts["torn"].to_dict() == {"train": 14, "val": 3, "test": 3}
+
+
 @pytest.mark.skipif(not MAGNETIC_TILE.is_dir(), reason="../shared/data/magnetic_tile is not there")
 def test_magnetic_tiles():
     table = read_dataset(MAGNETIC_TILE)
@@ -447,10 +505,10 @@ def test_missing_folder_names_what_is_there(tmp_path):
 
 def test_foreign_options_are_named(tmp_path):
     put(tmp_path, "good/1.png", "hole/3.png")
-    with pytest.raises(TypeError, match="class folders has no option category, root; it takes none"):
+    with pytest.raises(TypeError, match="class folders has no option category, root; it takes normal"):
         read_dataset(tmp_path, root=".", category="x")
-    with pytest.raises(ValueError, match="Unknown layout 'voc'; known are: table, visa, mvtec, plain, classes, coco"):
-        read_dataset(tmp_path, layout="voc")
+    with pytest.raises(ValueError, match="Unknown layout 'yolo'; known are: table, visa, mvtec, plain, classes, coco"):
+        read_dataset(tmp_path, layout="yolo")
     with pytest.raises(ValueError, match="pixel_size is 0"):
         read_dataset(tmp_path, pixel_size=0)
 

@@ -138,9 +138,9 @@ def read_coco(
     """Read a folder with COCO annotations; reached through `helpers.read_dataset`.
 
     A photo with annotations is abnormal, its defect type the names of its categories, sorted and joined by "+"; one
-    without is normal, and so is one whose only categories are called good, normal, ok or free. Photos that no file
-    lists are left out with a finding. Where the outline of an object is not known (boxes only), the photo has no mask.
-    The folders train, valid and test are the published split, if there is more than one. A photo may name its
+    without is normal, and so is one whose only categories are words for good photos (`NORMAL_NAMES`). Photos that no
+    file lists are left out with a finding. Where the outline of an object is not known (boxes only), the photo has no
+    mask. The folders train, valid and test are the published split, if there is more than one. A photo may name its
     ``group``; copies that Roboflow made of one photo (``NAME.rf.HASH.jpg``) share one.
 
     Args:

@@ -22,7 +22,7 @@ from helpers.data.samples import NORMAL, absolute_path, make_table, read_frame, 
 
 logger = logging.getLogger(__name__)
 
-NORMAL_NAMES = frozenset({"good", "normal", "ok", "free"})
+NORMAL_NAMES = frozenset({"good", "normal", "ok", "free", "intact", "undamaged"})
 """Folder and label names (lower case) that mean a normal photo."""
 
 MASK_ENDINGS = ("_mask", "", "_gt", "_ground_truth", "_label", "-mask", ".mask")
@@ -102,9 +102,12 @@ def read_dataset(
         name: name of the dataset; default: from dataset.json, else of the folder.
         pixel_size: mm a pixel; default: ``pixel_size_mm`` of dataset.json, else unknown.
         **options: of the layout: ``category`` (mvtec, plain, visa: which product of a data set with many), ``root``
-            (table: folder the paths are relative to; default: the folder of the file); those of coco, labelme and
-            image_mask are described at `helpers.data.coco.read_coco`, `helpers.data.labelme.read_labelme` and
-            `helpers.data.image_masks.read_image_masks`.
+            (table: folder the paths are relative to; default: the folder of the file), ``normal`` (classes: which
+            folder holds the normal photos, upper and lower case alike; "" where none does, and then every photo is
+            abnormal; with ``layout="classes"``, for such folders are not recognised); those of coco, labelme,
+            voc, image_mask and severstal are described at `helpers.data.coco.read_coco`,
+            `helpers.data.labelme.read_labelme`, `helpers.data.class_files.read_voc`,
+            `helpers.data.image_masks.read_image_masks` and `helpers.data.severstal.read_severstal`.
 
     Returns:
         The sample table. Its ``attrs`` also hold ``ignored`` and ``unused_masks``: up to 100 relative paths each of
@@ -365,8 +368,11 @@ def _read_visa(path: Path, category: str | None = None) -> Found:
 # ------------------------------------------------------------------------------------------------------- class folders
 
 
-def _class_folders(path: Path) -> list[tuple[str, Path]]:
-    """Class names and folders, a common prefix such as ``MT_`` taken off; the normal class is called "good"."""
+def _class_folders(path: Path, normal: str | None = None) -> list[tuple[str, Path]]:
+    """Class names and folders, a common prefix such as ``MT_`` taken off; the normal class is called "good".
+
+    ``normal`` is the folder of the normal class, with or without the prefix; None: the one of `NORMAL_NAMES`.
+    """
     folders = [entry for entry in folders_in(path) if images_in(_photo_folder(entry), [])]
     names = [folder.name for folder in folders]
     common = os.path.commonprefix(names) if len(names) > 1 else ""
@@ -374,7 +380,10 @@ def _class_folders(path: Path) -> list[tuple[str, Path]]:
     classes = []
     for folder in folders:
         name = folder.name.removeprefix(prefix) or folder.name
-        classes.append((NORMAL if name.lower() in NORMAL_NAMES else name, _photo_folder(folder)))
+        is_normal = name.lower() in NORMAL_NAMES
+        if normal is not None:
+            is_normal = normal.lower() in (name.lower(), folder.name.lower())
+        classes.append((NORMAL if is_normal else name, _photo_folder(folder)))
     return classes
 
 
@@ -392,14 +401,10 @@ def _detect_classes(path: Path) -> bool:
     return NORMAL in names and len(names) > 1
 
 
-def _read_classes(path: Path) -> Found:
+def _read_classes(path: Path, normal: str | None = None) -> Found:
     found = Found([], path, published_split=False, name=path.name)
-    classes = _class_folders(path) if path.is_dir() else []
-    if NORMAL not in [name for name, _ in classes]:
-        raise LayoutError(
-            f"{path} has no class folder for normal photos; name it {', '.join(sorted(NORMAL_NAMES))} "
-            f"(a common prefix is allowed).\n{tree(path)}"
-        )
+    classes = _class_folders(path, normal) if path.is_dir() else []
+    _require_normal_class(path, classes, normal)
     files = [(name, folder, images_in(folder, found.ignored)) for name, folder in classes]
     everything = {file for _, _, images in files for file in images}
     stems = {file.with_suffix("") for file in everything if file.suffix.lower() != ".png"}
@@ -432,6 +437,27 @@ def _read_classes(path: Path) -> Found:
             )
         found.unused_masks.extend(masks.unused())
     return found
+
+
+def _require_normal_class(path: Path, classes: list[tuple[str, Path]], normal: str | None) -> None:
+    names = [name for name, _ in classes]
+    if normal is None and NORMAL not in names:
+        raise LayoutError(
+            f"{path} has no class folder for normal photos; name it {', '.join(sorted(NORMAL_NAMES))} (a common prefix "
+            f"is allowed), say which it is with normal='FOLDER', or with normal='' that there is none.\n{tree(path)}"
+        )
+    if normal is None:
+        return
+    if normal and NORMAL not in names:
+        raise LayoutError(f"{path} has no class folder {normal!r} (normal=); it has: {', '.join(names) or 'none'}.")
+    if path.is_dir() and split_folders(path):
+        folders = ", ".join(folder.name for folder in split_folders(path).values())
+        raise LayoutError(f"{path} has folders of splits ({folders}), which are no classes; use layout='plain'.")
+    others = [name for name in names if name.lower() in NORMAL_NAMES]
+    if normal:
+        others.remove(NORMAL)
+    if others:
+        raise LayoutError(f"{path} has the class folder {others[0]!r}, a name of normal photos, but normal={normal!r}.")
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
@@ -531,6 +557,30 @@ def _read_image_masks(path: Path, **options: Any) -> Found:
     return read_image_masks(path, **options)
 
 
+def _detect_voc(path: Path) -> bool:
+    from helpers.data.class_files import has_voc
+
+    return has_voc(path)
+
+
+def _read_voc(path: Path, **options: Any) -> Found:
+    from helpers.data.class_files import read_voc
+
+    return read_voc(path, **options)
+
+
+def _detect_severstal(path: Path) -> bool:
+    from helpers.data.severstal import has_severstal
+
+    return has_severstal(path)
+
+
+def _read_severstal(path: Path, **options: Any) -> Found:
+    from helpers.data.severstal import read_severstal
+
+    return read_severstal(path, **options)
+
+
 # ------------------------------------------------------------------------------------------------------------- registry
 
 LAYOUTS: dict[str, Layout] = {
@@ -565,10 +615,11 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "classes": Layout(
         "class folders",
-        "MT_Free/Imgs/a.jpg        (normal: free, good, normal or ok)\n"
+        "MT_Free/Imgs/a.jpg        (normal: free, good, normal, ok, intact, undamaged; others: see normal=)\n"
         "MT_Crack/Imgs/b.jpg\nMT_Crack/Imgs/b.png       (mask, same name)",
         _detect_classes,
         _read_classes,
+        frozenset({"normal"}),
     ),
     "coco": Layout(
         "COCO layout",
@@ -584,6 +635,20 @@ LAYOUTS: dict[str, Layout] = {
         _detect_labelme,
         _read_labelme,
         frozenset({"line_width", "mask_cache"}),
+    ),
+    "voc": Layout(
+        "Pascal VOC layout",
+        "IMAGES/crazing_1.jpg and ANNOTATIONS/crazing_1.xml     (or JPEGImages; with or without train, val, test)",
+        _detect_voc,
+        _read_voc,
+        frozenset({"class_from", "boxes_as_masks", "mask_cache"}),
+    ),
+    "severstal": Layout(
+        "Severstal layout",
+        "train.csv                 columns ImageId_ClassId (or ImageId, ClassId), EncodedPixels\ntrain_images/a.jpg",
+        _detect_severstal,
+        _read_severstal,
+        frozenset({"image_dir", "mask_cache"}),
     ),
     "image_mask": Layout(
         "image and mask folders",

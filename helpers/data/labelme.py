@@ -54,9 +54,9 @@ def read_labelme(path: Path, *, line_width: float = LINE_WIDTH, mask_cache: str 
     """Read a folder of photos with labelme's files beside them; reached through `helpers.read_dataset`.
 
     A photo with shapes is abnormal, its defect type their labels, sorted and joined by "+"; one without shapes, or
-    without a file, is normal, and so is one whose labels all are good, normal, ok or free. Polygons, rectangles,
-    circles, lines and masks are drawn; points have no area and are left out with a finding. Folders train, valid and
-    test at the top are the published split, if there is more than one.
+    without a file, is normal, and so is one whose labels all are words for good photos (`NORMAL_NAMES`). Polygons,
+    rectangles, circles, lines and masks are drawn; points have no area and are left out with a finding. Folders train,
+    valid and test at the top are the published split, if there is more than one.
 
     Args:
         path: the folder.

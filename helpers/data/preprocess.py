@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from helpers.data.formats import NORMAL_NAMES
 from helpers.data.images import decode_image
 from helpers.files import write_whole_folder
 from helpers.progress import progress
@@ -37,7 +38,6 @@ _SAVE_OPTIONS: dict[str, dict[str, object]] = {
     "webp": {"format": "WEBP", "lossless": True},
 }
 _NORMAL = "good"
-_NAMES_OF_NORMALS = frozenset({"good", "normal", "ok", "free"})  # a defect type of this name would be read as normal
 _MAX_LISTED = 20
 _PIXEL_SIZE_TOLERANCE = 0.005
 
@@ -311,7 +311,7 @@ def _folder_names(types: Sequence[str]) -> dict[str, str]:
     taken: set[str] = set()
     for defect_type in types:
         name = _clean(defect_type)
-        if name.lower() in _NAMES_OF_NORMALS:
+        if name.lower() in NORMAL_NAMES:  # a defect type of this name would be read as normal
             name = f"defect_{name}"
         unique, number = name, 2
         while unique.lower() in taken:

@@ -312,7 +312,8 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 # --------------------------------------------------------------------------------------------------------- command line
 
 
-def _option(text: str) -> tuple[str, Any]:
+def dataset_option(text: str) -> tuple[str, Any]:
+    """Name and value of an option of ``helpers.read_dataset`` as a command line gives it, ``NAME=VALUE``."""
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
@@ -330,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--layout", help="layout of the dataset (default: recognised)")
     parser.add_argument(
         "--option",
-        type=_option,
+        type=dataset_option,
         action="append",
         default=[],
         metavar="NAME=VALUE",

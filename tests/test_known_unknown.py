@@ -1,0 +1,122 @@
+"""Known and unknown classes: the files, and that unknown photos are in test alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from helpers.data.known_unknown import ClassSplit, open_set_table, read_split, rotating_splits
+from helpers.data.samples import make_table, relative_path, split_counts
+
+FILES = sorted((REPOSITORY / "notebooks" / "params" / "open_set").glob("neu_*.yml"))
+CLASSES = ("crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches")
+
+
+def photos(n_normal: int = 0, groups: int = 1):
+    """40 photos of each class of NEU; ``groups`` photos share a group."""
+    rows = [
+        {"image_path": f"{kind}_{i}.png", "label_index": 1, "defect_type": kind, "group": f"{kind}{i // groups}"}
+        for kind in CLASSES
+        for i in range(40)
+    ]
+    rows += [{"image_path": f"good_{i}.png", "label_index": 0} for i in range(n_normal)]
+    return make_table(rows, root="/data", layout="voc", name="neu_det", published_split=False)
+
+
+def test_over_the_three_files_every_class_is_unknown_once():
+    splits = [read_split(file) for file in FILES]
+    assert [split.name for split in splits] == ["A", "B", "C"]
+    assert sorted(name for split in splits for name in split.unknown) == sorted(CLASSES)
+    for split in splits:
+        assert sorted(split.known + split.unknown) == sorted(CLASSES)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_unknown_classes_are_in_test_alone(file):
+    split = read_split(file)
+    table = open_set_table(photos(), split)
+    counts = split_counts(table)
+    for name in split.unknown:
+        assert counts[name].tolist() == [0, 0, 40]
+    for name in split.known:
+        assert counts[name].tolist() == [28, 6, 6]
+    assert table.attrs["class_split"] == split.name and table.attrs["known_types"] == list(split.known)
+    assert table.attrs["unseen_types"] == list(split.unknown)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_where_a_known_photo_goes_does_not_depend_on_what_is_unknown(groups):
+    table = photos(n_normal=100, groups=groups)
+    places = {}
+    for file in FILES:
+        split = read_split(file)
+        result = open_set_table(table, split, seed=3)
+        for path, kind, place in zip(relative_path(result), result["defect_type"], result["split"], strict=True):
+            if kind not in split.unknown:
+                assert places.setdefault(path, place) == place
+    assert set(places.values()) == {"train", "val", "test"} and len(places) == len(table)
+
+
+def test_normal_photos_are_split_alike():
+    counts = split_counts(open_set_table(photos(n_normal=200), read_split(FILES[0])))
+    assert counts["normal"].tolist() == [140, 30, 30]
+
+
+def test_a_misspelt_class_is_named_with_those_there_are():
+    split = ClassSplit("X", ("crazing", "inclusion", "patches", "pitted", "scratches"), ("rolled-in_scale",))
+    with pytest.raises(
+        ValueError, match=r"neu_det has no class 'pitted'; it has: crazing, .*pitted_surface.*scratches"
+    ):
+        open_set_table(photos(), split)
+
+
+def test_every_class_has_to_be_said():
+    split = ClassSplit("X", ("crazing", "inclusion"), ("scratches",))
+    with pytest.raises(ValueError, match="does not say whether patches, pitted_surface, rolled-in_scale is known"):
+        open_set_table(photos(), split)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("known: [a, b]\nunknown: [b]", "names b twice"),
+        ("known: [a, a]\nunknown: [b]", "names a twice"),
+        ("known: [a]\nunknown: [b]", r"known has 1 class\(es\); name 2 or more"),
+        ("known: [a, b]\nunknown: []", r"unknown has 0 class\(es\); name 1 or more"),
+        ("known: [a, good]\nunknown: [b]", "names good; normal photos are no class"),
+        ("known: [a, 2]\nunknown: [b]", r"known is \['a', 2\]; give a list of names"),
+        ("known: a\nunknown: [b]", "known is 'a'; give a list of names"),
+        ("known: [a, b]", "needs the fields name, dataset, known, unknown and no others; it has name, dataset, known"),
+        ("known: [a, b]\nunknown: [c]\nseed: 1", "no others; it has .*seed"),
+        ("known: [a, b", "not valid YAML"),
+    ],
+)
+def test_files_that_make_no_split(tmp_path, text, words):
+    file = tmp_path / "x.yml"
+    file.write_text(f"name: X\ndataset: neu_det\n{text}\n")
+    with pytest.raises(ValueError, match=words) as caught:
+        read_split(file)
+    assert str(file) in str(caught.value)
+
+
+def test_a_missing_file():
+    with pytest.raises(FileNotFoundError, match="no file nowhere.yml"):
+        read_split(Path("nowhere.yml"))
+
+
+def test_rotating_splits_make_every_class_unknown_once():
+    splits = rotating_splits(["d", "a", "good", "c", "b", "e"], 2, "x")
+    assert [(split.name, split.known, split.unknown) for split in splits] == [
+        ("A", ("b", "d"), ("a", "c", "e")),
+        ("B", ("a", "c", "e"), ("b", "d")),
+    ]
+    three = rotating_splits(["a", "b", "c"], 3)
+    assert [split.unknown for split in three] == [("a",), ("b",), ("c",)]
+
+
+@pytest.mark.parametrize(("classes", "n"), [(["a", "b", "c"], 2), (["a", "b"], 2), (["a", "b", "c"], 1), (["a"], 4)])
+def test_splits_that_leave_fewer_than_two_known_classes_are_refused(classes, n):
+    with pytest.raises(ValueError, match="N_SPLITS"):
+        rotating_splits(classes, n)
