@@ -110,7 +110,7 @@ def find_runs(folder: Path, table: pd.DataFrame) -> list[Run]:
     runs = [Run.load(file.parent) for file in sorted(folder.glob(f"[!.]*/{RUN_FILE}"))]
     if not runs:
         raise MissingRunError(
-            f"No finished run in {folder}. Run notebook 02_train_patchcore (or another 02 to 05) first."
+            f"No finished run in {folder}. Run notebook 02_train_patchcore (or another of 02 to 05) first."
         )
     stale = [run.name for run in runs if run.info["samples"] != fingerprint(table)]
     if stale:
@@ -252,6 +252,11 @@ class Run:
         return self.info["parameters"]["scheme"]
 
     @property
+    def has_maps(self) -> bool:
+        """Whether there are anomaly maps; a classifier has none."""
+        return (self.folder / "maps_test.npy").is_file()
+
+    @property
     def thresholds(self) -> dict[str, Threshold]:
         """Stored thresholds by name: ``image`` and ``pixel``, and ``image_best_f1`` where val held defects."""
         return {name: Threshold.from_dict(fields) for name, fields in self.info.get("thresholds", {}).items()}
@@ -310,7 +315,7 @@ class Run:
             engine.trainer.save_checkpoint(self.folder / "model.ckpt")
         else:
             self._fit_epochs(model, data, device, epochs, clock, (monitor, mode, patience), keep_last, trainer)
-        self._timings["fit_seconds"] = clock.seconds
+        self.note_time("fit_seconds", clock.seconds)
         write_table(self.table, self.folder / "samples.csv")
         parts = []
         for split in (*(["train"] if predict_train else []), "val", "test"):
@@ -320,7 +325,7 @@ class Run:
                     model, data, split, self.folder, device, maps_file, area_threshold, refine
                 )
                 parts.append(predictions)
-                self._timings["ms_per_image"] = 1000 * seconds / len(predictions)
+                self.note_time("ms_per_image", 1000 * seconds / len(predictions))
         predictions = pd.concat(parts, ignore_index=True)
         predictions["image_path"] = _relative_to(predictions["image_path"], self.table)
         predictions.to_csv(self.folder / "predictions.csv", index=False, float_format="%.9g")
@@ -357,12 +362,24 @@ class Run:
             engine.trainer.save_checkpoint(self.folder / "model_last.ckpt", weights_only=True)
         self.info["epochs"] = {"trained": engine.trainer.current_epoch} | load_best(model, savers)
         engine.trainer.save_checkpoint(self.folder / "model.ckpt", weights_only=True)
+        self.collect_history(logs / "csv")
+        shutil.rmtree(checkpoints, ignore_errors=True)  # none there where val was never looked at
+
+    def collect_history(self, logged: Path) -> None:
+        """Write ``history.csv`` from what Lightning's CSV logger left, and remove the logger's files.
+
+        Args:
+            logged: the logger's folder.
+        """
         # Each start of an interrupted training wrote a file of its own; what a later one says of an epoch counts.
-        files = sorted((logs / "csv").glob("version_*/metrics.csv"), key=lambda file: file.stat().st_mtime)
+        files = sorted(logged.glob("version_*/metrics.csv"), key=lambda file: file.stat().st_mtime)
         rows = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
         write_csv(rows.groupby("epoch", as_index=False).last(), self.folder / "history.csv")
-        shutil.rmtree(logs / "csv")
-        shutil.rmtree(checkpoints, ignore_errors=True)  # none there where val was never looked at
+        shutil.rmtree(logged)
+
+    def note_time(self, name: str, value: float) -> None:
+        """Note a timing for ``run.json``, such as ``fit_seconds``."""
+        self._timings[name] = value
 
     def history(self) -> pd.DataFrame:
         """One row an epoch (column ``epoch``, from 0): what training logged, losses among it."""
@@ -471,6 +488,7 @@ class Run:
                 "python": platform.python_version(),
             },
             "versions": installed_versions(),
+            "files": {file.name: file_sha256(file) for file in [self.folder / "model.ckpt"] if file.is_file()},
             **extra,
         }
         (self.folder / DRAFT_FILE).unlink(missing_ok=True)
@@ -513,6 +531,12 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 def _relative_to(paths: pd.Series, table: pd.DataFrame) -> list[str]:
     names = dict(zip(table["image_path"], relative_path(table), strict=True))
     return [names[path] for path in paths]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _counts(table: pd.DataFrame) -> dict[str, int]:

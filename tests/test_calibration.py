@@ -175,6 +175,33 @@ def test_description_states_promise_and_interval():
     assert "no defect pixel" in describe(conformal_threshold(np.arange(39.0), kind="pixel"))
 
 
+def test_known_photos_are_called_known():
+    threshold = conformal_threshold(np.arange(39.0), population="known")
+    assert threshold.value == conformal_threshold(np.arange(39.0)).value
+    assert threshold.origin == "95 % of held-out known photos accepted"
+    assert "called unknown above 37" in describe(threshold)
+    assert "95 % of new known photos are accepted" in describe(threshold)
+    five = conformal_threshold(np.arange(5.0), population="known")
+    assert "5 held-out known photos cannot promise 95 %" in five.warning
+    assert "83.3 % of known photos" in five.warning  # 5 / 6
+    assert "normal" not in describe(threshold) + describe(five) + five.origin
+    with pytest.raises(ValueError, match="known photo"):
+        conformal_threshold([], population="known")
+    with pytest.raises(ValueError, match="population"):
+        conformal_threshold([0.5], population="strange")
+
+
+def test_a_confidence_is_accepted_from_the_threshold_on():
+    confidences = np.random.default_rng(0).permutation(np.arange(1, 40))
+    threshold = conformal_threshold(confidences, population="known", below=True)
+    assert threshold.value == 2  # k = 38 of n = 39: the 38th largest
+    assert (confidences >= threshold.value).sum() == 38
+    assert "called unknown below 2" in describe(threshold)
+    assert Threshold.from_dict(json.loads(json.dumps(threshold.to_dict()))) == threshold
+    few = conformal_threshold([0.7, 0.9], below=True)
+    assert (few.value, few.origin) == (0.7, "lowest of 2 held-out normal photos (too few for 95 %)")
+
+
 def test_percent():
     assert percent(0.95) == "95 %"
     assert percent(0.975) == "97.5 %"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -329,6 +330,11 @@ def test_thresholds_come_back_as_they_were(run):
         "image": conformal_threshold(normal["score"], 0.75),
         "pixel": conformal_threshold(normal["map_max"], 0.75, kind="pixel"),
     }
+
+
+def test_run_says_which_checkpoint_it_ended_with(run):
+    found = hashlib.sha256((run.folder / "model.ckpt").read_bytes()).hexdigest()
+    assert run.info["files"] == {"model.ckpt": found}
 
 
 def test_everything_is_found_where_the_artifacts_are_moved_to(folder, run):

@@ -15,6 +15,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 Kind = Literal["image", "pixel"]
+Population = Literal["normal", "known"]
+
+_REJECTED = {"normal": "abnormal", "known": "unknown"}  # what a photo that is not accepted is called
 
 _INTERVAL_LEVEL = 0.90
 
@@ -24,11 +27,11 @@ class Threshold:
     """A number with its origin and with what it can promise.
 
     Attributes:
-        value: Abnormal is a score strictly above it, in the detector's raw score units.
+        value: Abnormal is a score strictly above it, in the detector's raw score units (with ``below`` strictly under).
         origin: Where it comes from, in words.
         kind: "image" (compared with a photo's score) or "pixel" (compared with every pixel of an anomaly map).
         accept: Share of normal photos asked to be accepted, in (0, 1); None for a threshold that asks for no share.
-        n_normal: Normal photos it was set on.
+        n_normal: Normal photos it was set on; for ``population`` "known" photos of known classes.
         n_abnormal: Labelled defect photos it was set on (0 for conformal thresholds).
         rank: The value is the rank-th smallest of the n_normal scores; None when it is no order statistic.
         guaranteed: Lower bound on the share of new normal photos accepted, in expectation: rank / (n_normal + 1).
@@ -36,6 +39,9 @@ class Threshold:
         interval_low: Lower end of the central 90 % interval of the true acceptance rate; None likewise.
         interval_high: Upper end.
         warning: What it cannot promise, and what would mend that; "" when all is well.
+        population: Whose photos are accepted: "normal" ones, or those of "known" classes (open-set recognition), where
+            what is not accepted is called unknown.
+        below: The rule is turned round, as for a confidence: accepted is a value of at least ``value``.
     """
 
     value: float
@@ -49,6 +55,8 @@ class Threshold:
     interval_low: float | None = None
     interval_high: float | None = None
     warning: str = ""
+    population: Population = "normal"
+    below: bool = False
 
     def __float__(self) -> float:
         return self.value
@@ -70,7 +78,14 @@ class Threshold:
         return cls(**{name: fields[name] for name in cls.__dataclass_fields__ if name in fields})
 
 
-def conformal_threshold(scores: ArrayLike, accept: float = 0.95, kind: Kind = "image") -> Threshold:
+def conformal_threshold(
+    scores: ArrayLike,
+    accept: float = 0.95,
+    kind: Kind = "image",
+    *,
+    population: Population = "normal",
+    below: bool = False,
+) -> Threshold:
     """Sets a threshold that accepts a share of normal photos, by the split-conformal rank.
 
     The threshold is the k-th smallest of n held-out normal scores, k = ceil((n + 1) * accept). If a new normal
@@ -88,34 +103,41 @@ def conformal_threshold(scores: ArrayLike, accept: float = 0.95, kind: Kind = "i
             ``accept`` of normal photos shows no defect pixel.
         accept: Share of normal photos to accept, in (0, 1).
         kind: "image" or "pixel"; says what the threshold is compared with.
+        population: Whose photos the scores are of, "normal" or "known" (of known classes): the word in origin and
+            warning. Read it for "normal" above.
+        below: Accept at and above the threshold instead, for a confidence: the k-th largest of the scores is taken.
 
     Raises:
         ValueError: Naming the parameter at fault.
     """
     if kind not in ("image", "pixel"):
         raise ValueError(f"kind must be 'image' or 'pixel', got {kind!r}.")
+    if population not in _REJECTED:
+        raise ValueError(f"population must be 'normal' or 'known', got {population!r}.")
     if not 0.0 < accept < 1.0:
         raise ValueError(f"accept must lie between 0 and 1 (both excluded), got {accept}.")
     ordered = np.sort(_finite_vector(scores, "scores"))
+    ordered = ordered[::-1] if below else ordered
     n = ordered.size
     if n == 0:
-        raise ValueError("scores is empty: hold out at least one normal photo (val) to set a threshold on.")
+        raise ValueError(f"scores is empty: hold out at least one {population} photo (val) to set a threshold on.")
 
     wanted = _ceil((n + 1) * accept)
     rank = min(wanted, n)
     low, high = acceptance_interval(rank, n)
     share = percent(accept)
     if kind == "image":
-        origin = f"{share} of held-out normal photos accepted"
+        origin = f"{share} of held-out {population} photos accepted"
     else:
-        origin = f"no defect pixel on {share} of held-out normal photos"
+        origin = f"no defect pixel on {share} of held-out {population} photos"
     warning = ""
     if wanted > n:
         needed = photos_needed(accept)
-        origin = f"highest of {n} held-out normal photo{'' if n == 1 else 's'} (too few for {share})"
+        photos = f"{n} held-out {population} photo{'' if n == 1 else 's'}"
+        origin = f"{'lowest' if below else 'highest'} of {photos} (too few for {share})"
         warning = (
-            f"{n} held-out normal photo{'' if n == 1 else 's'} cannot promise {share}: in expectation at least "
-            f"{percent(n / (n + 1))} of normal photos are accepted. Hold out at least {needed} for {share}."
+            f"{photos} cannot promise {share}: in expectation at least {percent(n / (n + 1))} of {population} photos "
+            f"are accepted. Hold out at least {needed} for {share}."
         )
     return Threshold(
         value=float(ordered[rank - 1]),
@@ -128,6 +150,8 @@ def conformal_threshold(scores: ArrayLike, accept: float = 0.95, kind: Kind = "i
         interval_low=low,
         interval_high=high,
         warning=warning,
+        population=population,
+        below=below,
     )
 
 
@@ -265,7 +289,8 @@ def photos_needed(accept: float) -> int:
 def describe(threshold: Threshold) -> str:
     """Says in one to three plain sentences where a threshold comes from and what it promises."""
     if threshold.kind == "image":
-        rule, accepted = "A photo is called abnormal above", "are accepted"
+        side = "below" if threshold.below else "above"
+        rule, accepted = f"A photo is called {_REJECTED[threshold.population]} {side}", "are accepted"
     else:
         rule, accepted = "A pixel is called defect above", "show no defect pixel"
     text = f"{rule} {threshold.value:.4g} ({threshold.origin}"
@@ -275,7 +300,8 @@ def describe(threshold: Threshold) -> str:
     if threshold.warning:
         text += f"{threshold.warning} With"
     else:
-        text += f"In expectation at least {percent(threshold.guaranteed)} of new normal photos {accepted}; with"
+        promised = f"{percent(threshold.guaranteed)} of new {threshold.population} photos"
+        text += f"In expectation at least {promised} {accepted}; with"
     assert threshold.interval_low is not None and threshold.interval_high is not None  # set with `guaranteed`
     low, high = percent(threshold.interval_low), percent(threshold.interval_high)
     return f"{text} 90 % probability the true rate lies between {low} and {high}."

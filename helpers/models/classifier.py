@@ -1,0 +1,280 @@
+"""Classifiers on timm: intact or damaged, or which of the known defects a photo shows.
+
+One network for both: a backbone that :mod:`helpers.models.backbones` resolves, dropout, a hidden layer (its output is
+the embedding that open-set recognition works on), dropout, logits. Losses: cross-entropy, or focal loss (Lin et al.
+2017, "Focal loss for dense object detection"); with label smoothing (Szegedy et al. 2016, "Rethinking the Inception
+architecture", section 7) and mixup (Zhang et al. 2018, "mixup: beyond empirical risk minimization").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+from anomalib import LearningType
+from lightning import LightningModule
+from sklearn.metrics import f1_score
+from timm.data.mixup import Mixup, mixup_target
+from torch import nn
+
+import helpers.models.builtin  # noqa: F401  (registers its architecture with timm)
+from helpers.data.samples import NORMAL
+from helpers.models.catalog import bare_backbone, model_args
+from helpers.models.segmentation import rate_factor
+
+if TYPE_CHECKING:
+    from helpers.models.backbones import Backbone
+
+LOSSES = ("cross_entropy", "focal")
+FOCAL_GAMMA = 2.0
+
+
+def soft_target_loss(logits: torch.Tensor, targets: torch.Tensor, gamma: float = 0.0) -> torch.Tensor:
+    """Cross-entropy or focal loss between logits and the shares of the classes; the mean over the photos, a scalar.
+
+    With ``p`` the softmax of a photo's logits and ``y`` its target, the loss of the photo is
+
+        -sum over classes c of  y_c (1 - p_c)^gamma log(p_c)
+
+    For gamma = 0 this is cross-entropy; for a target that is one class alone it is the focal loss of Lin et al. 2017
+    (their equation 4). Smoothed labels and mixed photos have a share of several classes: each class's term is then
+    weighted by that share.
+
+    Args:
+        logits: (B, C) float.
+        targets: (B, C) float, each row sums to 1.
+        gamma: 0 or more; the larger, the less do photos count that the network is sure of.
+    """
+    log_p = logits.float().log_softmax(dim=1)  # half precision cannot hold it
+    return -(targets * (1 - log_p.exp()) ** gamma * log_p).sum(dim=1).mean()
+
+
+class Classifier(LightningModule):
+    """A backbone with a hidden layer and logits on top, and how it is trained.
+
+    Its hyperparameters are plain data and enough to rebuild it, so that :func:`load_classifier` needs neither
+    pretrained weights nor a network.
+
+    Batches are pairs of photos (B, 3, H, W), float32 in [0, 1], and class indices (B,), int64. Logged each epoch:
+    ``train_loss``; ``val_loss`` (the same loss without smoothing and mixup), ``val_accuracy`` and ``val_f1`` (macro:
+    the mean over the classes that val holds).
+
+    AdamW (Loshchilov & Hutter 2019); the learning rate rises over the first 5 % of the steps and falls along a cosine
+    to zero at the last.
+
+    Args:
+        architecture: timm architecture of the backbone (``Backbone.architecture``).
+        mean: per-channel mean that photos in [0, 1] are normalised with.
+        std: per-channel standard deviation, likewise.
+        classes: names, in the order of the logits; two or more.
+        hidden: width of the embedding.
+        dropout: share of values dropped before the hidden layer and before the logits, in [0, 1).
+        loss: ``cross_entropy``, or ``focal`` with gamma 2; see :func:`soft_target_loss`.
+        label_smoothing: share of each training target that is spread over all classes, in [0, 1).
+        mixup: alpha of mixup, pairs within a batch and one share a batch, drawn from Beta(alpha, alpha); 0: none.
+        learning_rate: the highest one, of the new layers.
+        backbone_lr_factor: the backbone's learning rate as a multiple of that.
+        freeze_norm: leave the backbone's batch normalisation at the mean and variance that its weights came with.
+            Photos of one product are alike: by the statistics of a small batch they lose what tells them apart.
+            False for a backbone without weights.
+        weight_decay: of AdamW.
+        model_args: of the backbone, from :func:`helpers.models.catalog.model_args`.
+        network: normalised photos (B, 3, H, W) to features (B, D) or (B, D, h, w), with an attribute ``num_features``
+            = D; None builds the backbone, without pretrained weights.
+
+    Raises:
+        ValueError: for a parameter outside its range.
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+        classes: Sequence[str],
+        hidden: int = 256,
+        dropout: float = 0.3,
+        loss: str = "cross_entropy",
+        label_smoothing: float = 0.1,
+        mixup: float = 0.0,
+        learning_rate: float = 1e-3,
+        backbone_lr_factor: float = 0.1,
+        freeze_norm: bool = True,
+        weight_decay: float = 1e-2,
+        model_args: dict[str, Any] | None = None,
+        network: nn.Module | None = None,
+    ) -> None:
+        if loss not in LOSSES:
+            raise ValueError(f"Unknown loss {loss!r}; known: {', '.join(LOSSES)}.")
+        if len(classes) < 2 or len(set(classes)) < len(classes):
+            raise ValueError(f"classes must be two or more different names, got {list(classes)}.")
+        for name, value in (("dropout", dropout), ("label_smoothing", label_smoothing)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must be 0 or more and below 1, got {value}.")
+        for name, value in (("mixup", mixup), ("weight_decay", weight_decay)):
+            if value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}.")
+        positive = {"hidden": hidden, "learning_rate": learning_rate, "backbone_lr_factor": backbone_lr_factor}
+        for name, value in positive.items():
+            if value <= 0:
+                raise ValueError(f"{name} must be above 0, got {value}.")
+        super().__init__()
+        mean, std, classes = list(mean), list(std), list(classes)  # checkpoints hold plain data only
+        self.save_hyperparameters(ignore=["network"])
+        if network is None:
+            with bare_backbone(architecture, model_args or {}) as bare:
+                network = timm.create_model(bare, pretrained=False, num_classes=0)
+        self.backbone = network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+        # some networks widen their features after pooling
+        width = getattr(network, "head_hidden_size", None) or network.num_features
+        self.hidden = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, hidden), nn.ReLU())
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(hidden, len(classes))
+        self.register_buffer("_mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self._mixup = Mixup(mixup, label_smoothing=label_smoothing, num_classes=len(classes)) if mixup else None
+        self._outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.train()  # Lightning takes the modes as it finds them
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return tuple(self.hparams.classes)
+
+    @property
+    def normal_class(self) -> str | None:
+        """The class of photos without a defect, ``good``, or None where it knows defects only."""
+        return NORMAL if NORMAL in self.classes else None
+
+    @property
+    def learning_type(self) -> LearningType:
+        """What anomalib's checkpoint callback asks for; it has no word for supervised models."""
+        return LearningType.ONE_CLASS
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Training or evaluation mode; frozen batch normalisation stays in the latter."""
+        super().train(mode)
+        if self.hparams.freeze_norm:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Embeddings (B, ``hidden``), 0 or more, of photos (B, 3, H, W) in [0, 1] at the network's size."""
+        features = self.backbone((images - self._mean) / self._std)
+        if features.ndim == 4:  # the built-in network leaves the pooling to others
+            features = features.mean(dim=(2, 3))
+        return self.hidden(features)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (B, C) of photos (B, 3, H, W), float32 in [0, 1], at the network's size."""
+        return self.head(self.dropout(self.embed(images)))
+
+    def mix(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A training batch after mixup and label smoothing: photos, and the shares of the classes (B, C), float32.
+
+        Photo i is mixed with photo B - 1 - i; where B is odd, the last one stays as it is.
+        """
+        n_classes, smoothing = len(self.classes), self.hparams.label_smoothing
+        n_mixed = len(images) // 2 * 2 if self._mixup else 0
+        shares = mixup_target(labels[n_mixed:], n_classes, 1.0, smoothing)
+        if not n_mixed:
+            return images, shares
+        mixed, mixed_shares = self._mixup(images[:n_mixed].clone(), labels[:n_mixed])
+        return torch.cat([mixed, images[n_mixed:]]), torch.cat([mixed_shares, shares])
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """Loss of one batch; ``train_loss`` is its mean over the epoch."""
+        images, targets = self.mix(*batch)
+        loss = soft_target_loss(self(images), targets, self._gamma)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(images))
+        return loss
+
+    @property
+    def _gamma(self) -> float:
+        return FOCAL_GAMMA if self.hparams.loss == "focal" else 0.0
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last epoch's logits."""
+        self._outputs.clear()
+
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
+        """Keep the logits of one batch."""
+        images, labels = batch
+        self._outputs.append((self(images).float().cpu(), labels.cpu()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss, accuracy and macro F1 over all photos of val."""
+        logits, labels = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
+        predicted = logits.argmax(dim=1)
+        f1 = f1_score(labels, predicted, labels=labels.unique(), average="macro", zero_division=0.0)
+        loss = soft_target_loss(logits, mixup_target(labels, len(self.classes)), self._gamma)
+        self.log_dict({"val_loss": loss, "val_accuracy": (predicted == labels).float().mean()})
+        self.log("val_f1", torch.tensor(f1, dtype=torch.float32), prog_bar=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with two learning rates, and the schedule by steps.
+
+        Raises:
+            ValueError: if the trainer does not know how long it will train.
+        """
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise ValueError("The learning rate falls until the last step: give the trainer max_epochs or max_steps.")
+        rate = self.hparams.learning_rate
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": [*self.hidden.parameters(), *self.head.parameters()]},
+                {"params": list(self.backbone.parameters()), "lr": self.hparams.backbone_lr_factor * rate},
+            ],
+            lr=rate,
+            weight_decay=self.hparams.weight_decay,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, int(steps)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def build_classifier(backbone: Backbone, classes: Sequence[str], **parameters: Any) -> Classifier:
+    """An untrained classifier on a backbone with its weights (or none, if it is untrained).
+
+    Args:
+        backbone: from :func:`helpers.models.backbones.resolve_backbone`; its layers play no part here.
+        classes: names, in the order of the logits.
+        **parameters: the further ones of :class:`Classifier`.
+    """
+    network = timm.create_model(backbone.name, pretrained=backbone.pretrained, num_classes=0)
+    options = {"model_args": model_args(backbone.name), "network": network, **parameters}
+    return Classifier(backbone.architecture, backbone.mean, backbone.std, classes, **options)
+
+
+def load_classifier(checkpoint: str | Path, architecture: str | None = None, device: str = "cpu") -> Classifier:
+    """Rebuild a trained classifier, without asking for any pretrained weights.
+
+    The checkpoint is read with ``weights_only=True``: tensors and plain data, no code.
+
+    Args:
+        checkpoint: a run's folder, or a file that :func:`helpers.inference.classification.train_classifier` wrote.
+        architecture: timm architecture of the backbone as ``run.json`` records it; another one is refused. None: the
+            checkpoint's.
+        device: ``cpu``, ``cuda:N`` or ``mps``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no classifier, or one on another architecture.
+    """
+    file = Path(checkpoint)
+    file = file / "model.ckpt" if file.is_dir() else file
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not there; train the classifier with notebook 05_train_classifiers.")
+    stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters", {})
+    if "classes" not in stored:
+        raise ValueError(f"{file} holds no classifier; it was written by another model.")
+    if architecture not in (None, stored["architecture"]):
+        raise ValueError(f"{file} holds a classifier on {stored['architecture']}, not on {architecture}.")
+    model = Classifier.load_from_checkpoint(file, map_location=device, weights_only=True)
+    return model.eval().to(device)

@@ -1,0 +1,485 @@
+"""The classifier: its loss, mixup, sampling and data by hand; whole trainings on drawn photos."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import f1_score
+from torch import nn
+
+from helpers.analysis.calibration import conformal_threshold
+from helpers.data.images import ImageReadError, read_image
+from helpers.data.samples import make_table
+from helpers.inference.classification import (
+    BalancedSampler,
+    ClassPhotos,
+    abnormal_scores,
+    classifier_thresholds,
+    photo_classes,
+    predict_classes,
+    train_classifier,
+)
+from helpers.models.backbones import resolve_backbone
+from helpers.models.classifier import Classifier, build_classifier, load_classifier, soft_target_loss
+from helpers.models.patchcore import make_pre_processor
+from helpers.runs import Run
+
+SIZE = 64
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+SPLIT_OF = ["train"] * 6 + ["val"] * 3 + ["test"] * 3
+QUICK = {
+    "image_size": SIZE,
+    "epochs": 8,
+    "batch_size": 8,
+    "predict_batch_size": 8,
+    "learning_rate": 3e-3,
+    "hidden": 16,
+    "augmentation": {"rotation": 0, "scale": 0, "blur": False},
+    "device": "cpu",
+}
+
+
+def draw(kind: str, rng: np.random.Generator) -> np.ndarray:
+    """Grey noise; with a bright square, or with dark stripes."""
+    photo = rng.normal(110, 10, (56, 72, 3))
+    if kind == "square":
+        top, left = rng.integers(4, 28), rng.integers(4, 40)
+        photo[top : top + 20, left : left + 20] += 110
+    elif kind == "stripes":
+        photo[:, rng.integers(0, 4) :: 4] -= 90
+    return np.clip(photo, 0, 255).astype(np.uint8)
+
+
+def draw_table(folder: Path, kinds: tuple[str, ...], n: int = 12) -> pd.DataFrame:
+    """``n`` photos a kind: half of them train, a quarter val, a quarter test."""
+    rng, rows = np.random.default_rng(0), []
+    for kind in kinds:
+        for number in range(n):
+            file = folder / kind / f"{number:02d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw(kind, rng)).save(file)
+            split = SPLIT_OF[number % len(SPLIT_OF)]
+            rows.append({"image_path": f"{kind}/{file.name}", "label_index": int(kind != "good"), "split": split})
+            rows[-1]["defect_type"] = kind
+    return make_table(rows, root=folder, layout="classes", name="shapes", published_split=True)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return resolve_backbone("builtin:")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> pd.DataFrame:
+    return draw_table(tmp_path_factory.mktemp("shapes"), ("good", "square", "stripes"), n=24)
+
+
+@pytest.fixture(scope="module")
+def draft(tmp_path_factory, table, backbone) -> Run:
+    return train_classifier(tmp_path_factory.mktemp("runs"), table, backbone, **QUICK)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> pd.DataFrame:
+    """Ten photos of two kinds."""
+    whole = draw_table(tmp_path_factory.mktemp("small"), ("good", "square"), n=12)
+    kept = whole.groupby(["defect_type", "split"]).head(3).reset_index(drop=True)
+    kept.attrs = whole.attrs
+    return kept
+
+
+def tiny(classes: tuple[str, ...] = ("good", "square"), **parameters) -> Classifier:
+    """A classifier on one convolution: nothing to load."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU())
+    network.num_features = 4
+    torch.manual_seed(0)
+    return Classifier("none", MEAN, STD, classes, network=network, **{"hidden": 8, **parameters})
+
+
+# ---------------------------------------------------------------------------------------------------------------- loss
+
+
+def test_focal_loss_by_hand():
+    logits = torch.log(torch.tensor([[0.9, 0.1], [0.25, 0.75]]))
+    hard = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    # by the paper: (1 - p)^2 * -log(p) of the true class
+    expected = (0.1**2 * -np.log(0.9) + 0.75**2 * -np.log(0.25)) / 2
+    assert soft_target_loss(logits, hard, gamma=2.0).item() == pytest.approx(expected, rel=1e-5)
+    soft = torch.tensor([[0.8, 0.2], [0.5, 0.5]])
+    first = 0.8 * 0.1**2 * -np.log(0.9) + 0.2 * 0.9**2 * -np.log(0.1)
+    second = 0.5 * 0.75**2 * -np.log(0.25) + 0.5 * 0.25**2 * -np.log(0.75)
+    assert soft_target_loss(logits, soft, gamma=2.0).item() == pytest.approx((first + second) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_gamma_zero_is_torchs_cross_entropy(smoothing):
+    torch.manual_seed(1)
+    logits, labels = 4 * torch.randn(20, 5), torch.randint(0, 5, (20,))
+    _, targets = tiny(tuple("abcde"), label_smoothing=smoothing).mix(torch.zeros(20, 3, 8, 8), labels)
+    reference = nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+    assert soft_target_loss(logits, targets).item() == pytest.approx(reference.item(), rel=1e-5)
+
+
+def test_loss_of_a_hopeless_and_of_a_perfect_photo_is_finite_with_its_gradient():
+    for gamma in (0.0, 2.0):
+        logits = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], requires_grad=True)
+        soft_target_loss(logits, torch.tensor([[1.0, 0.0], [1.0, 0.0]]), gamma).backward()
+        assert torch.isfinite(logits.grad).all()
+
+
+# --------------------------------------------------------------------------------------------------------------- mixup
+
+
+def test_without_mixup_photos_stay_and_labels_are_smoothed():
+    images = torch.rand(3, 3, 8, 8)
+    same, targets = tiny().mix(images, torch.tensor([0, 1, 1]))
+    assert torch.equal(same, images)
+    torch.testing.assert_close(targets, torch.tensor([[0.95, 0.05], [0.05, 0.95], [0.05, 0.95]]))
+
+
+@pytest.mark.parametrize("n", [1, 4, 5])
+def test_mixup_mixes_photos_and_targets_by_the_same_share(n):
+    model = tiny(mixup=0.8, label_smoothing=0.0)
+    values = torch.arange(1.0, n + 1)  # photo i is i all over
+    images, labels = values.view(-1, 1, 1, 1).expand(-1, 3, 4, 4).contiguous(), torch.arange(n) % 2
+    before = images.clone()
+    np.random.seed(3)  # noqa: NPY002  (timm draws from it)
+    mixed, targets = model.mix(images, labels)
+    assert torch.equal(images, before), "the batch itself is left alone"
+    pairs = n // 2 * 2
+    if pairs:
+        share = ((mixed[0, 0, 0, 0] - values[pairs - 1]) / (values[0] - values[pairs - 1])).item()
+        assert 0.01 < share < 0.99
+        partner = values[:pairs].flip(0)
+        expected = share * values[:pairs] + (1 - share) * partner
+        torch.testing.assert_close(mixed[:pairs, 0, 0, 0], expected)
+        hot = nn.functional.one_hot(labels[:pairs], 2).float()
+        torch.testing.assert_close(targets[:pairs], share * hot + (1 - share) * hot.flip(0))
+    if n > pairs:  # the odd one
+        assert torch.equal(mixed[-1], before[-1])
+        assert targets[-1].tolist() == nn.functional.one_hot(labels[-1], 2).tolist()
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(n))
+
+
+# ------------------------------------------------------------------------------------------------- sampling and photos
+
+
+def test_weighted_sampling_shows_every_class_equally_often():
+    labels = [0] * 90 + [1] * 9 + [2]
+    sampler = BalancedSampler(labels, seed=0)
+    counts = np.zeros(3)
+    for epoch in range(60):
+        sampler.set_epoch(epoch)
+        drawn = list(sampler)
+        assert len(drawn) == len(sampler) == 100
+        counts += np.bincount(np.asarray(labels)[drawn], minlength=3)
+    # binomial, 6000 draws with p = 1/3: standard deviation 37
+    np.testing.assert_allclose(counts, 2000, atol=4 * 37)
+
+
+def test_order_follows_from_seed_and_epoch():
+    first, second = BalancedSampler([0, 0, 1] * 9, 0), BalancedSampler([0, 0, 1] * 9, 0)
+    first.set_epoch(5)
+    second.set_epoch(5)
+    other = BalancedSampler([0, 0, 1] * 9, 1)
+    other.set_epoch(5)
+    assert list(first) == list(second) != list(other)
+    assert list(first) != list(BalancedSampler([0, 0, 1] * 9, 0))  # epoch 6 against epoch 0
+
+
+def test_photos_are_resized_as_the_detectors_do_it(table):
+    path = table["image_path"][0]
+    image, label = ClassPhotos([path], [2], (40, 48))[0]
+    whole = torch.from_numpy(read_image(path)).permute(2, 0, 1).float() / 255
+    expected = make_pre_processor((40, 48), None, (0.0,) * 3, (1.0,) * 3).transform(whole)
+    assert label == 2 and image.dtype == torch.float32 and type(image) is torch.Tensor
+    torch.testing.assert_close(image, expected)
+    from_array, _ = ClassPhotos([read_image(path)], [2], (40, 48))[0]
+    assert torch.equal(from_array, image)
+
+
+def test_scores_by_hand():
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.0, 0.6, 0.4]], np.float32)
+    np.testing.assert_allclose(abnormal_scores(probabilities, 0), [0.3, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(abnormal_scores(probabilities, None), [0.3, 0.4], rtol=1e-6)
+    # 1 - p is 0 for both in single precision; the order is kept
+    sure = np.array([[1.0, 1e-12], [1.0, 3e-12]], np.float32)
+    np.testing.assert_allclose(abnormal_scores(sure, 0), [1e-12, 3e-12], rtol=1e-6)
+
+
+# ----------------------------------------------------------------------------------------------------------- the model
+
+
+@pytest.mark.parametrize("name", ["builtin:", "untrained:resnet18", "untrained:mobilenetv3_small_050"])
+def test_head_on_the_embedding_gives_the_logits(name):
+    model = build_classifier(resolve_backbone(name), ["good", "a", "b"], hidden=12).eval()
+    images = torch.rand(2, 3, 64, 96)
+    embedding = model.embed(images)
+    assert embedding.shape == (2, 12) and model(images).shape == (2, 3)
+    torch.testing.assert_close(model.head(embedding), model(images))
+    assert model.classes == ("good", "a", "b") and model.normal_class == "good"
+    assert tiny(("a", "b")).normal_class is None
+
+
+def test_photos_are_normalised_inside():
+    class Spy(nn.Module):
+        num_features = 3
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            self.seen = images
+            return images.mean(dim=(2, 3))
+
+    spy = Spy()
+    model = Classifier("none", (0.1, 0.2, 0.3), (0.5, 0.25, 1.0), ("a", "b"), network=spy)
+    model.embed(torch.full((1, 3, 4, 4), 0.6))
+    torch.testing.assert_close(spy.seen[0, :, 0, 0], torch.tensor([1.0, 1.6, 0.3]))
+
+
+def test_backbone_learns_at_its_own_rate(small, backbone):
+    model = build_classifier(backbone, ["good", "square"], learning_rate=0.1, backbone_lr_factor=0.25)
+    model.trainer = type("ATrainer", (), {"estimated_stepping_batches": 10})()
+    groups = model.configure_optimizers()["optimizer"].param_groups
+    assert [group["initial_lr"] for group in groups] == pytest.approx([0.1, 0.025])
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize(("name", "options"), [("builtin:", {"freeze_norm": False}), ("untrained:resnet10t", {})])
+def test_batch_statistics_are_learnt_where_they_are_not_frozen(tmp_path, small, name, options):
+    run = train_classifier(tmp_path, small, resolve_backbone(name), **QUICK | {"epochs": 1} | options)
+    assert run.info["parameters"]["model"]["freeze_norm"] is False
+    model = load_classifier(run.folder)
+    assert all(module.num_batches_tracked > 0 for module in norms(model))
+
+
+def test_frozen_batch_statistics_stay_and_all_else_learns(draft, backbone):
+    before, after = build_classifier(backbone, ["a", "b"]), load_classifier(draft.folder)
+    for old, new in zip(norms(before), norms(after), strict=True):
+        assert torch.equal(old.running_mean, new.running_mean) and torch.equal(old.running_var, new.running_var)
+        assert not torch.equal(old.weight, new.weight)
+    assert before.train().hidden.training and not any(module.training for module in norms(before))
+
+
+def norms(model: Classifier) -> list[nn.BatchNorm2d]:
+    return [module for module in model.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"loss": "crossentropy"}, "Unknown loss 'crossentropy'; known: cross_entropy, focal"),
+        ({"classes": ("good",)}, "two or more different names"),
+        ({"classes": ("good", "good")}, "two or more different names"),
+        ({"dropout": 1.0}, "dropout must be 0 or more and below 1, got 1.0"),
+        ({"label_smoothing": -0.1}, "label_smoothing"),
+        ({"mixup": -1.0}, "mixup must not be negative"),
+        ({"hidden": 0}, "hidden must be above 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+    ],
+)
+def test_wrong_parameters_are_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**wrong)
+
+
+# ------------------------------------------------------------------------------------------------------ whole training
+
+
+def test_shapes_are_learnt_and_predictions_hold_together(draft, table):
+    test = draft.predictions("test")
+    assert len(test) == 18
+    assert (test["predicted"] == [Path(path).parent.name for path in test["image_path"]]).mean() > 0.9
+    shares = test[["p_good", "p_square", "p_stripes"]]
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(test["score"], test["p_square"] + test["p_stripes"], atol=1e-6)
+    np.testing.assert_allclose(test["confidence"], shares.max(axis=1), atol=1e-8)
+    assert (test["predicted"] == shares.idxmax(axis=1).str.removeprefix("p_")).all()
+    columns = ["image_path", "label_index", "defect_type", "split", "score", "predicted", "confidence"]
+    stored = pd.read_csv(draft.folder / "predictions.csv")
+    assert list(stored.columns) == [*columns, "p_good", "p_square", "p_stripes"]
+    assert stored["split"].value_counts().to_dict() == {"train": 36, "val": 18, "test": 18}
+    assert not stored["image_path"].str.startswith("/").any()
+    for split in ("train", "val", "test"):
+        expected = table.loc[table["split"] == split, "image_path"]
+        assert list(draft.predictions(split)["image_path"]) == list(expected)
+
+
+def test_the_run_says_how_it_was_made(draft):
+    parameters = draft.info["parameters"]
+    assert parameters["task"] == "classification" and parameters["classes"] == ["good", "square", "stripes"]
+    assert parameters["normal_class"] == "good" and parameters["image_size"] == [SIZE, SIZE]
+    assert parameters["backbone"]["architecture"] == "helpers_r10t" and parameters["scheme"] == "supervised"
+    assert draft.info["epochs"] == {"trained": QUICK["epochs"]}
+    history = draft.history()
+    assert list(history["epoch"]) == list(range(QUICK["epochs"]))
+    assert np.isfinite(history[["train_loss", "val_loss", "val_accuracy", "val_f1"]]).all(axis=None)
+    assert not draft.finished and not (draft.folder / "checkpoints").exists()
+
+
+def test_history_agrees_with_the_predictions(draft):
+    val, last = draft.predictions("val"), draft.history().iloc[-1]
+    assert last["val_accuracy"] == pytest.approx((val["predicted"] == val["defect_type"]).mean(), abs=1e-6)
+    assert last["val_f1"] == pytest.approx(f1_score(val["defect_type"], val["predicted"], average="macro"), abs=1e-6)
+    own = [row[f"p_{row['defect_type']}"] for _, row in val.iterrows()]
+    assert last["val_loss"] == pytest.approx(-np.log(own).mean(), rel=1e-3)
+
+
+def test_reloaded_it_gives_the_same(draft, tmp_path):
+    model = load_classifier(draft.folder, "helpers_r10t")
+    test = draft.predictions("test")
+    found = predict_classes(model, list(test["image_path"]), SIZE, batch_size=1, device="cpu")
+    np.testing.assert_allclose(found.probabilities, test[["p_good", "p_square", "p_stripes"]], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(found.embeddings, np.load(draft.folder / "embeddings_test.npy"), rtol=1e-4, atol=1e-5)
+    assert found.embeddings.dtype == np.float32
+    logits = model.head(torch.from_numpy(found.embeddings)).detach().numpy()
+    np.testing.assert_allclose(logits, found.logits, rtol=1e-5, atol=1e-6)
+    assert [model.classes[index] for index in found.labels] == list(test["predicted"])
+    arrays = predict_classes(model, [read_image(path) for path in test["image_path"][:2]], SIZE, device="cpu")
+    np.testing.assert_allclose(arrays.logits, found.logits[:2], rtol=1e-4, atol=1e-5)
+    assert predict_classes(model, [], SIZE, device="cpu").probabilities.shape == (0, 3)
+    (tmp_path / "text.png").write_text("no photo")
+    with pytest.raises(ImageReadError, match=r"text\.png"):
+        predict_classes(model, [tmp_path / "text.png"], SIZE, device="cpu")
+    stored = torch.load(draft.folder / "model.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, stored[name]) for name, value in model.state_dict().items())
+
+
+def test_loading_refuses_what_is_no_such_classifier(draft, tmp_path):
+    with pytest.raises(ValueError, match="helpers_r10t, not on resnet18"):
+        load_classifier(draft.folder, "resnet18")
+    with pytest.raises(FileNotFoundError, match=r"model\.ckpt is not there; train"):
+        load_classifier(tmp_path)
+    torch.save({"state_dict": {}}, tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match="holds no classifier"):
+        load_classifier(tmp_path)
+
+
+def test_arguments_of_a_local_backbone_are_in_the_checkpoint(tmp_path, small):
+    import timm
+
+    torch.manual_seed(0)
+    options = {"pad_type": "same"}
+    network = timm.create_model("mobilenetv2_035", pretrained=False, **options)
+    timm.models.save_for_hf(network, tmp_path / "backbone", safe_serialization=True, model_args=options)
+    local = resolve_backbone(f"local-dir:{tmp_path / 'backbone'}")
+    run = train_classifier(tmp_path, small, local, **QUICK | {"epochs": 1})
+    shutil.rmtree(tmp_path / "backbone")
+    model = load_classifier(run.folder)
+    assert model.hparams.model_args["pad_type"] == "same"
+    test = run.predictions("test")
+    found = predict_classes(model, list(test["image_path"]), SIZE, device="cpu")
+    np.testing.assert_allclose(found.probabilities, test[["p_good", "p_square"]], rtol=1e-4)
+
+
+def test_thresholds_come_from_good_photos_of_val(draft):
+    thresholds = classifier_thresholds(draft, accept=0.8)
+    good = draft.predictions("val").query("defect_type == 'good'")["score"]
+    assert thresholds["image"] == conformal_threshold(good, 0.8) and thresholds["image"].n_normal == 6
+    assert thresholds["image_best_f1"].n_abnormal == 12
+    assert thresholds["image_start"].value == 0.4 and thresholds["image_start"].origin == "starting value"
+    assert set(thresholds) == {"image", "image_best_f1", "image_start"}
+
+
+def test_finished_run_is_found_and_the_best_epoch_can_be_kept(tmp_path, small, backbone):
+    options = QUICK | {"epochs": 3, "learning_rate": 3e-2, "select_on_val": True, "weighted_sampling": False}
+    options |= {"binary": True, "loss": "focal", "mixup": 0.4}
+    run = train_classifier(tmp_path, small, backbone, **options)
+    history = run.history()
+    best = int(history["val_loss"].idxmin())
+    assert run.info["epochs"]["epoch"] == best and run.info["epochs"]["monitor"] == "val_loss"
+    assert run.info["epochs"]["value"] == pytest.approx(history["val_loss"][best], abs=1e-5)
+    val = run.predictions("val")
+    own = val["p_good"].where(val["label_index"] == 0, val["p_defect"])  # focal loss with gamma 2
+    assert (-((1 - own) ** 2) * np.log(own)).mean() == pytest.approx(history["val_loss"][best], rel=1e-3)
+    assert run.info["parameters"]["classes"] == ["good", "defect"]
+    finished = run.finish(classifier_thresholds(run, start=0.4))
+    assert finished.thresholds["image_start"].value == 0.4
+    again = train_classifier(tmp_path, small, backbone, **options)
+    assert again.finished and again.info == finished.info
+    assert finished.info["timings"]["fit_seconds"] > 0 and finished.info["timings"]["ms_per_image"] > 0
+
+
+def test_without_a_normal_class_nothing_is_calibrated(tmp_path, table, backbone):
+    defects = table[(table["defect_type"] != "good") | (table["split"] == "test")].reset_index(drop=True)
+    defects.attrs = table.attrs
+    run = train_classifier(tmp_path, defects, backbone, **QUICK | {"epochs": 1, "allow_unknown": True})
+    assert run.info["parameters"]["normal_class"] is None
+    assert run.info["parameters"]["classes"] == ["square", "stripes"]
+    test = run.predictions("test")
+    assert (test["defect_type"] == "good").sum() == 6  # of an unknown class, and predicted
+    np.testing.assert_allclose(test["score"], 1 - test["confidence"], atol=1e-6)
+    threshold = classifier_thresholds(run, start=0.4)["image"]
+    assert threshold.value == 0.4 and "not calibrated" in threshold.origin
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_resumed_training_ends_with_the_same_weights(tmp_path, small, backbone, monkeypatch, weighted):
+    options = QUICK | {"epochs": 3, "mixup": 0.4, "weighted_sampling": weighted, "augmentation": {}}
+
+    def weights(run: Run) -> dict[str, torch.Tensor]:
+        return torch.load(run.folder / "model.ckpt", weights_only=True)["state_dict"]
+
+    whole = train_classifier(tmp_path / "whole", small, backbone, **options)
+    epochs = []
+
+    def fail(self) -> None:
+        if self.current_epoch == 2:
+            raise OSError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "on_train_epoch_start", fail)
+        with pytest.raises(OSError, match="power cut"):
+            train_classifier(tmp_path / "broken", small, backbone, **options)
+    monkeypatch.setattr(Classifier, "on_train_epoch_start", lambda self: epochs.append(self.current_epoch))
+    resumed = train_classifier(tmp_path / "broken", small, backbone, **options)
+    assert epochs == [2]
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(resumed)[name], value), name
+    pd.testing.assert_frame_equal(resumed.history(), whole.history())
+    pd.testing.assert_frame_equal(resumed.predictions("test").iloc[:, 5:], whole.predictions("test").iloc[:, 5:])
+
+
+# ----------------------------------------------------------------------------------------------------------- bad tables
+
+
+def test_class_of_a_photo(table):
+    assert list(photo_classes(table)) == list(table["defect_type"])
+    assert set(photo_classes(table, binary=True)[table["defect_type"] == "stripes"]) == {"defect"}
+    assert set(photo_classes(table, binary=True)[table["defect_type"] == "good"]) == {"good"}
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({"keep": ["good"]}, {}, "two classes or more; train holds good"),
+        ({"keep": ["good"]}, {"binary": True}, "No photo in train is of class defect"),
+        ({"keep": []}, {}, "train holds no photo"),
+        ({"unsplit": True}, {}, r"1 photos are in no split \(.*00\.png"),
+        ({}, {"classes": ["good", "square"]}, r"24 photos are of a class .* stripes in train: .*00\.png"),
+        ({}, {"classes": ["good", "square"], "allow_unknown": True}, "18 photos are of a class"),
+        ({}, {"classes": ["good", "square", "stripes", "bend"]}, "No photo in train is of class bend"),
+        ({"unknown_in": "test"}, {}, "1 photos are of a class .* dent in test"),
+        ({}, {"classes": ["good", "square", "stripes"], "binary": True}, "leave classes at None"),
+        ({}, {"loss": "focl"}, "Unknown loss 'focl'"),
+        ({}, {"select_on_val": True, "monitor": "val_f2"}, "Unknown monitor 'val_f2'"),
+        ({"drop": "val"}, {"select_on_val": True}, "val has no photo"),
+    ],
+)
+def test_bad_tables_and_parameters_are_refused(tmp_path, table, backbone, change, options, message):
+    rows = table.copy()
+    if "keep" in change:
+        rows = rows[rows["defect_type"].isin(change["keep"])]
+    if "drop" in change:
+        rows = rows[rows["split"] != change["drop"]]
+    if "unsplit" in change:
+        rows.loc[0, "split"] = ""
+    if "unknown_in" in change:
+        rows.loc[rows.index[rows["split"] == change["unknown_in"]][-1], "defect_type"] = "dent"
+    rows.attrs = table.attrs
+    with pytest.raises(ValueError, match=message):
+        train_classifier(tmp_path, rows, backbone, **QUICK | options)
