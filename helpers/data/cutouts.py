@@ -133,13 +133,13 @@ def write_cutouts(
             pixels = _read_photo(photo, labels[number])
             colour = None
             if remove_background:
-                colour = _background_colour(pixels, labels[number]) if fill is None else fill
+                colour = background_colour(pixels, labels[number]) if fill is None else fill
             for each in objects[number]:
                 side = common_side if same_scale else _window_side(max(each.width, each.height), margin)
                 window = (each.x + (each.width - side) // 2, each.y + (each.height - side) // 2, side)
-                picture = _window(pixels, window, BORDERS[border])
+                picture = cut_window(pixels, window, BORDERS[border])
                 if colour is not None:
-                    picture[~_own_pixels(labels[number], each.label, window, grow)] = colour
+                    picture[~own_pixels(labels[number], each.label, window, grow)] = colour
                 shrink = size < side
                 picture = cv2.resize(
                     picture, (size, size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
@@ -225,13 +225,13 @@ def _read_photo(photo: Path, labels: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def _background_colour(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def background_colour(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Median colour (3,) uint8 outside all objects; black where there is no such place."""
     outside = pixels[labels == 0]
     return np.median(outside, axis=0).astype(np.uint8) if len(outside) else np.zeros(3, np.uint8)
 
 
-def _window(picture: np.ndarray, window: tuple[int, int, int], mode: str) -> np.ndarray:
+def cut_window(picture: np.ndarray, window: tuple[int, int, int], mode: str) -> np.ndarray:
     """Cut (side, side, ...) out at (x, y, side), continuing the picture where the window leaves it."""
     x, y, side = window
     height, width = picture.shape[:2]
@@ -240,7 +240,7 @@ def _window(picture: np.ndarray, window: tuple[int, int, int], mode: str) -> np.
     return np.pad(picture[max(0, y) : y + side, max(0, x) : x + side], beyond, mode=mode)
 
 
-def _own_pixels(labels: np.ndarray, label: int, window: tuple[int, int, int], grow: int) -> np.ndarray:
+def own_pixels(labels: np.ndarray, label: int, window: tuple[int, int, int], grow: int) -> np.ndarray:
     """The object's pixels in a window (side, side) bool, grown, but not over another object."""
-    inside = _window(labels, window, "constant")
+    inside = cut_window(labels, window, "constant")
     return (ndimage.distance_transform_edt(inside != label) <= grow) & ((inside == 0) | (inside == label))

@@ -1,0 +1,113 @@
+"""Judge photos with a finished run or a cascade; they need no labels.
+
+    python -m helpers.inference artifacts/mesh/quick/patchcore PHOTO
+    python -m helpers.inference mesh FOLDER --set area_thresh=0.05
+    python -m helpers.inference my_cascade.yml FOLDER --out results --set DATASET=wire --set PROFILE=full
+
+The first word is the folder of a run, a YAML file, or a preset of ``notebooks/params/cascades``. A folder of photos is
+read with those below it. Called again, it goes on with what is missing.
+
+Exit status: 0 all photos judged; 1 some could not be judged (they are listed with their errors); 2 refused, with the
+reason; 130 interrupted, and what is done is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from helpers.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OUT = "artifacts/inference"
+N_SHOWN = 5
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    quiet_libraries()
+    from helpers.inference.cascade import Cascade
+    from helpers.inference.saving import FOLDERS
+    from helpers.runs import project_path
+
+    try:
+        settings = dict(map(_setting, options.settings))
+        common: dict[str, Any] = {"device": options.device, "batch_size": options.batch_size}
+        if not options.photos.expanduser().exists():
+            raise FileNotFoundError(f"There is no {options.photos}; give a photo or a folder of photos.")
+        folder = _folder(options.what)
+        cascade = (Cascade.of_run if folder else Cascade.from_yaml)(folder or options.what, settings, **common)
+        photos = options.photos.expanduser().absolute()
+        name = photos.name if photos.is_dir() else photos.stem
+        out = project_path(Path(options.out).absolute() if options.out else f"{OUT}/{cascade.name}/{name}")
+        save = tuple(FOLDERS) if options.save == "all" else tuple(word for word in options.save.split(",") if word)
+        save = () if options.save == "none" else save
+        verdicts = cascade.run(photos, out, save=save, restart=options.restart)
+    except KeyboardInterrupt:
+        print("\nInterrupted; what is done is kept, and the same command goes on with the rest.", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        print(f"{error}", file=sys.stderr)
+        return 2
+    return _report(verdicts, out)
+
+
+def _report(verdicts: pd.DataFrame, out: Path) -> int:
+    import pandas as pd
+
+    for row in verdicts.head(N_SHOWN).itertuples():
+        known = not pd.isna(row.value)
+        print(f"{row.photo}: {row.verdict}" + (f" ({row.rule}: {row.value:.4g}, {row.threshold:.4g})" if known else ""))
+    if len(verdicts) > N_SHOWN:
+        print(f"... {len(verdicts)} photos: {verdicts['verdict'].value_counts().to_dict()}")
+    failed = verdicts[verdicts["error"].notna()]
+    for row in failed.head(N_SHOWN).itertuples():
+        print(f"not judged: {row.error}", file=sys.stderr)
+    if len(failed) > N_SHOWN:
+        print(f"... {len(failed)} photos were not judged, see the column error", file=sys.stderr)
+    print(f"results: {out}")
+    return 1 if len(failed) else 0
+
+
+def _folder(what: str) -> Path | None:
+    """The run's folder that is meant, or None for a cascade."""
+    from helpers.runs import project_path
+
+    for path in (Path(what).expanduser(), project_path(what)):
+        if path.is_dir():
+            return path.absolute()
+    return None
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ValueError(f"--set {text}: expected NAME=VALUE.")
+    return name, yaml.safe_load(value) if value else ""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.inference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", metavar="RUN_OR_CASCADE", help="folder of a run, YAML file, or name of a preset")
+    parser.add_argument("photos", metavar="PHOTO_OR_FOLDER", type=Path)
+    parser.add_argument("--out", help=f"folder for the results; default: {OUT}/<cascade>/<name of the photos>")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--save", default="all", help="pictures of each photo: all, none, or some of mask,map,overlay")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda:N or mps")
+    parser.add_argument("--batch-size", type=int, default=8, help="photos at once")
+    parser.add_argument("--restart", action="store_true", help="throw away what an earlier call left in the folder")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

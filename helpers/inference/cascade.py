@@ -1,0 +1,706 @@
+"""Stages in a row: a photo goes on as long as each stage's rule lets it, and gets one verdict.
+
+A cascade is written as YAML:
+
+    name: mesh
+    about: what it is for
+    parameters:                 # --set NAME=VALUE; ARTIFACTS, DATASET and PROFILE say where runs lie
+      DATASET: mesh
+      area_thresh: 0.02
+    stages:
+      - run: unet               # artifacts/<DATASET>/<PROFILE>/unet, or a path
+        pixel_threshold: start
+        rule: area >= area_thresh
+        otherwise: OK           # verdict where the rule does not hold
+      - run: deeplabv3plus
+        rule: score > image     # the threshold that is stored with the run
+        then: DEFECT            # verdict where it holds: in the last stage only
+        otherwise: OK
+
+A value that is the name of a parameter stands for the parameter's value. Keys of a stage: those of
+:class:`helpers.inference.stages.RunStage`, or with ``foreground:`` instead of ``run:`` those of
+:class:`helpers.inference.stages.CutterStage`.
+
+Results go to a folder:
+
+    cascade.json                    what decided: stages, rules, thresholds, runs, parameters
+    verdicts.csv, .json             one row a photo, see VERDICT_COLUMNS
+    stages.csv, .json               one row a photo (or object) and stage, see STAGE_COLUMNS
+    <stage>/inference_results.json  the rows of one stage
+    <stage>/masks, maps, overlays   see helpers.inference.saving
+    journal.jsonl                   what is done, one line a photo; a run that was killed goes on from it
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from PIL import Image
+
+from helpers.files import write_whole
+from helpers.inference.predictor import Picture, Predictor, as_pictures, read_batches
+from helpers.inference.saving import FOLDERS
+from helpers.inference.stages import CLASS, ERROR, STAGE_COLUMNS, CutterStage, Item, OpenSet, Rule, RunStage, Stage
+from helpers.progress import progress
+from helpers.runs import PROJECT_ROOT, Run, dataset_folder, project_path, write_json
+
+PRESETS_FOLDER = PROJECT_ROOT / "notebooks" / "params" / "cascades"
+JOURNAL, ABOUT = "journal.jsonl", "cascade.json"
+VERSION = 1  # of the journal
+VERDICT_COLUMNS = (
+    *("photo", "image_path", "verdict", "abnormal", "stage", "rule", "value", "threshold", "origin"),
+    *("score", "confidence", "class", "n_objects", "n_abnormal", "milliseconds", "error"),
+)
+PLACES = {"ARTIFACTS": "artifacts", "DATASET": "", "PROFILE": "quick"}  # parameters that every cascade has
+_HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}\.\w+")  # see helpers.files.write_whole
+KEYS = ("name", "about", "parameters", "stages")
+RUN_KEYS = {"run", "name", "rule", "then", "otherwise", "pixel_threshold", "object_mask", "morphology", "unknown"} | {
+    *("unknown_by", "ignore_no_defect")
+}
+CUTTER_KEYS = {"foreground", "name", "otherwise", "window", "background", "separate"}
+
+
+class CascadeError(ValueError):
+    """A cascade, or the folder its results are to go to, that cannot be used; the message says why and what to do."""
+
+
+class Cascade:
+    """Stages in a row.
+
+    Args:
+        name: of the cascade.
+        stages: at least one; all but the last pass photos on, the last gives its own verdict.
+        parameters: what they were made with, for the record.
+        about: what it is for.
+        batch_size: photos that are read and judged at once.
+
+    Raises:
+        CascadeError: no stage, two of one name, or a verdict is missing or never given.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stages: Sequence[Stage],
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        about: str = "",
+        batch_size: int = 8,
+    ) -> None:
+        if not stages:
+            raise CascadeError(f"cascade {name}: it has no stages; give at least one.")
+        names = [stage.name for stage in stages]
+        for twice in (one for one in names if names.count(one) > 1):
+            raise CascadeError(f"cascade {name}: two stages are called {twice}; give one of them another 'name'.")
+        for stage in stages:
+            _check_verdicts(name, stage, is_last=stage is stages[-1])
+        if sum(isinstance(stage, CutterStage) for stage in stages) > 1:
+            raise CascadeError(f"cascade {name}: objects are cut out once; two stages with 'foreground' are too many.")
+        if batch_size < 1:
+            raise CascadeError(f"batch_size must be 1 or more, got {batch_size}.")
+        self.name, self.stages, self.about = name, list(stages), about
+        self.parameters, self.batch_size = dict(parameters or {}), batch_size
+
+    @classmethod
+    def from_yaml(
+        cls,
+        path: str | Path,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        device: str = "auto",
+        batch_size: int = 8,
+    ) -> Cascade:
+        """Open a cascade and the runs it needs.
+
+        Args:
+            path: YAML file, or the name of a preset (a file in ``notebooks/params/cascades``).
+            settings: values of parameters that the file declares, and of ARTIFACTS, DATASET and PROFILE.
+            device: see :func:`helpers.inference.engine.trainer_device`.
+            batch_size: photos at once.
+
+        Raises:
+            CascadeError: the file is missing or says something that is not known; the message names it.
+            MissingRunError: a run is not there; the message says which notebook makes it.
+        """
+        file = find_cascade(path)
+        content = _read_yaml(file)
+        parameters = _parameters(content, settings or {}, file)
+        stages = []
+        for number, written in enumerate(content["stages"], start=1):
+            where = f"{file.name}, stage {number}"
+            _check_stage(written, where)
+            keys = {key: value if key == "rule" else _resolve(value, parameters) for key, value in written.items()}
+            try:
+                stages.append(_open_stage(keys, parameters, device, batch_size))
+            except FileNotFoundError:
+                raise
+            except (ValueError, TypeError) as error:
+                raise CascadeError(f"{where}: {error}") from error
+        name = str(content.get("name", file.stem))
+        return cls(name, stages, parameters=parameters, about=str(content.get("about", "")), batch_size=batch_size)
+
+    @classmethod
+    def of_run(
+        cls,
+        run_dir: str | Path | Run,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        device: str = "auto",
+        batch_size: int = 8,
+    ) -> Cascade:
+        """A finished run as a cascade of one stage.
+
+        A detector calls a photo DEFECT or OK. A classifier with a normal class names the defect where the threshold is
+        passed, else the normal class; one without names the class.
+
+        Args:
+            run_dir: the run's folder (relative: to the project), or the run.
+            settings: ``threshold`` of the score and ``pixel_threshold`` of the map: name of a threshold stored with
+                the run (default: ``image`` and ``pixel``), or a number.
+            device: see :func:`helpers.inference.engine.trainer_device`.
+            batch_size: photos at once.
+
+        Raises:
+            CascadeError: for another setting.
+            MissingRunError: there is no finished run.
+        """
+        parameters = {"threshold": "image", "pixel_threshold": "pixel"}
+        _check_keys(settings or {}, parameters, "settings of a run")
+        parameters |= settings or {}
+        predictor = Predictor(run_dir, device=device, batch_size=batch_size)
+        options: dict[str, Any] = {"rule": "score > threshold", "then": "DEFECT", "otherwise": "OK"}
+        if predictor.normal_class:
+            options |= {"then": CLASS, "otherwise": predictor.normal_class}
+        elif predictor.classes:
+            options |= {"rule": "always", "then": CLASS, "otherwise": ""}
+        stage = RunStage(predictor, pixel_threshold=parameters["pixel_threshold"], parameters=parameters, **options)
+        return cls(
+            stage.name, [stage], parameters=parameters, about=f"run {predictor.run.folder}", batch_size=batch_size
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """All that decides the results, plain data."""
+        return {"name": self.name, "stages": [stage.describe() for stage in self.stages]}
+
+    def run(
+        self,
+        images: Picture | Iterable[Picture],
+        out_dir: str | Path,
+        *,
+        save: Collection[str] = tuple(FOLDERS),
+        restart: bool = False,
+    ) -> pd.DataFrame:
+        """Judge photos, a batch at a time, and write what every stage decided.
+
+        Memory does not grow with the number of photos, but for the table that is returned. Each finished batch is on
+        the disk before the next one begins: after an interruption, or with more photos in the folder, the same call
+        goes on with what is missing. A photo that has changed since is judged again. One that cannot be read has the
+        verdict ``ERROR``, and the rest goes on.
+
+        Args:
+            images: a folder (with those below), a photo, or several of either all paths or all pictures, see
+                :data:`helpers.inference.predictor.Picture`.
+            out_dir: folder for the results (relative: to the project).
+            save: pictures to save of each photo and stage with a map: ``mask``, ``map``, ``overlay``.
+            restart: throw away what an earlier run left in the folder.
+
+        Returns:
+            One row a photo, in order, with :data:`VERDICT_COLUMNS`.
+
+        Raises:
+            CascadeError: the folder holds results of another cascade or of other photos, or something else.
+            FileNotFoundError: there are no such photos.
+        """
+        unknown = [kind for kind in save if kind not in FOLDERS]
+        if unknown:
+            raise CascadeError(f"save: {', '.join(unknown)} is not known; known: {', '.join(FOLDERS)}.")
+        root, jobs = _jobs(images)
+        out = project_path(out_dir)
+        if root and out.is_relative_to(root):
+            raise CascadeError(
+                f"{out} lies among the photos of {root}; the results need a folder of their own (--out)."
+            )
+        about = self.describe() | {"save": sorted(save), "root": root}
+        journal = Journal(out, about, restart)
+        write_json(about | {"parameters": self.parameters, "about": self.about}, out / ABOUT)
+        try:
+            self._judge_all(jobs, journal, out, save)
+        finally:
+            rows = self._write_tables(jobs, journal, out)
+        return pd.DataFrame(rows, columns=list(VERDICT_COLUMNS))
+
+    def _judge_all(self, jobs: Jobs, journal: Journal, out: Path, save: Collection[str]) -> None:
+        pending: list[Job] = []
+
+        def feed() -> Iterator[tuple[str, Picture]]:
+            todo = (job for job in jobs if not journal.has(job))
+            for job in progress(todo, self.name, total=jobs.count_if(lambda job: not journal.has(job))):
+                pending.append(job)
+                yield job.source, job.picture
+
+        for batch in read_batches(feed(), self.batch_size):
+            done = pending[: len(batch)]
+            del pending[: len(batch)]
+            items = [Item(job.source, job.key, read.photo) for job, read in zip(done, batch, strict=True)]
+            for item, read in zip(items, batch, strict=True):
+                if read.problem is not None:
+                    item.fail(self.stages[0].name, str(read.problem))
+            self.judge(items, out, save)
+            journal.add([_record(job, item) for job, item in zip(done, items, strict=True)])
+
+    def judge(self, items: Sequence[Item], out: Path, save: Collection[str] = ()) -> None:
+        """Take items that have been read through all stages; their rows and verdicts are noted in them.
+
+        Args:
+            items: photos; those with a verdict already are left alone.
+            out: folder for the pictures.
+            save: which pictures.
+        """
+        active = [item for item in items if not item.verdict]
+        for stage in self.stages:
+            active = stage.run(active, out, save) if active else []
+        for item in items:
+            if item.parts:
+                _judge_by_parts(item)
+        for stage in self.stages:
+            if isinstance(stage, CutterStage):
+                for item in items:
+                    stage.finish(item, out, save)
+
+    def _write_tables(self, jobs: Jobs, journal: Journal, out: Path) -> list[dict[str, Any]]:
+        """Write the tables from the journal, streaming; returns the verdicts."""
+        order = [job.key for job in jobs] if jobs.repeatable else list(journal.keys)
+
+        def rows_of(stage: str) -> Callable[[], Iterator[dict[str, Any]]]:
+            def rows() -> Iterator[dict[str, Any]]:
+                for record in journal.read(order):
+                    yield from (row for row in record["stages"] if stage in ("", row["stage"]))
+
+            return rows
+
+        verdicts = [record["verdict"] for record in journal.read(order)]
+        _write_rows(lambda: iter(verdicts), VERDICT_COLUMNS, out / "verdicts")
+        _write_rows(rows_of(""), STAGE_COLUMNS, out / "stages")
+        for stage in self.stages:
+            _write_json_rows(rows_of(stage.name), out / stage.name / "inference_results.json")
+        return verdicts
+
+
+# ---------------------------------------------------------------------------------------------------------- the photos
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photo to be judged.
+
+    Attributes:
+        picture: the photo or its path.
+        source: absolute path, or the key for a picture without one.
+        key: its name in the folder of results, unique, without suffix.
+        photo: its name in the tables: path relative to the folder, with suffix.
+        stamp: changes when the photo does.
+    """
+
+    picture: Picture
+    source: str
+    key: str
+    photo: str
+    stamp: str
+
+
+class Jobs:
+    """Photos in order; paths can be gone through again, pictures that come one by one cannot."""
+
+    def __init__(self, make: Callable[[], Iterator[Job]], total: int | None) -> None:
+        self._make, self.repeatable = make, total is not None
+
+    def __iter__(self) -> Iterator[Job]:
+        return self._make()
+
+    def count_if(self, condition: Callable[[Job], bool]) -> int | None:
+        """How many meet a condition; None where nobody can say."""
+        return sum(map(condition, self)) if self.repeatable else None
+
+
+def _jobs(images: Picture | Iterable[Picture]) -> tuple[str, Jobs]:
+    """The photos, and the folder that their names are relative to (empty for pictures without a path)."""
+    if isinstance(images, str | Path) and not Path(images).expanduser().exists():
+        raise FileNotFoundError(f"There is no {images}; give a photo or a folder of photos.")
+    pictures = as_pictures(images)
+    if isinstance(pictures, Sequence) and pictures and all(isinstance(one, str | Path) for one in pictures):
+        paths = [Path(os.path.abspath(Path(one).expanduser())) for one in pictures]  # noqa: PTH100  (keeps links)
+        given = Path(images).expanduser() if isinstance(images, str | Path) else None
+        root = given.absolute() if given is not None and given.is_dir() else _common_folder(paths)
+        names = [path.relative_to(root).as_posix() for path in paths]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise CascadeError(f"{root / twice} is given twice; give each photo once.")
+        entries = list(zip(paths, names, _unique_keys(names), strict=True))
+        return str(root), Jobs(
+            lambda: (Job(path, str(path), key, name, _file_stamp(path)) for path, name, key in entries), len(entries)
+        )
+    total = len(pictures) if isinstance(pictures, Sequence | np.ndarray) else None
+    if total == 0:
+        raise CascadeError("There is no photo to judge.")
+
+    def make() -> Iterator[Job]:
+        for number, picture in enumerate(pictures):
+            if isinstance(picture, str | Path):
+                raise CascadeError("Give paths as a list, and not together with pictures.")
+            key = f"{number:06d}"
+            yield Job(picture, f"#{number}", key, key, _picture_stamp(picture))
+
+    return "", Jobs(make, total)
+
+
+def _common_folder(paths: Sequence[Path]) -> Path:
+    try:
+        return Path(os.path.commonpath([path.parent for path in paths]))
+    except ValueError as error:  # two drives
+        raise CascadeError(
+            f"The photos have no folder in common ({error}); judge them one folder at a time."
+        ) from error
+
+
+def _unique_keys(names: Sequence[str]) -> list[str]:
+    """Names without suffix, with it where two would be the same file (also where case does not count)."""
+    keys = [str(Path(name).with_suffix("").as_posix()) for name in names]
+    counts: dict[str, int] = {}
+    for key in keys:
+        counts[key.casefold()] = counts.get(key.casefold(), 0) + 1
+    taken = {key.casefold() for key in keys if counts[key.casefold()] == 1}
+    unique = []
+    for name, key in zip(names, keys, strict=True):
+        if counts[key.casefold()] > 1:
+            base = f"{key}_{Path(name).suffix[1:]}"
+            key, number = base, 2
+            while key.casefold() in taken:
+                key, number = f"{base}_{number}", number + 1
+            taken.add(key.casefold())
+        unique.append(key)
+    return unique
+
+
+def _file_stamp(path: Path) -> str:
+    try:
+        stat = path.stat()
+    except OSError:
+        return "missing"
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+
+def _picture_stamp(picture: np.ndarray | Image.Image) -> str:
+    array = np.ascontiguousarray(np.asarray(picture))
+    return hashlib.blake2b(repr((array.shape, array.dtype.str)).encode() + array.tobytes(), digest_size=16).hexdigest()
+
+
+# --------------------------------------------------------------------------------------------------------- the journal
+
+
+class Journal:
+    """What is done, one JSON line a photo, appended and forced to the disk batch by batch.
+
+    The first line says which cascade, runs, photos' folder and pictures it belongs to. A last line that a power cut
+    left half written is dropped. Of two lines on one photo the later counts.
+
+    Args:
+        folder: of the results; made if it is missing.
+        about: what the results depend on.
+        restart: throw away what is there.
+
+    Raises:
+        CascadeError: the folder holds results of something else, or other files.
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, Any], restart: bool = False) -> None:
+        self.file = folder / JOURNAL
+        self.keys: dict[str, int] = {}  # key -> where its line begins
+        self._stamps: dict[str, str] = {}
+        # as JSON gives it back: tuples become lists
+        self._about = json.loads(json.dumps(dict(about)))
+        if folder.exists() and not folder.is_dir():
+            raise CascadeError(f"{folder} is a file; give a folder for the results.")
+        if restart and self.file.is_file():
+            shutil.rmtree(folder)
+        if self.file.is_file():
+            self._open()
+            return
+        if folder.is_dir() and any(folder.iterdir()):
+            raise CascadeError(
+                f"{folder} holds other files (no {JOURNAL}); give a new or empty folder for the results."
+            )
+        header = json.dumps({"version": VERSION, "about": self._about}, ensure_ascii=False) + "\n"
+        write_whole(self.file, lambda file: file.write_text(header, encoding="utf-8"))
+
+    def _open(self) -> None:
+        for file in self.file.parent.rglob(".*"):
+            if _HALF_WRITTEN.fullmatch(file.name):  # by a run that was killed
+                file.unlink()
+        with self.file.open("rb") as lines:
+            self._check_header(lines.readline())
+            place = lines.tell()
+            for line in lines:
+                record = _parse(line)
+                if record is None:
+                    break
+                self.keys[record["key"]], self._stamps[record["key"]] = place, record["stamp"]
+                place += len(line)
+            if lines.read(1):
+                raise CascadeError(f"{self.file} is damaged at byte {place}; start again with restart (--restart).")
+        os.truncate(self.file, place)
+
+    def _check_header(self, line: bytes) -> None:
+        header = _parse(line) or {}
+        if header.get("version") != VERSION:
+            raise CascadeError(f"{self.file} was written by another version; give another folder, or --restart.")
+        there = header["about"]
+        different = sorted(name for name in {*there, *self._about} if there.get(name) != self._about.get(name))
+        if not different:
+            return
+        if different == ["root"]:
+            what = f"of the photos in {there['root'] or 'memory'}, not of those in {self._about['root'] or 'memory'}"
+        else:
+            what = f"of another cascade ({', '.join(different)} differ: other rules, thresholds or runs)"
+        raise CascadeError(
+            f"{self.file.parent} holds results {what}. Give another folder (--out), or replace them (restart=True, "
+            "--restart)."
+        )
+
+    def has(self, job: Job) -> bool:
+        """Whether a photo is done, and has not changed since."""
+        return self._stamps.get(job.key) == job.stamp
+
+    def add(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Append photos; they are on the disk when this returns."""
+        with self.file.open("ab") as file:
+            place = file.tell()
+            for record in records:
+                line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+                file.write(line)
+                self.keys[record["key"]], self._stamps[record["key"]] = place, record["stamp"]
+                place += len(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read(self, keys: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """What is noted of photos, in the order of the keys; those that are not done are left out."""
+        with self.file.open("rb") as file:
+            for key in keys:
+                if key in self.keys:
+                    file.seek(self.keys[key])
+                    yield json.loads(file.readline())
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """A whole line; None for one that breaks off."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+# ------------------------------------------------------------------------------------------------------------ verdicts
+
+
+def _judge_by_parts(item: Item) -> None:
+    """A photo of several objects is as bad as its worst one: an abnormal one before one that nobody could judge."""
+    abnormal = [part for part in item.parts if part.abnormal]
+    failed = [part for part in item.parts if part.verdict == ERROR]
+    worst = max(abnormal or failed or item.parts, key=_badness)
+    item.verdict, item.abnormal, item.error = worst.verdict, worst.abnormal, worst.error
+
+
+def _badness(item: Item) -> float:
+    """What the last rule looked at, else the score."""
+    row = _last(item)
+    return next((row[name] for name in ("value", "score") if row.get(name) is not None), -math.inf)
+
+
+def _last(item: Item) -> dict[str, Any]:
+    return item.rows[-1] if item.rows else {}
+
+
+def _record(job: Job, item: Item) -> dict[str, Any]:
+    """One photo's line of the journal."""
+    rows = [*item.rows, *(row for part in item.parts for row in part.rows)]
+    for row in rows:
+        row["photo"] = job.photo
+    deciding = _last(item)
+    if item.parts:
+        same = [part for part in item.parts if part.verdict == item.verdict and part.abnormal == item.abnormal]
+        deciding = _last(max(same, key=_badness))
+    verdict = {name: deciding.get(name) for name in VERDICT_COLUMNS}
+    verdict |= {
+        "photo": job.photo,
+        "image_path": job.source,
+        "verdict": item.verdict,
+        "abnormal": item.abnormal,
+        "n_objects": len(item.parts) if item.parts else None,
+        "n_abnormal": sum(bool(part.abnormal) for part in item.parts) if item.parts else None,
+        "milliseconds": round(sum(row["milliseconds"] or 0.0 for row in rows), 3),
+        "error": item.error or None,
+    }
+    return {
+        "key": job.key,
+        "stamp": job.stamp,
+        "verdict": {name: verdict[name] for name in VERDICT_COLUMNS},
+        "stages": rows,
+        "at": round(time.time(), 3),
+    }
+
+
+def _write_rows(rows: Callable[[], Iterator[dict[str, Any]]], columns: Sequence[str], stem: Path) -> None:
+    """Write rows as ``.csv`` and ``.json``, each whole."""
+
+    def write_csv(path: Path) -> None:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows())
+
+    write_whole(stem.with_suffix(".csv"), write_csv)
+    _write_json_rows(rows, stem.with_suffix(".json"))
+
+
+def _write_json_rows(rows: Callable[[], Iterator[dict[str, Any]]], path: Path) -> None:
+    def write(partial: Path) -> None:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write("[")
+            for number, row in enumerate(rows()):
+                file.write(("\n" if number == 0 else ",\n") + json.dumps(row, ensure_ascii=False))
+            file.write("\n]\n")
+
+    write_whole(path, write)
+
+
+# ---------------------------------------------------------------------------------------------------------------- YAML
+
+
+def find_cascade(path: str | Path) -> Path:
+    """The YAML file of a cascade: a path, or the name of a preset.
+
+    Raises:
+        CascadeError: there is none; the message lists the presets.
+    """
+    for file in (Path(path).expanduser(), project_path(path), PRESETS_FOLDER / f"{path}.yml"):
+        if file.is_file():
+            return file
+    known = ", ".join(sorted(file.stem for file in PRESETS_FOLDER.glob("*.yml")))
+    raise CascadeError(f"There is no cascade {path}; give a YAML file or a preset: {known}.")
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CascadeError(f"{file} is no YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise CascadeError(f"{file}: expected keys ({', '.join(KEYS)}), got {type(content).__name__}.")
+    _check_keys(content, KEYS, file.name)
+    if not isinstance(content.get("stages"), list) or not content["stages"]:
+        raise CascadeError(f"{file.name}: 'stages' must be a list of at least one stage.")
+    return content
+
+
+def _parameters(content: Mapping[str, Any], settings: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    declared = content.get("parameters") or {}
+    if not isinstance(declared, dict):
+        raise CascadeError(f"{file.name}: 'parameters' must be names with their values.")
+    parameters = PLACES | declared
+    for name, value in settings.items():
+        if name not in parameters:
+            raise CascadeError(f"{name} is no parameter of {file.name}. Known: {', '.join(parameters)}.")
+        if name in PLACES:
+            value = str(value)  # a folder may be called 2024
+        elif isinstance(parameters[name], bool) != isinstance(value, bool):
+            raise CascadeError(f"{name}={value!r}: {file.name} has {parameters[name]!r} there; give the same kind.")
+        parameters[name] = value
+    parameters["DATASET"] = Path(str(parameters["DATASET"])).name  # a folder of photos stands for its name
+    return parameters
+
+
+def _check_keys(content: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    unknown = [str(key) for key in content if key not in known]
+    if unknown:
+        raise CascadeError(f"{where}: unknown key {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
+
+
+def _check_stage(written: Any, where: str) -> None:
+    if not isinstance(written, dict) or ("run" in written) == ("foreground" in written):
+        raise CascadeError(f"{where}: a stage is either 'run: NAME' or 'foreground: NAME', with its options.")
+    _check_keys(written, RUN_KEYS if "run" in written else CUTTER_KEYS, where)
+    for key in ("morphology", "separate"):
+        if key in written and not isinstance(written[key], dict):
+            raise CascadeError(f"{where}: '{key}' must be names with their values.")
+
+
+def _resolve(value: Any, parameters: Mapping[str, Any]) -> Any:
+    """A value with names of parameters replaced by what they stand for."""
+    if isinstance(value, dict):
+        return {key: _resolve(one, parameters) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_resolve(one, parameters) for one in value]
+    return parameters[value] if isinstance(value, str) and value in parameters else value
+
+
+def _open_stage(keys: dict[str, Any], parameters: Mapping[str, Any], device: str, batch_size: int) -> Stage:
+    if not isinstance(keys.get("ignore_no_defect", False), bool):
+        raise ValueError(f"ignore_no_defect={keys['ignore_no_defect']!r} must be true or false.")
+    if "foreground" in keys:
+        folder = _place(keys.pop("foreground"), parameters)
+        return CutterStage(folder, device=device, **keys)
+    Rule.parse(keys.get("rule", "score > image"), parameters)  # before a network is loaded
+    folder, unknown = _place(keys.pop("run"), parameters), keys.pop("unknown", None)
+    unknown_by = keys.pop("unknown_by", "distance")
+    if unknown in ("none", False):
+        unknown = None
+    predictor = Predictor(folder, device=device, batch_size=batch_size)
+    if unknown is not None:
+        unknown = OpenSet.load(_place(unknown, parameters), predictor, unknown_by)
+    return RunStage(predictor, parameters=parameters, unknown=unknown, **keys)
+
+
+def _place(run: Any, parameters: Mapping[str, Any]) -> Path:
+    """Folder of a run: a name in the dataset's artifacts, or a path."""
+    if not isinstance(run, str) or not run:
+        raise ValueError(f"a run is the name of its folder, or a path; got {run!r}.")
+    if any(mark in run for mark in "/\\"):
+        return project_path(run)
+    if not parameters["DATASET"]:
+        raise ValueError(f"DATASET is empty, so nobody knows where {run} lies; give --set DATASET=NAME.")
+    return dataset_folder(parameters["ARTIFACTS"], parameters["DATASET"], str(parameters["PROFILE"])) / run
+
+
+def _check_verdicts(cascade: str, stage: Stage, is_last: bool) -> None:
+    """Refuse a stage whose photos would be left without a verdict, or with two."""
+    if isinstance(stage, CutterStage):
+        if is_last:
+            raise CascadeError(f"cascade {cascade}: {stage.name} finds objects, it judges none; add a stage.")
+        return
+    if not isinstance(stage, RunStage):
+        return
+    if bool(stage.then) != is_last:
+        mend = "say 'then: VERDICT'" if is_last else "leave 'then' out, or make it the last"
+        raise CascadeError(f"cascade {cascade}: where its rule holds, stage {stage.name} has no way on; {mend}.")
+    if stage.rule.kind != "always" and not stage.otherwise:
+        raise CascadeError(f"cascade {cascade}: stage {stage.name} needs 'otherwise: VERDICT' for what it stops.")
+    if stage.rule.kind == "always" and stage.otherwise:
+        raise CascadeError(f"cascade {cascade}: stage {stage.name} stops nothing (rule always); drop 'otherwise'.")
+    if is_last and stage.ignore_no_defect:
+        raise CascadeError(f"cascade {cascade}: 'ignore_no_defect' is for a stage with another one behind it.")

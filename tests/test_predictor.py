@@ -1,0 +1,390 @@
+"""A finished run on new photos: the run's own numbers again, any kind of picture, and nothing that is not the run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import draw_photos, split_table
+from PIL import Image
+
+from helpers.analysis.calibration import held_out_thresholds
+from helpers.data.anomaly_source import resolve_anomaly_source
+from helpers.data.images import ImageReadError, read_image, to_network_frame
+from helpers.data.samples import supervised_table
+from helpers.inference import Predictor
+from helpers.inference.object_mask import ObjectMasks, otsu_object_mask
+from helpers.inference.predictor import Prediction, as_photo
+from helpers.inference.tiles import predict_photo
+from helpers.inference.training import train_on_synthetic, train_segmenter
+from helpers.models.backbones import resolve_backbone
+from helpers.models.catalog import load_model
+from helpers.models.draem import smoothed_maximum
+from helpers.runs import MissingRunError, Run, open_run
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, table, settings, fit_run, backbone_folder) -> dict[str, Run]:
+    """PatchCore with a centre crop, U-Net, and DRAEM confined to the object, all tiny."""
+    folder = tmp_path_factory.mktemp("runs")
+    backbone = resolve_backbone(f"local-dir:{backbone_folder}")
+    parameters = settings | {"scheme": "one_class", "backbone": backbone.to_dict()}
+    patchcore = fit_run(open_run(folder, "patchcore", parameters, table, seed=0))
+    squares = draw_photos(tmp_path_factory.mktemp("data") / "squares", n_train=6, n_good=3, n_defect=8)
+    textures = folder / "textures"
+    textures.mkdir()
+    draw = np.random.default_rng(0)
+    Image.fromarray(draw.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(textures / "0.png")
+    common = {"image_size": SIZE, "batch_size": 4, "predict_batch_size": 4, "device": "cpu", "epochs": 1}
+    unet = train_segmenter(
+        folder,
+        "unet",
+        supervised_table(split_table(squares)),
+        backbone,
+        learning_rate=1e-3,
+        loss="dice_bce",
+        augmentation={},
+        abnormal_share=0.5,
+        **common,
+    )
+    masks = ObjectMasks("otsu", {"image_size": [SIZE, SIZE], "center_crop": None})
+    draem = train_on_synthetic(
+        folder,
+        "draem",
+        split_table(squares),
+        None,
+        resolve_anomaly_source(str(textures), folder),
+        object_masks=masks,
+        learning_rate=1e-3,
+        base_width=4,
+        discriminative_width=4,
+        start_threshold=0.6,
+        **common,
+    )
+    finished = [run.finish(held_out_thresholds(run.predictions("val"), 0.75)) for run in (unet, draem)]
+    return {run.name: run for run in [patchcore, *finished]}
+
+
+@pytest.fixture
+def copy(runs, tmp_path) -> Path:
+    """A run's folder that a test may change."""
+    return Path(shutil.copytree(runs["patchcore"].folder, tmp_path / "patchcore"))
+
+
+@pytest.fixture(scope="module")
+def patchcore(runs) -> Predictor:
+    return Predictor(runs["patchcore"].folder, device="cpu")
+
+
+def rewrite(folder: Path, **changes) -> None:
+    info = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(info | changes))
+
+
+# ----------------------------------------------------------------------------------------------- the run's own numbers
+
+
+@pytest.mark.parametrize("name", ["patchcore", "unet", "draem"])
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_scores_are_those_of_the_runs_own_predictions(runs, name, batch_size):
+    test = runs[name].predictions("test")
+    assert test["score"].nunique() > 1
+    found = Predictor(runs[name].folder, device="cpu", batch_size=batch_size).predict(test["image_path"].tolist())
+    np.testing.assert_allclose(found.scores, test["score"], rtol=1e-4)
+    np.testing.assert_array_equal(found.labels, test["score"] > runs[name].thresholds["image"].value)
+    assert found.scores.dtype == np.float32 and found.labels.dtype == bool
+    assert [one.shape for one in found.maps] == [(72, 96)] * len(test)
+    assert found.classes is found.probabilities is found.predicted is found.embeddings is None
+
+
+@pytest.mark.parametrize("name", ["patchcore", "unet", "draem"])
+def test_the_networks_map_is_that_of_the_run(runs, name):
+    test = runs[name].predictions("test")
+    found = list(Predictor(runs[name].folder, device="cpu").predict_stream(test["image_path"].tolist()))
+    np.testing.assert_allclose([one.network_map.max() for one in found], test["map_max"], rtol=1e-4)
+    if "area" in test:
+        start = runs[name].info["parameters"]["start_threshold"]
+        np.testing.assert_allclose([(one.network_map > start).mean() for one in found], test["area"], atol=1e-9)
+
+
+def test_maps_at_the_photos_size_are_those_of_one_photo_alone(runs, patchcore):
+    """The same as predict_photo gives, also where a centre crop left the border unseen."""
+    path = runs["patchcore"].predictions("test")["image_path"][6]
+    photo = torch.from_numpy(read_image(path)).permute(2, 0, 1).float() / 255
+    architecture = runs["patchcore"].info["parameters"]["backbone"]["architecture"]
+    model = load_model("patchcore", runs["patchcore"].folder / "model.ckpt", architecture)
+    np.testing.assert_allclose(patchcore.predict(path).maps[0], predict_photo(model, photo), rtol=1e-4, atol=1e-5)
+
+
+def test_neighbours_in_a_batch_change_nothing(patchcore, photos):
+    """Photos of three sizes, together and alone."""
+    first = read_image(next((photos / "test" / "good").iterdir()))
+    pictures = [first, first[:50, :40], np.vstack([first, first])]
+    together = patchcore.predict(pictures)
+    for index, picture in enumerate(pictures):
+        alone = patchcore.predict(picture)
+        np.testing.assert_allclose(alone.scores[0], together.scores[index], rtol=1e-4)
+        assert together.maps[index].shape == picture.shape[:2]
+
+
+def test_draem_is_confined_to_the_object_as_in_training(runs):
+    """By hand: the map of the bare network times Otsu's mask, and its smoothed maximum."""
+    run, predictor = runs["draem"], Predictor(runs["draem"].folder, device="cpu")
+    path = run.predictions("test")["image_path"].iloc[-1]
+    photo = read_image(path)
+    model = load_model("draem", run.folder / "model.ckpt", "")
+    with torch.inference_mode():
+        frame = model.pre_processor.transform(torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255)
+        bare = model.model(frame).anomaly_map
+    mask = to_network_frame(otsu_object_mask(photo), run.info["parameters"])
+    assert 0 < mask.mean() < 1
+    [found] = predictor.predict_stream(path)
+    np.testing.assert_allclose(found.network_map, bare[0, 0].numpy() * mask, rtol=1e-4, atol=1e-7)
+    assert found.score == pytest.approx(float(smoothed_maximum(bare * torch.from_numpy(mask))[0]), rel=1e-4)
+
+
+# --------------------------------------------------------------------------------------------------- kinds of pictures
+
+
+def test_files_arrays_and_pil_images_are_one(patchcore, photos):
+    path = sorted((photos / "test" / "square").iterdir())[0]
+    array = read_image(path)
+    kinds = [path, str(path), array, array.astype(np.uint16) * 257, np.dstack([array, array[:, :, 0]])]
+    kinds += [Image.open(path), Image.fromarray(array).convert("RGBA")]
+    scores = patchcore.predict(kinds).scores
+    np.testing.assert_allclose(scores, scores[0], rtol=1e-6)
+    np.testing.assert_array_equal(patchcore.predict(np.stack([array, array])).scores, scores[:1].repeat(2))
+    assert patchcore.predict(photos / "test" / "square").scores.shape == (4,)
+
+
+GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+
+
+@pytest.mark.parametrize(
+    ("picture", "expected"),
+    [
+        (GREY, GREY),
+        (GREY[:, :, None], GREY),
+        (GREY.astype(np.uint16) * 256 + 255, GREY),
+        (GREY > 100, np.uint8(255) * (GREY > 100)),
+        (Image.fromarray(GREY), GREY),
+        (Image.fromarray(GREY).convert("LA"), GREY),
+        (Image.fromarray(GREY).convert("P"), GREY),
+        (Image.fromarray(GREY.astype(np.uint16) * 256 + 255), GREY),
+        (Image.fromarray(GREY > 100), np.uint8(255) * (GREY > 100)),
+    ],
+)
+def test_any_picture_becomes_rgb(picture, expected):
+    found = as_photo(picture)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, np.dstack([expected] * 3))
+
+
+def test_a_turned_pil_image_comes_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.dstack([GREY] * 3)).save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as image:
+        found = as_photo(image)
+    np.testing.assert_array_equal(found, read_image(tmp_path / "turned.png"))
+    assert found.shape == (4, 3, 3)
+
+
+@pytest.mark.parametrize(
+    "picture", [np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4), np.uint8), np.zeros(4, np.uint8)]
+)
+def test_arrays_that_are_no_pictures(picture):
+    with pytest.raises(ValueError, match="photo 7: an array"):
+        as_photo(picture, "photo 7")
+
+
+def test_pixels_of_unknown_range_are_refused():
+    with pytest.raises(ImageReadError, match="32 bits"):
+        as_photo(Image.fromarray(np.zeros((4, 4), np.float32)))
+
+
+def test_an_unreadable_photo_stops_predict_and_is_a_row_of_a_stream(patchcore, photos, tmp_path):
+    good = sorted((photos / "test" / "good").iterdir())[0]
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    images = [good, tmp_path / "broken.png", tmp_path / "missing.png", good]
+    with pytest.raises(ImageReadError, match="broken.png"):
+        patchcore.predict(images)
+    rows = list(patchcore.predict_stream(images))
+    assert [bool(row.error) for row in rows] == [False, True, True, False]
+    assert rows[0].score == rows[3].score == pytest.approx(patchcore.predict(good).scores[0], rel=1e-5)
+    assert "broken.png" in rows[1].error and "missing.png" in rows[2].error
+    assert np.isnan(rows[1].score) and not rows[1].abnormal and rows[1].network_map is None
+
+
+def test_a_stream_reads_a_batch_at_a_time(patchcore):
+    taken = []
+
+    def pictures():
+        for number in range(100):
+            taken.append(number)
+            yield np.full((20, 20, 3), number, np.uint8)
+
+    stream = patchcore.predict_stream(pictures())
+    next(stream)
+    assert len(taken) <= patchcore.batch_size + 1
+    assert len(list(stream)) == 99
+
+
+def test_nothing_to_predict(patchcore, tmp_path):
+    with pytest.raises(ValueError, match="holds no photo"):
+        patchcore.predict(tmp_path)
+    with pytest.raises(ValueError, match="no photo"):
+        patchcore.predict([])
+
+
+# ---------------------------------------------------------------------------------------------- thresholds, confidence
+
+
+def test_threshold_by_name_and_by_number(runs, patchcore, photos):
+    good = sorted((photos / "test" / "good").iterdir())
+    found = patchcore.predict(good, threshold=0.0)
+    assert found.labels.all() and (found.threshold.value, found.threshold.origin) == (0.0, "given")
+    assert patchcore.predict(good).threshold == runs["patchcore"].thresholds["image"]
+    assert not patchcore.predict(good, threshold=1e9).labels.any()
+    with pytest.raises(ValueError, match="it has image, pixel"):
+        patchcore.predict(good, threshold="imagee")
+    start = Predictor(runs["draem"].folder, device="cpu").threshold("start")
+    assert start.value == 0.6 and "not calibrated" in start.origin
+
+
+def test_confidence_by_hand(copy):
+    """Three good photos of val at 1, 2 and 3: p = (1 + as high) / 4."""
+    rows = pd.read_csv(copy / "predictions.csv", keep_default_na=False)
+    rows.loc[rows["split"] == "val", "score"] = [1.0, 2.0, 3.0]
+    rows.to_csv(copy / "predictions.csv", index=False)
+    predictor = Predictor(copy, device="cpu")
+    assert predictor.confidence(4.0, True) == 0.75  # none as high: p = 1/4
+    assert predictor.confidence(2.5, True) == 0.5  # one as high: p = 2/4
+    assert predictor.confidence(2.0, False) == 0.75  # two as high, itself among them: p = 3/4
+    assert predictor.confidence(0.5, False) == 1.0
+    rows[rows["split"] != "val"].to_csv(copy / "predictions.csv", index=False)
+    assert np.isnan(Predictor(copy, device="cpu").confidence(4.0, True))
+
+
+# -------------------------------------------------------------------------------------------------------------- loading
+
+
+@pytest.mark.parametrize(
+    ("name", "notebook"), [("patchcore", "02_train_patchcore"), ("glass", "04_train"), ("mine", "02 to 05")]
+)
+def test_a_missing_run_names_the_notebook(tmp_path, name, notebook):
+    with pytest.raises(MissingRunError, match=notebook):
+        Predictor(tmp_path / name)
+
+
+def test_a_changed_checkpoint_is_refused(copy):
+    content = bytearray((copy / "model.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / "model.ckpt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.ckpt is not the file .* Copy the run again"):
+        Predictor(copy, device="cpu")
+    (copy / "model.ckpt").unlink()
+    with pytest.raises(MissingRunError, match=r"no .*model\.ckpt"):
+        Predictor(copy, device="cpu")
+
+
+def test_a_checkpoint_with_code_in_it_is_not_run(copy, tmp_path):
+    """Pickled code that would leave a file behind."""
+
+    class Trap:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({"state_dict": {}, "hyper_parameters": Trap()}, copy / "model.ckpt")
+    rewrite(copy, files={})
+    with pytest.raises(Exception, match="(?i)weights.only"):
+        Predictor(copy, device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_other_versions_are_said(copy, recwarn):
+    Predictor(copy, device="cpu")
+    assert not [one for one in recwarn if "was trained with" in str(one.message)]
+    versions = json.loads((copy / "run.json").read_text())["versions"]
+    rewrite(copy, versions=versions | {"torch": "1.13.1"}, files={})
+    with pytest.warns(UserWarning, match="patchcore was trained with torch 1.13.1"):
+        Predictor(copy, device="cpu")
+
+
+def test_unknown_backend_and_batch_size(copy):
+    with pytest.raises(ValueError, match="backend='tensorflow' is not known here; known: torch"):
+        Predictor(copy, "tensorflow")
+    with pytest.raises(ValueError, match="batch_size"):
+        Predictor(copy, batch_size=0)
+
+
+def test_a_folder_of_object_masks_needs_one_for_each_photo(runs, tmp_path):
+    folder = Path(shutil.copytree(runs["draem"].folder, tmp_path / "draem"))
+    paths = runs["draem"].predictions("test")["image_path"].tolist()[:2]
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    half = np.zeros((72, 96), np.uint8)
+    half[:, :48] = 255
+    Image.fromarray(half).save(masks / f"{Path(paths[0]).stem}.png")
+    rewrite(folder, parameters=runs["draem"].info["parameters"] | {"object_mask": str(masks)})
+    predictor = Predictor(folder, device="cpu")
+    other = tmp_path / "unmasked.png"
+    shutil.copy(paths[1], other)
+    first, second = predictor.predict_stream([paths[0], other])
+    assert not first.error and not first.network_map[:, 32:].any() and first.network_map[:, :32].any()
+    assert "no unmasked.png" in second.error
+    with pytest.raises(FileNotFoundError, match="no unmasked.png"):
+        predictor.predict([other])
+
+
+# ----------------------------------------------------------------------------------------------------------- classifier
+
+
+@pytest.fixture(scope="module")
+def classifier_run(tmp_path_factory, runs, backbone_folder) -> Path:
+    """A classifier with random weights in a run's folder."""
+    from helpers.models.classifier import build_classifier
+
+    folder = Path(shutil.copytree(runs["patchcore"].folder, tmp_path_factory.mktemp("classes") / "classifier"))
+    backbone = resolve_backbone(f"local-dir:{backbone_folder}")
+    torch.manual_seed(0)
+    model = build_classifier(backbone, ["good", "scratch", "square"], hidden=16)
+    state = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
+    torch.save(state | {"pytorch-lightning_version": "2.6.0"}, folder / "model.ckpt")
+    parameters = {"task": "classification", "classes": ["good", "scratch", "square"], "normal_class": "good"}
+    parameters |= {"image_size": [48, 56], "center_crop": None, "scheme": "supervised", "backbone": backbone.to_dict()}
+    threshold = {"value": 0.4, "origin": "starting value"}
+    rewrite(folder, model="classifier", parameters=parameters, thresholds={"image": threshold}, files={})
+    return folder
+
+
+def test_a_classifier_gives_classes_and_probabilities(classifier_run, photos):
+    from torchvision.transforms.v2.functional import resize
+
+    from helpers.models.classifier import load_classifier
+
+    paths = sorted((photos / "test" / "square").iterdir())
+    found = Predictor(classifier_run, device="cpu").predict(paths)
+    model = load_classifier(classifier_run)
+    frames = [torch.from_numpy(read_image(path)).permute(2, 0, 1).float() / 255 for path in paths]
+    with torch.inference_mode():
+        expected = model(torch.stack([resize(frame, [48, 56], antialias=True) for frame in frames])).softmax(1).numpy()
+    np.testing.assert_allclose(found.probabilities, expected, rtol=1e-4)
+    np.testing.assert_allclose(found.scores, 1 - expected[:, 0], rtol=1e-4)
+    np.testing.assert_array_equal(found.labels, 1 - expected[:, 0] > 0.4)
+    assert found.predicted == [["good", "scratch", "square"][index] for index in expected.argmax(1)]
+    assert found.maps is None and found.embeddings.shape == (4, 16)
+    sure = np.where(found.labels, found.scores, 1 - found.scores)
+    np.testing.assert_allclose(found.confidences, sure, rtol=1e-5)
+
+
+def test_a_failed_prediction_says_why():
+    failed = Prediction.failed("a.png", ValueError("broken"))
+    assert (failed.source, failed.error, failed.abnormal) == ("a.png", "broken", False)
