@@ -1,0 +1,504 @@
+"""Probability of detection (POD) against defect size, from hits and misses, as non-destructive testing asks for it.
+
+After MIL-HDBK-1823A (2009), "Nondestructive evaluation system reliability assessment", hit/miss analysis: every known
+defect is found or missed, and a logistic curve in the logarithm of its size is fitted by maximum likelihood,
+
+    logit POD(a) = intercept + slope * ln(a).
+
+a50 and a90 are the sizes found with probability 0.5 and 0.9; a90/95 is the size of which one can be 95 % confident that
+at least 90 % are found. Confidence bounds are those of the likelihood ratio, profiled over the slope, with one degree
+of freedom and one-sided at 95 % (twice the drop of the log-likelihood is the 0.90 quantile of chi-squared, 2.71), so
+that the lower bound of the curve crosses 0.9 at a90/95. They hold at one size at a time, not for the curve as a whole,
+and they are approximate: of 2,000 studies simulated with 40, 60, 100 and 200 defects a90/95 lay above the true a90 in
+92, 92, 92 and 93 %, not 95, since the likeliest curve of few defects is a little too steep.
+
+A curve is only as good as its defects: it speaks of the kinds and sizes in the test set, and belongs beside the
+false-alarm rate at the same threshold. Defects are taken as independent; several on one photo or part make the true
+bounds wider than those given here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, SupportsFloat
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.optimize import brentq
+from scipy.special import expit, logit
+from scipy.stats import chi2
+
+from helpers.analysis.calibration import percent
+from helpers.analysis.comparison import recall_by_size, size_edges, size_groups
+from helpers.analysis.sizing import MEASURES, PixelSizeLike, as_pixel_size, label_defects, measure_labels
+from helpers.progress import progress
+
+if TYPE_CHECKING:
+    from helpers.runs import Run
+
+CONFIDENCE = 0.95
+MIN_DEFECTS, MIN_PHOTOS, MIN_SIZES = 20, 10, 5  # fewer hold no curve
+RECOMMENDED_DEFECTS = 60  # what the handbook asks for in a hit/miss study
+HIT_COLUMNS = ("image_path", "defect_type", "defect", "size", "unit", "measure", "covered", "detected")
+POD_COLUMNS = (
+    "model",
+    "unit",
+    "measure",
+    "n",
+    "n_hits",
+    "n_photos",
+    "a50",
+    "a90",
+    "a90_95",
+    "fit_p",
+    "warning",
+    "refused",
+)
+
+_DROP = float(chi2.ppf(2 * CONFIDENCE - 1, 1))  # of twice the log-likelihood, at a one-sided bound
+
+
+class PodRefusedError(ValueError):
+    """These hits and misses hold no POD curve; the message says why and what would mend it."""
+
+
+# --------------------------------------------------------------------------------------------------- hits and misses
+
+
+def defect_hits(
+    photos: Iterable[tuple[np.ndarray | None, np.ndarray]],
+    image_paths: Sequence[str],
+    defect_types: Sequence[str],
+    threshold: SupportsFloat,
+    *,
+    pixel_size: PixelSizeLike = 1.0,
+    unit: str = "px",
+    measure: str = "length",
+    min_share: float = 0.0,
+    min_defect_area: int = 10,
+) -> pd.DataFrame:
+    """Says of every true defect how large it is and whether the map shows it.
+
+    A defect is a connected region of the mask (eight neighbours), measured as it was drawn. A map smaller than its mask
+    is stretched over it: each pixel of a defect has the value of the map's cell it lies in, so that a defect smaller
+    than a cell is not lost, as it would be in a mask made smaller.
+
+    Args:
+        photos: true mask and anomaly map of each photo, read once. Masks are (H, W) bool, at the size that
+            ``pixel_size`` is meant for; None, or empty: left out. Maps are (h, w) floats, -inf where the detector did
+            not look.
+        image_paths: one a photo.
+        defect_types: likewise.
+        threshold: a pixel of the map is called defect above it.
+        pixel_size: as for `helpers.analysis.sizing.measure_labels`.
+        unit: likewise.
+        measure: size to use: length (largest Feret diameter), equivalent_diameter, width, ...
+        min_share: share of a defect's pixels that must be above the threshold, 0 to 1; 0: any pixel.
+        min_defect_area: smaller regions of a mask, in pixels, are taken as specks and left out.
+
+    Returns:
+        One row a defect, columns `HIT_COLUMNS`: ``size`` in ``unit``, ``covered`` (share of its pixels above the
+        threshold), ``detected`` (bool).
+
+    Raises:
+        ValueError: for a parameter out of range, a map that is not (h, w) or holds NaN (the message names the photo),
+            or where the numbers of photos, paths and types differ.
+    """
+    if measure not in MEASURES:
+        raise ValueError(f"measure={measure!r} is unknown; use one of {', '.join(MEASURES)}.")
+    if not 0 <= min_share <= 1:
+        raise ValueError(f"min_share={min_share} must lie in 0 to 1.")
+    size, limit = as_pixel_size(pixel_size, unit), float(threshold)
+    of_measure = f"{size.unit}²" if measure == "area" else size.unit
+    rows: list[tuple[Any, ...]] = []
+    n, n_photos = len(image_paths), 0
+    for n_photos, (mask, anomaly_map) in enumerate(progress(photos, "Finding true defects", total=n), start=1):
+        if n_photos > min(n, len(defect_types)):
+            break
+        path, kind = image_paths[n_photos - 1], defect_types[n_photos - 1]
+        if mask is None or not np.any(mask):
+            continue
+        truth = np.asarray(mask, dtype=bool)
+        flagged = _stretched(anomaly_map, truth.shape, path) > limit
+        labels = label_defects(truth, min_defect_area=min_defect_area, use_morphology=False, fill_holes=False)
+        sizes = measure_labels(labels, size)[measure]
+        pixels = np.bincount(labels.ravel(), minlength=1)[1:]
+        covered = np.bincount(labels[flagged], minlength=len(pixels) + 1)[1:] / pixels
+        found = (covered > 0) & (covered >= min_share)
+        for number, (value, share, hit) in enumerate(zip(sizes, covered, found, strict=True), start=1):
+            rows.append((path, kind, number, value, of_measure, measure, share, hit))
+    if not n_photos == n == len(defect_types):
+        raise ValueError(
+            f"{n} image_paths and {len(defect_types)} defect_types do not fit the photos; give one a photo."
+        )
+    types = {"defect": int, "size": float, "covered": float, "detected": bool}
+    return pd.DataFrame(rows, columns=list(HIT_COLUMNS)).astype(types)
+
+
+def run_defect_hits(run: Run, threshold: SupportsFloat | None = None, **options: Any) -> pd.DataFrame:
+    """`defect_hits` of a finished run on its test photos: masks at the photos' own size, and the maps it stored.
+
+    What a centre crop kept the network from seeing is missed.
+
+    Args:
+        run: finished, with masks of its defect photos; one without a mask is left out.
+        threshold: of its maps' pixels; default: the one stored with the run.
+        **options: of `defect_hits`.
+
+    Raises:
+        ValueError: as `defect_hits` does, for a mask that cannot be read, or a run without a pixel threshold.
+    """
+    from helpers.data.images import read_mask
+
+    test, maps = run.predictions("test"), run.test_maps()
+    rows = test[(test["label_index"] == 1) & (test["mask_path"] != "")]
+
+    def photos() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for index, path in rows["mask_path"].items():
+            mask = read_mask(path)
+            yield mask, _uncropped(maps[index], mask.shape, run.info["parameters"])
+
+    limit = run.thresholds.get("pixel") if threshold is None else threshold
+    if limit is None:
+        raise ValueError(f"{run.name} has no pixel threshold; give threshold=, a value of its maps' pixels.")
+    return defect_hits(photos(), rows["image_path"].tolist(), rows["defect_type"].tolist(), limit, **options)
+
+
+def _stretched(anomaly_map: ArrayLike, shape: tuple[int, int], path: str) -> np.ndarray:
+    """(H, W) float32: the map's cell that each pixel's centre lies in."""
+    values = np.asarray(anomaly_map, dtype=np.float32)
+    if values.ndim != 2 or np.isnan(values).any():
+        raise ValueError(f"{path}: the map has the shape {values.shape} or holds NaN; it must be (h, w) without any.")
+    rows, columns = (
+        ((np.arange(side) + 0.5) * cells / side).astype(int) for side, cells in zip(shape, values.shape, strict=True)
+    )
+    return values[np.ix_(rows, columns)]
+
+
+def _uncropped(anomaly_map: np.ndarray, shape: tuple[int, int], parameters: Mapping[str, Any]) -> np.ndarray:
+    """The map of the whole photo, -inf where the centre crop left it out."""
+    from helpers.data.images import to_network_frame
+
+    found = np.asarray(anomaly_map, dtype=np.float32)
+    if not parameters.get("center_crop"):
+        return found
+    whole = to_network_frame(np.zeros(shape, dtype=bool), {**parameters, "center_crop": None}).shape
+    # torchvision's centre crop begins at half of what is left over, rounded; beyond the photo it pads
+    first = [round((side - part) / 2) for side, part in zip(whole, found.shape, strict=True)]
+    inside = [
+        slice(max(-start, 0), min(part, side - start))
+        for start, part, side in zip(first, found.shape, whole, strict=True)
+    ]
+    result = np.full(whole, -np.inf, dtype=np.float32)
+    target = [slice(part.start + start, part.stop + start) for part, start in zip(inside, first, strict=True)]
+    result[tuple(target)] = found[tuple(inside)]
+    return result
+
+
+# ------------------------------------------------------------------------------------------------------------- the fit
+
+
+@dataclass(frozen=True)
+class PodFit:
+    """A fitted curve: logit POD(a) = intercept + slope ln(a).
+
+    Attributes:
+        intercept: of the logit, at size 1.
+        slope: of the logit on the natural logarithm of the size, above 0.
+        unit: of sizes.
+        measure: which size.
+        n: defects.
+        n_hits: of them detected.
+        n_photos: photos they lie on; 0 where that is not known.
+        a50: size found with probability 0.5.
+        a90: size found with probability 0.9.
+        a90_95: upper bound of a90, one-sided at 95 %.
+        fit_p: p-value of Hosmer and Lemeshow's test (1980) that the curve describes the data; small: it does not.
+        warning: what the numbers cannot promise; "" when all is well.
+        sizes: (N,) sizes it was fitted to.
+        detected: (N,) bool.
+    """
+
+    intercept: float
+    slope: float
+    unit: str
+    measure: str
+    n: int
+    n_hits: int
+    n_photos: int
+    a50: float
+    a90: float
+    a90_95: float
+    fit_p: float
+    warning: str
+    sizes: np.ndarray = field(repr=False, compare=False)
+    detected: np.ndarray = field(repr=False, compare=False)
+
+    def pod(self, sizes: ArrayLike) -> np.ndarray:
+        """Probability of detection, in (0, 1), at sizes above 0."""
+        return expit(self.intercept + self.slope * np.log(np.asarray(sizes, dtype=float)))
+
+
+def fit_pod(defects: pd.DataFrame) -> PodFit:
+    """Fit a POD curve to hits and misses.
+
+    Args:
+        defects: one row a defect, as from `defect_hits`: ``size`` (above 0) and ``detected``; where there, ``unit``
+            and ``measure`` (one each) and ``image_path``.
+
+    Raises:
+        PodRefusedError: for fewer than 20 defects, 10 photos or 5 sizes; where all are found or all missed; where hits
+            and misses do not overlap in size, so that no curve is the most likely one; or where larger defects are
+            found less often, or not clearly more often (the bounds hold a slope of 0).
+        ValueError: for a missing column, a size that is not above 0, or mixed units.
+    """
+    sizes, detected, unit, measure, n_photos = _checked(defects)
+    n, n_hits = len(sizes), int(detected.sum())
+    _refuse_what_holds_no_curve(sizes, detected, unit, n_photos)
+    # Centred and scaled, so that Newton's steps are well conditioned for any unit.
+    logs = np.log(sizes)
+    centre, scale = logs.mean(), logs.std()
+    x = (logs - centre) / scale
+    beta, best = _maximise(np.column_stack([np.ones(n), x]), np.zeros(n), detected)
+    if beta[1] <= 0:
+        raise PodRefusedError(
+            f"Larger defects are found less often than smaller ones (slope {beta[1] / scale:.2g} on ln size, n = {n}): "
+            "size is not what decides detection here. Look at the missed defects by type."
+        )
+    slope, intercept = beta[1] / scale, beta[0] - beta[1] * centre / scale
+    a50, a90 = (float(np.exp((target - intercept) / slope)) for target in (0.0, logit(0.9)))
+    if 2 * (best - _flat_log_likelihood(n, n_hits)) <= _DROP:
+        raise PodRefusedError(
+            f"Detection does not clearly grow with size: one rate for all sizes, {n_hits} of {n} found, describes hits "
+            "and misses nearly as well, so a90/95 has no upper end. Test more defects, or look at the missed ones by "
+            "type: size may not be what decides."
+        )
+    a90_95 = _upper_size(logs, detected, float(logit(0.9)), np.log(a90), best)
+    fit_p = _hosmer_lemeshow(sizes, detected, expit(intercept + slope * logs))
+    warning = _warnings(n, n_photos, a90, a90_95, sizes.max(), unit, fit_p)
+    return PodFit(
+        intercept=float(intercept),
+        slope=float(slope),
+        unit=unit,
+        measure=measure,
+        n=n,
+        n_hits=n_hits,
+        n_photos=n_photos,
+        a50=a50,
+        a90=a90,
+        a90_95=a90_95,
+        fit_p=fit_p,
+        warning=warning,
+        sizes=sizes,
+        detected=detected,
+    )
+
+
+def pod_curve(fit: PodFit, n: int = 60) -> pd.DataFrame:
+    """The curve and its bounds, at sizes from the smallest to the largest defect, equally spaced on a log scale.
+
+    Returns:
+        ``size``, ``pod``, ``low`` and ``high``: each bound one-sided at 95 % (90 % lies between the two).
+    """
+    sizes = np.geomspace(fit.sizes.min(), fit.sizes.max(), n)
+    logs = np.log(fit.sizes)
+    best = _log_likelihood(fit.intercept + fit.slope * logs, fit.detected)
+    bounds = [_bounds_at(logs, fit, np.log(size), best) for size in sizes]
+    low, high = np.array(bounds).T
+    return pd.DataFrame({"size": sizes, "pod": fit.pod(sizes), "low": low, "high": high})
+
+
+def pod_bins(fit: PodFit, n_bins: int = 6) -> pd.DataFrame:
+    """Checks the curve against the plain shares found, in bins of size with about the same number of defects each.
+
+    Returns:
+        As `helpers.analysis.comparison.recall_by_size` (``recall`` with Wilson's 95 % interval), and ``expected``: the
+        mean of the fitted POD over the bin's defects, and ``agrees``: whether it lies in the interval. Of many bins one
+        in twenty is expected not to.
+    """
+    edges = size_edges(fit.sizes, n_bins)
+    data = pd.DataFrame({"size": fit.sizes, "detected": fit.detected, "unit": fit.unit})
+    bins = recall_by_size(data, edges)
+    bins["expected"] = pd.Series(fit.pod(fit.sizes)).groupby(size_groups(fit.sizes, edges)).mean()
+    bins["agrees"] = bins["expected"].between(bins["low"], bins["high"])
+    return bins
+
+
+def pod_table(defects: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row a model: the sizes it finds, or why there is no curve.
+
+    Args:
+        defects: model -> its defects, as `fit_pod` takes them.
+
+    Returns:
+        Columns `POD_COLUMNS`; numbers are NaN where ``refused`` says why.
+    """
+    rows = []
+    for model, hits in defects.items():
+        row: dict[str, Any] = {"model": model, "n": len(hits), "n_hits": int(hits["detected"].sum()), "refused": ""}
+        for name in ("unit", "measure"):
+            row[name] = hits[name].iloc[0] if name in hits and len(hits) else ""
+        row["n_photos"] = hits["image_path"].nunique() if "image_path" in hits else 0
+        try:
+            fit = fit_pod(hits)
+            row |= {name: getattr(fit, name) for name in ("a50", "a90", "a90_95", "fit_p", "warning")}
+        except PodRefusedError as error:
+            row |= {"refused": str(error), "warning": ""}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=list(POD_COLUMNS))
+
+
+# ------------------------------------------------------------------------------------------------ checks and refusals
+
+
+def _checked(defects: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, str, str, int]:
+    missing = [name for name in ("size", "detected") if name not in defects]
+    if missing:
+        raise ValueError(f"defects lacks the column(s) {', '.join(missing)}; give what defect_hits returns.")
+    sizes = defects["size"].to_numpy(dtype=float)
+    if not (np.isfinite(sizes) & (sizes > 0)).all():
+        raise ValueError("defects has sizes that are not above 0; a curve on log size needs sizes above 0.")
+    if not defects["detected"].isin([0, 1]).all():
+        raise ValueError("detected must hold True or False (or 1 and 0) for every defect.")
+    words = {}
+    for name, default in (("unit", "px"), ("measure", "size")):
+        values = defects[name].unique().tolist() if name in defects else []
+        if len(values) > 1:
+            raise ValueError(f"defects mixes the {name}s {', '.join(map(str, values))}; fit one curve for each.")
+        words[name] = str(values[0]) if values else default
+    n_photos = defects["image_path"].nunique() if "image_path" in defects else 0
+    return sizes, defects["detected"].to_numpy(dtype=bool), words["unit"], words["measure"], n_photos
+
+
+def _refuse_what_holds_no_curve(sizes: np.ndarray, detected: np.ndarray, unit: str, n_photos: int) -> None:
+    n, n_hits, n_sizes = len(sizes), int(detected.sum()), len(np.unique(sizes))
+    if n < MIN_DEFECTS or n_sizes < MIN_SIZES or 0 < n_photos < MIN_PHOTOS:
+        photos = f" on {n_photos} photos" if n_photos else ""
+        raise PodRefusedError(
+            f"{n} defects of {n_sizes} sizes{photos} are too few: a curve needs {MIN_DEFECTS} defects of {MIN_SIZES} "
+            f"sizes on {MIN_PHOTOS} photos at least, and the handbook asks for {RECOMMENDED_DEFECTS}. Test more."
+        )
+    span = f"from {sizes.min():.3g} to {sizes.max():.3g} {unit}"
+    one_sided = (1 - CONFIDENCE) ** (1 / n)  # exact (Clopper and Pearson) for n of n
+    if n_hits == n:
+        raise PodRefusedError(
+            f"All {n} defects {span} are found: where detection fails is unknown. Over these sizes the share found is "
+            f"at least {percent(one_sided)} with 95 % confidence. Test smaller defects."
+        )
+    if n_hits == 0:
+        raise PodRefusedError(
+            f"All {n} defects {span} are missed: where detection begins is unknown. Over these sizes the share found "
+            f"is at most {percent(1 - one_sided)} with 95 % confidence. Test larger defects, or look at the threshold."
+        )
+    hits, misses = sizes[detected], sizes[~detected]
+    if hits.max() <= misses.min():
+        raise PodRefusedError(
+            f"No missed defect is smaller than a found one (found up to {hits.max():.3g}, missed from "
+            f"{misses.min():.3g} {unit}): larger defects are the missed ones, and size is not what decides detection."
+        )
+    if misses.max() <= hits.min():
+        raise PodRefusedError(
+            f"Hits and misses do not overlap in size: nothing below {hits.min():.3g} {unit} is found and nothing above "
+            f"{misses.max():.3g} {unit} is missed, so no curve is the most likely one. a50 lies about there; test more "
+            "defects of such sizes."
+        )
+
+
+def _warnings(n: int, n_photos: int, a90: float, a90_95: float, largest: float, unit: str, fit_p: float) -> str:
+    said = []
+    if n < RECOMMENDED_DEFECTS:
+        said.append(f"{n} defects; the handbook asks for {RECOMMENDED_DEFECTS} at least.")
+    if 0 < n_photos < n:
+        said.append(f"{n} defects on {n_photos} photos are taken as independent; the true bounds are wider.")
+    if a90 > largest:
+        said.append(f"a90 lies beyond the largest defect ({largest:.3g} {unit}): extrapolated.")
+    elif a90_95 > largest:
+        said.append(f"a90/95 lies beyond the largest defect ({largest:.3g} {unit}): extrapolated.")
+    if fit_p < 0.05:
+        said.append(f"The curve does not describe the data well (Hosmer-Lemeshow p = {fit_p:.2g}); see the bins.")
+    return " ".join(said)
+
+
+def _hosmer_lemeshow(sizes: np.ndarray, detected: np.ndarray, pod: np.ndarray) -> float:
+    """p-value with groups of equal counts by size, ten of them, or fewer so that each has ten defects."""
+    n_groups = int(np.clip(len(sizes) // 10, 3, 10))
+    statistic = 0.0
+    for group in np.array_split(np.argsort(sizes, kind="stable"), n_groups):
+        expected, mean = pod[group].sum(), pod[group].mean()
+        statistic += (detected[group].sum() - expected) ** 2 / max(expected * (1 - mean), 1e-12)
+    return float(chi2.sf(statistic, n_groups - 2))
+
+
+# ---------------------------------------------------------------------------------------------------------- likelihood
+
+
+def _log_likelihood(logits: np.ndarray, detected: np.ndarray) -> float:
+    return float(-np.logaddexp(0, np.where(detected, -logits, logits)).sum())
+
+
+def _flat_log_likelihood(n: int, n_hits: int) -> float:
+    share = n_hits / n
+    return float(n * (share * np.log(share) + (1 - share) * np.log1p(-share)))
+
+
+def _maximise(design: np.ndarray, offset: np.ndarray, detected: np.ndarray) -> tuple[np.ndarray, float]:
+    """Newton's method on the concave log-likelihood of logit p = offset + design @ beta; (beta, its value)."""
+    beta = np.zeros(design.shape[1])
+    value = _log_likelihood(offset, detected)
+    for _ in range(100):
+        p = expit(offset + design @ beta)
+        gradient = design.T @ (detected - p)
+        curvature = (design * (p * (1 - p))[:, None]).T @ design
+        # far from the top the curvature can vanish; a hair of it keeps the step finite, and halving makes it safe
+        step = np.linalg.solve(curvature + 1e-10 * np.eye(len(beta)), gradient)
+        rise = float(gradient @ step)
+        if rise < 1e-12:
+            break
+        for halving in range(60):
+            trial = beta + step / 2**halving
+            reached = _log_likelihood(offset + design @ trial, detected)
+            if reached > value:
+                beta, value = trial, reached
+                break
+        else:
+            break
+    return beta, value
+
+
+def _profile(logs: np.ndarray, detected: np.ndarray, log_size: float, target: float) -> float:
+    """Highest log-likelihood of the curves that pass through (size, logit POD = target)."""
+    distance = (logs - log_size)[:, None]
+    # scaled, since the slope's unit shrinks as the size goes far from the data
+    return _maximise(distance / np.abs(distance).max(), np.full(len(logs), target), detected)[1]
+
+
+def _upper_size(logs: np.ndarray, detected: np.ndarray, target: float, start: float, best: float) -> float:
+    """Largest size at which the POD may still be the target's; there is one where a flat curve is out of bounds."""
+
+    def drop(log_size: float) -> float:
+        return 2 * (best - _profile(logs, detected, log_size, target)) - _DROP
+
+    return float(np.exp(brentq(drop, start, _step_out(drop, start, 0.25), xtol=1e-8)))
+
+
+def _bounds_at(logs: np.ndarray, fit: PodFit, log_size: float, best: float) -> tuple[float, float]:
+    """Lower and upper bound of the POD at a size."""
+    middle = fit.intercept + fit.slope * log_size
+
+    def drop(target: float) -> float:
+        return 2 * (best - _profile(logs, fit.detected, log_size, target)) - _DROP
+
+    ends = (brentq(drop, middle, _step_out(drop, middle, step), xtol=1e-6) for step in (-0.5, 0.5))
+    low, high = (float(expit(end)) for end in ends)
+    return low, high
+
+
+def _step_out(function: Callable[[float], float], start: float, step: float) -> float:
+    """A place beyond start, by growing steps, where the function is above 0."""
+    place = start + step
+    while function(place) <= 0:
+        step *= 2
+        place += step
+    return place

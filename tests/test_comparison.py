@@ -1,0 +1,276 @@
+"""Comparisons: paired differences against DeLong, operating points and counts by hand, one table over data sets."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm
+
+from helpers.analysis.calibration import Threshold
+from helpers.analysis.comparison import (
+    operating_points,
+    overall_leaderboard,
+    paired_differences,
+    recall_by_size,
+    size_groups,
+    threshold_counts,
+    zero_miss_threshold,
+)
+from helpers.analysis.published import PUBLISHED_COLUMNS, published_results
+
+N_NORMAL, N_ABNORMAL = 120, 80
+
+
+def predicted(scores, labels) -> pd.DataFrame:
+    names = [f"{number:03d}.png" for number in range(len(labels))]
+    return pd.DataFrame({"image_path": names, "label_index": labels, "score": scores})
+
+
+@pytest.fixture(scope="module")
+def pair() -> dict[str, pd.DataFrame]:
+    """Two models whose scores share most of what makes a photo hard."""
+    draw = np.random.default_rng(0)
+    labels = np.r_[np.zeros(N_NORMAL, int), np.ones(N_ABNORMAL, int)]
+    shared = draw.normal(size=labels.size)
+    return {
+        name: predicted(gap * labels + shared + 0.5 * draw.normal(size=labels.size), labels)
+        for name, gap in (("a", 1.8), ("b", 1.4))
+    }
+
+
+def delong(first: np.ndarray, second: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Difference of two AUROCs on the same photos and its standard error (DeLong et al. 1988), by its definition."""
+    placed = []
+    for scores in (first, second):
+        wins = (scores[truth][:, None] > scores[~truth][None]) + 0.5 * (scores[truth][:, None] == scores[~truth][None])
+        placed.append((wins.mean(axis=1), wins.mean(axis=0)))
+    (a_abnormal, a_normal), (b_abnormal, b_normal) = placed
+    over_abnormal, over_normal = a_abnormal - b_abnormal, a_normal - b_normal
+    variance = over_abnormal.var(ddof=1) / truth.sum() + over_normal.var(ddof=1) / (~truth).sum()
+    return float(over_abnormal.mean()), float(np.sqrt(variance))
+
+
+def test_the_difference_of_aurocs_is_delongs(pair):
+    row = paired_differences(pair, n=4000).iloc[0]
+    truth = pair["a"]["label_index"].to_numpy().astype(bool)
+    difference, error = delong(pair["a"]["score"].to_numpy(), pair["b"]["score"].to_numpy(), truth)
+    assert row["difference"] == pytest.approx(difference)
+    assert row["difference"] == pytest.approx(row["value_a"] - row["value_b"])
+    assert (row["high"] - row["low"]) / (2 * norm.ppf(0.975)) == pytest.approx(error, rel=0.08)
+    assert row["share_above"] == pytest.approx(norm.cdf(difference / error), abs=0.03)
+    assert (row["n_normal"], row["n_abnormal"], row["n_resamples"]) == (N_NORMAL, N_ABNORMAL, 4000)
+    # the same photos: much narrower than if each model had its own
+    apart = [delong(pair[name]["score"].to_numpy(), np.zeros(truth.size), truth)[1] for name in "ab"]
+    assert error < 0.6 * np.hypot(*apart)
+
+
+def test_the_same_ranking_differs_in_no_resample(pair):
+    """What is drawn must be the same photos: a model against its own scores stretched, rows shuffled."""
+    stretched = pair["a"].assign(score=np.exp(pair["a"]["score"])).sample(frac=1, random_state=1)
+    for metric in ("image_auroc", "image_ap", "image_f1max", "fpr_at_95_recall"):
+        row = paired_differences({"a": pair["a"], "again": stretched}, metric, n=200).iloc[0]
+        # the sums of average precision differ by rounding at most
+        assert max(abs(row["difference"]), abs(row["low"]), abs(row["high"])) < 1e-12
+
+
+def test_recall_at_each_models_threshold_by_hand():
+    labels = [0, 0, 1, 1, 1, 1]
+    tables = {"one": predicted([0, 1, 5, 5, 5, 5], labels), "two": predicted([0, 0, 50, 50, 0, 0], labels)}
+    row = paired_differences(tables, "recall_at_threshold", {"one": 2, "two": 20}, n=5000).iloc[0]
+    assert (row["value_a"], row["value_b"], row["difference"]) == (1.0, 0.5, 0.5)
+    # two finds half: the difference is 1 - Binomial(4, 1/2) / 4, above 0 unless all four drawn are those it finds
+    assert row["share_above"] == pytest.approx(15 / 16, abs=0.015)
+    assert row["share_below"] == 0
+    assert (row["low"], row["high"]) == (0.0, 1.0)
+    alarms = paired_differences(tables, "false_alarm_at_threshold", {"one": 0.5, "two": 20}, n=2000).iloc[0]
+    assert alarms["difference"] == 0.5 and alarms["share_above"] == pytest.approx(3 / 4, abs=0.04)
+
+
+def test_three_models_are_three_pairs_and_the_seed_decides(pair):
+    three = pair | {"c": pair["b"].assign(score=-pair["b"]["score"])}
+    one, other = (paired_differences(three, n=50, seed=3) for _ in range(2))
+    assert list(zip(one["model_a"], one["model_b"], strict=True)) == [("a", "b"), ("a", "c"), ("b", "c")]
+    pd.testing.assert_frame_equal(one, other)
+    assert one["low"].iloc[2] > 0 and one["share_above"].iloc[2] == 1
+    normal = {name: table[table["label_index"] == 0] for name, table in pair.items()}
+    row = paired_differences(normal, n=20).iloc[0]
+    assert np.isnan(row[["difference", "low", "high", "share_above"]].astype(float)).all()
+
+
+def test_what_cannot_be_paired_is_refused(pair):
+    a, b = pair["a"], pair["b"]
+    for tables, options, reason in (
+        ({"a": a}, {}, "needs two"),
+        ({"a": a, "b": b.iloc[1:]}, {}, "different photos .199 and 200"),
+        ({"a": a, "b": pd.concat([b, b.iloc[:1]])}, {}, "b has two predictions"),
+        ({"a": a, "b": b.assign(label_index=1)}, {}, "different labels"),
+        (pair, {"metric": "auroc"}, "image_auroc"),
+        (pair, {"metric": "recall_at_threshold", "thresholds": {"a": 1}}, "none for b"),
+        (pair, {"level": 1.0}, "level"),
+        (pair, {"n": 0}, "n must be"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            paired_differences(tables, **options)
+
+
+# ---------------------------------------------------------------------------------------------------- operating points
+
+VAL = predicted([0.1, 0.2, 0.3, 0.55, 0.4, 0.6, 0.8], [0, 0, 0, 0, 1, 1, 1])
+TEST = predicted([0.1, 0.35, 0.37, 0.5, 0.9, 0.2, 0.38, 0.5, 0.7, 0.9], [0] * 5 + [1] * 5)
+
+
+def test_operating_points_by_hand():
+    stored = Threshold(0.55, "95 % of held-out normal photos accepted", accept=0.95, n_normal=4)
+    points = operating_points(VAL, TEST, stored).set_index("point")
+    assert points.index.tolist() == ["acceptance", "best F1", "zero misses"]
+    # val: 0.55 flags 2 of 3 defects and no good photo (F1 0.8); just below 0.4 all 3 and one good (F1 6 / 7)
+    assert points.loc["acceptance", "threshold"] == 0.55
+    assert 0.3 < points.loc["zero misses", "threshold"] < 0.4
+    assert points.loc["best F1", "threshold"] == points.loc["zero misses", "threshold"] == pytest.approx(0.35)
+    assert points["found"].tolist() == [2, 4, 4] and points["false_alarms"].tolist() == [1, 3, 3]
+    assert points["recall"].tolist() == [0.4, 0.8, 0.8] and points["false_alarm"].tolist() == [0.2, 0.6, 0.6]
+    assert (points["n_test_normal"] == 5).all() and (points["n_val_abnormal"] == 3).all()
+    # Wilson for 1 of 5, from its closed form with z = 1.96
+    assert points.loc["acceptance", "false_alarm_low"] == pytest.approx(0.0362, abs=5e-4)
+    assert points.loc["acceptance", "false_alarm_high"] == pytest.approx(0.6245, abs=5e-4)
+    assert (points["refused"] == "").all()
+
+
+def test_points_that_need_defects_are_refused_where_val_has_none():
+    good = VAL[VAL["label_index"] == 0]
+    points = operating_points(good, TEST, Threshold(0.55, "given")).set_index("point")
+    assert points.loc["acceptance", "found"] == 2
+    assert "val holds no defect photo" in points.loc["zero misses", "refused"]
+    assert "val holds no defect photo" in points.loc["best F1", "refused"]
+    only_defects = operating_points(VAL[VAL["label_index"] == 1], TEST, Threshold(float("nan"), "none")).set_index(
+        "point"
+    )
+    assert "no normal photo" in only_defects.loc["best F1", "refused"]
+    assert "stored threshold is nan" in only_defects.loc["acceptance", "refused"]
+    assert only_defects["found"].isna().tolist() == [True, True, False] and only_defects["found"].iloc[2] == 3
+    assert points[["threshold", "recall"]].iloc[1:].isna().all(axis=None) and points["found"].isna().sum() == 2
+    only_good = operating_points(VAL, TEST[TEST["label_index"] == 0], Threshold(0.55, "given"))
+    assert only_good["recall"].isna().all() and (only_good["n_test_abnormal"] == 0).all()
+
+
+def test_no_defect_is_missed_even_once_scores_are_float32():
+    draw = np.random.default_rng(0)
+    for _ in range(50):
+        scores = draw.uniform(size=30).astype(np.float32)
+        labels = np.arange(30) < 10
+        threshold = zero_miss_threshold(scores.astype(float), labels)
+        lowest = scores[labels].min()
+        assert (scores[labels] > threshold.value).all()
+        assert ((scores > threshold.value) == (scores >= lowest)).all(), "the highest such threshold"
+    assert threshold.n_abnormal == 10 and "91 %" in threshold.warning  # 10 of 11
+    tied = zero_miss_threshold([0.5, 0.5, 0.2], [0, 1, 0])
+    assert 0.2 <= tied.value < 0.5
+
+
+def test_counts_at_every_threshold_by_hand():
+    counts = threshold_counts([0, 0, 1, 1], [1.0, 2.0, 2.0, 3.0])
+    assert counts["threshold"].iloc[0] < 1.0 and counts["threshold"].tolist()[1:] == [1.0, 2.0, 3.0]
+    assert counts["found"].tolist() == [2, 2, 1, 0] and counts["missed"].tolist() == [0, 0, 1, 2]
+    assert counts["false_alarms"].tolist() == [2, 1, 0, 0] and counts["accepted"].tolist() == [0, 1, 2, 2]
+    assert counts["recall"].tolist() == [1, 1, 0.5, 0] and counts["false_alarm"].tolist() == [1, 0.5, 0, 0]
+    assert threshold_counts([1, 1], [0.0, 1.0])["false_alarm"].isna().all()
+    with pytest.raises(ValueError, match="empty"):
+        threshold_counts([], [])
+
+
+# ------------------------------------------------------------------------------------------------------ recall by size
+
+
+def test_recall_by_size_by_hand():
+    defects = pd.DataFrame({"size": [0.5, 1, 1.5, 2, 3, 3], "detected": [0, 0, 1, 1, 1, 0], "unit": "mm"})
+    bins = recall_by_size(defects, [0, 1, 2, 3, 9])
+    assert bins["n"].tolist() == [1, 2, 1, 2], "each with its lower edge"
+    assert bins["found"].tolist() == [0, 1, 1, 1]
+    np.testing.assert_array_equal(bins["recall"], [0, 0.5, 1, 0.5])
+    assert bins["low"].iloc[0] == 0 and bins["high"].iloc[2] == 1 and set(bins["unit"]) == {"mm"}
+    last = recall_by_size(defects, [0, 1, 3])
+    assert last["n"].tolist() == [1, 5], "the last with its upper edge"
+    empty = recall_by_size(defects, [0, 4, np.inf])
+    assert empty["n"].tolist() == [6, 0] and np.isnan(empty["recall"].iloc[1])
+    halves = recall_by_size(defects, 2)
+    assert halves["n"].tolist() == [3, 3] and halves["size_high"].iloc[-1] == 3
+    assert recall_by_size(defects.assign(size=2.0), 3)["n"].tolist() == [6]
+    np.testing.assert_array_equal(size_groups([0, 1, 2, 3], np.array([0, 1, 3])), [0, 1, 1, 1])
+    for table, bins, reason in (
+        (defects, [0, 2], "2 of 6 sizes"),
+        (defects, [0, 2, 2], "rising"),
+        (defects, 0, "bins=0"),
+        (defects.iloc[:0], 2, "rows"),
+        (defects.drop(columns="size"), 2, "lacks size"),
+        (defects.assign(unit=["mm", "px"] * 3), 2, "mm, px"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            recall_by_size(table, bins)
+
+
+# --------------------------------------------------------------------------------------------------- over all data sets
+
+
+def write_board(folder, rows, *, weights: dict[str, int] | None = None, notes: dict[str, str] | None = None) -> None:
+    folder.mkdir(parents=True)
+    pd.DataFrame(rows, columns=["model", "image_auroc", "ms_per_image"]).to_csv(folder / "leaderboard.csv", index=False)
+    for model, size in (weights or {}).items():
+        (folder / model).mkdir()
+        (folder / model / "model.ckpt").write_bytes(b"0" * size)
+        info = {"model": model, "note": (notes or {}).get(model)}
+        (folder / model / "run.json").write_text(json.dumps(info))
+
+
+def test_one_table_over_all_data_sets(tmp_path):
+    rows = [("unet", 0.7, 5.0), ("patchcore (untrained backbone)", 0.9, 20.0), ("gone", 0.8, 1.0)]
+    sizes = {"unet": 2_500_000, "patchcore": 1_000_000}
+    write_board(tmp_path / "nuts" / "quick", rows, weights=sizes, notes={"patchcore": "untrained backbone"})
+    write_board(tmp_path / "mesh" / "full", [("unet", 0.5, 6.0)])
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "leaderboard.csv").write_text("other,table\n1,2\n")
+    (tmp_path / "mesh" / "smoke").mkdir()
+    board = overall_leaderboard(tmp_path)
+    assert board["dataset"].tolist() == ["mesh", "nuts", "nuts", "nuts"]
+    assert board["profile"].tolist() == ["full", "quick", "quick", "quick"]
+    assert board["image_auroc"].tolist() == [0.5, 0.9, 0.8, 0.7], "the best of a data set first"
+    np.testing.assert_array_equal(board["model_mb"], [np.nan, 1.0, np.nan, 2.5])
+    assert board["ms_per_image"].tolist() == [6, 20, 1, 5]
+    assert overall_leaderboard(tmp_path / "nothing").empty
+    (tmp_path / "mesh" / "full" / "leaderboard.csv").write_text("")
+    with pytest.raises(ValueError, match="full/leaderboard.csv cannot be read"):
+        overall_leaderboard(tmp_path)
+    (tmp_path / "mesh" / "full" / "leaderboard.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="no column model"):
+        overall_leaderboard(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("attrs", "expected"),
+    [
+        ({"name": "screw", "layout": "mvtec", "root": "/data/mvtec/screw"}, (0.999, 0.993)),
+        ({"name": "screw", "layout": "mvtec", "root": "/data/MVTec_AD/screw"}, (0.999, 0.993)),
+        ({"name": "screw", "layout": "mvtec", "root": "C:\\data\\mvtec_anomaly_detection\\screw"}, (0.999, 0.993)),
+        ({"name": "candle", "layout": "visa", "root": "/data/x"}, (0.988, 0.988)),
+        ({"name": "MPDD", "layout": "mvtec", "root": "/data/x"}, (0.996, 0.994)),
+        ({"name": "grey_cloth", "layout": "mvtec", "root": "/data/WFDD/grey_cloth"}, (1.0, 0.989)),
+    ],
+)
+def test_published_numbers_stand_beside_their_data_set(attrs, expected):
+    table = pd.DataFrame()
+    table.attrs |= attrs
+    published = published_results(table)
+    assert list(published.columns) == list(PUBLISHED_COLUMNS)
+    assert tuple(published[["image_auroc", "pixel_auroc"]].iloc[0]) == pytest.approx(expected)
+    assert len(published) == 1 and published["cited"].all() and "GLASS" in published["source"].iloc[0]
+
+
+def test_no_published_numbers_for_other_data():
+    """Many data sets have the MVTec layout, and a name that only begins alike is another's."""
+    for name, root in (("mesh", "/work/datasets/mesh"), ("advisable", "/data/mvtec3d"), ("", "")):
+        table = pd.DataFrame()
+        table.attrs |= {"name": name, "layout": "mvtec", "root": root}
+        assert published_results(table).empty
+    assert published_results(pd.DataFrame()).empty

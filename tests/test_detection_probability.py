@@ -1,0 +1,285 @@
+"""Probability of detection: hits by hand, the fit against scikit-learn and known curves, bounds by brute force."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy.special import expit, logit
+from scipy.stats import chi2
+from sklearn.linear_model import LogisticRegression
+
+from helpers.analysis.detection_probability import (
+    HIT_COLUMNS,
+    POD_COLUMNS,
+    PodRefusedError,
+    defect_hits,
+    fit_pod,
+    pod_bins,
+    pod_curve,
+    pod_table,
+    run_defect_hits,
+)
+from helpers.analysis.sizing import PixelSize
+from helpers.runs import Run
+
+A50, SLOPE = 3.0, 4.0
+A90 = A50 * np.exp(logit(0.9) / SLOPE)
+
+
+def draw(n: int, seed: int, *, a50: float = A50, slope: float = SLOPE) -> pd.DataFrame:
+    """Hits and misses of a known curve, sizes spread evenly in log from a quarter to four times a50."""
+    rng = np.random.default_rng(seed)
+    sizes = a50 * np.exp(rng.uniform(-np.log(4), np.log(4), n))
+    detected = rng.uniform(size=n) < expit(slope * np.log(sizes / a50))
+    return pd.DataFrame({"size": sizes, "detected": detected, "unit": "mm", "measure": "length"})
+
+
+# ------------------------------------------------------------------------------------------------------------ the fit
+
+
+def test_the_fit_is_scikit_learns_without_penalty():
+    defects = draw(150, 1)
+    fit = fit_pod(defects)
+    x = np.log(defects[["size"]].to_numpy())
+    reference = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(x, defects["detected"])
+    assert fit.slope == pytest.approx(reference.coef_[0, 0], rel=1e-4)
+    assert fit.intercept == pytest.approx(reference.intercept_[0], rel=1e-4)
+    np.testing.assert_allclose(
+        fit.pod([1.0, 3.0, 9.0]), reference.predict_proba(np.log([[1], [3], [9]]))[:, 1], rtol=1e-4
+    )
+    assert fit.pod(fit.a50) == pytest.approx(0.5) and fit.pod(fit.a90) == pytest.approx(0.9)
+    assert (fit.n, fit.n_hits, fit.unit, fit.n_photos) == (150, defects["detected"].sum(), "mm", 0)
+
+
+def test_many_defects_give_the_known_curve_back():
+    fit = fit_pod(draw(20_000, 2))
+    assert fit.a50 == pytest.approx(A50, rel=0.02)
+    assert fit.a90 == pytest.approx(A90, rel=0.03)
+    assert fit.slope == pytest.approx(SLOPE, rel=0.05)
+    assert fit.a90 < fit.a90_95 < 1.05 * A90
+    assert fit.fit_p > 0.01 and fit.warning == ""
+
+
+def test_the_bound_lies_above_the_true_a90_in_95_of_100_studies():
+    """400 studies of 100 defects. The bound is approximate: 2,000 others gave 0.923, and 3 standard errors are 0.04."""
+    fits = [fit_pod(draw(100, seed)) for seed in range(400)]
+    covered = np.mean([fit.a90_95 >= A90 for fit in fits])
+    assert 0.89 <= covered <= 0.98
+    assert np.median([fit.a90 for fit in fits]) == pytest.approx(A90, rel=0.03)
+
+
+def test_the_bounds_are_those_of_the_likelihood_region():
+    """Brute force: of all lines within the drop of the log-likelihood, the largest a90 and the extremes of the POD."""
+    defects = draw(80, 3)
+    fit = fit_pod(defects)
+    logs, detected = np.log(defects["size"].to_numpy()), defects["detected"].to_numpy()
+    slope, height = np.meshgrid(np.linspace(0.2, 3, 700) * fit.slope, np.linspace(-6, 6, 500))
+    centre = np.log(fit.a90)  # lines by their slope and their logit at a90
+
+    def log_likelihood(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return sum(
+            -np.logaddexp(0, -(a + b * (x - centre)) * (1 if hit else -1))
+            for x, hit in zip(logs, detected, strict=True)
+        )
+
+    drop = 2 * (log_likelihood(np.array(logit(0.9)), np.array(fit.slope)) - log_likelihood(height, slope))
+    inside = drop <= chi2.ppf(0.9, 1)
+    assert np.exp(centre + (logit(0.9) - height[inside]) / slope[inside]).max() == pytest.approx(fit.a90_95, rel=5e-3)
+    curve = pod_curve(fit, 5)
+    for row in curve.itertuples():
+        logits = height[inside] + slope[inside] * (np.log(row.size) - centre)
+        assert expit(logits.min()) == pytest.approx(row.low, abs=5e-3)
+        assert expit(logits.max()) == pytest.approx(row.high, abs=5e-3)
+
+
+def test_the_lower_bound_crosses_90_percent_at_a90_95():
+    fit = fit_pod(draw(120, 4))
+    curve = pod_curve(fit, 150)
+    assert np.interp(0.9, curve["low"], curve["size"]) == pytest.approx(fit.a90_95, rel=1e-3)
+    assert (curve["low"] < curve["pod"]).all() and (curve["pod"] < curve["high"]).all()
+    np.testing.assert_allclose(curve["pod"], fit.pod(curve["size"]))
+    assert curve["size"].iloc[[0, -1]].tolist() == pytest.approx([fit.sizes.min(), fit.sizes.max()])
+
+
+def test_the_unit_scales_sizes_and_changes_nothing_else():
+    defects = draw(100, 5)
+    fit, small = fit_pod(defects), fit_pod(defects.assign(size=defects["size"] * 1e-3, unit="inch"))
+    assert small.unit == "inch"
+    for name in ("a50", "a90", "a90_95"):
+        assert getattr(small, name) == pytest.approx(1e-3 * getattr(fit, name), rel=1e-4)
+    assert small.slope == pytest.approx(fit.slope, rel=1e-5)
+    assert small.fit_p == pytest.approx(fit.fit_p, rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------------- refusals and warnings
+
+
+def table(sizes, detected, **more) -> pd.DataFrame:
+    return pd.DataFrame({"size": np.asarray(sizes, float), "detected": np.asarray(detected, bool), **more})
+
+
+def test_what_holds_no_curve_is_refused_with_its_reason():
+    sizes = np.arange(1, 41)
+    for defects, reason in (
+        (table(sizes, sizes > 20), r"do not overlap in size: nothing below 21 px is found and nothing above 20 px"),
+        (table(np.r_[sizes, 20], np.r_[sizes >= 20, False]), "do not overlap"),  # both at 20: quasi separation
+        (table(sizes, sizes <= 20), "larger defects are the missed ones"),
+        # 0.05 ** (1 / 40): n of n found has this exact lower bound
+        (table(sizes, sizes > 0), "All 40 defects from 1 to 40 px are found.* at least 92.8 % .*Test smaller"),
+        (table(sizes, sizes < 0), "All 40 defects .* missed.* at most 7.2 % .*Test larger"),
+        (table(sizes[:19], sizes[:19] % 2), "19 defects of 19 sizes are too few"),
+        (table(sizes % 4 + 1, sizes % 3 > 0), "40 defects of 4 sizes are too few"),
+        (table(sizes, sizes % 2, image_path=["a.png", "b.png"] * 20), "on 2 photos are too few"),
+        (table(sizes, (sizes <= 20) ^ (sizes % 5 == 0)), "Larger defects are found less often"),
+        (table(sizes, sizes % 2 == 0), "does not clearly grow with size: .* 20 of 40 found"),
+    ):
+        with pytest.raises(PodRefusedError, match=reason):
+            fit_pod(defects)
+
+
+def test_bad_input_is_an_error_not_a_refusal():
+    good = draw(60, 0)
+    for defects, reason in (
+        (good.drop(columns="size"), "lacks the column.s. size"),
+        (good.assign(size=0.0), "not above 0"),
+        (good.assign(size=np.nan), "not above 0"),
+        (good.assign(detected=0.5), "True or False"),
+        (good.assign(unit=["mm"] * 59 + ["px"]), "mixes the units mm, px"),
+    ):
+        with pytest.raises(ValueError, match=reason) as caught:
+            fit_pod(defects)
+        assert not isinstance(caught.value, PodRefusedError)
+
+
+def test_warnings_say_what_the_numbers_cannot_promise():
+    few = fit_pod(draw(45, 7).assign(image_path=[f"{n // 2}.png" for n in range(45)]))
+    assert "45 defects; the handbook asks for 60" in few.warning
+    assert "45 defects on 23 photos are taken as independent" in few.warning
+    sizes = np.geomspace(1, 10, 200)
+    faint = fit_pod(table(sizes, np.random.default_rng(0).uniform(size=200) < expit(-2 + 1.5 * np.log(sizes))))
+    assert faint.a90 > 10 and "beyond the largest defect (10 px)" in faint.warning
+    # 60 % of the large ones are found, whatever their size: no logistic curve that ends at 1 is like that
+    capped = fit_pod(table(sizes, (sizes > 3) & (np.arange(200) % 5 < 3)))
+    assert capped.fit_p < 0.05 and "does not describe the data" in capped.warning
+    assert not pod_bins(capped)["agrees"].all()
+
+
+def test_bins_by_hand():
+    fit = fit_pod(draw(120, 8))
+    bins = pod_bins(fit, 4)
+    assert bins["n"].tolist() == [30] * 4
+    assert bins["found"].sum() == fit.n_hits
+    order = np.argsort(fit.sizes)
+    first, last = order[:30], order[-30:]
+    assert bins["expected"].iloc[0] == pytest.approx(fit.pod(fit.sizes[first]).mean())
+    assert bins["recall"].iloc[-1] == pytest.approx(fit.detected[last].mean())
+    assert bins["agrees"].tolist() == [r.low <= r.expected <= r.high for r in bins.itertuples()]
+    # the score equations of maximum likelihood: fitted and observed hits are as many
+    assert (bins["expected"] * bins["n"]).sum() == pytest.approx(fit.n_hits)
+
+
+def test_a_table_of_models_holds_numbers_or_the_reason():
+    good, none = draw(80, 9), draw(80, 9).assign(detected=True)
+    result = pod_table({"unet": good, "draem": none})
+    assert list(result.columns) == list(POD_COLUMNS)
+    fit = fit_pod(good)
+    assert result.loc[0, ["a50", "a90", "a90_95", "fit_p"]].tolist() == [fit.a50, fit.a90, fit.a90_95, fit.fit_p]
+    assert result["refused"].iloc[0] == "" and "are found" in result["refused"].iloc[1]
+    assert np.isnan(result["a90"].iloc[1]) and result["n_hits"].tolist() == [good["detected"].sum(), 80]
+
+
+# ------------------------------------------------------------------------------------------------------ hits and misses
+
+
+def test_hits_by_hand():
+    mask = np.zeros((40, 60), bool)
+    mask[2:6, 2:12] = True  # 4 x 10, 40 pixels
+    mask[20:30, 20:30] = True  # 10 x 10
+    mask[35, 50:53] = True  # 3 pixels: a speck
+    mask[30, 30] = True  # touches the square at its corner
+    values = np.zeros((40, 60), np.float16)
+    values[2, 2:6] = 0.9  # 4 of 40
+    values[20:30, 20:30] = 0.5  # at the threshold is not above it
+    hits = defect_hits([(mask, values), (None, values), (np.zeros_like(mask), values)], ["a", "b", "c"], ["x"] * 3, 0.5)
+    assert list(hits.columns) == list(HIT_COLUMNS)
+    assert hits["image_path"].tolist() == ["a", "a"] and hits["unit"].tolist() == ["px", "px"]
+    np.testing.assert_allclose(hits["size"], [np.hypot(11, 11), np.hypot(4, 10)])
+    np.testing.assert_allclose(hits["covered"], [0, 0.1])
+    assert hits["detected"].tolist() == [False, True]
+    photos, names = [(mask, values)], (["a"], ["x"])
+    assert defect_hits(photos, *names, 0.5, min_share=0.1)["detected"].tolist() == [False, True]
+    assert defect_hits(photos, *names, 0.5, min_share=0.2)["detected"].tolist() == [False, False]
+    assert defect_hits(photos, *names, 0.4, min_share=0.2)["detected"].tolist() == [True, False]
+    assert len(defect_hits(photos, *names, 0.5, min_defect_area=1)) == 3
+    size = PixelSize(0.1, 0.1, 0.0, "mm")
+    millimetres = defect_hits(photos, *names, 0.5, pixel_size=size, measure="equivalent_diameter")
+    assert set(millimetres["unit"]) == {"mm"}
+    np.testing.assert_allclose(millimetres["size"], 0.1 * np.sqrt(4 / np.pi * np.array([101, 40])))
+    area = defect_hits(photos, *names, 0.5, pixel_size=size, measure="area")
+    assert set(area["unit"]) == {"mm²"}
+    np.testing.assert_allclose(area["size"], [1.01, 0.4])
+
+
+def test_a_defect_smaller_than_a_cell_of_the_map_is_not_lost():
+    """A map of 10 x 15 cells over 40 x 60 pixels: the defect of 3 x 4 pixels lies in the cell (5, 9)."""
+    mask, values = np.zeros((40, 60), bool), np.zeros((10, 15))
+    mask[20:23, 36:40] = True
+    for cell, expected in (((5, 9), True), ((5, 8), False), ((5, 10), False), ((4, 9), False), ((6, 9), False)):
+        one = values.copy()
+        one[cell] = 1
+        assert defect_hits([(mask, one)], ["a"], ["x"], 0.5)["detected"].tolist() == [expected]
+
+
+def test_impossible_hits_are_refused():
+    mask, values = np.ones((20, 20), bool), np.zeros((20, 20))
+    for options, reason in (
+        ({"measure": "weight"}, "'weight'"),
+        ({"min_share": 1.5}, "min_share"),
+        ({"unit": "m"}, "'m'"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            defect_hits([(mask, values)], ["a"], ["x"], 0.5, **options)
+    with pytest.raises(ValueError, match="a.png: the map"):
+        defect_hits([(mask, values * np.nan)], ["a.png"], ["x"], 0.5)
+    with pytest.raises(ValueError, match="one a photo"):
+        defect_hits([(mask, values)], ["a", "b"], ["x", "x"], 0.5)
+    assert defect_hits([], [], [], 0.5)["detected"].tolist() == []
+
+
+def test_hits_of_a_run_see_masks_at_the_photos_size(tmp_path):
+    """Photos 80 x 100 resized to 40 x 50 and cropped to 32 x 40: the crop begins at (4, 5), at (8, 10) of the photo."""
+    boxes = {"seen": (30, 40), "missed": (60, 70), "cropped": (0, 0)}
+    rows = []
+    for name, (top, left) in boxes.items():
+        mask = np.zeros((80, 100), np.uint8)
+        mask[top : top + 6, left : left + 8] = 255
+        Image.fromarray(mask).save(tmp_path / f"{name}_mask.png")
+        Image.fromarray(mask).save(tmp_path / f"{name}.png")
+        rows.append([f"{name}.png", f"{name}_mask.png", 1, "dent", "test", name])
+    Image.fromarray(np.zeros((80, 100), np.uint8)).save(tmp_path / "good.png")
+    rows.insert(1, ["good.png", "", 0, "good", "test", "good"])
+    columns = ["image_path", "mask_path", "label_index", "defect_type", "split", "group"]
+    samples = pd.DataFrame(rows, columns=columns)
+    samples.to_csv(tmp_path / "samples.csv", index=False)
+    samples.assign(score=0.5, map_max=0.5).drop(columns=["mask_path", "group"]).to_csv(
+        tmp_path / "predictions.csv", index=False
+    )
+    maps = np.zeros((4, 32, 40), np.float16)
+    maps[0, (30 + 2) // 2 - 4, (40 + 2) // 2 - 5] = 1  # inside the first defect, in the map's frame
+    maps[3, 0, 0] = 1  # the corner of what is seen, not of the photo
+    np.save(tmp_path / "maps_test.npy", maps)
+    attrs = {"root": str(tmp_path), "layout": "table", "name": "boxes", "pixel_size": 0.5, "published_split": True}
+    (tmp_path / "samples.csv.json").write_text(json.dumps(attrs))
+    threshold = {"value": 0.5, "origin": "given", "kind": "pixel"}
+    parameters = {"image_size": [40, 50], "center_crop": [32, 40]}
+    info = {"model": "unet", "parameters": parameters, "thresholds": {"pixel": threshold}}
+    (tmp_path / "run.json").write_text(json.dumps(info))
+    hits = run_defect_hits(Run.load(tmp_path), pixel_size=0.5, unit="mm")
+    assert [path.rsplit("/", 1)[-1] for path in hits["image_path"]] == ["seen.png", "missed.png", "cropped.png"]
+    assert hits["detected"].tolist() == [True, False, False]
+    np.testing.assert_allclose(hits["size"], 0.5 * np.hypot(6, 8))
+    assert run_defect_hits(Run.load(tmp_path), 2.0)["detected"].sum() == 0

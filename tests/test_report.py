@@ -1,0 +1,138 @@
+"""The report: one file without references outwards, all names escaped, numbers in words that are right."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from helpers.analysis.calibration import conformal_threshold
+from helpers.views import report
+from helpers.views.figures import NotebookFigure
+
+EVIL = "<script>alert('x')</script> & \"Kratzer\""
+
+
+class Page(HTMLParser):
+    """Text, attributes and tables of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, "tags are closed in their order"
+
+    def handle_data(self, data):
+        if data.strip() and self.open:
+            self.texts.append((self.open[-1], data.strip()))
+
+    def all(self, tag: str) -> list[str]:
+        return [text for name, text in self.texts if name == tag]
+
+
+def figure() -> NotebookFigure:
+    drawn = NotebookFigure(figsize=(2, 1))
+    drawn.subplots().plot([0, 1], [0, 1])
+    return drawn
+
+
+def read(tmp_path, *sections: report.Section) -> Page:
+    return Page(report.write_report(tmp_path / "out" / "report.html", f"Mesh {EVIL}", sections).read_text("utf-8"))
+
+
+def test_one_file_with_everything_inside(tmp_path):
+    table = pd.DataFrame({EVIL: [EVIL, "b"], "share": [0.123456, np.nan], "n": [12345, 2]})
+    page = read(tmp_path, report.Section("Größe", (f"A paragraph {EVIL}.", table, figure())))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.html"]
+    assert [tag for tag, _ in page.tags].count("script") == 1, "its own, for sorting"
+    assert page.all("h1") == [f"Mesh {EVIL}"] and page.all("title") == [f"Mesh {EVIL}"]
+    assert page.all("h2") == ["Größe", "Words"]
+    assert f"A paragraph {EVIL}." in page.all("p")
+    assert page.all("th") == [EVIL, "share", "n"]
+    assert page.all("td") == [EVIL, "0.1235", "12345", "b", "-", "2"]
+    source = next(attrs["src"] for tag, attrs in page.tags if tag == "img")
+    picture = Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/png;base64,"))))
+    assert picture.format == "PNG" and picture.size == (220, 110)
+    for _, attrs in page.tags:
+        assert not {"href", "action"} & set(attrs)
+        assert attrs.get("src", "data:").startswith("data:")
+    assert page.open == [], "all is closed"
+    assert {"False alarm", "Threshold", "95 % interval"} <= set(page.all("dt"))
+
+
+def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match=".html"):
+        report.write_report(tmp_path / "report.pdf", "x", [report.Section("a")])
+    with pytest.raises(ValueError, match="empty"):
+        report.write_report(tmp_path / "report.html", "x", [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_leaderboard_in_words():
+    board = pd.DataFrame(
+        {
+            "model": ["unet", "glass"],
+            "n_test_normal": [50, 50],
+            "image_auroc": [0.98765, 0.5],
+            "recall_at_threshold": [0.9, np.nan],
+            "scheme": ["supervised", "one_class"],
+            "pixel_iou": [0.1, 0.2],
+        }
+    )
+    text, table = report.leaderboard_section(board).parts
+    assert "neither trained nor adjusted" in text
+    assert table["detector"].tolist() == ["unet", "glass"]
+    assert table["defect photos found"].tolist() == ["90 %", "-"]
+    assert table["trained on"].tolist() == ["good and defect photos", "good photos only"]
+    assert "pixel_iou" not in table and board["scheme"].iloc[0] == "supervised", "the leaderboard itself is unchanged"
+
+
+def test_misses_in_sentences_by_hand():
+    test = pd.DataFrame(
+        {
+            "label_index": [0] * 10 + [1] * 6,
+            "defect_type": ["good"] * 10 + ["dent"] * 4 + ["stain"] * 2,
+            "score": [0.1] * 9 + [0.9] + [0.9, 0.2, 0.3, 0.8] + [0.7, 0.6],
+        }
+    )
+    threshold = conformal_threshold(np.linspace(0, 0.5, 19))
+    drawn = figure()
+    misses, alarms, table, last = report.misses_section("unet", test, threshold, [drawn]).parts
+    assert threshold.value == 0.5 and last is drawn
+    # Wilson for 2 of 6 and 1 of 10, from its closed form with z = 1.96
+    assert misses.startswith("2 of 6 photos with a defect are missed (33.3 %)") and "from 9.7 % to 70 %" in misses
+    assert alarms.startswith("1 of 10 good photos raise a false alarm (10 %)") and "from 1.8 % to 40.4 %" in alarms
+    assert table.iloc[:, :4].to_numpy().tolist() == [["dent", 4, 2, 2], ["stain", 2, 2, 0]]
+    assert table["to (95 % interval)"].iloc[1] == "100 %"
+    good = report.misses_section("unet", test[test["label_index"] == 0], threshold).parts
+    assert good[0].startswith("No photo of this kind was tested") and len(good) == 2
+
+
+def test_thresholds_say_where_they_come_from():
+    threshold = conformal_threshold(np.arange(40.0))
+    section = report.threshold_section("unet", {"image": threshold})
+    assert section.heading == "Thresholds of unet"
+    (text,) = section.parts
+    assert text.startswith("For the verdict on a photo: A photo is called abnormal above 38")
+    assert "95 % of held-out normal photos accepted, n = 40" in text
+
+
+def test_a_table_for_the_notebook_sorts_too():
+    text = report.sortable_table(pd.DataFrame({"model": [EVIL], "value": [1.5]}))
+    page = Page(text)
+    assert page.all("td") == [EVIL, "1.5"]
+    assert any(tag == "table" and "sortable" in attrs["class"] for tag, attrs in page.tags)
