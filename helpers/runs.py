@@ -47,7 +47,10 @@ if TYPE_CHECKING:
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 RUN_FILE = "run.json"
 DRAFT_FILE = "draft.json"
-USES_RUNS = {"__main__.py", "cascade.py", "grad_cam.py", "predictor.py", "saving.py", "stages.py"}  # make none
+USES_RUNS = {
+    *("__main__.py", "cascade.py", "export.py", "exported.py", "grad_cam.py", "predictor.py"),
+    *("saving.py", "stages.py", "video.py"),
+}  # make none
 CHECKPOINTS, LAST_CHECKPOINT = "checkpoints", "last.ckpt"  # what a draft that trains by epochs goes on from
 VERSIONED = ("anomalib", "lightning", "numpy", "pandas", "scikit-learn", "timm", "torch", "torchvision")
 
