@@ -12,9 +12,9 @@ from helpers.analysis.metrics import (
     LEADERBOARD_COLUMNS,
     PIXEL_METRICS,
     PixelMetrics,
-    _bootstrap,
     _key_scores,
     _order_keys,
+    bootstrap_draws,
     bootstrap_interval,
     by_defect_type,
     evaluate,
@@ -103,7 +103,7 @@ def test_bootstrap_draws_are_the_metric_on_the_resampled_photos():
     rng = np.random.default_rng(0)
     labels = np.repeat([False, True], [12, 9])
     scores = (rng.normal(size=21) + labels).round(1)
-    draws = _bootstrap(labels, scores, 0.5, n=20, seed=4)
+    draws = bootstrap_draws(labels, scores, 0.5, n=20, seed=4)
     # The same resamples by hand: per draw block, normal photos first, then abnormal ones.
     rng = np.random.default_rng(4)
     normal = scores[:12][rng.integers(0, 12, (20, 12))]

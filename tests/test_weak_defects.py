@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import draw_photos
 from PIL import Image
 from scipy.stats import binomtest
 
 from helpers.analysis.calibration import Threshold
 from helpers.analysis.weak_defects import detection_rates, score_photos, weak_defect_photos
-from helpers.data.images import read_image, read_mask
+from helpers.data.images import read_image, read_mask, to_network_frame
 from helpers.data.samples import COLUMNS, read_table
-from helpers.runs import MissingRunError, open_run
+from helpers.inference.object_mask import otsu_object_mask
+from helpers.inference.predictor import Predictor
+from helpers.models.draem import smoothed_maximum
+from helpers.runs import MissingRunError, Run, open_run
 
 OPTIONS = {"opacities": (1.0, 0.2), "n_photos": 4, "kinds": ("spot", "cut_paste")}
 
@@ -160,6 +165,40 @@ def test_unchanged_photos_score_as_the_photos_they_were_made_from(run, weak):
     expected = run.predictions("test").set_index("image_path")["score"]
     unchanged = weak[weak["opacity"] == 0]
     np.testing.assert_allclose(score_photos(run, unchanged), expected[unchanged["source_path"]], rtol=1e-4)
+
+
+def with_object_mask(run: Run, kind: str, folder: Path) -> Run:
+    """The run as if its maps had been confined to the object when it was trained."""
+    copy = Path(shutil.copytree(run.folder, folder / "patchcore"))
+    parameters = run.info["parameters"] | {"object_mask": kind}
+    (copy / "run.json").write_text(json.dumps(run.info | {"parameters": parameters}))
+    return Run.load(copy)
+
+
+def test_a_weak_defect_has_the_object_mask_of_the_photo_it_was_drawn_on(run, weak, tmp_path):
+    """Masks in a folder are called like the data set's photos: two photos are all object, of two nothing is."""
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    sources = sorted(weak["source_path"].unique())
+    for number, source in enumerate(sources):
+        Image.new("L", (96, 72), 255 * (number % 2)).save(masks / f"{Path(source).stem}.png")
+    scores = score_photos(with_object_mask(run, str(masks), tmp_path), weak)
+    seen = weak["source_path"].isin(sources[1::2]).to_numpy()
+    assert seen.sum() == 6 and (scores[seen] > 0).all() and (scores[~seen] == 0).all()
+    (masks / f"{Path(sources[0]).stem}.png").unlink()
+    with pytest.raises(FileNotFoundError, match=Path(sources[0]).stem):
+        score_photos(with_object_mask(run, str(masks), tmp_path / "again"), weak)
+
+
+def test_maps_are_confined_to_the_object_before_they_are_scored(run, weak, tmp_path):
+    """By hand: the map times Otsu's mask of the weak photo itself, and its smoothed maximum."""
+    confined = with_object_mask(run, "otsu", tmp_path)
+    expected = []
+    for found in Predictor(run, device="cpu").predict_stream(weak["image_path"].tolist()):
+        mask = to_network_frame(otsu_object_mask(read_image(found.source)), run.info["parameters"])
+        expected.append(float(smoothed_maximum(torch.from_numpy(found.network_map * mask)[None, None])))
+    np.testing.assert_allclose(score_photos(confined, weak), expected, rtol=1e-4)
+    assert not np.allclose(score_photos(run, weak), expected, rtol=1e-2)
 
 
 def test_drafts_and_empty_tables_are_refused(tmp_path, table, settings, run):

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from helpers.analysis.calibration import Threshold, _just_below, best_f1_threshold
-from helpers.analysis.metrics import IMAGE_METRICS, _bootstrap, _checked, image_metrics, wilson_interval
+from helpers.analysis.metrics import IMAGE_METRICS, bootstrap_draws, check_scores, image_metrics, wilson_interval
 from helpers.runs import RUN_FILE, Run
 
 AT_THRESHOLD = ("recall_at_threshold", "false_alarm_at_threshold")
@@ -76,7 +76,7 @@ def paired_differences(
         numbers = image_metrics(truth, column, limit)
         values[model] = numbers[metric]
         # The same seed draws the same photos: what is drawn depends on the labels alone.
-        draws[model] = _bootstrap(truth, column, limit, n=n, seed=seed)[metric]
+        draws[model] = bootstrap_draws(truth, column, limit, n=n, seed=seed)[metric]
     tails = [(1 - level) / 2, (1 + level) / 2]
     rows = []
     for first, second in itertools.combinations(predictions, 2):
@@ -117,7 +117,7 @@ def _same_photos(predictions: Mapping[str, pd.DataFrame]) -> tuple[np.ndarray, d
                 "difference needs the same ones. Load the runs with find_runs, which confines them to those."
             )
         aligned = table.set_index("image_path").loc[order]
-        labels, scores[model] = _checked(aligned["label_index"], aligned["score"])
+        labels, scores[model] = check_scores(aligned["label_index"], aligned["score"])
         if (labels != truth).any():
             raise ValueError(f"{model} and {first} give some photos different labels; train them on one sample table.")
     return truth, scores
@@ -140,7 +140,7 @@ def zero_miss_threshold(scores: ArrayLike, labels: ArrayLike, split: str = "val"
     Raises:
         ValueError: where no photo is abnormal.
     """
-    truth, values = _checked(labels, scores)
+    truth, values = check_scores(labels, scores)
     n = int(truth.sum())
     if n == 0:
         raise ValueError(f"{split} holds no defect photo: no threshold can be said to miss none.")
@@ -174,8 +174,8 @@ def operating_points(val: pd.DataFrame, test: pd.DataFrame, stored: Threshold) -
     Raises:
         ValueError: for scores that are not finite.
     """
-    val_truth, val_scores = _checked(val["label_index"], val["score"])
-    truth, scores = _checked(test["label_index"], test["score"])
+    val_truth, val_scores = check_scores(val["label_index"], val["score"])
+    truth, scores = check_scores(test["label_index"], test["score"])
     n_normal, n_abnormal = int((~truth).sum()), int(truth.sum())
     thresholds = {"acceptance": stored, "best F1": None, "zero misses": None}
     refusals = dict.fromkeys(thresholds, "")
@@ -229,7 +229,7 @@ def threshold_counts(labels: ArrayLike, scores: ArrayLike) -> pd.DataFrame:
     Raises:
         ValueError: when shapes differ, a score is not finite or there is no photo.
     """
-    truth, values = _checked(labels, scores)
+    truth, values = check_scores(labels, scores)
     if not truth.size:
         raise ValueError("scores is empty: there is nothing to count.")
     distinct = np.unique(values)

@@ -73,7 +73,7 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike, threshold: SupportsFloat
     Raises:
         ValueError: When shapes differ or a score is not finite.
     """
-    truth, values = _checked(labels, scores)
+    truth, values = check_scores(labels, scores)
     n_abnormal = int(truth.sum())
     n_normal = int(truth.size - n_abnormal)
     result: dict[str, float] = {"n_normal": n_normal, "n_abnormal": n_abnormal, **dict.fromkeys(IMAGE_METRICS, np.nan)}
@@ -102,7 +102,7 @@ def image_curves(labels: ArrayLike, scores: ArrayLike, threshold: SupportsFloat 
         ``operating_point`` (3,): false-alarm rate, recall and precision at the threshold. With one class only the
         curves are empty and the numbers NaN.
     """
-    truth, values = _checked(labels, scores)
+    truth, values = check_scores(labels, scores)
     numbers = image_metrics(truth, values, threshold)
     empty = np.empty(0)
     fpr = tpr = roc_thresholds = precision = recall = pr_thresholds = empty
@@ -153,7 +153,7 @@ def by_defect_type(
         One row a defect type, sorted by name: ``defect_type``, ``n_normal``, ``n_abnormal``, `IMAGE_METRICS`, and
         for each of them ``<metric>_low`` and ``<metric>_high``.
     """
-    truth, values = _checked(labels, scores)
+    truth, values = check_scores(labels, scores)
     names = np.asarray(list(types), dtype=object)
     if names.shape != truth.shape:
         raise ValueError(f"types has {names.size} entries but there are {truth.size} scores; give one per photo.")
@@ -208,7 +208,7 @@ def bootstrap_interval(
     """
     if metric not in IMAGE_METRICS:
         raise ValueError(f"metric must be one of {', '.join(IMAGE_METRICS)}; got {metric!r}.")
-    draws = _bootstrap(*_checked(labels, scores), threshold, n=n, seed=seed)[metric]
+    draws = bootstrap_draws(*check_scores(labels, scores), threshold, n=n, seed=seed)[metric]
     return _percentiles(draws, level)
 
 
@@ -229,9 +229,9 @@ def image_intervals(
         Index ``metric``; columns ``value``, ``low``, ``high``, ``level``, ``n_normal``, ``n_abnormal``, ``method``
         ("bootstrap", "wilson" or "" where the metric is NaN).
     """
-    truth, values = _checked(labels, scores)
+    truth, values = check_scores(labels, scores)
     numbers = image_metrics(truth, values, threshold)
-    draws = _bootstrap(truth, values, threshold, n=n, seed=seed)
+    draws = bootstrap_draws(truth, values, threshold, n=n, seed=seed)
     counts = {"recall_at_threshold": numbers["n_abnormal"], "false_alarm_at_threshold": numbers["n_normal"]}
     rows = []
     for metric in IMAGE_METRICS:
@@ -253,10 +253,13 @@ def wilson_interval(share: float, n: int, level: float = 0.95) -> tuple[float, f
     return float(low), float(1.0 if share == 1 else centre + half)
 
 
-def _bootstrap(
+def bootstrap_draws(
     truth: np.ndarray, values: np.ndarray, threshold: SupportsFloat | None, *, n: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Draws (n,) resampled values of every image metric, from counts on the distinct scores."""
+    """Draws (n,) resampled values of every image metric, from counts on the distinct scores.
+
+    Which photos are drawn depends on the labels and the seed alone: models with the same labels get the same resamples.
+    """
     if n < 1:
         raise ValueError(f"n must be at least 1 resample, got {n}.")
     draws = {name: np.full(n, np.nan) for name in IMAGE_METRICS}
@@ -721,7 +724,12 @@ def _f1(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
     return 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
 
 
-def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def check_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Labels as (N,) bool and scores as (N,) float64.
+
+    Raises:
+        ValueError: when shapes differ or a score is not finite.
+    """
     truth = np.asarray(labels).astype(bool)
     values = np.asarray(scores, dtype=np.float64)
     if truth.ndim != 1 or truth.shape != values.shape:

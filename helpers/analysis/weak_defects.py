@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
@@ -23,7 +22,7 @@ from PIL import Image
 from helpers.analysis.metrics import wilson_interval
 from helpers.data._drawing import photo_seed
 from helpers.data.images import read_image
-from helpers.data.samples import COLUMNS, NORMAL, absolute_path, make_table, write_table
+from helpers.data.samples import NORMAL, absolute_path, make_table, write_table
 from helpers.data.simulate import KINDS, simulate_defect
 from helpers.files import write_whole_folder
 from helpers.progress import progress
@@ -130,15 +129,15 @@ def weak_defect_photos(
     return _as_table(rows, table, folder)
 
 
-def score_photos(run: Run, table: pd.DataFrame, *, device: str = "cpu", batch_size: int = 8) -> NDArray[np.float32]:
+def score_photos(run: Run, table: pd.DataFrame, *, device: str = "auto", batch_size: int = 8) -> NDArray[np.float32]:
     """Scores that a finished run gives to photos, those it has never seen included.
 
-    They are those of the model in ``model.ckpt`` as it is, and compare with the run's stored thresholds; a run whose
-    predictions were refined when it was fitted (``refine`` of :meth:`helpers.runs.Run.fit`) has others.
+    They are made as those that its thresholds were set on, object mask included (:class:`helpers.inference.Predictor`).
+    Where object masks are a folder of files, a weak defect gets that of the photo it was drawn on (``source_path``).
 
     Args:
         run: finished.
-        table: a sample table; only its photos count, not what it says of them.
+        table: a row a photo: ``image_path`` and, where there, ``source_path``. Its labels do not count.
         device: see :func:`helpers.inference.engine.trainer_device`.
         batch_size: photos at once.
 
@@ -147,26 +146,26 @@ def score_photos(run: Run, table: pd.DataFrame, *, device: str = "cpu", batch_si
 
     Raises:
         MissingRunError: if the run is not finished.
-        FileNotFoundError: if a photo is missing.
+        FileNotFoundError: if a photo, or the mask of its object, is missing.
         ValueError: if there is no photo, or one cannot be read.
     """
-    from helpers.data.datamodule import SampleDataModule
-    from helpers.inference.engine import predict_split
-    from helpers.models.catalog import load_model
+    from helpers.inference.predictor import Predictor, read_batches
     from helpers.runs import MissingRunError
 
     if not run.finished:
         raise MissingRunError(f"{run.folder} is a draft; train and calibrate {run.name} first.")
     if table.empty:
         raise ValueError("The table has no photos; there is nothing to score.")
-    backbone = run.info["parameters"]["backbone"]
-    model = load_model(run.name, run.folder / "model.ckpt", backbone["architecture"] if backbone else "")
-    # Without masks, so that none is read; each photo once, since the rows come back by their paths.
-    photos = table[list(COLUMNS)].drop_duplicates("image_path").assign(split="test", mask_path="")
-    data = SampleDataModule(photos, name="photos", eval_batch_size=batch_size)
-    with TemporaryDirectory() as folder:
-        predictions, _ = predict_split(model, data, "test", Path(folder), device)
-    return predictions.set_index("image_path")["score"].loc[table["image_path"]].to_numpy(np.float32)
+    predictor = Predictor(run, device=device, batch_size=batch_size)
+    pictures = zip(table.get("source_path", table["image_path"]), table["image_path"], strict=True)
+    scores: list[float] = []
+    for batch in read_batches(progress(pictures, f"Scoring with {run.name}", len(table)), batch_size):
+        for item in batch:
+            if item.problem is not None:
+                raise item.problem
+        judged = predictor.judge([item.photo for item in batch], [item.source for item in batch])
+        scores += [one.score for one in judged]
+    return np.array(scores, dtype=np.float32)
 
 
 def detection_rates(scores: pd.DataFrame, thresholds: Mapping[str, SupportsFloat]) -> pd.DataFrame:

@@ -24,12 +24,12 @@ from helpers.views.figures import (
     ORANGE,
     SKY,
     VERMILLION,
-    _clean,
-    _figure,
-    _legend_right,
-    _number,
-    _threshold_line,
+    clean_axis,
+    legend_right,
+    new_figure,
+    number_text,
     shorten,
+    threshold_line,
 )
 
 _MARKERS = "osD^vPX"
@@ -58,7 +58,7 @@ def confusion_figure(confusion: pd.DataFrame, *, title: str = "", note: str | No
     cell = float(np.clip(7.0 / n_columns, 0.5, 0.95))
     size = 9 if cell > 0.7 else 7
     left, below = 0.075 * max(map(len, rows)) + 0.5, 0.06 * max(map(len, columns)) + 0.7
-    figure = _figure(0.8 * cell * n_rows + below + 0.5, note, width=max(4.5, cell * n_columns + left + 1.1))
+    figure = new_figure(0.8 * cell * n_rows + below + 0.5, note, width=max(4.5, cell * n_columns + left + 1.1))
     axis = figure.subplots()
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, column in np.ndindex(n_rows, n_columns):
@@ -92,7 +92,7 @@ def reliability_figure(reliability: pd.DataFrame, ece: float, *, note: str | Non
         note: printed in the corner.
     """
     used = reliability[reliability["n"] > 0]
-    figure = _figure(5.2, note, width=7)
+    figure = new_figure(5.2, note, width=7)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     widths = reliability["high"] - reliability["low"]
     upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.4, zorder=3, label="perfectly calibrated")
@@ -116,7 +116,7 @@ def reliability_figure(reliability: pd.DataFrame, ece: float, *, note: str | Non
     )
     upper.set(ylim=(0, 1.02), ylabel="share of right predictions")
     n = int(reliability["n"].sum())
-    upper.set_title(f"Calibration: expected error {_number(ece)} (n={n}, {len(reliability)} bins)")
+    upper.set_title(f"Calibration: expected error {number_text(ece)} (n={n}, {len(reliability)} bins)")
     lower.bar(reliability["low"], reliability["n"], widths, align="edge", color=GREY, edgecolor="white")
     highest = max(1, int(reliability["n"].max()))
     for middle, count in zip(middles, used["n"], strict=True):
@@ -126,8 +126,8 @@ def reliability_figure(reliability: pd.DataFrame, ece: float, *, note: str | Non
     lower.set(xlim=(0, 1), ylim=(0, 1.3 * highest), xlabel="confidence", ylabel="photos")
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     for axis in (upper, lower):
-        _clean(axis)
-    _legend_right(figure, upper, None)
+        clean_axis(axis)
+    legend_right(figure, upper, None)
     return figure
 
 
@@ -162,7 +162,7 @@ def unknown_histogram(
     marks = values if tau is None else np.r_[values, float(tau)]
     low, high = float(marks.min()), float(marks.max())
     bins = np.linspace(low, high, 41) if high > low else np.linspace(low - 0.5, low + 0.5, 41)
-    figure = _figure(4.2, note)
+    figure = new_figure(4.2, note)
     axis = figure.subplots()
     if is_known.any():
         axis.hist(values[is_known], bins, color=GREY, label=f"known classes (n={is_known.sum()})")
@@ -178,12 +178,12 @@ def unknown_histogram(
             label=f"unknown: {shorten(name, 20)} (n={chosen.size})",
         )
     if tau is not None:
-        _threshold_line(axis, float(tau))
+        threshold_line(axis, float(tau))
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set(xlabel=f"{label} (larger: more unknown)", ylabel="photos")
     axis.set_title(f"Known and unknown photos (n={values.size})", pad=22 if tau is not None else 6)
-    _clean(axis)
-    _legend_right(figure, axis, None)
+    clean_axis(axis)
+    legend_right(figure, axis, None)
     return figure
 
 
@@ -214,7 +214,7 @@ def embedding_figure(
     known_names = [str(name) for name in known]
     present = [name for name in known_names if (names == name).any()]
     strange = sorted(set(names) - set(known_names))
-    figure = _figure(5.4, note, width=9)
+    figure = new_figure(5.4, note, width=9)
     axis = figure.subplots()
     size = float(np.clip(6000 / names.size, 9, 30))
     colours = {name: CYCLE[number % len(CYCLE)] for number, name in enumerate([*present, *strange])}
@@ -230,8 +230,8 @@ def embedding_figure(
     axis.set_ylabel(f"second main direction ({percent(float(second))})")
     axis.set_title(f"Embeddings in two dimensions (n={names.size})")
     axis.set_aspect("equal", adjustable="datalim")
-    _clean(axis)
-    _legend_right(figure, axis, None)
+    clean_axis(axis)
+    legend_right(figure, axis, None)
     return figure
 
 
@@ -242,7 +242,7 @@ def oscr_figure(curves_by_method: Mapping[str, Mapping[str, np.ndarray]], *, not
         curves_by_method: name -> ``curves`` of :class:`helpers.analysis.open_set.OpenSetReport`.
         note: printed in the corner.
     """
-    figure = _figure(4.6, note, width=9)
+    figure = new_figure(4.6, note, width=9)
     axis = figure.subplots()
     counts = ""
     for number, (name, curves) in enumerate(curves_by_method.items()):
@@ -253,7 +253,7 @@ def oscr_figure(curves_by_method: Mapping[str, Mapping[str, np.ndarray]], *, not
             linestyle=_DASHES[number // len(CYCLE) % len(_DASHES)],
             linewidth=1.8,
             clip_on=False,
-            label=f"{shorten(name, 26)}: {_number(curves['oscr'])}",
+            label=f"{shorten(name, 26)}: {number_text(curves['oscr'])}",
         )
         counts = f" (n={int(curves['n_known'])} known + {int(curves['n_unknown'])} unknown photos)"
     axis.set(xlim=(0, 1), ylim=(0, 1))
@@ -263,8 +263,8 @@ def oscr_figure(curves_by_method: Mapping[str, Mapping[str, np.ndarray]], *, not
         side.set_major_formatter(PercentFormatter(1.0))
     axis.set_title(f"Open-set classification rate{counts}")
     axis.grid(color="#E5E5E5")
-    _clean(axis)
-    _legend_right(figure, axis, "area under the curve")
+    clean_axis(axis)
+    legend_right(figure, axis, "area under the curve")
     return figure
 
 
@@ -275,7 +275,7 @@ def detection_bars(by_class: pd.DataFrame, *, note: str | None = None) -> Figure
         by_class: of :class:`helpers.analysis.open_set.OpenSetReport`.
         note: printed in the corner.
     """
-    figure = _figure(1.6 + 0.42 * max(1, len(by_class)), note, width=9)
+    figure = new_figure(1.6 + 0.42 * max(1, len(by_class)), note, width=9)
     axis = figure.subplots()
     places = np.arange(len(by_class))
     values = by_class["right"].to_numpy(dtype=float)
@@ -294,7 +294,7 @@ def detection_bars(by_class: pd.DataFrame, *, note: str | None = None) -> Figure
     axis.set(xlim=(0, 1), xlabel="right verdicts", ylabel="class")
     axis.xaxis.set_major_formatter(PercentFormatter(1.0))
     axis.set_title("Right verdicts by class")
-    _clean(axis)
+    clean_axis(axis)
     handles = [
         Patch(color=SKY, label="known: accepted and\nnamed rightly"),
         Patch(color=ORANGE, label="unknown: called so"),
@@ -321,7 +321,7 @@ def cost_curves(
         unit: what the prices are in.
         note: printed in the corner.
     """
-    figure = _figure(4.4, note)
+    figure = new_figure(4.4, note)
     axis = figure.subplots()
     for number, (name, table) in enumerate(costs.items()):
         colour = CYCLE[number % len(CYCLE)]
@@ -349,7 +349,7 @@ def cost_curves(
     axis.set(xlabel="threshold of stage 1 (score above it: on to stage 2)", ylabel=f"expected cost a photo ({unit})")
     axis.set_title("What a photo costs, by the threshold of stage 1")
     axis.grid(axis="y", color="#E5E5E5")
-    _clean(axis)
+    clean_axis(axis)
     handles, labels = axis.get_legend_handles_labels()
     if best is not None:
         handles.append(Line2D([], [], linestyle="", marker="o", color="white", markeredgecolor="black", markersize=8))
@@ -368,7 +368,7 @@ def best_threshold_figure(table: pd.DataFrame, *, note: str | None = None) -> Fi
         table: as from :func:`helpers.analysis.cascade_costs.best_threshold_table`; a curve a price ratio.
         note: printed in the corner.
     """
-    figure = _figure(4.0, note)
+    figure = new_figure(4.0, note)
     axes = figure.subplots(1, 2)
     for number, (ratio, rows) in enumerate(table.groupby("price_ratio")):
         rows = rows.sort_values("prevalence")
@@ -385,11 +385,11 @@ def best_threshold_figure(table: pd.DataFrame, *, note: str | None = None) -> Fi
         axis.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
         axis.set_xlabel("share of defects on the line")
         axis.grid(color="#E5E5E5")
-        _clean(axis)
+        clean_axis(axis)
     axes[0].set(ylabel="best threshold of stage 1", title="Where stage 1 should stop photos")
     axes[1].set(ylabel="photos on to stage 2", title="What stage 2 then sees", ylim=(0, 1.02))
     axes[1].yaxis.set_major_formatter(PercentFormatter(1.0))
-    _legend_right(figure, axes[0], "miss : false alarm")
+    legend_right(figure, axes[0], "miss : false alarm")
     return figure
 
 
@@ -402,7 +402,7 @@ def throughput_figure(tables: Mapping[str, pd.DataFrame], *, measured: str = "",
         measured: what the times were measured on, for the title (say "CPU, batch 1").
         note: printed in the corner.
     """
-    figure = _figure(4.2, note)
+    figure = new_figure(4.2, note)
     axis = figure.subplots()
     for number, (name, table) in enumerate(tables.items()):
         axis.plot(
@@ -422,8 +422,8 @@ def throughput_figure(tables: Mapping[str, pd.DataFrame], *, measured: str = "",
     axis.xaxis.set_major_formatter(PercentFormatter(1.0))
     axis.set_title("Throughput by the share of defects" + (f" ({measured})" if measured else ""))
     axis.grid(color="#E5E5E5")
-    _clean(axis)
-    _legend_right(figure, axis, None)
+    clean_axis(axis)
+    legend_right(figure, axis, None)
     return figure
 
 
@@ -435,7 +435,7 @@ def stage_time_bars(times: pd.DataFrame, *, measured: str = "", note: str | None
         measured: what the times were measured on, for the title.
         note: printed in the corner.
     """
-    figure = _figure(1.5 + 0.42 * max(1, len(times)), note, width=9)
+    figure = new_figure(1.5 + 0.42 * max(1, len(times)), note, width=9)
     axis = figure.subplots()
     places = np.arange(len(times))
     sizes = sorted(times["batch_size"].unique())
@@ -454,7 +454,7 @@ def stage_time_bars(times: pd.DataFrame, *, measured: str = "", note: str | None
     axis.set_xlim(0, 1.05 * float(times[["mean_ms", "p95_ms"]].max().max()) or 1.0)
     axis.set(xlabel="milliseconds per photo", ylabel="stage")
     axis.set_title("Time per photo by stage" + (f" ({measured})" if measured else ""))
-    _clean(axis)
+    clean_axis(axis)
     handles = [
         *(Patch(color=colour, label=f"mean, batch {size}") for size, colour in colours.items()),
         Line2D([], [], color=BLACK, marker="|", linestyle="", markersize=12, markeredgewidth=2, label="median"),

@@ -26,11 +26,11 @@ from helpers.views.figures import (
     ORANGE,
     SKY,
     VERMILLION,
-    _clean,
-    _figure,
-    _legend_right,
-    _threshold_line,
+    clean_axis,
+    legend_right,
+    new_figure,
     shorten,
+    threshold_line,
 )
 
 _GRID = "#E5E5E5"
@@ -49,7 +49,7 @@ def pod_figure(
         model: named in the title.
         note: Printed in the corner.
     """
-    figure = _figure(4.6, note)
+    figure = new_figure(4.6, note)
     axis = figure.subplots()
     band = "bounds, each one-sided at 95 %"
     axis.fill_between(curve["size"], curve["low"], curve["high"], color=BLUE, alpha=0.18, linewidth=0, label=band)
@@ -80,8 +80,8 @@ def pod_figure(
     axis.set(xlabel=f"{fit.measure.replace('_', ' ')} of the defect ({fit.unit}, log scale)", ylabel="defects found")
     of = f" of {shorten(model, 40)}" if model else ""
     axis.set_title(f"Probability of detection{of} (n={fit.n} defects)")
-    _clean(axis)
-    _legend_right(figure, axis, None)
+    clean_axis(axis)
+    legend_right(figure, axis, None)
     return figure
 
 
@@ -122,7 +122,7 @@ def recall_by_size_bars(tables: Mapping[str, pd.DataFrame], *, note: str | None 
     edges = ["size_low", "size_high", "n"]
     if any(not table[edges].equals(first[edges]) for table in tables.values()):
         raise ValueError("the models' tables have different bins or counts; make all with the same edges and photos.")
-    figure = _figure(4.4, note)
+    figure = new_figure(4.4, note)
     axis = figure.subplots()
     width = 0.8 / len(tables)
     places = np.arange(len(first))
@@ -147,8 +147,8 @@ def recall_by_size_bars(tables: Mapping[str, pd.DataFrame], *, note: str | None 
     total = int(first["n"].sum())
     axis.set(xlabel=f"size of the defect ({first['unit'].iloc[0]})", ylabel="defects found")
     axis.set_title(f"Defects found by size (n={total}, with 95 % intervals)")
-    _clean(axis)
-    _legend_right(figure, axis, "model")
+    clean_axis(axis)
+    legend_right(figure, axis, "model")
     return figure
 
 
@@ -180,7 +180,7 @@ def quality_against_time(leaderboard: pd.DataFrame, metric: str = "image_auroc",
     def area(megabytes: float) -> float:
         return 30.0 + (0.0 if np.isnan(megabytes) else scale * megabytes)
 
-    figure = _figure(4.8, note)
+    figure = new_figure(4.8, note)
     axis = figure.subplots()
     for row in table.sort_values("model_mb", ascending=False).itertuples():
         axis.scatter(
@@ -201,7 +201,7 @@ def quality_against_time(leaderboard: pd.DataFrame, metric: str = "image_auroc",
     axis.set_title(f"Quality against time (n={len(table)} runs, bubble: size of the weights)")
     axis.grid(color=_GRID)
     axis.set_axisbelow(True)
-    _clean(axis)
+    clean_axis(axis)
     dot = {"linestyle": "", "marker": "o", "markeredgecolor": BLACK, "markeredgewidth": 0.6}
     handles = [
         Line2D([], [], color=CYCLE[number % len(CYCLE)], label=shorten(model, 30), markersize=8, **dot)
@@ -237,7 +237,7 @@ def difference_intervals(differences: pd.DataFrame, *, note: str | None = None) 
     """
     if differences.empty or differences["metric"].nunique() != 1:
         raise ValueError("differences must hold one metric and one pair at least.")
-    figure = _figure(1.6 + 0.42 * len(differences), note)
+    figure = new_figure(1.6 + 0.42 * len(differences), note)
     axis = figure.subplots()
     names, texts = [], []
     for place, row in enumerate(differences.itertuples()):
@@ -266,7 +266,7 @@ def difference_intervals(differences: pd.DataFrame, *, note: str | None = None) 
     axis.set(xlabel=f"difference in {metric} (filled: the interval excludes 0)", ylabel="pair")
     n = f"n={first['n_normal']} normal + {first['n_abnormal']} abnormal photos"
     axis.set_title(f"Paired differences, the same {n}")
-    _clean(axis)
+    clean_axis(axis)
     return figure
 
 
@@ -282,7 +282,7 @@ def operating_points_figure(points: pd.DataFrame, *, note: str | None = None) ->
     """
     if points.empty:
         raise ValueError("points is empty: there is nothing to show.")
-    figure = _figure(1.7 + 0.55 * len(points), note)
+    figure = new_figure(1.7 + 0.55 * len(points), note)
     panels = figure.subplots(1, 2, sharey=True)
     columns = (
         ("recall", "found", "n_test_abnormal", "abnormal photos found", GREEN),
@@ -304,7 +304,7 @@ def operating_points_figure(points: pd.DataFrame, *, note: str | None = None) ->
         axis.xaxis.set_major_formatter(PercentFormatter(1.0))
         axis.set(xlabel="share of test photos (Wilson 95 %)", title=title[0].upper() + title[1:])
         axis.grid(axis="x", color=_GRID)
-        _clean(axis)
+        clean_axis(axis)
     names = [
         f"{row.point}\n" + ("refused" if row.refused else f"threshold {row.threshold:.4g}")
         for row in points.itertuples()
@@ -324,7 +324,7 @@ def threshold_figure(counts: pd.DataFrame, threshold: float | Threshold, *, note
         note: Printed in the corner.
     """
     value = float(threshold)
-    figure = _figure(4.3, note)
+    figure = new_figure(4.3, note)
     axis = figure.subplots()
     n_abnormal, n_normal = (
         int(counts[list(pair)].iloc[0].sum()) for pair in (("found", "missed"), ("false_alarms", "accepted"))
@@ -344,14 +344,14 @@ def threshold_figure(counts: pd.DataFrame, threshold: float | Threshold, *, note
         line = {"where": "post", "color": colour, "linestyle": style, "linewidth": 2, "label": label}
         axis.step(np.r_[ends[0], x, ends[1]], np.r_[y[0], y, y[-1]], **line)
         axis.plot([value], [now[column]], "o", color=colour, markeredgecolor=BLACK, markersize=8, clip_on=False)
-    _threshold_line(axis, value)
+    threshold_line(axis, value)
     axis.set_xlim(ends)
     axis.set_ylim(0, 1.04 * max(n_abnormal, n_normal))
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set(xlabel="threshold on the image score (raw)", ylabel="photos")
     axis.set_title(f"What another threshold would change (n={n_abnormal + n_normal} photos)", pad=22)
-    _clean(axis)
-    _legend_right(figure, axis, "at the line")
+    clean_axis(axis)
+    legend_right(figure, axis, "at the line")
     return figure
 
 

@@ -65,7 +65,7 @@ def sample_grid(
     columns = max(1, min(columns, len(images)))
     rows = -(-len(images) // columns)
     cell = WIDTH / max(columns, 4)
-    figure = _figure(rows * (cell * _aspect(images) + 0.3) + 0.3, note, width=cell * columns + 0.2)
+    figure = new_figure(rows * (cell * _aspect(images) + 0.3) + 0.3, note, width=cell * columns + 0.2)
     axes = figure.subplots(rows, columns, squeeze=False)
     limit = max(8, int(14.5 * cell))  # characters of 8 points on an inch
     for place, axis in enumerate(axes.ravel()):
@@ -88,13 +88,13 @@ def split_bars(counts: pd.DataFrame, *, note: str | None = None) -> Figure:
     """
     order = sorted(counts.columns, key=lambda name: (name != "good", str(name)))
     totals = counts.sum(axis=1)
-    figure = _figure(1.5 + 0.55 * len(counts), note)
+    figure = new_figure(1.5 + 0.55 * len(counts), note)
     axis = figure.subplots()
     widest = max(float(totals.max()) if len(totals) else 0.0, 1.0)
     places = np.arange(len(counts))
     left = np.zeros(len(counts))
     for number, name in enumerate(order):
-        colour, hatch = _type_style(name, number - ("good" in order))
+        colour, hatch = type_style(name, number - ("good" in order))
         values = counts[name].to_numpy(dtype=float)
         label = f"{shorten(name, 22)} (n={int(values.sum())})"
         axis.barh(places, values, left=left, color=colour, hatch=hatch, edgecolor="white", linewidth=0.6, label=label)
@@ -113,8 +113,8 @@ def split_bars(counts: pd.DataFrame, *, note: str | None = None) -> Figure:
     axis.set_xlim(0, 1.08 * widest)
     axis.set(xlabel="photos", ylabel="split", title=f"Photos by split and type (n={int(totals.sum())})")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _clean(axis)
-    _legend_right(figure, axis, "type")
+    clean_axis(axis)
+    legend_right(figure, axis, "type")
     return figure
 
 
@@ -133,7 +133,7 @@ def size_scatter(widths: ArrayLike, heights: ArrayLike, *, note: str | None = No
     if not len(sizes):
         raise ValueError("widths is empty: there is no photo to show.")
     distinct, counts = np.unique(sizes, axis=0, return_counts=True)
-    figure = _figure(4.2, note, width=8)
+    figure = new_figure(4.2, note, width=8)
     axis = figure.subplots()
     photo_area = min(20.0, 700.0 / counts.max())
     bubble: dict[str, Any] = {"color": BLUE, "alpha": 0.55, "edgecolor": BLACK, "linewidth": 0.4}
@@ -164,7 +164,7 @@ def size_scatter(widths: ArrayLike, heights: ArrayLike, *, note: str | None = No
             handles, labels, loc="outside right upper", frameon=False, labelspacing=1.6, borderpad=1, title="bubble"
         )
     axis.set(xlabel="width (px)", ylabel="height (px)", title=title)
-    _clean(axis)
+    clean_axis(axis)
     return figure
 
 
@@ -195,7 +195,7 @@ def score_histogram(
     if ends[0] == ends[1]:
         ends = [ends[0] - 0.5, ends[1] + 0.5]
     bins = np.linspace(*ends, 41)
-    figure = _figure(4.2, note)
+    figure = new_figure(4.2, note)
     axis = figure.subplots()
     normal = values[names == "good"]
     axis.hist(normal, bins, color=GREY, label=f"good (n={normal.size})")
@@ -217,11 +217,11 @@ def score_histogram(
     else:
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     if threshold is not None:
-        _threshold_line(axis, float(threshold))
+        threshold_line(axis, float(threshold))
     axis.set(xlabel="image score (raw, higher = more abnormal)", ylabel="photos")
     axis.set_title(f"Scores by type (n={values.size})", pad=22 if threshold is not None else 6)
-    _clean(axis)
-    _legend_right(figure, axis, "type")
+    clean_axis(axis)
+    legend_right(figure, axis, "type")
     return figure
 
 
@@ -234,7 +234,7 @@ def roc_and_pr(curves_by_model: Mapping[str, Mapping[str, np.ndarray]], *, note:
             ``operating_point`` (false-alarm rate, recall, precision), NaN where there is no threshold.
         note: Printed in the corner.
     """
-    figure = _figure(5.1 + 0.22 * max(0, len(curves_by_model) - 2), note)
+    figure = new_figure(5.1 + 0.22 * max(0, len(curves_by_model) - 2), note)
     roc, pr = figure.subplots(1, 2)
     roc.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1.2)
     marked = False
@@ -248,14 +248,17 @@ def roc_and_pr(curves_by_model: Mapping[str, Mapping[str, np.ndarray]], *, note:
         short = shorten(name, 36)
         count = f"n={int(curves['n_normal'])}+{int(curves['n_abnormal'])}"
         roc.plot(
-            curves["fpr"], curves["tpr"], label=f"{short}: AUROC {_number(curves['image_auroc'])} ({count})", **style
+            curves["fpr"],
+            curves["tpr"],
+            label=f"{short}: AUROC {number_text(curves['image_auroc'])} ({count})",
+            **style,
         )
         # Recall falls along the arrays; "post" draws the steps that average precision sums up.
         pr.step(
             curves["recall"],
             curves["precision"],
             where="post",
-            label=f"{short}: AP {_number(curves['image_ap'])} ({count})",
+            label=f"{short}: AP {number_text(curves['image_ap'])} ({count})",
             **style,
         )
         false_alarm, recall, precision = np.asarray(curves["operating_point"], dtype=float)
@@ -272,7 +275,7 @@ def roc_and_pr(curves_by_model: Mapping[str, Mapping[str, np.ndarray]], *, note:
         axis.set_xticks(np.linspace(0, 1, 6))
         axis.set_yticks(np.linspace(0, 1, 6))
         axis.grid(color="#E5E5E5")
-        _clean(axis)
+        clean_axis(axis)
         handles, labels = axis.get_legend_handles_labels()
         if marked:
             handles.append(
@@ -322,7 +325,7 @@ def map_gallery(
     columns = 2 if threshold is None else 3
     aspect = _aspect(photos)
     cell = min(2.75, 3.3 / aspect)
-    figure = _figure(len(photos) * (cell * aspect + 0.3) + 0.8, note, width=columns * cell + 1.2)
+    figure = new_figure(len(photos) * (cell * aspect + 0.3) + 0.8, note, width=columns * cell + 1.2)
     axes = figure.subplots(len(photos), columns, squeeze=False)
     image = None
     for row, photo, values, mask, title in zip(axes, photos, maps, masks, titles, strict=True):
@@ -379,7 +382,7 @@ def instances_gallery(
     _same_length(photos=photos, distance_maps=distance_maps, labels=labels, titles=titles)
     columns = len(photos)
     cell = min(WIDTH / columns, 3.2)
-    figure = _figure(3 * cell * _aspect(photos) + 0.8, note, width=cell * columns + 0.8)
+    figure = new_figure(3 * cell * _aspect(photos) + 0.8, note, width=cell * columns + 0.8)
     axes = figure.subplots(3, columns, squeeze=False)
     for axis in axes.ravel():
         axis.set_axis_off()
@@ -423,7 +426,7 @@ def reconstruction_gallery(
     """
     _same_length(photos=photos, reconstructions=reconstructions, maps=maps, masks=masks, titles=titles)
     cell = min(2.2, 3.3 / _aspect(photos))
-    figure = _figure(len(photos) * (cell * _aspect(photos) + 0.3) + 0.8, note, width=4 * cell + 1.2)
+    figure = new_figure(len(photos) * (cell * _aspect(photos) + 0.3) + 0.8, note, width=4 * cell + 1.2)
     axes = figure.subplots(len(photos), 4, squeeze=False)
     for axis in axes.ravel():
         axis.set_axis_off()
@@ -463,7 +466,7 @@ def judgement_figure(
         title: Of the last panel: what was judged.
         note: Printed in the corner.
     """
-    figure = _figure(3.4, note)
+    figure = new_figure(3.4, note)
     axes = figure.subplots(1, 3)
     _photo(axes[0], mean_photo)
     axes[0].set_axis_off()
@@ -497,7 +500,7 @@ def calibration_figure(scores_val_normal: ArrayLike, threshold: Threshold, *, no
     values = np.sort(np.asarray(scores_val_normal, dtype=float))
     if not values.size:
         raise ValueError("scores_val_normal is empty: there is nothing to show.")
-    figure = _figure(4.4, note)
+    figure = new_figure(4.4, note)
     axis = figure.subplots()
     margin = 0.05 * max(values[-1] - values[0], abs(threshold.value - values[0]), 1e-9)
     ends = min(values[0], threshold.value) - margin, max(values[-1], threshold.value) + 2 * margin
@@ -524,14 +527,14 @@ def calibration_figure(scores_val_normal: ArrayLike, threshold: Threshold, *, no
         axis.axhspan(
             threshold.interval_low, threshold.interval_high, color=ORANGE, alpha=0.25, linewidth=0, label=label
         )
-    _threshold_line(axis, threshold.value)
+    threshold_line(axis, threshold.value)
     axis.set(xlim=ends, ylim=(0, 1.02))
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     what = "image score" if threshold.kind == "image" else "highest pixel score of a photo"
     axis.set(xlabel=f"{what} (raw)", ylabel="photos at or below")
     axis.set_title(f"Threshold: {threshold.origin}", pad=22)
-    _clean(axis)
-    _legend_right(figure, axis, None)
+    clean_axis(axis)
+    legend_right(figure, axis, None)
     return figure
 
 
@@ -550,7 +553,7 @@ def training_curves(
         best: Epoch (from 0) by model whose weights were kept; marked by a circle.
         note: Printed in the corner.
     """
-    figure = _figure(3.4, note)
+    figure = new_figure(3.4, note)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     styles = ("-", "--", ":", "-.")
     for axis, (label, columns) in zip(axes, panels.items(), strict=True):
@@ -571,7 +574,7 @@ def training_curves(
         axis.set_ylabel(label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend(frameon=False, fontsize=8)
-        _clean(axis)
+        clean_axis(axis)
         axis.set_title(f"{label} by epoch" + (" (circle: weights kept)" if best else ""), fontsize=10)
     return figure
 
@@ -586,7 +589,7 @@ def coreset_figure(radii: ArrayLike, *, note: str | None = None) -> Figure:
     values = np.asarray(radii, dtype=float).ravel()
     if not values.size:
         raise ValueError("radii is empty: there is nothing to show.")
-    figure = _figure(3.8, note, width=8)
+    figure = new_figure(3.8, note, width=8)
     axis = figure.subplots()
     picks = np.arange(1, values.size + 1)
     axis.plot(picks, values, color=BLUE, linewidth=1.8, marker="o" if values.size == 1 else None)
@@ -599,7 +602,7 @@ def coreset_figure(radii: ArrayLike, *, note: str | None = None) -> Figure:
         ylabel="largest distance to the\nnearest centre (feature units)",
         title=f"Coverage of the patches: {values[-1]:.3g} after {picks[-1]:,} centre{'' if picks[-1] == 1 else 's'}",
     )
-    _clean(axis)
+    clean_axis(axis)
     return figure
 
 
@@ -621,7 +624,7 @@ def metric_bars(
     if metric not in by_type.columns:
         raise ValueError(f"by_type has no column {metric!r}; it has {', '.join(map(str, by_type.columns))}.")
     table = by_type.sort_values(metric, ascending=False, na_position="last")
-    figure = _figure(1.4 + 0.42 * max(1, len(table)), note, width=8)
+    figure = new_figure(1.4 + 0.42 * max(1, len(table)), note, width=8)
     axis = figure.subplots()
     places = np.arange(len(table))
     values = table[metric].to_numpy(dtype=float)
@@ -650,7 +653,7 @@ def metric_bars(
     axis.set_xlim(0, 1)
     name = label or metric.replace("_", " ")
     axis.set(xlabel=name, ylabel="defect type", title=f"{name[:1].upper()}{name[1:]} by defect type")
-    _clean(axis)
+    clean_axis(axis)
     return figure
 
 
@@ -671,7 +674,7 @@ def weak_defect_curves(rates: pd.DataFrame, *, note: str | None = None) -> Figur
     missing = [column for column in ("model", "opacity", "n", "rate", "low", "high") if column not in rates]
     if missing or rates.empty:
         raise ValueError(f"rates lacks {', '.join(missing) or 'rows'}; give what detection_rates returns.")
-    figure = _figure(4.4, note)
+    figure = new_figure(4.4, note)
     axis = figure.subplots()
     for number, (model, unsorted) in enumerate(rates.groupby("model", sort=False)):
         rows = unsorted.sort_values("opacity")
@@ -695,7 +698,7 @@ def weak_defect_curves(rates: pd.DataFrame, *, note: str | None = None) -> Figur
     count = f"n={most}" if fewest == most else f"n={fewest} to {most}"
     axis.set_title(f"The same defects, weak to strong ({count} photos a point)")
     axis.grid(axis="y", color="#E5E5E5")
-    _clean(axis)
+    clean_axis(axis)
     handles, labels = axis.get_legend_handles_labels()
     if (rates["opacity"] == 0).any():
         handles.append(Line2D([], [], color="#606060", linestyle=":", linewidth=1.2))
@@ -715,7 +718,8 @@ def shorten(text: object, limit: int = 24) -> str:
     return f"{words[: limit - 1 - tail]}…{words[-tail:]}"
 
 
-def _figure(height: float, note: str | None, width: float = WIDTH) -> NotebookFigure:
+def new_figure(height: float, note: str | None, width: float = WIDTH) -> NotebookFigure:
+    """An empty figure, sizes in inches, with its note in the lower right corner."""
     figure = NotebookFigure(figsize=(width, height), layout="constrained")
     if note:
         # As a supxlabel the layout keeps room for it; a plain text would lie over the axes' labels.
@@ -759,13 +763,15 @@ def _line(colour: str, label: str) -> Line2D:
     return Line2D([], [], color=colour, linewidth=2, label=label, path_effects=_HALO)
 
 
-def _type_style(name: object, number: int) -> tuple[str, str]:
+def type_style(name: object, number: int) -> tuple[str, str]:
+    """Colour and hatch of a defect type, the number-th of those shown; good is grey."""
     if name == "good":
         return GREY, ""
     return CYCLE[number % len(CYCLE)], ("", "//", "..")[number // len(CYCLE) % 3]
 
 
-def _threshold_line(axis: Axes, value: float) -> None:
+def threshold_line(axis: Axes, value: float) -> None:
+    """A vertical line with its value above the frame; the title needs room for it (``pad=22``)."""
     axis.axvline(value, color=BLACK, linewidth=1.6)
     # Above the frame, so that it covers no bar and no curve.
     axis.annotate(
@@ -780,7 +786,8 @@ def _threshold_line(axis: Axes, value: float) -> None:
     )
 
 
-def _legend_right(figure: Figure, axis: Axes, title: str | None) -> None:
+def legend_right(figure: Figure, axis: Axes, title: str | None) -> None:
+    """The legend of an axis, to the right of the figure."""
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False, title=title, fontsize=9)
 
@@ -796,10 +803,12 @@ def _legend_above(figure: Figure, handles: list[Line2D], heading: str = "") -> N
         figure.suptitle(heading, fontsize=12, x=0.01, ha="left")
 
 
-def _clean(axis: Axes) -> None:
+def clean_axis(axis: Axes) -> None:
+    """Takes away the frame at the top and on the right."""
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _number(value: ArrayLike) -> str:
+def number_text(value: ArrayLike) -> str:
+    """A number with three decimals, or "undefined"."""
     number = float(np.asarray(value))
     return f"{number:.3f}" if np.isfinite(number) else "undefined"

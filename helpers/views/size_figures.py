@@ -30,9 +30,9 @@ from helpers.views.figures import (
     ORANGE,
     SKY,
     VERMILLION,
-    _figure,
-    _type_style,
+    new_figure,
     shorten,
+    type_style,
 )
 
 SEVERITY_COLOURS = dict(zip(LEVELS, (SKY, "#F0E442", ORANGE, VERMILLION), strict=True))
@@ -241,10 +241,10 @@ def size_distribution(table: pd.DataFrame, measure: str = "length", *, note: str
     values = table[measure].to_numpy(dtype=float)
     low, high = values.min() / 1.1, values.max() * 1.1
     bins = np.geomspace(low, high, _HISTOGRAM_BINS + 1)
-    figure = _figure(3.6 + 0.36 * len(order), note)
+    figure = new_figure(3.6 + 0.36 * len(order), note)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.6, 0.6 + 0.36 * len(order)))
     parts = [values[(kinds == kind).to_numpy()] for kind in order]
-    colours, hatches = zip(*(_type_style(kind, number) for number, kind in enumerate(order)), strict=True)
+    colours, hatches = zip(*(type_style(kind, number) for number, kind in enumerate(order)), strict=True)
     upper.hist(parts, bins, stacked=True, color=colours, hatch=hatches, edgecolor="white", linewidth=0.5)
     spread = np.random.default_rng(0)
     for number, (part, colour) in enumerate(zip(parts, colours, strict=True)):
@@ -281,7 +281,7 @@ def severity_bars(table: pd.DataFrame, *, note: str | None = None) -> Figure:
     kinds = table["defect_type"] if "defect_type" in table else pd.Series("defect", index=table.index)
     counts = pd.crosstab(kinds, table["severity"].astype(str)).reindex(columns=list(LEVELS), fill_value=0)
     counts = counts.sort_values(["critical", "high", "medium", "low"], ascending=False)
-    figure = _figure(1.7 + 0.5 * len(counts), note)
+    figure = new_figure(1.7 + 0.5 * len(counts), note)
     axis = figure.subplots()
     left = np.zeros(len(counts))
     places = np.arange(len(counts))
@@ -328,7 +328,7 @@ def position_heatmap(
     counts, _, _ = np.histogram2d(
         table["relative_y"], table["relative_x"], bins=(rows, columns), range=((0, 1), (0, 1))
     )
-    figure = _figure(min(7.0, max(3.2, 6.2 * height / width)), note, width=8)
+    figure = new_figure(min(7.0, max(3.2, 6.2 * height / width)), note, width=8)
     axis = figure.subplots()
     extent = (0, 100, 100, 0)
     if photo is not None:
@@ -374,7 +374,7 @@ def p_chart(
     defective, inspected = np.asarray(n_defective, dtype=float), np.asarray(n_inspected, dtype=float)
     share, x = defective / inspected, np.arange(len(defective))
     outside = (share > upper) | (share < lower)
-    figure = _figure(4.2, note)
+    figure = new_figure(4.2, note)
     axis = figure.subplots()
     edges = np.arange(len(x) + 1) - 0.5
     axis.stairs(upper, edges, baseline=None, color=VERMILLION, linestyle="--", label="limits: 3 standard deviations")
@@ -422,7 +422,7 @@ def largest_size_chart(
     if values.ndim != 1 or not len(values):
         raise ValueError("largest is empty; give one size a photo.")
     x, over = np.arange(len(values)), np.zeros(len(values), dtype=bool) if limit is None else values > limit
-    figure = _figure(4.2, note)
+    figure = new_figure(4.2, note)
     axis = figure.subplots()
     none = values == 0
     axis.vlines(x[~none], 0, values[~none], color=GREY, linewidth=1)
@@ -464,7 +464,7 @@ def size_error_curves(
     """
     if not curves:
         raise ValueError("curves is empty; give one table a detector.")
-    figure = _figure(6.6, note, width=max(6.0, min(12.0, 1.6 + 2.8 * len(curves))))
+    figure = new_figure(6.6, note, width=max(6.0, min(12.0, 1.6 + 2.8 * len(curves))))
     axes = figure.subplots(3, len(curves), sharex="col", sharey="row", squeeze=False, height_ratios=(3, 3, 2))
     unit = next(iter(curves.values()))["unit"].iloc[0]
     names = {"area_error": "area error\n(median)", "length_error": f"length error\n(median, {unit})"}
