@@ -461,13 +461,11 @@ def size_error_by_threshold(
         n_true += len(truth["defect"])
         for place, threshold in enumerate(thresholds):
             found = label_defects(picture, threshold, size, min_defect_area=min_defect_area, **options)
-            measured = _measured(found, size)
             for row, number in enumerate(truth["defect"]):
                 covered = np.bincount(found[true == number], minlength=1)[1:]
                 if covered.any():
-                    best = int(covered.argmax())
-                    area = measured["area"][best] / truth["area"][row] - 1
-                    errors[place].append((area, measured["length"][best] - truth["length"][row]))
+                    area, length = _area_and_length(found == int(covered.argmax()) + 1, size)
+                    errors[place].append((area / truth["area"][row] - 1, length - truth["length"][row]))
     if not n_true:
         raise ValueError("masks holds no defect of min_defect_area or more: there is no truth to compare with.")
     rows = []
@@ -742,6 +740,14 @@ def _feret(hull: np.ndarray) -> tuple[float, float, tuple[int, int]]:
     # The strip of the least width has an edge of the hull on one side.
     heights = np.abs(edges[:, None, 0] * between[..., 1] - edges[:, None, 1] * between[..., 0]).max(1)
     return math.sqrt(squared[first, second]), float((heights / np.hypot(*edges.T)).min()), (first, second)
+
+
+def _area_and_length(mask: np.ndarray, size: PixelSize) -> tuple[float, float]:
+    """Area and largest Feret diameter of a mask, in the unit."""
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    part = mask[top : top + height, left : left + width]
+    scale = np.array([size.value_x, size.value_y])
+    return float(part.sum() * scale.prod()), _feret(_hull(part) * scale)[0]
 
 
 def _polygon_area(polygon: np.ndarray) -> float:

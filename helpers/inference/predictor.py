@@ -7,7 +7,7 @@ same resize, the same object mask. So a score compares with the stored threshold
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -404,14 +404,7 @@ class Predictor:
         :func:`helpers.inference.tiles.predict_photo`.
         """
         assert prediction.network_map is not None and prediction.shape is not None  # a detector, without an error
-        found = torch.from_numpy(np.ascontiguousarray(prediction.network_map))[None, None]
-        if self.parameters.get("center_crop"):
-            height, width = _resized(self.parameters["image_size"], prediction.shape)
-            # torchvision's centre crop begins at half of what is left over, rounded
-            top, left = round((height - found.shape[-2]) / 2), round((width - found.shape[-1]) / 2)
-            margins = (left, width - found.shape[-1] - left, top, height - found.shape[-2] - top)
-            found = functional.pad(found, margins)
-        return functional.interpolate(found, size=prediction.shape, mode="bilinear")[0, 0].numpy()
+        return map_at_photo_size(prediction.network_map, prediction.shape, self.parameters)
 
     def confidence(self, score: float, abnormal: bool) -> float:
         """Confidence of a verdict, see :class:`Predictions`; NaN where val held no good photo."""
@@ -616,6 +609,24 @@ def _from_pil(image: Image.Image, name: str) -> np.ndarray:
         pages=1,
         shape=(image.height, image.width),
     ).rgb()
+
+
+def map_at_photo_size(network_map: np.ndarray, shape: tuple[int, int], parameters: Mapping[str, Any]) -> np.ndarray:
+    """A network's map enlarged bilinearly to the photo, (H, W) float32; 0 where a centre crop hid the photo from it.
+
+    Args:
+        network_map: (h, w) of floats.
+        shape: (H, W) of the photo.
+        parameters: of the run: ``image_size`` and ``center_crop``, see :func:`helpers.data.images.to_network_frame`.
+    """
+    found = torch.from_numpy(np.ascontiguousarray(network_map, dtype=np.float32))[None, None]
+    if parameters.get("center_crop"):
+        height, width = _resized(parameters["image_size"], shape)
+        # torchvision's centre crop begins at half of what is left over, rounded
+        top, left = round((height - found.shape[-2]) / 2), round((width - found.shape[-1]) / 2)
+        margins = (left, width - found.shape[-1] - left, top, height - found.shape[-2] - top)
+        found = functional.pad(found, margins)
+    return functional.interpolate(found, size=shape, mode="bilinear")[0, 0].numpy()
 
 
 def _unit_tensor(photo: np.ndarray) -> torch.Tensor:
