@@ -568,8 +568,8 @@ def _opened(mask: np.ndarray, radius: int, min_defect_area: int) -> np.ndarray:
     if not radius:
         return mask
     opened = cv2.morphologyEx(mask, cv2.MORPH_OPEN, disk(radius))
-    _, regions, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    stays = stats[:, cv2.CC_STAT_AREA] >= max(min_defect_area, (2 * radius + 1) ** 2)
+    _, regions = cv2.connectedComponents(mask, connectivity=8, ltype=cv2.CV_32S)
+    stays = np.bincount(regions.ravel()) >= max(min_defect_area, (2 * radius + 1) ** 2)  # faster than OpenCV's stats
     stays[regions[opened > 0]] = True
     stays[0] = False
     return stays.astype(np.uint8)[regions]
