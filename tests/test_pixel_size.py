@@ -8,14 +8,24 @@ import cv2
 import numpy as np
 import pytest
 
+from helpers.analysis.calibration_scene import (
+    BAR_LENGTH,
+    LENS,
+    PATTERN,
+    SHAPE,
+    SQUARE,
+    TILTS,
+    bar_sizes,
+    calibration_trial,
+    draw_plane,
+    photograph,
+    project,
+)
 from helpers.analysis.pixel_size import calibrate_checkerboard, pixel_size_from_object, pixel_size_from_points
-from helpers.analysis.sizing import PixelSize, measure_defects, measure_labels
+from helpers.analysis.sizing import PixelSize, measure_labels
 from helpers.inference.object_mask import otsu_object_mask
 
-SQUARE = 5.0  # mm
-PATTERN = (9, 6)
-PER_MM = 16  # pixels of the plane's drawing
-HEIGHT, WIDTH = 480, 640
+HEIGHT, WIDTH = SHAPE
 
 
 def test_two_points():
@@ -48,7 +58,7 @@ def test_units_and_their_conversion():
         PixelSize(1, 1, 0, "px").to("mm")
 
 
-def test_a_reference_disc_in_a_photo():
+def test_a_reference_disc_in_aphotograph():
     y, x = np.mgrid[0:300, 0:400]
     covered = np.clip(80 - np.hypot(x - 210.3, y - 140.6) + 0.5, 0, 1)  # a radius of 80 px, edges of one pixel
     photo = np.dstack([40 + covered * bright for bright in (160, 150, 140)]).astype(np.uint8)
@@ -94,45 +104,9 @@ def test_what_cannot_be_a_reference_is_refused():
 # -------------------------------------------------------------------------------------------------------- checkerboard
 
 
-def _plane() -> np.ndarray:
-    """A plane of 80 x 60 mm with a board of 10 x 7 squares, a dark bar of 30 x 4 mm below and one of 3 x 18 beside."""
-    plane = np.full((60 * PER_MM, 80 * PER_MM), 225, np.uint8)
-    side = int(SQUARE * PER_MM)
-    top, left = 6 * PER_MM, 8 * PER_MM
-    for row in range(7):
-        for column in range(10):
-            if (row + column) % 2 == 0:
-                y, x = top + row * side, left + column * side
-                plane[y : y + side, x : x + side] = 30
-    plane[50 * PER_MM : 54 * PER_MM, 20 * PER_MM : 50 * PER_MM] = 30
-    plane[15 * PER_MM : 33 * PER_MM, 70 * PER_MM : 73 * PER_MM] = 30
-    return plane
-
-
-def _photo(tilt: tuple[float, float, float], distance: float = 95.0, distortion: tuple[float, ...] = ()) -> np.ndarray:
-    """The plane as a camera with a focal length of 700 px sees it, turned about x, y and z (degrees)."""
-    camera = np.array([[700.0, 0, WIDTH / 2 - 0.5], [0, 700, HEIGHT / 2 - 0.5], [0, 0, 1]])
-    rotation = cv2.Rodrigues(np.deg2rad([tilt[0], tilt[1], 0.0]))[0] @ cv2.Rodrigues(np.deg2rad([0.0, 0, tilt[2]]))[0]
-    # From millimetres in the plane, from its middle, to rays; the drawing's pixels have their centres at whole numbers.
-    to_rays = np.column_stack([rotation[:, 0], rotation[:, 1], [0, 0, distance]])
-    to_mm = np.array([[1 / PER_MM, 0, 0.5 / PER_MM - 40], [0, 1 / PER_MM, 0.5 / PER_MM - 30], [0, 0, 1]])
-    y, x = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float64)
-    pixels = np.stack([x, y], -1).reshape(-1, 1, 2)
-    rays = cv2.undistortPoints(pixels, camera, np.array(distortion or [0.0] * 5))
-    places = cv2.perspectiveTransform(rays, np.linalg.inv(to_rays @ to_mm)).reshape(HEIGHT, WIDTH, 2).astype(np.float32)
-    plane = cv2.GaussianBlur(_plane(), (0, 0), PER_MM * 95 / 700 / 2)
-    seen = cv2.remap(plane, places[..., 0], places[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    noise = np.random.default_rng(0).normal(0, 2, seen.shape)
-    return np.clip(seen + noise, 0, 255).astype(np.uint8)
-
-
 def _bars(photo: np.ndarray, size: PixelSize) -> tuple[float, float]:
     """Width of the lying bar (4 mm) and of the standing bar (3 mm) in a rectified photo."""
-    dark = (photo < 128) & (photo > 5)
-    table = measure_defects(dark, pixel_size=size, unit="mm", use_morphology=False, min_defect_area=200)
-    slender = table[(table["length"] / table["width"] > 5) & (table["area"] > 30) & (table["area"] < 200)]
-    assert len(slender) == 2, table[["area", "length", "width"]]
-    lying, standing = slender.sort_values("area", ascending=False).itertuples()
+    lying, standing = bar_sizes(photo, size).itertuples()
     assert lying.area == pytest.approx(120, rel=0.04)
     assert lying.length == pytest.approx(math.hypot(30, 4), rel=0.012)
     assert standing.area == pytest.approx(54, rel=0.05)
@@ -141,7 +115,7 @@ def _bars(photo: np.ndarray, size: PixelSize) -> tuple[float, float]:
 
 
 def test_one_photo_takes_the_perspective_away():
-    photo = _photo((24.0, -17.0, 8.0))
+    photo = photograph((24.0, -17.0, 8.0))
     calibration = calibrate_checkerboard([photo], PATTERN, SQUARE)
     assert calibration.camera_matrix is None
     assert calibration.n_photos == 1
@@ -158,7 +132,7 @@ def test_one_photo_takes_the_perspective_away():
 
 
 def test_the_rectified_photo_stays_upright_and_keeps_its_kind():
-    photo = np.dstack([_photo((15.0, 10.0, 97.0))] * 3)
+    photo = np.dstack([photograph((15.0, 10.0, 97.0))] * 3)
     calibration = calibrate_checkerboard([photo], PATTERN, SQUARE, square_error=0.1)
     assert calibration.pixel_size.relative_error >= 0.1 / SQUARE
     height, width = calibration.rectified_shape
@@ -172,16 +146,14 @@ def test_the_rectified_photo_stays_upright_and_keeps_its_kind():
 
 
 def test_an_upright_camera_needs_no_mending():
-    photo = _photo((0.0, 0.0, 0.0))
+    photo = photograph((0.0, 0.0, 0.0))
     calibration = calibrate_checkerboard([photo], PATTERN, SQUARE)
     assert calibration.pixel_size.value_x == pytest.approx(95 / 700, rel=0.002)
     assert calibration.rectified_shape == pytest.approx((HEIGHT, WIDTH), abs=3)
 
 
 def test_several_photos_calibrate_the_lens():
-    lens = (-0.28, 0.07, 0.001, -0.001, 0.0)
-    tilts = [(12.0, -8.0, 4.0), (-25.0, 5.0, 0.0), (5.0, 28.0, 10.0), (22.0, 20.0, -12.0), (-18.0, -24.0, 30.0)]
-    photos = [_photo(tilt, 100.0, lens) for tilt in tilts]
+    photos = [photograph(tilt, LENS, distance=100.0) for tilt in TILTS]
     alone = calibrate_checkerboard(photos[:1], PATTERN, SQUARE)
     calibration = calibrate_checkerboard(photos, PATTERN, SQUARE)
     assert calibration.distortion[0] == pytest.approx(-0.28, abs=0.04)
@@ -193,7 +165,7 @@ def test_several_photos_calibrate_the_lens():
 
 
 def test_boards_that_cannot_be_used_are_refused():
-    photo = _photo((0.0, 0.0, 0.0))
+    photo = photograph((0.0, 0.0, 0.0))
     with pytest.raises(ValueError, match="Photo 2 shows no whole checkerboard with 9 by 6"):
         calibrate_checkerboard([photo, np.full_like(photo, 99)], PATTERN, SQUARE)
     with pytest.raises(ValueError, match="no whole checkerboard"):
@@ -208,6 +180,38 @@ def test_boards_that_cannot_be_used_are_refused():
         calibrate_checkerboard([], PATTERN, SQUARE)
     with pytest.raises(ValueError, match="float64"):
         calibrate_checkerboard([photo / 255], PATTERN, SQUARE)
+
+
+def test_points_are_projected_where_the_camera_sees_them():
+    """The board's inner corners, as OpenCV finds them in the photo."""
+    across, down = np.meshgrid(np.arange(PATTERN[0]), np.arange(PATTERN[1]))
+    corners = np.column_stack([across.ravel(), down.ravel()]) * SQUARE + (8 + SQUARE, 6 + SQUARE)
+    photo = photograph(TILTS[0], LENS)
+    found, seen = cv2.findChessboardCornersSB(photo, PATTERN)
+    assert found
+    seen, expected = seen.reshape(-1, 2), project(corners, TILTS[0], LENS)
+    gaps = np.linalg.norm(seen[:, None] - expected[None], axis=-1)
+    assert gaps.min(1).max() < 0.25, "pixels"
+    assert len(set(gaps.argmin(1))) == len(corners)
+    with pytest.raises(ValueError, match="what='ruler'"):
+        draw_plane("ruler")
+    with pytest.raises(ValueError, match="bars"):
+        bar_sizes(photograph(what="disc"), PixelSize(0.1, 0.1))
+
+
+def test_only_the_checkerboard_holds_for_a_camera_that_is_tilted_and_distorts():
+    trial = calibration_trial()
+    assert math.hypot(30, 4) == BAR_LENGTH and (trial["true_length"] == BAR_LENGTH).all()
+    off = trial["off"].abs()
+    straight = trial["camera"] == "straight"
+    assert straight.sum() == 3 and (~straight).sum() == 4
+    assert (off[straight] <= 1.5 * 95 / 700).all(), "1.5 pixels"
+    # no click tells of perspective: the bar is off by far more than the error that is carried
+    simple = ~straight & ~trial["calibration"].str.startswith("checkerboard")
+    assert (off[simple] > 5 * trial["length_error"][simple]).all()
+    assert (trial["off_percent"][simple].abs() > 3).all()
+    assert off.iloc[-1] <= 1.5 * 95 / 700 and trial["calibration"].iloc[-1] == "checkerboard, 5 photos"
+    np.testing.assert_allclose(trial["off_percent"], 100 * (trial["length"] / BAR_LENGTH - 1))
 
 
 def test_the_error_reaches_the_measures():
