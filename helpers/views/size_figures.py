@@ -101,7 +101,7 @@ def annotate_photo(
         _length_bar(canvas, np.array(ends), line)
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
-    font = _font(max(12, round(side / 42)))
+    font = picture_font(max(12, round(side / 42)))
     taken: list[tuple[float, float, float, float]] = []
     if caption:
         taken.append(_text_box(pen, (side // 60, side // 60), caption, font, (255, 255, 255)))
@@ -212,8 +212,8 @@ def _overlap(first: Sequence[float], second: Sequence[float]) -> float:
     return max(wide, 0) * max(high, 0)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    # The font that comes with matplotlib, so that pictures are the same on every machine.
+def picture_font(size: int) -> ImageFont.FreeTypeFont:
+    """Letters of a size in pixels: matplotlib's own font, so that pictures are the same on every machine."""
     return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
 
