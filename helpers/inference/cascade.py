@@ -52,11 +52,24 @@ import yaml
 from PIL import Image
 
 from helpers.files import write_whole
+from helpers.inference.cutting import ABOUT_FILE
 from helpers.inference.predictor import Picture, Predictor, as_pictures, read_batches
 from helpers.inference.saving import FOLDERS
-from helpers.inference.stages import CLASS, ERROR, STAGE_COLUMNS, CutterStage, Item, OpenSet, Rule, RunStage, Stage
+from helpers.inference.stages import (
+    CLASS,
+    ERROR,
+    STAGE_COLUMNS,
+    THRESHOLDS_FILE,
+    CutterStage,
+    Item,
+    OpenSet,
+    Rule,
+    RunStage,
+    Stage,
+)
+from helpers.models.open_set import OPEN_SET_FILE
 from helpers.progress import progress
-from helpers.runs import PROJECT_ROOT, Run, dataset_folder, project_path, write_json
+from helpers.runs import PROJECT_ROOT, RUN_FILE, Run, dataset_folder, project_path, write_json
 
 PRESETS_FOLDER = PROJECT_ROOT / "notebooks" / "params" / "cascades"
 JOURNAL, ABOUT = "journal.jsonl", "cascade.json"
@@ -275,7 +288,7 @@ class Cascade:
             active = stage.run(active, out, save) if active else []
         for item in items:
             if item.parts:
-                _judge_by_parts(item)
+                judge_by_parts(item)
         for stage in self.stages:
             if isinstance(stage, CutterStage):
                 for item in items:
@@ -518,12 +531,20 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 # ------------------------------------------------------------------------------------------------------------ verdicts
 
 
-def _judge_by_parts(item: Item) -> None:
+def judge_by_parts(item: Item) -> None:
     """A photo of several objects is as bad as its worst one: an abnormal one before one that nobody could judge."""
     abnormal = [part for part in item.parts if part.abnormal]
     failed = [part for part in item.parts if part.verdict == ERROR]
     worst = max(abnormal or failed or item.parts, key=_badness)
     item.verdict, item.abnormal, item.error = worst.verdict, worst.abnormal, worst.error
+
+
+def deciding_row(item: Item) -> dict[str, Any]:
+    """What the stage that decided on a photo noted: of several objects, on the worst one that has the verdict."""
+    if not item.parts:
+        return _last(item)
+    same = [part for part in item.parts if part.verdict == item.verdict and part.abnormal == item.abnormal]
+    return _last(max(same, key=_badness))
 
 
 def _badness(item: Item) -> float:
@@ -541,10 +562,7 @@ def _record(job: Job, item: Item) -> dict[str, Any]:
     rows = [*item.rows, *(row for part in item.parts for row in part.rows)]
     for row in rows:
         row["photo"] = job.photo
-    deciding = _last(item)
-    if item.parts:
-        same = [part for part in item.parts if part.verdict == item.verdict and part.abnormal == item.abnormal]
-        deciding = _last(max(same, key=_badness))
+    deciding = deciding_row(item)
     verdict = {name: deciding.get(name) for name in VERDICT_COLUMNS}
     verdict |= {
         "photo": job.photo,
@@ -603,6 +621,30 @@ def find_cascade(path: str | Path) -> Path:
             return file
     known = ", ".join(sorted(file.stem for file in PRESETS_FOLDER.glob("*.yml")))
     raise CascadeError(f"There is no cascade {path}; give a YAML file or a preset: {known}.")
+
+
+def missing_files(path: str | Path, settings: Mapping[str, Any] | None = None) -> list[Path]:
+    """What a cascade needs of its runs and is not there; nothing is loaded. Empty where it can be opened.
+
+    Args:
+        path: YAML file, or the name of a preset.
+        settings: see :meth:`Cascade.from_yaml`.
+
+    Raises:
+        CascadeError: as :meth:`Cascade.from_yaml`.
+    """
+    file = find_cascade(path)
+    content = _read_yaml(file)
+    parameters = _parameters(content, settings or {}, file)
+    marks = {"run": (RUN_FILE,), "foreground": (ABOUT_FILE,), "unknown": (OPEN_SET_FILE, THRESHOLDS_FILE)}
+    needed = []
+    for number, written in enumerate(content["stages"], start=1):
+        _check_stage(written, f"{file.name}, stage {number}")
+        for key, names in marks.items():
+            place = _resolve(written.get(key), parameters)
+            if place not in (None, False, "none"):
+                needed += [_place(place, parameters) / name for name in names]
+    return [one for one in needed if not one.is_file()]
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

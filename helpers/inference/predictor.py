@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -342,22 +342,29 @@ class Predictor:
             scores, maps = self._confine(maps, photos, sources)
         found = []
         for index, (source, photo) in enumerate(zip(sources, photos, strict=True)):
-            score = float(scores[index])
-            # as float32, which scores are: a threshold that was one of them must not lie a hair below it
-            abnormal = bool(scores[index] > np.float32(limit.value))
-            found.append(
-                Prediction(
-                    source,
-                    score,
-                    abnormal,
-                    self.confidence(score, abnormal),
-                    photo.shape[:2],
-                    None if maps is None else maps[index],
-                    None if output.probabilities is None else output.probabilities[index],
-                    None if output.embeddings is None else output.embeddings[index],
-                )
+            prediction = Prediction(
+                source,
+                float(scores[index]),
+                abnormal=False,
+                confidence=float("nan"),
+                shape=photo.shape[:2],
+                network_map=None if maps is None else maps[index],
+                probabilities=None if output.probabilities is None else output.probabilities[index],
+                embedding=None if output.embeddings is None else output.embeddings[index],
             )
+            found.append(self.rejudge(prediction, limit))
         return found
+
+    def rejudge(self, prediction: Prediction, threshold: float | str | Threshold = "image") -> Prediction:
+        """The same prediction by another threshold; the network is not asked again.
+
+        Args:
+            prediction: without an error.
+            threshold: see :meth:`threshold`.
+        """
+        # as float32, which scores are: a threshold that was one of them must not lie a hair below it
+        abnormal = bool(np.float32(prediction.score) > np.float32(self.threshold(threshold).value))
+        return replace(prediction, abnormal=abnormal, confidence=self.confidence(prediction.score, abnormal))
 
     def judge_each(
         self, photos: Sequence[np.ndarray], sources: Sequence[str], *, threshold: float | str | Threshold = "image"

@@ -226,6 +226,25 @@ class Item:
         self.add_row(stage, decision=ERROR, error=error)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a stage's network says of one item, before any rule is applied.
+
+    Attributes:
+        prediction: of the run.
+        distance: to the nearest class that an open set knows; None without one.
+        is_unknown: whether the open set calls it unknown.
+        milliseconds: that the network took.
+        area: (H, W) bool, where the object is that the map is confined to; None: everywhere.
+    """
+
+    prediction: Prediction
+    distance: float | None
+    is_unknown: bool
+    milliseconds: float
+    area: np.ndarray | None = None
+
+
 class Stage(Protocol):
     """One stage of a cascade."""
 
@@ -352,19 +371,36 @@ class RunStage:
         going_on = []
         for first in range(0, len(items), self.predictor.batch_size):
             batch = items[first : first + self.predictor.batch_size]
-            started = time.perf_counter()
-            limit = self.limit if self.rule.kind == "score" else self.predictor.thresholds["image"]
-            found = self.predictor.judge_each(
-                [item.photo for item in batch], [item.source for item in batch], threshold=limit
-            )
-            unknown = self._ask_unknown(found)
-            milliseconds = 1000 * (time.perf_counter() - started) / len(batch)
-            for item, prediction, (distance, is_unknown) in zip(batch, found, unknown, strict=True):
-                if prediction.error:
-                    item.fail(self.name, prediction.error)
-                elif self._judge(item, prediction, distance, is_unknown, milliseconds, out, save):
-                    going_on.append(item)
+            looked = zip(batch, self.look(batch), strict=True)
+            going_on += [item for item, seen in looked if self.decide(item, seen, out, save)]
         return going_on
+
+    def look(self, items: Sequence[Item]) -> list[Seen]:
+        """What the network says of items, all of them at once; nothing is decided, nothing is noted."""
+        started = time.perf_counter()
+        found = self.predictor.judge_each(
+            [item.photo for item in items], [item.source for item in items], threshold=self._score_limit
+        )
+        unknown = self._ask_unknown(found)
+        milliseconds = 1000 * (time.perf_counter() - started) / max(1, len(items))
+        return [
+            Seen(one, *answer, milliseconds, None if one.network_map is None else self._object_area(item))
+            for item, one, answer in zip(items, found, unknown, strict=True)
+        ]
+
+    def decide(self, item: Item, seen: Seen, out: Path, save: Collection[str] = ()) -> bool:
+        """Apply the rule, with the limits as they are now, to what the network said; whether the item goes on.
+
+        What is decided is noted in the item; pictures are saved below ``out / name``.
+        """
+        if seen.prediction.error:
+            item.fail(self.name, seen.prediction.error)
+            return False
+        return self._judge(item, seen, out, save)
+
+    @property
+    def _score_limit(self) -> Threshold:
+        return self.limit if self.rule.kind == "score" else self.predictor.thresholds["image"]
 
     def _ask_unknown(self, found: Sequence[Prediction]) -> list[tuple[float | None, bool]]:
         good = [one for one in found if not one.error]
@@ -376,21 +412,13 @@ class RunStage:
         answers = iter(zip(scores.tolist(), flags.tolist(), strict=True))
         return [(None, False) if one.error else next(answers) for one in found]
 
-    def _judge(
-        self,
-        item: Item,
-        prediction: Prediction,
-        distance: float | None,
-        is_unknown: bool,
-        milliseconds: float,
-        out: Path,
-        save: Collection[str],
-    ) -> bool:
+    def _judge(self, item: Item, seen: Seen, out: Path, save: Collection[str]) -> bool:
         """Decide one item, note its row; whether it goes on."""
+        prediction = self.predictor.rejudge(seen.prediction, self._score_limit)
         values: dict[str, Any] = {}
-        label, probability = self._name(prediction, is_unknown)
+        label, probability = self._name(prediction, seen.is_unknown)
         if prediction.network_map is not None:
-            values |= self._measure(item, prediction, out, save)
+            values |= self._measure(item, seen, out, save)
         value, holds = self._apply(prediction, label, values)
         confidence = prediction.confidence
         if self.rule.kind in ("area", "peak"):
@@ -416,10 +444,10 @@ class RunStage:
             score=prediction.score,
             confidence=confidence,
             probability=probability,
-            distance=distance,
+            distance=seen.distance,
             tau=self.unknown.tau.value if self.unknown and self.unknown.tau else None,
             kappa=self.unknown.kappa.value if self.unknown and self.unknown.kappa else None,
-            milliseconds=round(milliseconds, 3),
+            milliseconds=round(seen.milliseconds, 3),
             **{"class": label},
             **values,
         )
@@ -435,20 +463,12 @@ class RunStage:
         best = int(probabilities.argmax())
         return (UNKNOWN if is_unknown else classes[best]), float(probabilities[best])
 
-    def _measure(self, item: Item, prediction: Prediction, out: Path, save: Collection[str]) -> dict[str, Any]:
+    def _measure(self, item: Item, seen: Seen, out: Path, save: Collection[str]) -> dict[str, Any]:
         """Area and mask of one item; its pictures are saved."""
-        limit = self.pixel_limit.value
-        whole, network_map = self.predictor.photo_map(prediction), prediction.network_map
-        mask = whole > limit
-        area = item.mask
-        if self._segment is not None:
-            found = self._segment(item.photo)
-            area = found if area is None else area & found
-        if area is not None:
-            mask &= area
-            network_map = network_map * to_network_frame(area, self.predictor.parameters)
-        if self.morphology:
-            mask = clean_mask(mask, **self.morphology)
+        limit, network_map = self.pixel_limit.value, seen.prediction.network_map
+        if seen.area is not None:
+            network_map = network_map * to_network_frame(seen.area, self.predictor.parameters)
+        whole, mask = self.photo_map(seen)
         saved = save_pictures(out / self.name, item.key, item.photo, whole, mask, limit, save)
         return {
             "peak": float(network_map.max()),
@@ -457,6 +477,21 @@ class RunStage:
             "mask_pixels": int(mask.sum()),
             **{kind: f"{self.name}/{path}" for kind, path in saved.items()},
         }
+
+    def photo_map(self, seen: Seen) -> tuple[np.ndarray, np.ndarray]:
+        """The map at the item's own size, (H, W) float32, and its mask of defects, (H, W) bool."""
+        whole = self.predictor.photo_map(seen.prediction)
+        mask = whole > self.pixel_limit.value
+        if seen.area is not None:
+            mask &= seen.area
+        return whole, clean_mask(mask, **self.morphology) if self.morphology else mask
+
+    def _object_area(self, item: Item) -> np.ndarray | None:
+        """Where the object is, (H, W) bool: as it was cut out, and as ``object_mask`` finds it; None: everywhere."""
+        if self._segment is None:
+            return item.mask
+        found = self._segment(item.photo)
+        return found if item.mask is None else item.mask & found
 
     def _apply(
         self, prediction: Prediction, label: str | None, measured: Mapping[str, Any]
@@ -543,7 +578,7 @@ class CutterStage:
         for item in items:
             started = time.perf_counter()
             labels = separate(predict_distance(self.network, item.photo), **self.options)
-            item.parts = self._cut(item, labels)
+            item.parts = self.cut(item, labels)
             n = len(item.parts)
             decision = self.otherwise if n == 0 else f"{n} object{'' if n == 1 else 's'}"
             milliseconds = round(1000 * (time.perf_counter() - started), 3)
@@ -568,7 +603,8 @@ class CutterStage:
             row = next(row for row in item.rows if row["stage"] == self.name)
             row["overlay"] = f"{self.name}/{saved['overlay']}"
 
-    def _cut(self, item: Item, labels: np.ndarray) -> list[Item]:
+    def cut(self, item: Item, labels: np.ndarray) -> list[Item]:
+        """One item for each object of a photo; ``labels`` (H, W) int says where they are, 0 is background."""
         parts = []
         empty = empty_background(item.photo, labels) if self.background == "hide_neighbours" else None
         colour = background_colour(item.photo, labels) if self.background == "remove" else None
