@@ -368,10 +368,9 @@ class Run:
         self.info["epochs"] = {"trained": engine.trainer.current_epoch} | load_best(model, savers)
         engine.trainer.save_checkpoint(self.folder / "model.ckpt", weights_only=True)
         self.collect_history(logs / "csv")
-        shutil.rmtree(checkpoints, ignore_errors=True)  # none there where val was never looked at
 
     def collect_history(self, logged: Path) -> None:
-        """Write ``history.csv`` from what Lightning's CSV logger left, and remove the logger's files.
+        """Write ``history.csv`` from what Lightning's CSV logger left.
 
         Args:
             logged: the logger's folder.
@@ -380,7 +379,6 @@ class Run:
         files = sorted(logged.glob("version_*/metrics.csv"), key=lambda file: file.stat().st_mtime)
         rows = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
         write_csv(rows.groupby("epoch", as_index=False).last(), self.folder / "history.csv")
-        shutil.rmtree(logged)
 
     def note_time(self, name: str, value: float) -> None:
         """Note a timing for ``run.json``, such as ``fit_seconds``."""
@@ -497,6 +495,9 @@ class Run:
             **extra,
         }
         (self.folder / DRAFT_FILE).unlink(missing_ok=True)
+        for left_over in (self.folder / CHECKPOINTS, self.folder / "logs" / "csv"):
+            # not before: a notebook that stops between training and thresholds must not train again
+            shutil.rmtree(left_over, ignore_errors=True)
         write_json(self.info, self.folder / RUN_FILE)
         final = self.folder.with_name(self.name)
         replaced = self.folder.with_name(f".{self.name}.replaced")

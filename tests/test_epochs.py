@@ -110,6 +110,21 @@ def test_resumed_training_ends_with_the_same_weights(tmp_path, table, run, monke
     assert not list(resumed.folder.rglob("*.partial")) and not (resumed.folder / "checkpoints").exists()
 
 
+def test_a_training_that_was_never_finished_is_not_done_again(tmp_path, table, run, monkeypatch):
+    """A notebook may stop between training and thresholds."""
+    fit(open_run(tmp_path, "unet", SETTINGS, table, seed=0))
+    epochs = []
+    monkeypatch.setattr(Segmenter, "on_train_epoch_start", lambda self: epochs.append(self.current_epoch))
+    again = fit(open_run(tmp_path, "unet", SETTINGS, table, seed=0)).finish(THRESHOLDS)
+    assert epochs == []
+    assert again.info["epochs"] == run.info["epochs"]
+    for name, value in weights(run).items():
+        assert torch.equal(weights(again)[name], value), name
+    pd.testing.assert_frame_equal(again.predictions("test"), run.predictions("test"))
+    assert len(again.history()) == 3
+    assert not (again.folder / "checkpoints").exists() and not (again.folder / "logs" / "csv").exists()
+
+
 def test_draft_of_other_parameters_is_begun_again(tmp_path, table):
     draft = open_run(tmp_path, "unet", SETTINGS, table, seed=0)
     (draft.folder / "checkpoints").mkdir()

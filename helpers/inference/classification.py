@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -376,7 +375,6 @@ def _fit(
     trainer.save_checkpoint(run.folder / "model.ckpt", weights_only=True)
     run.note_time("fit_seconds", clock.seconds)
     run.collect_history(logs / "csv")
-    shutil.rmtree(checkpoints, ignore_errors=True)  # none there without val
 
 
 # ---------------------------------------------------------------------------------------------------------- prediction
