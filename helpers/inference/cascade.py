@@ -48,18 +48,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from PIL import Image
 
 from helpers.files import write_whole
-from helpers.inference.cutting import ABOUT_FILE
 from helpers.inference.predictor import Picture, Predictor, as_pictures, read_batches
 from helpers.inference.saving import FOLDERS
 from helpers.inference.stages import (
     CLASS,
     ERROR,
     STAGE_COLUMNS,
-    THRESHOLDS_FILE,
     CutterStage,
     Item,
     OpenSet,
@@ -67,28 +64,29 @@ from helpers.inference.stages import (
     RunStage,
     Stage,
 )
-from helpers.models.open_set import OPEN_SET_FILE
+from helpers.presets import (
+    PRESETS_FOLDER as PRESETS_FOLDER,  # where others look for it
+)
+from helpers.presets import (
+    CascadeError,
+    cascade_parameters,
+    check_keys,
+    check_stage,
+    find_cascade,
+    read_cascade,
+    resolve,
+    run_folder,
+)
 from helpers.progress import progress
-from helpers.runs import PROJECT_ROOT, RUN_FILE, Run, dataset_folder, project_path, write_json
+from helpers.runs import Run, project_path, write_json
 
-PRESETS_FOLDER = PROJECT_ROOT / "notebooks" / "params" / "cascades"
 JOURNAL, ABOUT = "journal.jsonl", "cascade.json"
 VERSION = 1  # of the journal
 VERDICT_COLUMNS = (
     *("photo", "image_path", "verdict", "abnormal", "stage", "rule", "value", "threshold", "origin"),
     *("score", "confidence", "class", "n_objects", "n_abnormal", "milliseconds", "error"),
 )
-PLACES = {"ARTIFACTS": "artifacts", "DATASET": "", "PROFILE": "quick"}  # parameters that every cascade has
 _HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}\.\w+")  # see helpers.files.write_whole
-KEYS = ("name", "about", "parameters", "stages")
-RUN_KEYS = {"run", "name", "rule", "then", "otherwise", "pixel_threshold", "object_mask", "morphology", "unknown"} | {
-    *("unknown_by", "ignore_no_defect")
-}
-CUTTER_KEYS = {"foreground", "name", "otherwise", "window", "background", "separate"}
-
-
-class CascadeError(ValueError):
-    """A cascade, or the folder its results are to go to, that cannot be used; the message says why and what to do."""
 
 
 class Cascade:
@@ -150,13 +148,13 @@ class Cascade:
             MissingRunError: a run is not there; the message says which notebook makes it.
         """
         file = find_cascade(path)
-        content = _read_yaml(file)
-        parameters = _parameters(content, settings or {}, file)
+        content = read_cascade(file)
+        parameters = cascade_parameters(content, settings or {}, file)
         stages = []
         for number, written in enumerate(content["stages"], start=1):
             where = f"{file.name}, stage {number}"
-            _check_stage(written, where)
-            keys = {key: value if key == "rule" else _resolve(value, parameters) for key, value in written.items()}
+            check_stage(written, where)
+            keys = {key: value if key == "rule" else resolve(value, parameters) for key, value in written.items()}
             try:
                 stages.append(_open_stage(keys, parameters, device, batch_size))
             except FileNotFoundError:
@@ -192,7 +190,7 @@ class Cascade:
             MissingRunError: there is no finished run.
         """
         parameters = {"threshold": "image", "pixel_threshold": "pixel"}
-        _check_keys(settings or {}, parameters, "settings of a run")
+        check_keys(settings or {}, parameters, "settings of a run")
         parameters |= settings or {}
         predictor = Predictor(run_dir, device=device, batch_size=batch_size)
         options: dict[str, Any] = {"rule": "score > threshold", "then": "DEFECT", "otherwise": "OK"}
@@ -607,126 +605,24 @@ def _write_json_rows(rows: Callable[[], Iterator[dict[str, Any]]], path: Path) -
     write_whole(path, write)
 
 
-# ---------------------------------------------------------------------------------------------------------------- YAML
-
-
-def find_cascade(path: str | Path) -> Path:
-    """The YAML file of a cascade: a path, or the name of a preset.
-
-    Raises:
-        CascadeError: there is none; the message lists the presets.
-    """
-    for file in (Path(path).expanduser(), project_path(path), PRESETS_FOLDER / f"{path}.yml"):
-        if file.is_file():
-            return file
-    known = ", ".join(sorted(file.stem for file in PRESETS_FOLDER.glob("*.yml")))
-    raise CascadeError(f"There is no cascade {path}; give a YAML file or a preset: {known}.")
-
-
-def missing_files(path: str | Path, settings: Mapping[str, Any] | None = None) -> list[Path]:
-    """What a cascade needs of its runs and is not there; nothing is loaded. Empty where it can be opened.
-
-    Args:
-        path: YAML file, or the name of a preset.
-        settings: see :meth:`Cascade.from_yaml`.
-
-    Raises:
-        CascadeError: as :meth:`Cascade.from_yaml`.
-    """
-    file = find_cascade(path)
-    content = _read_yaml(file)
-    parameters = _parameters(content, settings or {}, file)
-    marks = {"run": (RUN_FILE,), "foreground": (ABOUT_FILE,), "unknown": (OPEN_SET_FILE, THRESHOLDS_FILE)}
-    needed = []
-    for number, written in enumerate(content["stages"], start=1):
-        _check_stage(written, f"{file.name}, stage {number}")
-        for key, names in marks.items():
-            place = _resolve(written.get(key), parameters)
-            if place not in (None, False, "none"):
-                needed += [_place(place, parameters) / name for name in names]
-    return [one for one in needed if not one.is_file()]
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CascadeError(f"{file} is no YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise CascadeError(f"{file}: expected keys ({', '.join(KEYS)}), got {type(content).__name__}.")
-    _check_keys(content, KEYS, file.name)
-    if not isinstance(content.get("stages"), list) or not content["stages"]:
-        raise CascadeError(f"{file.name}: 'stages' must be a list of at least one stage.")
-    return content
-
-
-def _parameters(content: Mapping[str, Any], settings: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    declared = content.get("parameters") or {}
-    if not isinstance(declared, dict):
-        raise CascadeError(f"{file.name}: 'parameters' must be names with their values.")
-    parameters = PLACES | declared
-    for name, value in settings.items():
-        if name not in parameters:
-            raise CascadeError(f"{name} is no parameter of {file.name}. Known: {', '.join(parameters)}.")
-        if name in PLACES:
-            value = str(value)  # a folder may be called 2024
-        elif isinstance(parameters[name], bool) != isinstance(value, bool):
-            raise CascadeError(f"{name}={value!r}: {file.name} has {parameters[name]!r} there; give the same kind.")
-        parameters[name] = value
-    parameters["DATASET"] = Path(str(parameters["DATASET"])).name  # a folder of photos stands for its name
-    return parameters
-
-
-def _check_keys(content: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    unknown = [str(key) for key in content if key not in known]
-    if unknown:
-        raise CascadeError(f"{where}: unknown key {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
-
-
-def _check_stage(written: Any, where: str) -> None:
-    if not isinstance(written, dict) or ("run" in written) == ("foreground" in written):
-        raise CascadeError(f"{where}: a stage is either 'run: NAME' or 'foreground: NAME', with its options.")
-    _check_keys(written, RUN_KEYS if "run" in written else CUTTER_KEYS, where)
-    for key in ("morphology", "separate"):
-        if key in written and not isinstance(written[key], dict):
-            raise CascadeError(f"{where}: '{key}' must be names with their values.")
-
-
-def _resolve(value: Any, parameters: Mapping[str, Any]) -> Any:
-    """A value with names of parameters replaced by what they stand for."""
-    if isinstance(value, dict):
-        return {key: _resolve(one, parameters) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_resolve(one, parameters) for one in value]
-    return parameters[value] if isinstance(value, str) and value in parameters else value
+# ------------------------------------------------------------------------------------------------------------- opening
 
 
 def _open_stage(keys: dict[str, Any], parameters: Mapping[str, Any], device: str, batch_size: int) -> Stage:
     if not isinstance(keys.get("ignore_no_defect", False), bool):
         raise ValueError(f"ignore_no_defect={keys['ignore_no_defect']!r} must be true or false.")
     if "foreground" in keys:
-        folder = _place(keys.pop("foreground"), parameters)
+        folder = run_folder(keys.pop("foreground"), parameters)
         return CutterStage(folder, device=device, **keys)
     Rule.parse(keys.get("rule", "score > image"), parameters)  # before a network is loaded
-    folder, unknown = _place(keys.pop("run"), parameters), keys.pop("unknown", None)
+    folder, unknown = run_folder(keys.pop("run"), parameters), keys.pop("unknown", None)
     unknown_by = keys.pop("unknown_by", "distance")
     if unknown in ("none", False):
         unknown = None
     predictor = Predictor(folder, device=device, batch_size=batch_size)
     if unknown is not None:
-        unknown = OpenSet.load(_place(unknown, parameters), predictor, unknown_by)
+        unknown = OpenSet.load(run_folder(unknown, parameters), predictor, unknown_by)
     return RunStage(predictor, parameters=parameters, unknown=unknown, **keys)
-
-
-def _place(run: Any, parameters: Mapping[str, Any]) -> Path:
-    """Folder of a run: a name in the dataset's artifacts, or a path."""
-    if not isinstance(run, str) or not run:
-        raise ValueError(f"a run is the name of its folder, or a path; got {run!r}.")
-    if any(mark in run for mark in "/\\"):
-        return project_path(run)
-    if not parameters["DATASET"]:
-        raise ValueError(f"DATASET is empty, so nobody knows where {run} lies; give --set DATASET=NAME.")
-    return dataset_folder(parameters["ARTIFACTS"], parameters["DATASET"], str(parameters["PROFILE"])) / run
 
 
 def _check_verdicts(cascade: str, stage: Stage, is_last: bool) -> None:
