@@ -166,7 +166,7 @@ class VideoResult:
         seconds: from the first frame to the last, with drawing and encoding.
         interrupted: whether Ctrl-C ended it.
         threshold: of scores, raw.
-        normalised_start: 0.8 of normalised scores as a raw score; NaN where val has no spread.
+        other_thresholds: the calibrated one and 0.8 of normalised scores, as raw scores; without the one that was used.
     """
 
     video: Path
@@ -179,7 +179,7 @@ class VideoResult:
     seconds: float
     interrupted: bool
     threshold: Threshold
-    normalised_start: float
+    other_thresholds: dict[str, float]
 
     @property
     def table_path(self) -> Path:
@@ -291,7 +291,7 @@ def judge_video(
         seconds=seconds,
         interrupted=interrupted,
         threshold=judge.threshold,
-        normalised_start=judge.normalisation.raw(GLASS_START),
+        other_thresholds=judge.other_thresholds(),
     )
     write_json(
         {"settings": judge.settings() | {"waiting": waiting}, "results": result.summary()}, out.with_suffix(".json")
@@ -346,7 +346,15 @@ class _Judge:
         """Let the network choose its kernels before a frame's delay is measured."""
         import numpy as np
 
-        self.predictor.judge_each([np.zeros((64, 64, 3), np.uint8)], ["warm-up"], threshold=self.threshold)
+        self.predictor.judge_each([np.full((64, 64, 3), 128, np.uint8)], ["warm-up"], threshold=self.threshold)
+
+    def other_thresholds(self) -> dict[str, float]:
+        """The calibrated one and 0.8 of normalised scores, raw, by name; without the one that decides."""
+        known = self.normalisation
+        both = {"calibrated": known.threshold}
+        if known.high > known.low:
+            both[f"{GLASS_START} normalised"] = known.raw(GLASS_START)
+        return {name: value for name, value in both.items() if value != self.threshold.value}
 
     def settings(self) -> dict[str, Any]:
         """What the video was made with, plain JSON data."""
@@ -471,7 +479,7 @@ class _Judge:
         rate = ""
         if len(self._finished) > 1:
             per_second = (len(self._finished) - 1) / (self._finished[-1] - self._finished[0])
-            rate = f", {per_second:.1f} of {self.source.fps:.3g} frames/s"
+            rate = f", {per_second:.1f} frames/s (source {self.source.fps:.3g})"
         return f"latency {row['latency_ms']:.0f} ms{rate}"
 
 
@@ -602,15 +610,11 @@ def extract_frames(source: FrameSource, folder: str | Path, split: str = "train/
 
 
 def write_timeline(result: VideoResult, note: str | None = None) -> Path:
-    """The timeline of a video as a PNG under its name; both thresholds, the used one and 0.8 normalised, are in it."""
-    import math
-
+    """The timeline of a video (:func:`helpers.views.video_figures.score_timeline`) as a PNG under its name."""
     from helpers.files import write_whole
     from helpers.views.video_figures import score_timeline
 
-    start = result.normalised_start
-    others = {f"{GLASS_START} normalised": start} if math.isfinite(start) and start != result.threshold.value else {}
-    figure = score_timeline(result.frames(), result.threshold.value, others, note=note)
+    figure = score_timeline(result.frames(), result.threshold.value, result.other_thresholds, note=note)
     path = result.video.with_suffix(".png")
     write_whole(path, lambda file: figure.savefig(file, dpi=110))
     return path
@@ -679,6 +683,8 @@ def _judge_command(
     from helpers.analysis.sizing import MM_PER_UNIT
     from helpers.inference.predictor import Predictor
 
+    if options.queue is not None and options.queue < 1:
+        raise ValueError(f"--queue {options.queue}: 1 frame or more can wait.")
     pixel_size, unit = 1.0, "px"
     if options.pixel_size:
         pixel_size, unit = _pair(options.pixel_size), options.unit

@@ -1,0 +1,737 @@
+"""Video: what is in frame i is known, so what is read, judged, counted and written can be checked frame by frame.
+
+The run is one of ``cascade_runs``: its map is the red channel, over 255, at every eighth of height and width. Photos
+have a red of 51 (score 0.2, good); a square of 255 (score 1) is a defect. Thresholds: image 0.5, pixel 0.6.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import os
+import subprocess
+import sys
+import wave
+import weakref
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from cascade_runs import CLASSES, KnownBackend, write_run
+from conftest import REPOSITORY, SHARED
+from matplotlib.figure import Figure
+from PIL import Image
+
+from helpers import clips, read_dataset
+from helpers.clips import ClipWriter, Frame, FrameSource, at_source_pace, fitted, open_source, photo_sequence
+from helpers.inference import predictor as predictor_module
+from helpers.inference.predictor import Predictor
+from helpers.inference.video import (
+    FRAME_COLUMNS,
+    Normalisation,
+    dataset_source,
+    extract_frames,
+    judge_video,
+    main,
+    map_scale,
+    video_threshold,
+    write_clip,
+    write_timeline,
+)
+from helpers.views.video_figures import (
+    MAX_WIDTH,
+    Found,
+    LivePreview,
+    MapScale,
+    draw_frame,
+    flagged_spans,
+    score_timeline,
+)
+
+HEIGHT, WIDTH = 64, 96
+FPS = 25
+KEY_EVERY = 12
+
+
+@pytest.fixture(autouse=True)
+def known_networks(monkeypatch):
+    monkeypatch.setitem(predictor_module.BACKENDS, "torch", KnownBackend)
+    monkeypatch.setattr(KnownBackend, "seconds_a_photo", 0.0)
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    return write_run(tmp_path / "artifacts/drawn/quick/first")
+
+
+def is_defect(number: int) -> bool:
+    return number % 5 in (3, 4)
+
+
+def square_left(number: int) -> int:
+    return 12 * (number % 7)
+
+
+def photo(number: int, size: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray:
+    """Grey 51; a defect frame has a square of 255, 16 x 12, that moves with the number."""
+    picture = np.full((*size, 3), 51, np.uint8)
+    if is_defect(number):
+        left = square_left(number)
+        picture[16:32, left : left + 12] = 255
+    return picture
+
+
+def write_photos(folder: Path, count: int) -> Path:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        Image.fromarray(photo(number)).save(folder / f"{number}.png")  # 10.png sorts before 2.png as text
+    return folder
+
+
+def write_video(path: Path, count: int = 30, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Path:
+    """Written by PyAV alone, with key frames at known places."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        stream.options = {
+            "g": str(KEY_EVERY),
+            "keyint_min": str(KEY_EVERY),
+            "sc_threshold": "0",
+            "bf": "0",
+            "crf": "10",
+        }
+        for number in range(count):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(photo(number, size), format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def damaged(video: Path, target: Path, numbers: tuple[int, ...]) -> Path:
+    """A copy in which the packets of some frames are noise."""
+    content = bytearray(video.read_bytes())
+    with av.open(str(video)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    noise = np.random.default_rng(0)
+    for number in numbers:
+        position, size = places[number]
+        # The length that stands before the payload stays: only the picture is lost, not the frames after it.
+        content[position + 4 : position + size] = noise.integers(0, 256, size - 4, dtype=np.uint8).tobytes()
+    target.write_bytes(content)
+    return target
+
+
+def decode(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def moving(count: int, fps: float = FPS) -> FrameSource:
+    return FrameSource(
+        "drawn", fps, count, False, lambda: (Frame(n, n / fps, photo(n), f"drawn#{n}") for n in range(count))
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def test_a_file_gives_each_frame_once_in_order_and_time(tmp_path):
+    source = open_source(write_video(tmp_path / "clip.mp4"))
+    frames = list(source)
+    assert (source.fps, source.n_frames, source.live) == (FPS, 30, False)
+    assert [frame.number for frame in frames] == list(range(30))
+    assert [frame.seconds for frame in frames] == pytest.approx([number / FPS for number in range(30)])
+    for frame in frames:
+        assert frame.photo.shape == (HEIGHT, WIDTH, 3) and not frame.error
+        assert np.abs(frame.photo.astype(int) - photo(frame.number)).mean() < 4, frame.number
+    assert len(list(source)) == 30, "each iteration begins anew"
+
+
+def test_the_frame_rate_can_be_put_right(tmp_path):
+    source = open_source(write_video(tmp_path / "clip.mp4", 5), fps=100)
+    assert source.fps == 100 and [frame.seconds for frame in source] == pytest.approx([0, 0.01, 0.02, 0.03, 0.04])
+
+
+def test_images_come_in_natural_order_from_folder_pattern_and_printf(tmp_path):
+    folder = write_photos(tmp_path / "frames", 12)
+    for what in (folder, folder / "*.png", folder / "%d.png"):
+        source = open_source(what, fps=4)
+        frames = list(source)
+        assert [Path(frame.source).stem for frame in frames] == [str(number) for number in range(12)], what
+        assert all(np.array_equal(frame.photo, photo(frame.number)) for frame in frames)
+        assert frames[-1].seconds == pytest.approx(11 / 4) and source.n_frames == 12
+    assert len(list(open_source(folder / "3.png"))) == 1
+
+
+def test_a_part_keeps_numbers_and_times():
+    part = moving(30).part(start=0.4, every=3, max_frames=4)
+    frames = list(part)
+    assert [frame.number for frame in frames] == [12, 15, 18, 21]
+    assert [frame.seconds for frame in frames] == pytest.approx([0.48, 0.6, 0.72, 0.84])
+    assert part.fps == pytest.approx(FPS / 3) and part.n_frames == 4
+    for wrong in ({"every": 0}, {"max_frames": 0}, {"start": -1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            moving(3).part(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turns"),
+    [((0, 1, -1, 0, HEIGHT, 0), -1), ((0, -1, 1, 0, 0, WIDTH), 1), ((-1, 0, 0, -1, WIDTH, HEIGHT), 2)],
+)
+def test_a_phone_held_upright_gives_upright_frames(tmp_path, matrix, turns):
+    """QuickTime's matrix (a b, c d, x y) takes a point to (a x + c y + tx, b x + d y + ty): turns by hand."""
+    content = bytearray(write_video(tmp_path / "clip.mp4", 2).read_bytes())
+    upright = next(iter(open_source(tmp_path / "clip.mp4"))).photo
+    a, b, c, d, x, y = (value << 16 for value in matrix)
+    fields = np.array([a, b, 0, c, d, 0, x, y, 1 << 30], dtype=">i4").tobytes()
+    start = content.index(b"tkhd") + 44
+    assert content[start : start + 4] == b"\0\1\0\0", "the identity was there"
+    content[start : start + 36] = fields
+    (tmp_path / "turned.mp4").write_bytes(content)
+    found = next(iter(open_source(tmp_path / "turned.mp4"))).photo
+    assert np.array_equal(found, np.rot90(upright, turns))
+
+
+def test_sources_that_hold_no_frame_say_so(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.mp4").write_text("no video")
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(8000))
+    for what, kind, message in (
+        ("nowhere.mp4", FileNotFoundError, "There is no"),
+        ("empty", FileNotFoundError, "holds no image"),
+        ("*.png", FileNotFoundError, "holds no image"),
+        ("text.mp4", ValueError, "text.mp4 cannot be opened as a video"),
+        ("sound.wav", ValueError, "holds no picture"),
+    ):
+        with pytest.raises(kind, match=message):
+            open_source(tmp_path / what)
+    with pytest.raises(ValueError, match="fps=0"):
+        open_source(tmp_path, fps=0)
+
+
+def test_a_damaged_frame_is_reported_and_those_that_follow_it_are_doubtful(tmp_path):
+    video = damaged(write_video(tmp_path / "clip.mp4"), tmp_path / "damaged.mp4", (14, 15))
+    frames = list(open_source(video))
+    assert [frame.number for frame in frames] == list(range(30))
+    assert [frame.number for frame in frames if frame.photo is None] == [14, 15]
+    assert all("cannot be decoded" in frames[number].error for number in (14, 15))
+    doubtful = [frame.number for frame in frames if frame.error.startswith("follows a broken frame")]
+    assert doubtful == list(range(16, 24)), "until the key frame at 24"
+
+
+def test_a_truncated_file_gives_what_it_has(tmp_path):
+    content = write_video(tmp_path / "whole.mp4").read_bytes()
+    # PyAV's files end with their index: one that begins with it can lose its end and still be opened.
+    with (
+        av.open(str(tmp_path / "whole.mp4")) as whole,
+        av.open(str(tmp_path / "front.mp4"), "w", options={"movflags": "faststart"}) as front,
+    ):
+        stream = front.add_stream_from_template(whole.streams.video[0])
+        for packet in whole.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                front.mux(packet)
+    with av.open(str(tmp_path / "front.mp4")) as container:
+        ends = [packet.pos + packet.size for packet in container.demux(video=0) if packet.size]
+    (tmp_path / "cut.mp4").write_bytes((tmp_path / "front.mp4").read_bytes()[: ends[20] - 5])
+    source = open_source(tmp_path / "cut.mp4")
+    frames = list(source)
+    assert source.n_frames == 30, "by its header"
+    assert [frame.number for frame in frames if frame.photo is not None] == list(range(20))
+    assert [frame.number for frame in frames if frame.photo is None] == [20]
+    (tmp_path / "no_index.mp4").write_bytes(content[:-500])
+    with pytest.raises(ValueError, match=r"no_index\.mp4 cannot be opened as a video .*damaged"):
+        open_source(tmp_path / "no_index.mp4")
+
+
+def test_a_camera_is_opened_as_one_and_timed_by_the_clock(tmp_path, monkeypatch):
+    video = write_video(tmp_path / "clip.mp4", 5)
+    asked, real = [], av.open
+
+    def opened(name, *, format=None, options=None):
+        asked.append((name, format, options))
+        return real(str(video))
+
+    monkeypatch.setattr(clips.av, "open", opened)
+    monkeypatch.setattr(clips.sys, "platform", "linux")
+    source = open_source("0", fps=15)
+    frames = list(source)
+    assert source.live and source.n_frames is None and len(frames) == 5
+    assert asked == [("/dev/video0", "v4l2", {"framerate": "15"})]
+    assert all(later.seconds >= frame.seconds for frame, later in zip(frames, frames[1:], strict=False))
+    asked.clear()
+    assert len(list(open_source("rtsp://line/1"))) == 5 and asked == [("rtsp://line/1", None, {})]
+
+
+def test_a_camera_that_is_not_there_says_so():
+    with pytest.raises(ValueError, match="cannot be opened.*plugged in"):
+        list(open_source("/dev/video99"))
+
+
+# ---------------------------------------------------------------------------------------------- slower than the source
+
+
+def test_skipping_keeps_up_and_counts_what_it_drops(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(KnownBackend, "seconds_a_photo", 0.15)
+    result = judge_video(moving(20, fps=20), tmp_path / "out.mp4", Predictor(run), waiting=1)
+    frames = result.frames()
+    assert frames["frame"].tolist() == list(range(20)), "each frame has one row, in order"
+    assert result.n_dropped > 5 and result.n_judged + result.n_dropped == 20
+    dropped = frames[frames["status"] == "dropped"]
+    assert (dropped["verdict"] == "").all() and dropped["score"].isna().all()
+    assert frames["status"].iloc[-1] == "judged", "the newest is never the one that goes"
+    assert frames["latency_ms"].iloc[-1] < 1500, "no backlog: one by one, the last would wait for 2 s"
+    with av.open(str(result.video)) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    judged = frames[frames["status"] == "judged"]
+    first = judged["time_s"].iloc[0]
+    assert times == pytest.approx((judged["time_s"] - first).tolist(), abs=0.002), "the others keep their times"
+
+
+def test_a_queue_that_is_long_enough_loses_nothing_but_time(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(KnownBackend, "seconds_a_photo", 0.1)
+    result = judge_video(moving(8, fps=40), tmp_path / "out.mp4", Predictor(run), waiting=64)
+    latency = result.frames()["latency_ms"].to_numpy()
+    assert result.n_dropped == 0 and result.n_judged == 8
+    assert latency[-1] > latency[0] + 300, "the last waited for the others"
+
+
+def test_a_file_is_judged_whole_and_a_live_source_skips(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(KnownBackend, "seconds_a_photo", 0.05)
+    whole = judge_video(moving(8, fps=100), tmp_path / "file.mp4", Predictor(run))
+    assert (whole.n_judged, whole.n_dropped) == (8, 0)
+    live = FrameSource("camera", 100, None, True, moving(8, fps=100).read)  # all at once, as after a pause
+    result = judge_video(live, tmp_path / "live.mp4", Predictor(run))
+    assert result.n_judged < 8 and result.n_judged + result.n_dropped == 8
+
+
+def test_an_error_of_the_reading_thread_reaches_the_caller():
+    def read():
+        yield Frame(0, 0.0, photo(0), "drawn#0")
+        raise ValueError("the cable is out")
+
+    frames = at_source_pace(FrameSource("drawn", 100, None, False, read), 4)
+    assert next(frames).number == 0
+    with pytest.raises(ValueError, match="the cable is out"):
+        next(frames)
+    with pytest.raises(ValueError, match="got 0"):
+        next(at_source_pace(moving(1), 0))
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def test_written_is_h264_that_every_player_shows_with_even_sides_and_true_colours(tmp_path):
+    colours = [(255, 64, 64), (64, 220, 96), (30, 90, 200), (128, 128, 128), (255, 255, 255), (0, 0, 0)]
+    with ClipWriter(tmp_path / "out.mp4", 12.5) as clip:
+        for number, colour in enumerate(colours):
+            clip.write(np.full((63, 95, 3), colour, np.uint8), number / 12.5)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        assert (context.name, context.format.name, context.height, context.width) == ("h264", "yuv420p", 64, 96)
+        assert stream.average_rate == Fraction(25, 2) and stream.frames == 6
+    for found, colour in zip(decode(tmp_path / "out.mp4"), colours, strict=True):
+        assert np.abs(found[32, 48].astype(int) - colour).max() <= 3
+
+
+def test_an_error_leaves_nothing_and_an_interruption_what_is_done(tmp_path):
+    with pytest.raises(RuntimeError), ClipWriter(tmp_path / "a.mp4", 10) as clip:
+        clip.write(photo(0), 0)
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt), ClipWriter(tmp_path / "b.mp4", 10) as clip:
+        for number in range(3):
+            clip.write(photo(number), number / 10)
+        raise KeyboardInterrupt
+    assert [file.name for file in tmp_path.iterdir()] == ["b.mp4"] and len(decode(tmp_path / "b.mp4")) == 3
+    with pytest.raises(ValueError, match=r"out\.avi: a video is written as \.mp4"):
+        ClipWriter(tmp_path / "out.avi", 10)
+
+
+def test_pictures_of_another_size_are_fitted_into_the_first():
+    picture = np.full((10, 20, 3), 200, np.uint8)
+    wide = fitted(picture, (40, 40))
+    assert (
+        wide.shape == (40, 40, 3) and (wide[10:30] == 200).all() and (wide[:10] == 0).all() and (wide[30:] == 0).all()
+    )
+    assert (fitted(picture, (11, 20)) == 200).all(), "a row short is repeated, not scaled"
+    assert np.array_equal(fitted(picture, (10, 20)), picture)
+
+
+# ------------------------------------------------------------------------------------------------------------- judging
+
+
+def test_each_frame_gets_its_verdict_its_defects_and_its_row(run, tmp_path):
+    source = open_source(write_video(tmp_path / "clip.mp4"))
+    result = judge_video(source, tmp_path / "out.mp4", Predictor(run), pixel_size=0.5, unit="mm", layout="side")
+    frames = result.frames()
+    wrong = [is_defect(number) for number in range(30)]
+    assert list(frames.columns) == list(FRAME_COLUMNS)
+    assert frames["verdict"].tolist() == ["DEFECT" if one else "OK" for one in wrong]
+    assert frames["n_defects"].tolist() == [int(one) for one in wrong]
+    assert frames.loc[wrong, "score"].to_numpy() == pytest.approx(np.ones(12), abs=0.03)
+    assert frames.loc[~np.array(wrong), "score"].to_numpy() == pytest.approx(np.full(18, 0.2), abs=0.03)
+    # 255 at 2 x 1 cells of 8 x 12 px in a field of 51: where the linear ramp passes 0.6, half-way, the outline lies.
+    lengths = frames.loc[wrong, "largest_length"]
+    assert lengths.between(0.5 * 14, 0.5 * 26).all() and set(frames["unit"]) == {"mm"}
+    assert (frames["latency_ms"] > 0).all() and frames["time_s"].tolist() == pytest.approx(np.arange(30) / FPS)
+    assert (result.n_frames, result.n_judged, result.n_flagged, result.n_broken) == (30, 30, 12, 0)
+    assert len(decode(result.video)) == 30
+    stored = json.loads((tmp_path / "out.json").read_text())
+    assert stored["results"]["n_flagged"] == 12 and stored["settings"]["threshold"]["value"] == 0.5
+    assert stored["settings"]["map_scale"] == pytest.approx([0, 0.6, 1.2])
+    assert sorted(file.name for file in tmp_path.iterdir() if file.name.startswith(("out", "."))) == [
+        *("out.csv", "out.json", "out.mp4")
+    ]
+
+
+def test_what_is_drawn_lies_where_the_defect_is(run, tmp_path):
+    pictures: list[np.ndarray] = []
+    folder = write_photos(tmp_path / "frames", 10)
+    judge_video(open_source(folder), tmp_path / "out.mp4", Predictor(run), layout="side", on_picture=pictures.append)
+    factor = 6  # 64 px high, enlarged to at least 360
+    for number, picture in enumerate(pictures):
+        shown = picture[: factor * HEIGHT, : factor * WIDTH]
+        drawn_map = picture[: factor * HEIGHT, factor * WIDTH : 2 * factor * WIDTH].astype(float).mean(2)
+        assert np.abs(shown[::factor, ::factor][8:56, 8:88].astype(float) - photo(number)[8:56, 8:88]).mean() < 30
+        if is_defect(number):
+            rows, columns = np.nonzero(drawn_map >= 0.9 * drawn_map.max())
+            assert abs(columns.mean() / factor - (square_left(number) + 6)) < 8
+            assert abs(rows.mean() / factor - 24) < 6
+        else:
+            assert np.ptp(drawn_map) < 1, "one value, one colour"
+
+
+def test_a_broken_image_in_a_sequence_is_counted_shown_and_not_fatal(run, tmp_path):
+    folder = write_photos(tmp_path / "frames", 6)
+    content = (folder / "2.png").read_bytes()
+    (folder / "2.png").write_bytes(content[: len(content) // 2])
+    pictures: list[np.ndarray] = []
+    result = judge_video(open_source(folder), tmp_path / "out.mp4", Predictor(run), on_picture=pictures.append)
+    row = result.frames().iloc[2]
+    assert (result.n_judged, result.n_broken) == (5, 1) and len(decode(result.video)) == 6
+    assert row["status"] == "broken" and row["verdict"] == "" and "2.png" in row["error"]
+    body = slice(0, 300)
+    assert pictures[2][body].mean() < 0.5 * pictures[1][body].mean(), "the last whole photo, darkened"
+
+
+def test_a_damaged_video_is_judged_around_the_damage(run, tmp_path):
+    video = damaged(write_video(tmp_path / "clip.mp4"), tmp_path / "damaged.mp4", (14,))
+    result = judge_video(open_source(video), tmp_path / "out.mp4", Predictor(run))
+    frames = result.frames()
+    assert (result.n_frames, result.n_judged, result.n_broken) == (30, 29, 1)
+    assert frames["status"].tolist() == ["broken" if number == 14 else "judged" for number in range(30)]
+    sure = frames[frames["error"] == ""]
+    assert sure["frame"].tolist() == [*range(14), *range(24, 30)]
+    assert (sure["verdict"] == "DEFECT").tolist() == [is_defect(number) for number in sure["frame"]]
+
+
+def test_a_first_frame_that_is_broken_has_a_row_but_no_picture(run, tmp_path):
+    folder = write_photos(tmp_path / "frames", 3)
+    (folder / "0.png").write_bytes(b"no picture")
+    result = judge_video(open_source(folder), tmp_path / "out.mp4", Predictor(run))
+    assert result.frames()["status"].tolist() == ["broken", "judged", "judged"] and len(decode(result.video)) == 2
+
+
+def test_when_no_frame_can_be_judged_the_reason_is_given_and_nothing_left(run, tmp_path):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    (folder / "0.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"no frame could be judged.*0\.png"):
+        judge_video(open_source(folder), tmp_path / "new/out.mp4", Predictor(run))
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_sizes_change_in_a_sequence_and_the_video_keeps_its_own(run, tmp_path):
+    folder = write_photos(tmp_path / "frames", 2)
+    Image.fromarray(np.full((90, 50, 3), 51, np.uint8)).save(folder / "2.png")
+    for layout in ("overlay", "side", "sizes"):
+        result = judge_video(open_source(folder), tmp_path / f"{layout}.mp4", Predictor(run), layout=layout)
+        pictures = decode(result.video)
+        assert result.n_judged == 3 and len({picture.shape for picture in pictures}) == 1
+
+
+def test_odd_sizes_are_judged_in_every_layout(run, tmp_path):
+    for layout in ("overlay", "side", "sizes"):
+        frames = [Frame(n, n / 10, photo(n, (371, 365)), f"#{n}") for n in (1, 3)]
+        source = FrameSource("odd", 10, 2, False, lambda frames=frames: iter(frames))
+        result = judge_video(source, tmp_path / f"{layout}.mp4", Predictor(run), layout=layout)
+        assert result.n_judged == 2 and all(side % 2 == 0 for side in decode(result.video)[0].shape[:2])
+
+
+def test_only_a_few_frames_are_held_at_a_time(run, tmp_path):
+    alive: list[weakref.ref] = []
+    most = 0
+
+    def read():
+        nonlocal most
+        for number in range(60):
+            picture = photo(number)
+            alive.append(weakref.ref(picture))
+            most = max(most, sum(one() is not None for one in alive))
+            yield Frame(number, number / FPS, picture, f"#{number}")
+
+    gc.collect()
+    judge_video(FrameSource("drawn", FPS, 60, False, read), tmp_path / "out.mp4", Predictor(run))
+    assert len(alive) == 60 and most <= 4
+
+
+def test_ctrl_c_keeps_what_is_done_playable(run, tmp_path, monkeypatch, capsys):
+    known, seen = KnownBackend.__call__, []
+
+    def interrupted(self, photos):
+        seen.append(len(photos))
+        if len(seen) == 6:  # the first call warms up
+            raise KeyboardInterrupt
+        return known(self, photos)
+
+    monkeypatch.setattr(KnownBackend, "__call__", interrupted)
+    video = write_video(tmp_path / "clip.mp4")
+    assert main([str(video), str(tmp_path / "out.mp4"), "--run", str(run)]) == 130
+    assert "what is done is kept" in capsys.readouterr().err
+    assert len(decode(tmp_path / "out.mp4")) == 4 == len(pd.read_csv(tmp_path / "out.csv"))
+    assert json.loads((tmp_path / "out.json").read_text())["results"]["interrupted"] is True
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_classifier_says_the_class_and_has_no_sizes(tmp_path):
+    folder = write_run(tmp_path / "artifacts/drawn/quick/classifier", classes=CLASSES, normal="good")
+    frames = []
+    for number, colour in enumerate(((200, 20, 30), (20, 200, 30))):  # P = mean of R, G, B over their sum
+        frames.append(Frame(number, number / 10, np.full((40, 40, 3), colour, np.uint8), f"#{number}"))
+    source = FrameSource("drawn", 10, 2, False, lambda: iter(frames))
+    result = judge_video(source, tmp_path / "out.mp4", Predictor(folder), layout="side")
+    assert result.frames()["class"].tolist() == ["good", "hole"]
+    assert result.frames()["verdict"].tolist() == ["OK", "DEFECT"] and result.frames()["n_defects"].isna().all()
+    with pytest.raises(ValueError, match="classifier and finds no sizes"):
+        judge_video(source, tmp_path / "out.mp4", Predictor(folder), layout="sizes")
+
+
+# ---------------------------------------------------------------------------------------------------------- thresholds
+
+
+def test_normalised_scores_are_anomalibs():
+    from anomalib.post_processing import PostProcessor
+
+    known = Normalisation(threshold=14.5, low=12.0, high=15.5)
+    scores = torch.tensor([0.0, 12.0, 14.0, 14.5, 15.0, 15.5, 99.0])
+    low, high, threshold = (torch.tensor(value) for value in (12.0, 15.5, 14.5))
+    theirs = PostProcessor._normalize(scores, low, high, threshold)  # noqa: SLF001  (the formula that is documented)
+    assert [known(float(score)) for score in scores] == pytest.approx(theirs.tolist(), abs=1e-6)
+    assert known(known.raw(0.8)) == pytest.approx(0.8) and known(14.5) == 0.5
+
+
+def test_thresholds_by_name_number_and_normalised(run, tmp_path):
+    judge = Predictor(run)
+    assert video_threshold(judge, "image").value == 0.5 and video_threshold(judge, "start").value == 0.25
+    assert video_threshold(judge, "0.7").value == 0.7 and video_threshold(judge, 0.3).value == 0.3
+    # val's scores are 0.1 to 0.3, the image threshold is 0.5: 0.5 + (0.8 - 0.5) * 0.2
+    assert video_threshold(judge, "normalised").value == pytest.approx(0.56)
+    assert video_threshold(judge, "normalised:0.5").value == pytest.approx(0.5)
+    assert "0.8 on normalised scores" in video_threshold(judge, "normalised").origin
+    with pytest.raises(ValueError, match="it has image, pixel, start"):
+        video_threshold(judge, "imagee")
+    with pytest.raises(ValueError, match="normalised:0.8 with a number"):
+        video_threshold(judge, "normalised:high")
+    np.save(run / "maps_val.npy", np.linspace(0.1, 0.3, 3 * 64).reshape(3, 8, 8).astype(np.float16))
+    assert video_threshold(judge, "normalised", pixel=True).value == pytest.approx(0.6 + 0.3 * 0.2, abs=1e-3)
+    result = judge_video(moving(5), tmp_path / "out.mp4", judge, threshold="normalised")
+    assert result.threshold.value == pytest.approx(0.56) and result.other_thresholds == {"calibrated": 0.5}
+
+
+def test_the_scale_of_maps_comes_from_good_photos_of_val_and_is_one_for_all(run):
+    np.save(run / "maps_val.npy", np.linspace(0.1, 0.3, 3 * 64).reshape(3, 8, 8).astype(np.float16))
+    scale = map_scale(Predictor(run).run, 0.6)
+    assert scale.low == pytest.approx(0.102, abs=1e-3) and scale.top == pytest.approx(1.2 - scale.low)
+    ends = scale.colours(np.array([[scale.low - 1, scale.low, 0.6, scale.top, scale.top + 1]], np.float32))[0].astype(
+        int
+    )
+    assert np.array_equal(ends[0], ends[1]) and np.array_equal(ends[3], ends[4]) and ends[3].sum() > ends[2].sum() > 50
+    weak, strong = (np.full((8, 8), value, np.float32) for value in (0.3, 0.3))
+    strong[0, 0] = 50
+    assert np.array_equal(scale.colours(weak)[4, 4], scale.colours(strong)[4, 4]), "not stretched to a frame's own"
+    assert map_scale(Predictor(run).run, 0.05).low < 0.05, "a threshold below good pixels still has a scale"
+
+
+# --------------------------------------------------------------------------------------------------- clips and datasets
+
+
+def test_a_clip_of_a_dataset_all_good_or_one_type(photos, tmp_path):
+    table = read_dataset(photos)
+    everything = list(dataset_source(table))
+    test = table[table["split"] == "test"]
+    assert sorted(frame.source for frame in everything) == sorted(test["image_path"])
+    assert [frame.source for frame in everything] != test["image_path"].tolist(), "types are mixed"
+    assert [frame.source for frame in dataset_source(table, seed=None)] == test["image_path"].tolist()
+    label = test.set_index("image_path")["defect_type"]
+    assert all(frame.label == label[frame.source] for frame in everything)
+    assert {frame.label for frame in dataset_source(table, "good")} == {"good"}
+    assert len(list(dataset_source(table, "square"))) == 4 and len(list(dataset_source(table, max_frames=3))) == 3
+    with pytest.raises(ValueError, match="photos='hole'.*it has all, good, square"):
+        dataset_source(table, "hole")
+    assert write_clip(dataset_source(table, "square", fps=5), tmp_path / "plain.mp4") == 4
+    assert write_clip(dataset_source(table, "square", fps=5), tmp_path / "labelled.mp4", labels=True) == 4
+    plain, labelled = decode(tmp_path / "plain.mp4")[0], decode(tmp_path / "labelled.mp4")[0]
+    assert plain.shape == (72, 96, 3) and labelled.shape[0] > 5 * 72, "enlarged, with a band below"
+    band = labelled[5 * 72 :]
+    assert band.max() > 180 and np.median(band) < 60, "light letters on dark"
+
+
+def test_frames_become_a_dataset_to_train_on(tmp_path):
+    assert extract_frames(moving(6).part(every=2), tmp_path / "new") == 3
+    files = sorted((tmp_path / "new/train/good").iterdir())
+    assert [file.name for file in files] == ["000000.png", "000002.png", "000004.png"]
+    assert np.array_equal(np.asarray(Image.open(files[2])), photo(4))
+    table = read_dataset(tmp_path / "new")
+    assert len(table) == 3 and set(table["split"]) == {"train"} and set(table["label_index"]) == {0}
+
+
+# --------------------------------------------------------------------------------------------------- pictures, figures
+
+
+def test_a_wide_frame_is_reduced_and_an_unknown_layout_refused():
+    scale = MapScale(0, 0.5)
+    big = np.full((600, 4000, 3), 90, np.uint8)
+    found = Found("OK", False, ["score"], np.zeros((600, 4000), np.float32), np.zeros((600, 4000), np.int32))
+    for layout in ("overlay", "side", "sizes"):
+        picture = draw_frame(layout, big, found, scale, 0.5)
+        assert picture.shape[1] <= MAX_WIDTH and all(side % 2 == 0 for side in picture.shape[:2])
+    with pytest.raises(ValueError, match="layout='upright' is unknown; use one of overlay, side, sizes"):
+        draw_frame("upright", big, found, scale, 0.5)
+
+
+def test_flagged_spans_and_the_timeline():
+    verdicts = ["OK", "DEFECT", "DEFECT", "", "DEFECT", "OK", "OK", "DEFECT"]
+    frames = pd.DataFrame({"time_s": np.arange(8.0), "verdict": verdicts})
+    frames["status"] = ["judged" if verdict else "dropped" for verdict in verdicts]
+    frames["score"] = [0.1, 0.9, 0.8, np.nan, 0.9, 0.2, 0.1, 0.7]
+    frames["n_defects"], frames["latency_ms"] = frames["score"] > 0.5, 20.0
+    assert flagged_spans(frames) == [(0.5, 4.5), (6.5, 7.5)]
+    assert flagged_spans(frames.iloc[[0, 5]]) == []
+    figure = score_timeline(frames, 0.5, {"0.8 normalised": 0.6})
+    assert isinstance(figure, Figure)
+    shaded = [patch for patch in figure.axes[0].patches if patch.get_alpha() == pytest.approx(0.18)]
+    assert [patch.get_x() for patch in shaded] == [0.5, 6.5]
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "dropped (n=1)" in words and "0.8 normalised 0.6" in words and "threshold 0.5" in words
+    assert figure.legends[0].get_title().get_text() == "4 of 7 judged frames called DEFECT"
+    assert [axis.get_ylabel() for axis in figure.axes] == ["score", "defects", "latency (ms)"]
+    with pytest.raises(ValueError, match="No frame was judged"):
+        score_timeline(frames.iloc[[3]], 0.5)
+
+
+def test_the_preview_shows_some_of_the_frames_reduced():
+    preview = LivePreview(width=100, per_second=0.001)
+    preview(np.zeros((200, 400, 3), np.uint8))
+    first = preview.widget.value
+    preview(np.full((200, 400, 3), 255, np.uint8))
+    assert preview.widget.value == first, "the second came too soon"
+    assert Image.open(io.BytesIO(first)).size == (100, 50)
+
+
+# ------------------------------------------------------------------------------------------------------------- command
+
+
+def test_the_command_judges_a_video(run, tmp_path, capsys):
+    video = write_video(tmp_path / "clip.mp4")
+    options = ["--run", str(run), "--layout", "sizes", "--threshold", "0.6", "--pixel-size", "0.1,0.2", "--unit", "mm"]
+    assert main([str(video), str(tmp_path / "out"), *options, "--every", "3", "--max-frames", "5"]) == 0
+    said = capsys.readouterr().out
+    # frames 0, 3, 6, 9, 12: of these 3 and 9 are defects (number % 5 in 3, 4)
+    assert "2 of 5 frames called DEFECT" in said and str(tmp_path / "out/clip.mp4") in said
+    frames = pd.read_csv(tmp_path / "out/clip.csv")
+    assert frames["frame"].tolist() == [0, 3, 6, 9, 12] and set(frames["unit"]) == {"mm"}
+    assert {file.suffix for file in (tmp_path / "out").iterdir()} == {".mp4", ".csv", ".json", ".png"}
+
+
+def test_the_command_makes_clips_and_datasets(run, photos, tmp_path, capsys):
+    assert main([str(photos), str(tmp_path / "good.mp4"), "--photos", "good", "--max-frames", "2"]) == 0
+    assert len(decode(tmp_path / "good.mp4")) == 2
+    options = ["--photos", "all", "--run", str(run), "--labels", "--max-frames", "4", "--in-order"]
+    assert main([str(photos), str(tmp_path / "judged.mp4"), *options]) == 0
+    frames = pd.read_csv(tmp_path / "judged.csv")
+    assert frames["label"].tolist() == read_dataset(photos).query("split == 'test'")["defect_type"].head(4).tolist()
+    assert main([str(tmp_path / "good.mp4"), str(tmp_path / "new"), "--extract"]) == 0
+    assert len(list((tmp_path / "new/train/good").iterdir())) == 2
+    assert "2 frames" in capsys.readouterr().out
+
+
+def test_the_command_says_that_frames_were_broken(run, tmp_path, capsys):
+    folder = write_photos(tmp_path / "frames", 3)
+    (folder / "1.png").write_bytes(b"no picture")
+    assert main([str(folder), str(tmp_path / "out.mp4"), "--run", str(run)]) == 1
+    assert "1 broken and 0 dropped frames" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{folder}/nowhere.mp4", "{out}", "--run", "{run}"], "There is no"),
+        (["{folder}", "{out}", "--run", "{folder}"], "holds no finished run"),
+        (["{folder}", "{out}", "--run", "{run}", "--threshold", "imagee"], "it has image, pixel, start"),
+        (["{folder}", "{out}", "--run", "{run}", "--pixel-size", "wide"], "--pixel-size wide"),
+        (["{folder}", "{out}", "--run", "{run}", "--pixel-size", "-1"], "pixel_size"),
+        (["{folder}", "{out}", "--run", "{run}", "--every", "0"], "every=0"),
+        (["{folder}", "{out}", "--run", "{run}", "--queue", "-1"], "--queue -1: 1 frame or more can wait"),
+        (["{folder}", "{out}", "--run", "{run}", "--backend", "abacus"], "backend='abacus'"),
+        (["{folder}", "{out}.gif", "--run", "{run}"], "must be a folder or end with .mp4"),
+        (["{video}", "{video}", "--run", "{run}"], "OUT is IN"),
+    ],
+)
+def test_refusals_say_why(run, tmp_path, capsys, arguments, message):
+    names = {"folder": write_photos(tmp_path / "frames", 2), "video": write_video(tmp_path / "clip.mp4", 2)}
+    names |= {"run": run, "out": tmp_path / "new/out"}
+    assert main([word.format(**names) for word in arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("new/*"))
+
+
+def test_as_a_module_it_explains_itself_and_imports_nothing_heavy():
+    script = "import sys, runpy; sys.argv = ['x', '--help']\n"
+    script += "try: runpy.run_module('helpers.inference.video', run_name='__main__')\n"
+    script += "except SystemExit as end: print('status', end.code, [m for m in ('torch', 'av') if m in sys.modules])"
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert "--layout {overlay,side,sizes}" in result.stdout
+    assert result.stdout.splitlines()[-1] == "status 0 []", result.stdout + result.stderr
+
+
+# ---------------------------------------------------------------------------------------------------------- real clips
+
+
+@pytest.mark.parametrize(("name", "count", "size"), [("bolt-multi-size-detection.gif", 37, (270, 480))])
+def test_a_real_gif(run, tmp_path, name, count, size):
+    video = SHARED / "video" / name if (SHARED / "video").is_dir() else SHARED / "data/video" / name
+    if not video.is_file():
+        pytest.skip(f"{video} is not here: real clips are not part of the project")
+    source = open_source(video)
+    result = judge_video(source, tmp_path / "out.mp4", Predictor(run))
+    frames = result.frames()
+    assert (result.n_judged, result.n_broken, source.n_frames) == (count, 0, count)
+    assert frames["time_s"].is_monotonic_increasing and frames["time_s"].iloc[-1] == pytest.approx(2.4)
+    assert decode(result.video)[0].shape[1] == 2 * size[1], "270 px high, enlarged to at least 360"
+    assert write_timeline(result).is_file()
+
+
+def test_a_real_video_gives_the_frames_that_its_header_names():
+    video = SHARED / "data/video/bottle-detection.mp4"
+    if not video.is_file():
+        pytest.skip(f"{video} is not here: real clips are not part of the project")
+    source = open_source(video)
+    count = 0
+    for frame in source:
+        assert frame.photo.shape == (360, 640, 3) and frame.number == count and not frame.error
+        count += 1
+    assert count == 1189 == source.n_frames
+
+
+def test_photos_without_a_file_are_no_sequence():
+    with pytest.raises(FileNotFoundError, match="photos holds no image"):
+        photo_sequence([])
