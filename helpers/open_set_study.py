@@ -5,7 +5,7 @@
 - Two stages: PatchCore, trained on good photos, lets through what it does not flag; the same classifier names what it
   flags, or calls it unknown where its confidence is below kappa (or the distance above tau).
 
-A split has a folder of its own:
+The gate is trained once for all splits (:func:`open_gate`). A split has a folder of its own:
 
     classifier/     run of the classifier (:mod:`helpers.inference.classification`)
     embeddings/     embeddings_<split>.npy as the classifier gave them, and plane.csv, their two main directions
@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,13 +30,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from helpers import read_dataset
 from helpers.analysis.calibration import Threshold, held_out_thresholds
-from helpers.analysis.classification import confusion_table
+from helpers.analysis.classification import confusion_table, learnable_classes
 from helpers.analysis.metrics import wilson_interval
 from helpers.analysis.open_set import accepted_shares, embedding_plane, open_set_report, open_set_thresholds
 from helpers.data.datamodule import SampleDataModule
-from helpers.data.known_unknown import ClassSplit, open_set_table
-from helpers.data.samples import NORMAL
+from helpers.data.known_unknown import ClassSplit, open_set_table, read_split, rotating_splits
+from helpers.data.samples import NORMAL, assign_splits, supervised_table
 from helpers.files import write_whole
 from helpers.inference.classification import classifier_thresholds, train_classifier
 from helpers.inference.predictor import Predictor
@@ -46,7 +47,7 @@ from helpers.models.catalog import build_model
 from helpers.models.classifier import load_classifier
 from helpers.models.open_set import METHODS, OPEN_SET_FILE, MahalanobisScorer, decide, unknown_scores
 from helpers.progress import progress
-from helpers.runs import Run, open_run, write_csv, write_json
+from helpers.runs import PROJECT_ROOT, RUN_FILE, MissingRunError, Run, open_run, project_path, write_csv, write_json
 from helpers.views import class_figures
 
 if TYPE_CHECKING:
@@ -56,6 +57,143 @@ UNKNOWN, NO_DEFECT = "unknown", "no_defect"
 GATE_BATCH = 8
 METRICS_FILE = "metrics.json"
 UNKNOWN_BY = ("distance", "confidence", "both")
+SPLITS_FOLDER = PROJECT_ROOT / "notebooks" / "params" / "open_set"
+ONE_STAGE, TWO_STAGES = "one stage", "two stages"
+WITH_KAPPA = f"{ONE_STAGE} with kappa"
+
+
+# --------------------------------------------------------------------------------------------------------- the splits
+
+
+def find_splits(files: Sequence[str], name: str, table: pd.DataFrame, n_splits: int = 2) -> list[ClassSplit]:
+    """The splits of a dataset's classes into known and unknown ones.
+
+    Args:
+        files: YAML files (relative: to the project). Empty: those in ``notebooks/params/open_set`` for a dataset of
+            this name and these classes; where there are none, `rotating_splits`, in which every class is unknown once.
+        name: of the dataset.
+        table: its sample table.
+        n_splits: for `rotating_splits`; fewer where there are too few classes for them.
+
+    Returns:
+        In the order of the files; empty where no files are given and fewer than three defect classes have the photos
+        to be learned from. Classes with fewer photos are unknown in every split that is made here.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: a file is no split, or two have one name.
+    """
+    if files:
+        splits = [read_split(project_path(file)) for file in files]
+        names = [split.name for split in splits]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Two splits have one name ({', '.join(names)}); a split's name is that of its folder.")
+        return splits
+    classes = set(table["defect_type"]) - {NORMAL}
+    stored = [read_split(file) for file in sorted(SPLITS_FOLDER.glob("*.yml"))]
+    fitting = [split for split in stored if split.dataset == name and {*split.known, *split.unknown} == classes]
+    if fitting:
+        return fitting
+    enough = sorted(set(learnable_classes(table)) - {NORMAL})
+    rare = tuple(sorted(classes - set(enough)))
+    if len(enough) < 3:
+        return []
+    while len(enough) - -(-len(enough) // n_splits) < 2:  # each must leave two known ones
+        n_splits += 1
+    splits = rotating_splits(enough, min(n_splits, len(enough)), name)
+    return [replace(split, unknown=split.unknown + rare) for split in splits]
+
+
+def split_table(table: pd.DataFrame, split: ClassSplit, seed: int = 0) -> pd.DataFrame:
+    """A table with the unknown classes in test alone; see :func:`helpers.data.known_unknown.open_set_table`.
+
+    Where notebook 01 has divided the table, every photo of a known class and every good one stays in the part that it
+    has in scheme ``supervised`` there, so that a gate trained on its good photos has seen none of val and test.
+
+    Args:
+        table: sample table with all classes.
+        split: of the classes.
+        seed: for a table that has not been divided before.
+    """
+    divided = open_set_table(table, split, seed=seed)
+    if "val_fraction" not in table.attrs:
+        return divided
+    again = supervised_table(table, split.unknown)
+    again.attrs |= {name: divided.attrs[name] for name in ("class_split", "known_types")}
+    return again
+
+
+# ------------------------------------------------------------------------------------------------------------ the gate
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What lets good photos go.
+
+    Attributes:
+        run: a finished PatchCore.
+        about: what it learned from, for tables.
+        stand_in: whether that were photos of another product.
+    """
+
+    run: Run
+    about: str
+    stand_in: bool
+
+    @classmethod
+    def of(cls, run: Run, table: pd.DataFrame) -> Gate:
+        """A finished run as the gate for the photos of a table."""
+        trained = run.table
+        n = int(((trained["split"] == "train") & (trained["label_index"] == 0)).sum())
+        stand_in = trained.attrs["root"] != table.attrs["root"]
+        name = trained.attrs.get("name") or Path(trained.attrs["root"]).name
+        about = f"{n} good photos of {name}{', stand-ins' if stand_in else ''}"
+        return cls(run, f"{about} ({run.note})" if run.note else about, stand_in)
+
+    @property
+    def false_alarms(self) -> tuple[float, int]:
+        """Share of the good photos of its own test set that it flags, and their number; NaN without any."""
+        test = self.run.predictions("test")
+        scores = test.loc[test["label_index"] == 0, "score"]
+        flagged = scores > float(self.run.thresholds["image"])
+        return (float(flagged.mean()) if len(scores) else float("nan")), len(scores)
+
+
+def open_gate(
+    gate: str, folder: Path, table: pd.DataFrame, stand_in: Path, backbone: Backbone, **options: Any
+) -> Gate | None:
+    """The gate for a dataset: the run of notebook 02, or where there is no good photo one trained on stand-ins.
+
+    Args:
+        gate: ``auto``; ``none``; or a finished PatchCore: a run's name in the folder, or a path.
+        folder: the dataset's artifacts folder. A gate of stand-ins is kept in ``open_set/gate`` there.
+        table: the dataset's sample table.
+        stand_in: another dataset, whose good photos are taken by ``auto`` where this one has none to train on.
+        backbone: of a gate that must be trained.
+        **options: of :func:`run_gate`.
+
+    Raises:
+        MissingRunError: the run is not there; the message names the notebook that makes it.
+        ValueError: the dataset of the stand-ins has no good photo either.
+    """
+    if gate == "none":
+        return None
+    if gate != "auto" and not (folder / gate / RUN_FILE).is_file():
+        return Gate.of(Run.load(project_path(gate)), table)
+    if gate != "auto" or ((table["label_index"] == 0) & (table["split"] == "train")).any():
+        place = folder / ("patchcore" if gate == "auto" else gate)
+        if not (place / RUN_FILE).is_file():
+            raise MissingRunError(
+                f"GATE={gate!r}: there is no finished run in {place}. Run notebook 02_train_patchcore with the same "
+                "DATASET and PROFILE, or set GATE to none."
+            )
+        return Gate.of(Run.load(place), table)
+    photos = read_dataset(stand_in)
+    good = photos[photos["label_index"] == 0].reset_index(drop=True)
+    if len(good) < 3:
+        raise ValueError(f"GATE_DATASET={str(stand_in)!r} has {len(good)} good photos; a gate needs three or more.")
+    good.attrs = photos.attrs
+    return Gate.of(run_gate(folder / "open_set" / "gate", assign_splits(good), backbone, **options), table)
 
 
 def run_gate(
@@ -142,6 +280,8 @@ class SplitResult:
         plane_shares: (2,) share of train's variance in each direction of ``x`` and ``y``.
         curves: OSCR curves by method.
         confusions: counts by approach, columns the known classes and ``unknown`` (and ``no_defect``).
+        gate: what the gate learned from; ``none`` without one.
+        ignore_no_defect: whether its outcome was noted only.
     """
 
     split: ClassSplit
@@ -157,6 +297,8 @@ class SplitResult:
     curves: dict[str, dict[str, np.ndarray]]
     confusions: dict[str, pd.DataFrame]
     plane_shares: np.ndarray
+    gate: str = "none"
+    ignore_no_defect: bool = False
 
 
 def run_split(
@@ -164,7 +306,7 @@ def run_split(
     table: pd.DataFrame,
     split: ClassSplit,
     backbone: Backbone,
-    gate: Run | None = None,
+    gate: Gate | None = None,
     *,
     use_kappa: bool = True,
     unknown_by: str = "confidence",
@@ -182,9 +324,9 @@ def run_split(
     Args:
         folder: gets a folder with the split's name.
         table: sample table with all classes.
-        split: see :func:`helpers.data.known_unknown.read_split`.
+        split: see `find_splits`.
         backbone: of the classifier.
-        gate: finished PatchCore for the two-stage approach; None: only one stage.
+        gate: for the two-stage approach, see `open_gate`; None: only one stage.
         use_kappa: also report one stage with both thresholds.
         unknown_by: how the second stage knows the unknown: ``distance``, ``confidence`` or ``both``.
         ignore_no_defect: the gate's score is noted, but every photo goes on: for data without good photos, or with a
@@ -196,13 +338,16 @@ def run_split(
         **training: of :func:`helpers.inference.classification.train_classifier`.
 
     Raises:
-        ValueError: for another word for ``unknown_by``, or a split that does not fit the table.
+        ValueError: for another word for ``unknown_by``, a split that does not fit the table, or a gate that was trained
+            or calibrated on photos that are tested here.
     """
     if unknown_by not in UNKNOWN_BY:
         raise ValueError(f"UNKNOWN_BY={unknown_by!r}: expected {', '.join(UNKNOWN_BY)}.")
     place = folder / split.name
     (place / METRICS_FILE).unlink(missing_ok=True)
-    divided = open_set_table(table, split, seed=seed)
+    divided = split_table(table, split, seed)
+    if gate is not None:
+        _refuse_seen(gate.run, divided)
     run = train_classifier(
         place, divided, backbone, allow_unknown=True, accept=accept, device=device, seed=seed, **training
     )
@@ -212,10 +357,10 @@ def run_split(
     known_val, test = scores[scores["split"] == "val"], scores[scores["split"] == "test"].reset_index(drop=True)
     thresholds = open_set_thresholds(known_val["mahalanobis"], known_val["confidence"], accept)
     if gate is not None:
-        judged = gate_scores(gate, scores["image_path"], folder / "gate.csv", device)
+        judged = gate_scores(gate.run, scores["image_path"], folder / "gate.csv", device)
         scores["gate"] = judged.loc[scores["image_path"]].to_numpy()
         test["gate"] = judged.loc[test["image_path"]].to_numpy()
-        thresholds["gate"] = gate.thresholds["image"]
+        thresholds["gate"] = gate.run.thresholds["image"]
     classes = run.info["parameters"]["classes"]
     options = {"n_bootstrap": n_bootstrap, "seed": seed}
     methods, by_class, curves = _methods(test, known_val, classes, accept, options)
@@ -232,9 +377,21 @@ def run_split(
     confusions = {name: confusion(verdicts["defect_type"], verdicts[name], classes) for name in names}
     approaches = pd.DataFrame([{"approach": name, **approach_row(verdicts, name, classes)} for name in names])
     tables = (scores, verdicts, thresholds, methods, approaches, by_class, accepted)
-    result = SplitResult(split, place, run, *tables, curves, confusions, plane_shares)
-    _write(result, scorer, ignore_no_defect)
+    about = ("none", False) if gate is None else (gate.about, ignore_no_defect)
+    result = SplitResult(split, place, run, *tables, curves, confusions, plane_shares, *about)
+    _write(result, scorer)
     return result
+
+
+def _refuse_seen(gate: Run, divided: pd.DataFrame) -> None:
+    """Refuse a gate that knows photos of test."""
+    seen = set(gate.table.loc[gate.table["split"] != "test", "image_path"])
+    known = divided["image_path"][(divided["split"] == "test") & divided["image_path"].isin(seen)]
+    if len(known):
+        raise ValueError(
+            f"The gate {gate.folder} was trained or calibrated on {len(known)} of the photos that are tested here "
+            f"({known.iloc[0]}, ...); train it with the same sample table, by notebook 02_train_patchcore."
+        )
 
 
 def _scores(run: Run, place: Path) -> tuple[pd.DataFrame, MahalanobisScorer, np.ndarray]:
@@ -296,15 +453,15 @@ def _verdicts(
         "both": decide(distance, confidence, tau, kappa),
     }
     verdicts = test[["image_path", "defect_type", "known"]].copy()
-    verdicts["one stage"] = predicted.mask(unknown["distance"], UNKNOWN)
+    verdicts[ONE_STAGE] = predicted.mask(unknown["distance"], UNKNOWN)
     if use_kappa:
-        verdicts["one stage with kappa"] = predicted.mask(unknown["both"], UNKNOWN)
+        verdicts[WITH_KAPPA] = predicted.mask(unknown["both"], UNKNOWN)
     if "gate" in thresholds:
         second = predicted.mask(unknown[unknown_by], UNKNOWN)
         passed = (test["gate"] > float(thresholds["gate"])) | ignore_no_defect
         # where good photos are a known class, what the gate lets go is called good
         nothing = NORMAL if (predicted == NORMAL).any() or (test["defect_type"] == NORMAL).any() else NO_DEFECT
-        verdicts["two stages"] = second.where(passed, nothing)
+        verdicts[TWO_STAGES] = second.where(passed, nothing)
     return verdicts
 
 
@@ -345,7 +502,7 @@ def approach_row(verdicts: pd.DataFrame, name: str, classes: Sequence[str]) -> d
     return row
 
 
-def _write(result: SplitResult, scorer: MahalanobisScorer, ignore_no_defect: bool) -> None:
+def _write(result: SplitResult, scorer: MahalanobisScorer) -> None:
     place = result.folder
     for part in ("osr", "cascade", "plots"):
         (place / part).mkdir(exist_ok=True)
@@ -361,7 +518,8 @@ def _write(result: SplitResult, scorer: MahalanobisScorer, ignore_no_defect: boo
         "split": result.split.name,
         "known": list(result.split.known),
         "unknown": list(result.split.unknown),
-        "ignore_no_defect": ignore_no_defect,
+        "gate": result.gate,
+        "ignore_no_defect": result.ignore_no_defect,
         "classifier": result.run.info["fingerprint"],
         "note": result.run.note,
         "methods": _records(result.methods),
@@ -402,12 +560,19 @@ def split_figures(result: SplitResult) -> dict[str, Figure]:
 
 
 def summary(results: Sequence[SplitResult]) -> pd.DataFrame:
-    """One row a split and approach, with the open-set figures of the score that the approach goes by."""
+    """One row a split and approach, with the open-set figures of the score that the approach goes by.
+
+    ``gate`` says what the gate learned from, and ``no_defect`` whether its outcome counted or was ignored.
+    """
     rows = []
     for result in results:
         ranking = result.methods.set_index("method")
         for row in result.approaches.to_dict("records"):
-            method = "max_softmax" if row["approach"] == "two stages" else "mahalanobis"
+            two = row["approach"] == TWO_STAGES
+            method = "max_softmax" if two else "mahalanobis"
             figures = ranking.loc[method, ["closed_set_accuracy", "auroc", "fpr_at_95_tpr", "oscr"]].to_dict()
-            rows.append({"split": result.split.name, **row, "score": method, **figures, "note": result.run.note})
+            counted = "ignored" if result.ignore_no_defect else "counts"
+            gate = {"gate": result.gate if two else "", "no_defect": counted if two else ""}
+            head = {"split": result.split.name, "unknown": ", ".join(result.split.unknown)}
+            rows.append({**head, **row, "score": method, **figures, **gate, "note": result.run.note})
     return pd.DataFrame(rows)

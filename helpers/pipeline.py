@@ -103,6 +103,11 @@ SERIES: tuple[Node, ...] = (
         ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass"),
         ("leaderboard.csv",),
     ),
+    Node(
+        "08_size_analysis",
+        ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass"),
+        ("sizes/defects.csv", "sizes/verdicts.csv", "sizes/sizes.json", "sizes/defects.coco.json"),
+    ),
 )
 
 NEEDS: dict[str, Callable[[pd.DataFrame], bool]] = {

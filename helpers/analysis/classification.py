@@ -5,7 +5,7 @@ Rates are scikit-learn's. A figure that needs a class which is not there is NaN.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,27 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
+from helpers.analysis.calibration import Threshold
 from helpers.analysis.metrics import wilson_interval
 
 UNKNOWN = "unknown"
 N_BINS = 15  # Guo et al. 2017
 _MACRO = ("precision", "recall", "f1", "auroc")
 _CHUNK = 2_000_000  # values of resampled photos held at once: 16 MB
+
+
+def learnable_classes(table: pd.DataFrame, least: int = 3) -> list[str]:
+    """Classes of a sample table that can be learned, chosen by and tested: one group each for train, val and test.
+
+    Args:
+        table: sample table.
+        least: groups of photos that a class needs.
+
+    Returns:
+        Names, sorted.
+    """
+    groups = table.groupby("defect_type")["group"].nunique()
+    return sorted(groups.index[groups >= least])
 
 
 @dataclass(frozen=True)
@@ -165,6 +180,38 @@ def confusion_table(
         size = max(counts.shape)
         counts = confusion_matrix(true, said, labels=np.arange(size))[: len(index), : len(columns)]
     return pd.DataFrame(counts, pd.Index(index, name="truth"), pd.Index(columns, name="predicted"))
+
+
+def threshold_rates(
+    thresholds: Mapping[str, Threshold], val: pd.DataFrame, test: pd.DataFrame, level: float = 0.95
+) -> pd.DataFrame:
+    """What each threshold accepts of the good photos, and what it finds of the defects, on val and on test.
+
+    Args:
+        thresholds: by name; accepted is a score of at most the value.
+        val: ``label_index`` and ``score``; the photos that thresholds were set on, so its rates flatter.
+        test: likewise.
+        level: of Wilson's intervals.
+
+    Returns:
+        A row a threshold and split: ``name``, ``value``, ``origin``, ``split``; ``n_normal``, ``accepted`` (share) with
+        ``_low`` and ``_high``, and ``n_abnormal``, ``found`` (share) likewise; NaN where there is no photo.
+    """
+    rows = []
+    for name, threshold in thresholds.items():
+        for split, photos in (("val", val), ("test", test)):
+            row: dict[str, Any] = {"name": name, "value": threshold.value, "origin": threshold.origin, "split": split}
+            beyond = photos["score"] > threshold.value
+            abnormal = photos["label_index"] == 1
+            for count, share, chosen in (
+                ("n_normal", "accepted", ~beyond[~abnormal]),
+                ("n_abnormal", "found", beyond[abnormal]),
+            ):
+                value = float(chosen.mean()) if len(chosen) else np.nan
+                low, high = wilson_interval(value, len(chosen), level)
+                row |= {count: len(chosen), share: value, f"{share}_low": low, f"{share}_high": high}
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def reliability_table(

@@ -208,7 +208,8 @@ def train_classifier(
         allow_unknown: let test hold photos of classes that are not in ``classes``; they are predicted like any other.
         image_size: side, or (height, width), in pixels that photos are resized to.
         epochs: passes over the training photos.
-        batch_size: photos at once while training.
+        batch_size: photos at once while training, two or more. A single photo that would be left over at the end of an
+            epoch is left out of it: a batch of one has no statistics.
         predict_batch_size: photos at once when predicting.
         learning_rate: the highest one, of the new layers.
         augmentation: arguments of :func:`helpers.data.augment.make_augmentations`, without ``image_size``.
@@ -240,6 +241,8 @@ def train_classifier(
     """
     size = as_size(image_size)
     names = _known_classes(table, classes, binary, allow_unknown)
+    if batch_size < 2:
+        raise ValueError(f"batch_size must be 2 or more, got {batch_size}: a batch of one photo has no statistics.")
     if select_on_val and monitor not in MONITORS:
         raise ValueError(f"Unknown monitor {monitor!r}; known: {', '.join(MONITORS)}.")
     if select_on_val and not (table["split"] == "val").any():
@@ -264,7 +267,8 @@ def train_classifier(
         for split, rows in table.groupby("split", sort=False)
     }
     sampler = (BalancedSampler if weighted_sampling else EpochSampler)(data["train"].labels, seed)
-    train = DataLoader(data["train"], batch_size=batch_size, sampler=sampler, num_workers=num_workers)
+    alone = len(data["train"]) % batch_size == 1
+    train = DataLoader(data["train"], batch_size=batch_size, sampler=sampler, num_workers=num_workers, drop_last=alone)
     val = DataLoader(data["val"], batch_size=predict_batch_size, num_workers=num_workers) if "val" in data else None
     _fit(run, model, train, val, epochs, monitor if select_on_val else "", device, trainer_precision(precision, device))
     _predict(run, model, size, predict_batch_size, device, num_workers)

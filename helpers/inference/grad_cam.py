@@ -71,6 +71,27 @@ def grad_cam(
     return np.stack(maps)
 
 
+def points_at(cam: np.ndarray, mask: np.ndarray, tolerance: int = 0) -> bool:
+    """Whether the highest place of a map lies in a defect (the pointing game of Zhang et al. 2018, "Top-down neural
+    attention by excitation backprop", section 5.1).
+
+    A map that points anywhere hits as often as the mask covers the photo: compare with its share.
+
+    Args:
+        cam: (H, W) from `grad_cam`.
+        mask: (H, W) bool.
+        tolerance: pixels that it may lie beside the defect; the paper has 15.
+
+    Raises:
+        ValueError: for two sizes.
+    """
+    if cam.shape != mask.shape:
+        raise ValueError(f"cam {cam.shape} and mask {mask.shape} must have one size.")
+    row, column = np.unravel_index(int(cam.argmax()), cam.shape)
+    rows = slice(max(0, row - tolerance), row + tolerance + 1)
+    return bool(mask[rows, max(0, column - tolerance) : column + tolerance + 1].any())
+
+
 def _to_photo_size(cam: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A map (h, w), 0 or more, as shares of its maximum, (H, W) float32."""
     shares = (cam / (cam.max() or 1)).astype(np.float32)

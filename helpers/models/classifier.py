@@ -1,9 +1,10 @@
 """Classifiers on timm: intact or damaged, or which of the known defects a photo shows.
 
-One network for both: a backbone that :mod:`helpers.models.backbones` resolves, dropout, a hidden layer (its output is
-the embedding that open-set recognition works on), dropout, logits. Losses: cross-entropy, or focal loss (Lin et al.
-2017, "Focal loss for dense object detection"); with label smoothing (Szegedy et al. 2016, "Rethinking the Inception
-architecture", section 7) and mixup (Zhang et al. 2018, "mixup: beyond empirical risk minimization").
+One network for both: a backbone that :mod:`helpers.models.backbones` resolves, batch normalisation of its features
+(photos of one product are alike: what tells them apart is small beside what they share), dropout, a hidden layer (its
+output is the embedding that open-set recognition works on), dropout, logits. Losses: cross-entropy, or focal loss (Lin
+et al. 2017, "Focal loss for dense object detection"); with label smoothing (Szegedy et al. 2016, "Rethinking the
+Inception architecture", section 7) and mixup (Zhang et al. 2018, "mixup: beyond empirical risk minimization").
 """
 
 from __future__ import annotations
@@ -131,6 +132,7 @@ class Classifier(LightningModule):
         self.backbone = network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         # some networks widen their features after pooling
         width = getattr(network, "head_hidden_size", None) or network.num_features
+        self.norm = nn.BatchNorm1d(width)
         self.hidden = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, hidden), nn.ReLU())
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden, len(classes))
@@ -169,7 +171,7 @@ class Classifier(LightningModule):
         features = self.backbone((images - self._mean) / self._std)
         if features.ndim == 4:  # the built-in network leaves the pooling to others
             features = features.mean(dim=(2, 3))
-        return self.hidden(features)
+        return self.hidden(self.norm(features))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, C) of photos (B, 3, H, W), float32 in [0, 1], at the network's size."""
@@ -229,7 +231,7 @@ class Classifier(LightningModule):
         rate = self.hparams.learning_rate
         optimizer = torch.optim.AdamW(
             [
-                {"params": [*self.hidden.parameters(), *self.head.parameters()]},
+                {"params": [*self.norm.parameters(), *self.hidden.parameters(), *self.head.parameters()]},
                 {"params": list(self.backbone.parameters()), "lr": self.hparams.backbone_lr_factor * rate},
             ],
             lr=rate,
