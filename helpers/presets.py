@@ -1,4 +1,4 @@
-"""Cascades as they are written down: a YAML file with its parameters, and the runs that it needs.
+"""Cascades as they are written down, a YAML file with its parameters, and what of them and of runs can be opened.
 
 What the keys mean is said in :mod:`helpers.inference.cascade`, which opens them. Nothing heavy is imported here, so
 that a page can list what there is before a network is loaded.
@@ -6,13 +6,14 @@ that a page can list what there is before a network is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from helpers.runs import PROJECT_ROOT, dataset_folder, project_path
+from helpers.runs import PROJECT_ROOT, RUN_FILE, MissingRunError, dataset_folder, project_path
 
 PRESETS_FOLDER = PROJECT_ROOT / "notebooks" / "params" / "cascades"
 PLACES = {"ARTIFACTS": "artifacts", "DATASET": "", "PROFILE": "quick"}  # parameters that every cascade has
@@ -21,7 +22,8 @@ RUN_KEYS = {"run", "name", "rule", "then", "otherwise", "pixel_threshold", "obje
     *("unknown_by", "ignore_no_defect")
 }
 CUTTER_KEYS = {"foreground", "name", "otherwise", "window", "background", "separate"}
-MARKS = {"run": ("run.json",), "foreground": ("foreground.json",), "unknown": ("open_set.npz", "thresholds.json")}
+FIRST = "patchcore"  # the run that is offered first where nothing else is asked for
+MARKS = {"run": (RUN_FILE,), "foreground": ("foreground.json",), "unknown": ("open_set.npz", "thresholds.json")}
 """Key of a stage -> the files that are in the folder it names once that is finished."""
 
 
@@ -153,3 +155,90 @@ def run_folder(run: Any, parameters: Mapping[str, Any]) -> Path:
     if not parameters["DATASET"]:
         raise ValueError(f"DATASET is empty, so nobody knows where {run} lies; give --set DATASET=NAME.")
     return dataset_folder(parameters["ARTIFACTS"], parameters["DATASET"], str(parameters["PROFILE"])) / run
+
+
+# ------------------------------------------------------------------------------------------------- what can be opened
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A finished run, or a cascade whose runs are finished.
+
+    Attributes:
+        dataset: name of the dataset.
+        profile: name of the profile.
+        name: of the run or the cascade.
+        is_cascade: whether it is a cascade.
+        artifacts: folder of results.
+    """
+
+    dataset: str
+    profile: str
+    name: str
+    is_cascade: bool
+    artifacts: Path
+
+    @property
+    def label(self) -> str:
+        """For a list: ``mesh / quick / patchcore``."""
+        return f"{self.dataset} / {self.profile} / {'cascade ' if self.is_cascade else ''}{self.name}"
+
+    @property
+    def folder(self) -> Path:
+        """The dataset's artifacts folder."""
+        return self.artifacts / self.dataset / self.profile
+
+    @property
+    def missing(self) -> list[Path]:
+        """What a cascade needs and is not there."""
+        return missing_files(PRESETS_FOLDER / f"{self.name}.yml", self.places) if self.is_cascade else []
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Parameters that tell a cascade where its runs lie."""
+        return {"ARTIFACTS": str(self.artifacts), "DATASET": self.dataset, "PROFILE": self.profile}
+
+
+def find_choices(artifacts: str | Path) -> tuple[list[Choice], dict[str, list[Path]]]:
+    """All that photos can be inspected with, without loading anything.
+
+    Args:
+        artifacts: folder of results (relative: to the project).
+
+    Returns:
+        Finished runs ``<dataset>/<profile>/<run>``, and the presets of ``notebooks/params/cascades`` that a dataset has
+        all runs of, sorted; and of the presets that none has, by name, what is missing where most of it is there.
+    """
+    root = project_path(artifacts)
+    runs = [file.parent for file in sorted(root.glob(f"[!.]*/[!.]*/[!.]*/{RUN_FILE}"))]
+    found = [Choice(run.parts[-3], run.parts[-2], run.name, False, root) for run in runs]
+    places = sorted({(choice.dataset, choice.profile) for choice in found})
+    lacking: dict[str, list[Path]] = {}
+    for preset in sorted(file.stem for file in PRESETS_FOLDER.glob("*.yml")):
+        cascades = [Choice(*place, preset, True, root) for place in places]
+        complete = [cascade for cascade in cascades if not cascade.missing]
+        found += complete
+        if cascades and not complete:
+            lacking[preset] = min((cascade.missing for cascade in cascades), key=len)
+    return sorted(found, key=lambda one: (one.dataset, one.profile, one.is_cascade, one.name)), lacking
+
+
+def choose(choices: Sequence[Choice], dataset: str = "", profile: str = "", name: str = "") -> Choice:
+    """The choice of a name in a dataset and profile; without a name PatchCore's run, else the first.
+
+    Raises:
+        MissingRunError: there is none; the message says which command makes one.
+    """
+    if not choices:
+        raise MissingRunError("There is no finished run yet. Make one with: make run")
+    here = [one for one in choices if one.dataset == dataset and one.profile == profile]
+    if not name:
+        return next((one for one in here if one.name == FIRST), (here or list(choices))[0])
+    named = [one for one in here if one.name == name]
+    if not named:
+        known = ", ".join(dict.fromkeys(one.name for one in here)) or "nothing yet"
+        raise MissingRunError(
+            f"RUN={name!r}: no finished run or complete cascade of that name for {dataset}, profile {profile}; there "
+            f"is {known}. Run notebooks 02 to 05 (make run) first."
+        )
+    return named[0]

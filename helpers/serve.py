@@ -1,0 +1,101 @@
+"""The inspection page in a browser: Voilà serves notebook 10, to this machine alone and without a network.
+
+    python -m helpers.serve --dataset datasets/mesh --profile quick
+
+Everybody who opens the page has a kernel of their own, which ends with the page. A copy of the notebook with these
+parameters is served from ``artifacts/app/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from helpers.notebook import dataset_name
+from helpers.pipeline import NOTEBOOKS_FOLDER, PipelineError, declared_parameters
+from helpers.runs import project_path
+
+NOTEBOOK = "10_inspection_app"
+ADDRESS, PORT = "127.0.0.1", 8866
+TEMPLATES = Path(__file__).parent / "views"  # holds voila/templates, where Voilà looks on the JUPYTER_PATH
+REPORT = "report"  # tag of the cells that the page leaves out
+MOST_BYTES_AT_ONCE = 2**30  # of all photos that are dropped together; Tornado's own limit is 10 MiB
+IDLE_SECONDS = 600  # a kernel whose page is gone
+
+
+def voila_settings(port: int, open_browser: bool) -> dict[str, dict[str, Any]]:
+    """How Voilà is configured, by its classes."""
+    return {
+        "Voila": {
+            "ip": ADDRESS,
+            "port": port,
+            "open_browser": open_browser,
+            "tornado_settings": {"websocket_max_message_size": MOST_BYTES_AT_ONCE},
+        },
+        "VoilaConfiguration": {"template": "inspection", "theme": "light", "strip_sources": True},
+        "VoilaExporter": {"exclude_markdown": True},
+        "TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": {REPORT}},
+        "MappingKernelManager": {"cull_idle_timeout": IDLE_SECONDS, "cull_interval": 60},
+    }
+
+
+def prepare_page(dataset: str, profile: str, artifacts: str, settings: Sequence[str] = ()) -> Path:
+    """Write the copy of the notebook that is served; returns it.
+
+    Args:
+        dataset: the parameter DATASET.
+        profile: the parameter PROFILE.
+        artifacts: the parameter ARTIFACTS.
+        settings: ``NAME=VALUE`` for its other parameters.
+
+    Raises:
+        PipelineError: for an unknown parameter.
+    """
+    import papermill
+    import yaml
+
+    notebook = NOTEBOOKS_FOLDER / f"{NOTEBOOK}.ipynb"
+    declared = declared_parameters(notebook)
+    values: dict[str, Any] = {"DATASET": dataset, "PROFILE": profile, "ARTIFACTS": str(project_path(artifacts))}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or name not in declared:
+            raise PipelineError(f"--set {setting}: expected NAME=VALUE, NAME one of {', '.join(declared)}.")
+        values[name] = text if declared[name] == "str" else yaml.safe_load(text)
+    copy = project_path(artifacts) / "app" / f"{dataset_name(dataset)}-{profile}" / f"{NOTEBOOK}.ipynb"
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    papermill.execute_notebook(str(notebook), str(copy), parameters=values, prepare_only=True, progress_bar=False)
+    return copy
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until interrupted; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", default="datasets/mesh", help="whose runs are offered first")
+    parser.add_argument("--profile", default="quick")
+    parser.add_argument("--artifacts", default="artifacts")
+    parser.add_argument("--port", type=int, default=PORT, help=f"default: {PORT}, or the next one that is free")
+    parser.add_argument("--no-browser", action="store_true", help="open no browser")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
+    options = parser.parse_args(arguments)
+    try:
+        page = prepare_page(options.dataset, options.profile, options.artifacts, options.settings)
+    except (PipelineError, ValueError, OSError) as error:
+        print(f"{error}", file=sys.stderr)
+        return 2
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(TEMPLATES), os.environ.get("JUPYTER_PATH")]))
+    from traitlets.config import Config
+    from voila.app import Voila
+
+    Voila.launch_instance([str(page)], config=Config(voila_settings(options.port, not options.no_browser)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
