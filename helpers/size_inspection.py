@@ -7,8 +7,8 @@ each photo's own size before anything is measured, so that a photo that the netw
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 from scipy.sparse import csr_array
 
+from helpers.analysis.calibration import Threshold
 from helpers.analysis.pixel_size import (
     BoardCalibration,
     calibrate_checkerboard,
@@ -29,17 +30,72 @@ from helpers.analysis.sizing import PixelSize, coco_of_defects, label_defects, m
 from helpers.data.images import image_sizes, read_image, read_mask
 from helpers.data.samples import relative_path
 from helpers.files import write_whole_folder
-from helpers.inference.object_mask import otsu_object_mask
-from helpers.inference.predictor import map_at_photo_size
+from helpers.inference.predictor import START, map_at_photo_size, open_finished
+from helpers.notebook import ParameterError, check_number
 from helpers.progress import progress
-from helpers.runs import Run, write_csv, write_json
+from helpers.runs import PROJECT_ROOT, MissingRunError, Run, project_path, write_csv, write_json
 from helpers.views.size_figures import annotate_photo
 
+OUTLINE_ORDER = ("unet", "deeplabv3plus", "patchcore", "glass", "draem")  # those that learned to draw outlines first
+RATINGS_FOLDER = PROJECT_ROOT / "notebooks" / "params" / "sizes"
 PRODUCTS = ("photo", "otsu")
-TYPES = ("shape", "label")
+TYPES_OF_DEFECTS = ("shape", "label")
 LONG, COMPACT = "scratch", "spot"
 ELONGATION = 3.0  # length over width from which a defect is long
 JPEG_QUALITY = 92
+
+
+# -------------------------------------------------------------------------------------------------------------- choices
+
+
+def choose_run(folder: Path, model: str = "") -> Run:
+    """The run that measures: the one named, else the first of `OUTLINE_ORDER` that is finished.
+
+    Args:
+        folder: a dataset's artifacts folder.
+        model: name of a run; empty: choose.
+
+    Raises:
+        MissingRunError: for no finished run; the message says which notebook makes it.
+        ParameterError: for a run without maps or pixel threshold, such as a classifier's.
+    """
+    names = [model] if model else [name for name in OUTLINE_ORDER if (folder / name / "run.json").is_file()]
+    if not names:
+        raise MissingRunError(f"No finished detector in {folder}. Run notebook 02_train_patchcore (or 03, 04) first.")
+    run = open_finished(folder / names[0])
+    if not run.has_maps or "pixel" not in run.thresholds:
+        raise ParameterError(f"MODEL={model!r}: {run.folder} has no maps of defects; choose a detector's run.")
+    return run
+
+
+def pixel_threshold(run: Run, name: str = "pixel") -> Threshold:
+    """The threshold of a run's maps.
+
+    Args:
+        run: finished.
+        name: of a pixel threshold stored with it; ``start``, what a segmenter began with; or a number as text.
+
+    Raises:
+        ParameterError: for another name; the message lists those there are.
+    """
+    stored = {key: found for key, found in run.thresholds.items() if found.kind == "pixel"}
+    start = run.info["parameters"].get("start_threshold")
+    if start is not None:
+        stored.setdefault(START, Threshold(float(start), "starting value, not calibrated", kind="pixel"))
+    if name in stored:
+        return stored[name]
+    try:
+        value = float(name)
+        if np.isfinite(value):
+            return Threshold(value, "given", kind="pixel")
+    except ValueError:
+        pass
+    raise ParameterError(f"PIXEL_THRESHOLD={name!r}: {run.name} has {', '.join(stored)}; a number works as well.")
+
+
+def rating_file(kind: str, unit: str, given: str = "") -> Path:
+    """The YAML file of limits (``severity``) or rules (``drawing``): the one given, else the example for the unit."""
+    return project_path(given) if given else RATINGS_FOLDER / f"{kind}{'_px' if unit == 'px' else ''}.yml"
 
 
 # ---------------------------------------------------------------------------------------------------------- calibration
@@ -64,6 +120,39 @@ class Calibration:
     def rectify(self, picture: np.ndarray) -> np.ndarray:
         """A photo or map as it is measured: seen straight from above where there is a board, else as it is."""
         return picture if self.board is None else self.board.rectify(picture)
+
+
+def choose_calibration(
+    table: pd.DataFrame, unit: str, *, pixel_size: list[float], error: float = 0.0, file: str = ""
+) -> Calibration:
+    """The calibration that notebook 08 is given: a file's, a number's, or the dataset's; pixels where there is none.
+
+    Args:
+        table: sample table; ``attrs["pixel_size"]`` is mm a pixel, or None.
+        unit: of sizes; px leaves out what the dataset says.
+        pixel_size: [size] or [x, y] in the unit; empty: none is given.
+        error: its standard error, or that of what the dataset says, in the unit.
+        file: see :func:`read_calibration`; empty: none.
+
+    Raises:
+        ParameterError: for what does not fit together.
+    """
+    given = ["PIXEL_SIZE"] * bool(pixel_size) + ["PIXEL_SIZE_FROM"] * bool(file)
+    if len(given) == 2 or (given and unit == "px"):
+        raise ParameterError(f"{' and '.join([*given, *(['UNIT=px'] if unit == 'px' else [])])}: give one of them.")
+    if file:
+        found = read_calibration(project_path(file))
+        return replace(found, pixel_size=found.pixel_size.to(unit))
+    if pixel_size:
+        if len(pixel_size) > 2:
+            raise ParameterError(f"PIXEL_SIZE={pixel_size!r}: expected [size] or [x, y].")
+        for value in pixel_size:
+            check_number("PIXEL_SIZE", value, 1e-9, 1e9)
+        return Calibration(PixelSize(pixel_size[0], pixel_size[-1], error, unit, "PIXEL_SIZE"))
+    known = table.attrs.get("pixel_size")
+    if unit == "px" or not known:
+        return Calibration(PixelSize(1, 1, 0, "px", "UNIT" if unit == "px" else "the size of a pixel is not known"))
+    return Calibration(replace(PixelSize(known, known, 0, "mm", "the dataset says so").to(unit), error=error))
 
 
 _CALIBRATION_KEYS: dict[str, tuple[set[str], set[str]]] = {
@@ -123,7 +212,7 @@ def _from_points(given: Mapping[str, Any], folder: Path) -> Calibration:
 def _from_object(given: Mapping[str, Any], folder: Path) -> Calibration:
     known = _length(given, "size")
     size = pixel_size_from_object(
-        otsu_object_mask(read_image(folder / given["photo"])),
+        _product_mask(read_image(folder / given["photo"])),
         known.value,
         known.unit,
         measure=given.get("measure", "equivalent_diameter"),
@@ -221,12 +310,13 @@ def measure_run(
         **options: of :func:`helpers.analysis.sizing.label_defects`.
 
     Raises:
-        ValueError: for another product or kind of types, a run without maps, or an option outside its range; a photo at fault is named.
+        ValueError: for another product or kind of types, a run without maps, or an option outside its range; a photo
+            at fault is named.
     """
     if product not in PRODUCTS:
         raise ValueError(f"product={product!r}: expected one of {', '.join(PRODUCTS)}.")
-    if types not in TYPES:
-        raise ValueError(f"types={types!r}: expected one of {', '.join(TYPES)}.")
+    if types not in TYPES_OF_DEFECTS:
+        raise ValueError(f"types={types!r}: expected one of {', '.join(TYPES_OF_DEFECTS)}.")
     test = run.predictions("test")
     photos = test[["image_path", "defect_type", "label_index", "score"]].rename(columns={"image_path": "file"})
     names = dict(zip(run.table["image_path"], relative_path(run.table), strict=True))
@@ -238,7 +328,7 @@ def measure_run(
         try:
             score_map = calibration.rectify(network_map)
             labels = label_defects(score_map, threshold, size, **options)
-            mask = otsu_object_mask(calibration.rectify(read_image(row.file))) if product == "otsu" else None
+            mask = _product_mask(calibration.rectify(read_image(row.file))) if product == "otsu" else None
             parts.append(measure_labels(labels, size, score_map=score_map, product_mask=mask))
         except ValueError as error:
             raise ValueError(f"{row.image_path}: {error}") from error
@@ -251,6 +341,13 @@ def measure_run(
     table.insert(2, "defect_type", pd.Series(kinds, dtype="str"))
     table.attrs["pixel_size"] = size.to_dict()
     return MeasuredPhotos(table, photos, calibration, float(threshold), labels_of)
+
+
+def _product_mask(photo: np.ndarray) -> np.ndarray:
+    """(H, W) bool, see `otsu_object_mask`; imported late, for it brings all of Lightning along."""
+    from helpers.inference.object_mask import otsu_object_mask
+
+    return otsu_object_mask(photo)
 
 
 def photo_maps(run: Run, rows: pd.DataFrame) -> Iterator[np.ndarray]:
@@ -375,7 +472,7 @@ def annotated_photo(
         image_path: of the photo, as in the table.
     """
     row = verdicts.set_index("image_path").loc[image_path]
-    caption = row["verdict"] + (f": not '{row['rule']}'" if row["rule"] else "")
+    caption = row["verdict"] + (f", rule broken: {row['rule']}" if row["rule"] else "")
     rows = table[table["image_path"] == image_path]
     return annotate_photo(
         measured.picture(image_path),

@@ -198,8 +198,17 @@ def test_the_examples_are_read(table):
     assert [str(rule) for rule in rules] == [
         "no scratch with length over 2 mm",
         "at most 3 of spot with area over 0.5 mm²",
+        "no spot with area over 2 mm²",
         "no defect with edge distance below 1 mm",
     ]
+
+
+def test_the_examples_in_pixels_are_as_many(table):
+    in_pixels = read_severity_limits(EXAMPLES / "severity_px.yml"), read_rules(EXAMPLES / "drawing_px.yml")
+    in_mm = read_severity_limits(EXAMPLES / "severity.yml"), read_rules(EXAMPLES / "drawing.yml")
+    for ours, theirs in zip(in_pixels, in_mm, strict=True):
+        assert [(one.measure, one.defect_type) for one in ours] == [(one.measure, one.defect_type) for one in theirs]
+    assert all(rule.limit.unit == "px" for rule in in_pixels[1])
 
 
 @pytest.mark.parametrize(

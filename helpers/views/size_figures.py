@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 from PIL import Image, ImageDraw, ImageFont
 
 from helpers.analysis.calibration import percent
@@ -387,7 +387,7 @@ def p_chart(
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     fewest, most = int(inspected.min()), int(inspected.max())
     counts = f"n={most}" if fewest == most else f"n={fewest} to {most}"
-    axis.set(xlabel="subgroup, in order of time", ylabel="defective photos")
+    axis.set(xlabel="subgroup, in sequence", ylabel="defective photos")
     axis.set_title(f"p-chart: {int(outside.sum())} of {len(x)} subgroups outside the limits ({counts} photos each)")
     axis.spines[["top", "right"]].set_visible(False)
     handles, _ = axis.get_legend_handles_labels()
@@ -436,7 +436,7 @@ def largest_size_chart(
         )
     _name_subgroups(axis, names, len(values))
     axis.set_ylim(0, 1.12 * max(values.max(), limit or 0, 1e-9))
-    axis.set(xlabel="photo, in order of time", ylabel=f"largest {_words(measure)} ({unit})")
+    axis.set(xlabel="photo, in sequence", ylabel=f"largest {_words(measure)} ({unit})")
     axis.set_title(f"Largest defect of each of {len(values)} photos")
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
@@ -467,14 +467,16 @@ def size_error_curves(
     figure = new_figure(6.6, note, width=max(6.0, min(12.0, 1.6 + 2.8 * len(curves))))
     axes = figure.subplots(3, len(curves), sharex="col", sharey="row", squeeze=False, height_ratios=(3, 3, 2))
     unit = next(iter(curves.values()))["unit"].iloc[0]
-    names = {"area_error": "area error\n(median)", "length_error": f"length error\n(median, {unit})"}
+    names = {"area_error": "measured over\ntrue area (median)", "length_error": f"length error\n(median, {unit})"}
     for column, (model, unsorted) in enumerate(curves.items()):
         rows, colour = unsorted.sort_values("threshold"), CYCLE[column % len(CYCLE)]
         for place, name in enumerate(names):
             axis = axes[place, column]
-            axis.axhline(0, color="black", linewidth=0.8)
-            axis.fill_between(rows["threshold"], rows[f"{name}_low"], rows[f"{name}_high"], color=colour, alpha=0.2)
-            axis.plot(rows["threshold"], rows[name], color=colour, marker="o", markersize=3.5, linewidth=1.6)
+            right = 1 if name == "area_error" else 0  # areas are shown as ratios
+            axis.axhline(right, color="black", linewidth=0.8)
+            low, high = right + rows[f"{name}_low"], right + rows[f"{name}_high"]
+            axis.fill_between(rows["threshold"], low, high, color=colour, alpha=0.2)
+            axis.plot(rows["threshold"], right + rows[name], color=colour, marker="o", markersize=3.5, linewidth=1.6)
         axes[2, column].plot(rows["threshold"], rows["found"], color=colour, marker="o", markersize=3.5, linewidth=1.6)
         axes[0, column].set_title(f"{shorten(model, 20)}\n(n={int(rows['n'].max())} defects)", fontsize=10)
         axes[2, column].set_xlabel("pixel threshold (raw)")
@@ -485,10 +487,17 @@ def size_error_curves(
                 axis.axvline(thresholds[model], color="black", linestyle="--", linewidth=1.2)
     for place, name in enumerate(names.values()):
         axes[place, 0].set_ylabel(name)
-    # A few outliers at the ends of the curves would flatten all the rest.
-    shares = pd.concat(list(curves.values()))["area_error_high"].quantile(0.9)
-    axes[0, 0].set_ylim(-1.05, max(1.0, min(5.0, 1.2 * (shares if np.isfinite(shares) else 1.0))))
-    axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1.0))
+    # Outliers at the ends of the curves would flatten all the rest.
+    axes[0, 0].set_yscale("log")
+    axes[0, 0].set(ylim=(0.08, 25), yticks=[0.1, 0.2, 0.5, 1, 2, 5, 10, 20])
+    axes[0, 0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes[0, 0].yaxis.set_minor_locator(NullLocator())
+    lengths = pd.concat(
+        [pd.concat([table["length_error_low"], table["length_error_high"]]) for table in curves.values()]
+    )
+    reach = lengths.abs().quantile(0.9)
+    reach = 1.3 * reach if np.isfinite(reach) and reach > 0 else 1.0
+    axes[1, 0].set_ylim(-reach, reach)
     axes[2, 0].set(ylabel="defects found", ylim=(-0.03, 1.05))
     axes[2, 0].yaxis.set_major_formatter(PercentFormatter(1.0))
     handles: list[Line2D | Patch] = [Patch(color="#606060", alpha=0.25, label="quartiles of the defects found")]
