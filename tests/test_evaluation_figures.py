@@ -31,6 +31,7 @@ BOARD = pd.DataFrame(
         "dataset": ["mesh", "mesh", "nuts"],
         "image_auroc": [0.9, 0.8, np.nan],
         "ms_per_image": [5.0, 60.0, 7.0],
+        "fit_seconds": [100.0, np.nan, 30.0],
         "model_mb": [10.0, np.nan, 3.0],
     }
 )
@@ -97,6 +98,11 @@ def test_rows_without_a_value_are_left_out_of_the_bubbles():
     bubbles = [scatter.get_offsets()[0].tolist() for scatter in figure.axes[0].collections]
     assert sorted(bubbles) == [[5.0, 0.9], [60.0, 0.8]]
     assert "n=2 runs" in figure.axes[0].get_title()
+    trained = [scatter.get_offsets()[0].tolist() for scatter in figure.axes[1].collections]
+    assert trained == [[100.0, 0.9]], "glass has no training time"
+    assert "n=1 runs" in figure.axes[1].get_title()
+    areas = sorted(scatter.get_sizes()[0] for scatter in figure.axes[0].collections)
+    assert areas == [30, 530], "of no known size, and of the largest"
     with pytest.raises(ValueError, match="no row"):
         figures.quality_against_time(BOARD.assign(ms_per_image=np.nan))
     with pytest.raises(ValueError, match="model_mb"):

@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from helpers.analysis.calibration import conformal_threshold
+from helpers.analysis.calibration import Threshold, conformal_threshold
+from helpers.analysis.comparison import operating_points
+from helpers.analysis.detection_probability import fit_pod, pod_table
 from helpers.views import report
 from helpers.views.figures import NotebookFigure
 
@@ -99,6 +101,56 @@ def test_the_leaderboard_in_words():
     assert table["defect photos found"].tolist() == ["90 %", "-"]
     assert table["trained on"].tolist() == ["good and defect photos", "good photos only"]
     assert "pixel_iou" not in table and board["scheme"].iloc[0] == "supervised", "the leaderboard itself is unchanged"
+
+
+def test_in_short_by_hand():
+    board = pd.DataFrame(
+        {
+            "model": ["unet", "glass", "draem", "patchcore"],
+            "n_test_normal": 50,
+            "n_test_abnormal": 20,
+            "recall_at_threshold": [0.95, 0.5, np.nan, 0.9],
+            "false_alarm_at_threshold": [0.04, 0.5, np.nan, 0.1],
+        }
+    )
+    pairs = [("unet", "glass", 0.1, 0.3), ("draem", "unet", -0.4, -0.2), ("unet", "patchcore", 0.0, 0.2)]
+    pairs += [("glass", "draem", 0.2, 0.3), ("patchcore", "glass", np.nan, np.nan)]
+    differences = pd.DataFrame(pairs, columns=["model_a", "model_b", "low", "high"])
+    section = report.summary_section(board, "unet", differences)
+    assert section.parts == [
+        "4 detectors were tested on the same 50 good and 20 defect photos. unet is looked at closely.",
+        "At the threshold that was set before these photos were looked at, it finds 95 % of the 20 photos with a "
+        "defect and raises a false alarm on 4 % of the 50 good ones.",
+        "It ranks photos better than glass, draem.",
+        "These photos do not tell it apart from patchcore: the difference may be chance.",
+    ]
+    assert report.summary_section(board, "draem", differences).parts[1:] == [
+        "Better than it at ranking photos: unet, glass."
+    ]
+    assert report.summary_section(board.iloc[:1], "unet").parts[0].startswith("1 detector was tested")
+
+
+def test_other_thresholds_in_counts():
+    val = pd.DataFrame({"label_index": [0, 0, 0], "score": [0.1, 0.2, 0.3]})
+    test = pd.DataFrame({"label_index": [0, 0, 1, 1, 1], "score": [0.1, 0.4, 0.2, 0.5, 0.6]})
+    _, table = report.operating_points_section(operating_points(val, test, Threshold(0.3, "given"))).parts
+    assert table["defect photos found"].tolist() == ["2 of 3 (66.7 %)", "-", "-"]
+    assert table["false alarms"].tolist() == ["1 of 2 (50 %)", "-", "-"]
+    assert table["remark"].tolist()[0] == "" and "no defect photo" in table["remark"].iloc[1]
+    assert table["threshold is set so that"].iloc[0] == "few good photos are rejected (in use)"
+
+
+def test_sizes_or_the_reason_why_there_are_none():
+    sizes = np.geomspace(1, 20, 40)
+    seen = pd.DataFrame({"size": sizes, "detected": sizes + np.tile([0, 3], 20) > 5, "unit": "mm"})
+    pod = pod_table({"unet": seen, "glass": seen.assign(detected=True)})
+    drawn = figure()
+    _, table, last = report.sizes_section(pod, [drawn]).parts
+    assert last is drawn and table["detector"].tolist() == ["unet", "glass"]
+    fit = fit_pod(seen)
+    assert table.iloc[0, 3:6].tolist() == [f"{size:.3g} mm" for size in (fit.a50, fit.a90, fit.a90_95)]
+    assert table.iloc[1, 3:6].tolist() == ["-", "-", "-"] and table["remark"].iloc[1].startswith("All 40 defects")
+    assert len(report.sizes_section(pod_table({})).parts) == 1
 
 
 def test_misses_in_sentences_by_hand():

@@ -34,6 +34,7 @@ from helpers.views.figures import (
 )
 
 _GRID = "#E5E5E5"
+_MARKERS = "osD^vPX"
 
 
 def pod_figure(
@@ -153,19 +154,19 @@ def recall_by_size_bars(tables: Mapping[str, pd.DataFrame], *, note: str | None 
 
 
 def quality_against_time(leaderboard: pd.DataFrame, metric: str = "image_auroc", *, note: str | None = None) -> Figure:
-    """Shows what a model's quality costs in time per photo and in megabytes: one bubble a row of the leaderboard.
+    """Shows what a model's quality costs: time per photo on the left, training on the right, the size of its weights.
 
     Args:
-        leaderboard: as from `helpers.analysis.comparison.overall_leaderboard`: ``model``, ``ms_per_image``,
-            ``model_mb``, the metric and, where there are several, ``dataset``. Rows without a time or a value are left
-            out; those without a size get the smallest bubble.
+        leaderboard: as from `helpers.analysis.comparison.overall_leaderboard`, one bubble a row: ``model``,
+            ``ms_per_image``, ``fit_seconds``, ``model_mb``, the metric and, where there are several, ``dataset``. Rows
+            without a value or a time are left out; those without a size get the smallest bubble.
         metric: column on the vertical axis.
         note: Printed in the corner.
 
     Raises:
-        ValueError: for a missing column, or where no row has both numbers.
+        ValueError: for a missing column, or where no row has a value and a time per photo.
     """
-    missing = [name for name in ("model", "ms_per_image", "model_mb", metric) if name not in leaderboard]
+    missing = [name for name in ("model", "ms_per_image", "fit_seconds", "model_mb", metric) if name not in leaderboard]
     if missing:
         raise ValueError(f"leaderboard has no column {', '.join(missing)}.")
     table = leaderboard.dropna(subset=["ms_per_image", metric])
@@ -173,35 +174,46 @@ def quality_against_time(leaderboard: pd.DataFrame, metric: str = "image_auroc",
         raise ValueError(f"no row of the leaderboard has both ms_per_image and {metric}.")
     table = table.assign(dataset=table.get("dataset", ""))
     models, datasets = (list(dict.fromkeys(table[name])) for name in ("model", "dataset"))
-    markers = "osD^vPX"
-    largest = table["model_mb"].max()
-    scale = 500 / largest if largest > 0 else 0.0
+    table = table.sort_values("model_mb", ascending=False)  # small bubbles over large ones
+    figure = new_figure(4.6, note)
+    panels = figure.subplots(1, 2, sharey=True)
+    words = metric.replace("_", " ").replace("auroc", "AUROC").replace("aupro", "AUPRO")
+    for axis, column, name in zip(
+        panels,
+        ("ms_per_image", "fit_seconds"),
+        ("time per photo (ms, log scale)", "training time (s, log scale)"),
+        strict=True,
+    ):
+        rows = table.dropna(subset=[column])
+        for row in rows.to_dict("records"):
+            axis.scatter(
+                row[column],
+                row[metric],
+                s=_bubble_area(row["model_mb"], table["model_mb"].max()),
+                color=CYCLE[models.index(row["model"]) % len(CYCLE)],
+                marker=_MARKERS[datasets.index(row["dataset"]) % len(_MARKERS)],
+                alpha=0.7,
+                edgecolor=BLACK,
+                linewidth=0.6,
+            )
+        axis.set_xscale("log")
+        axis.margins(x=0.2, y=0.18)
+        _log_ticks(axis.xaxis)
+        axis.set(xlabel=name, ylabel=words, title=f"{name.split(' (')[0].capitalize()} (n={len(rows)} runs)")
+        axis.grid(color=_GRID)
+        axis.set_axisbelow(True)
+        clean_axis(axis)
+    panels[1].set_ylabel("")
+    _bubble_legend(figure, table, models, datasets)
+    return figure
 
-    def area(megabytes: float) -> float:
-        return 30.0 + (0.0 if np.isnan(megabytes) else scale * megabytes)
 
-    figure = new_figure(4.8, note)
-    axis = figure.subplots()
-    for row in table.sort_values("model_mb", ascending=False).itertuples():
-        axis.scatter(
-            row.ms_per_image,
-            getattr(row, metric),
-            s=area(row.model_mb),
-            color=CYCLE[models.index(row.model) % len(CYCLE)],
-            marker=markers[datasets.index(row.dataset) % len(markers)],
-            alpha=0.7,
-            edgecolor=BLACK,
-            linewidth=0.6,
-        )
-    axis.set_xscale("log")
-    axis.margins(x=0.15, y=0.18)
-    _log_ticks(axis.xaxis)
-    name = metric.replace("_", " ").replace("auroc", "AUROC").replace("aupro", "AUPRO")
-    axis.set(xlabel="time per photo (ms, log scale; not comparable between machines)", ylabel=name)
-    axis.set_title(f"Quality against time (n={len(table)} runs, bubble: size of the weights)")
-    axis.grid(color=_GRID)
-    axis.set_axisbelow(True)
-    clean_axis(axis)
+def _bubble_area(megabytes: float, largest: float) -> float:
+    return 30.0 + (0.0 if np.isnan(megabytes) or not largest > 0 else 500 * megabytes / largest)
+
+
+def _bubble_legend(figure: Figure, table: pd.DataFrame, models: list[str], datasets: list[str]) -> None:
+    """Colours are models, shapes are data sets (where there are several), areas are megabytes."""
     dot = {"linestyle": "", "marker": "o", "markeredgecolor": BLACK, "markeredgewidth": 0.6}
     handles = [
         Line2D([], [], color=CYCLE[number % len(CYCLE)], label=shorten(model, 30), markersize=8, **dot)
@@ -210,18 +222,19 @@ def quality_against_time(leaderboard: pd.DataFrame, metric: str = "image_auroc",
     if len(datasets) > 1:
         handles += [
             Line2D(
-                [], [], **dot | {"marker": markers[number % len(markers)]}, color="white", label=shorten(dataset, 30)
+                [], [], **dot | {"marker": _MARKERS[number % len(_MARKERS)]}, color="white", label=shorten(dataset, 30)
             )
             for number, dataset in enumerate(datasets)
         ]
+    largest = table["model_mb"].max()
     sizes = sorted({float(f"{value:.2g}") for value in (table["model_mb"].min(), largest) if not np.isnan(value)})
     handles += [
-        Line2D([], [], **dot, color=GREY, markersize=np.sqrt(area(size)), label=f"{size:g} MB") for size in sizes
+        Line2D([], [], **dot, color=GREY, markersize=np.sqrt(_bubble_area(size, largest)), label=f"{size:g} MB")
+        for size in sizes
     ]
     figure.legend(
         handles=handles, loc="outside right upper", frameon=False, fontsize=9, labelspacing=1.1, handletextpad=1.3
     )
-    return figure
 
 
 def difference_intervals(differences: pd.DataFrame, *, note: str | None = None) -> Figure:
@@ -358,6 +371,6 @@ def threshold_figure(counts: pd.DataFrame, threshold: float | Threshold, *, note
 def _log_ticks(axis: Axis) -> None:
     """Plain numbers, several of them also where the range holds no power of ten."""
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 8 * low else (1, 1.5, 2, 3, 4, 5, 7)))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 20 * low else (1, 1.5, 2, 3, 4, 5, 7)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())

@@ -39,6 +39,21 @@ LEADERBOARD_WORDS = {
     "ms_per_image": "time per photo (ms)",
     "model_mb": "size (MB)",
 }
+POINT_WORDS = {
+    "acceptance": "few good photos are rejected (in use)",
+    "best F1": "misses and false alarms are balanced",
+    "zero misses": "no known defect is missed",
+}
+DIFFERENCE_WORDS = (
+    "Two detectors are compared on the same photos. The dot is by how much the first ranks them better, the bar how "
+    "far that may move with other photos (95 % interval). Where the bar reaches 0, the two are not told apart."
+)
+WEAK_WORDS = (
+    "The same invented defects are drawn on good photos, weaker and weaker. The curve says how many of these photos "
+    "are called abnormal; at 0 nothing is drawn, so that what is called abnormal there is a false alarm. It compares "
+    "detectors and promises no rate for real defects."
+)
+COST_WORDS = "Quality against time per photo and training time, as measured on the machine that ran each detector."
 SCHEME_WORDS = {"one_class": "good photos only", "supervised": "good and defect photos"}
 GLOSSARY = {
     "Score": "A number the detector gives each photo. The higher, the more it differs from good parts.",
@@ -129,12 +144,56 @@ def leaderboard_section(leaderboard: pd.DataFrame, heading: str = "Which detecto
     return Section(heading, (text, table.rename(columns=LEADERBOARD_WORDS)))
 
 
+def summary_section(leaderboard: pd.DataFrame, model: str, differences: pd.DataFrame | None = None) -> Section:
+    """In a few sentences: how one detector did at its threshold, and which others these photos tell it apart from.
+
+    Args:
+        leaderboard: from `helpers.analysis.metrics.leaderboard_row`, one row a detector.
+        model: the detector looked at.
+        differences: from `helpers.analysis.comparison.paired_differences` in ``image_auroc``; None: nothing is said.
+    """
+    row = leaderboard.set_index("model").loc[model]
+    n, n_good, n_defect = len(leaderboard), int(row["n_test_normal"]), int(row["n_test_abnormal"])
+    were = "detector was" if n == 1 else "detectors were"
+    texts = [f"{n} {were} tested on the same {n_good} good and {n_defect} defect photos. {model} is looked at closely."]
+    rates = (
+        ("recall_at_threshold", f"finds {{}} of the {n_defect} photos with a defect"),
+        ("false_alarm_at_threshold", f"raises a false alarm on {{}} of the {n_good} good ones"),
+    )
+    said = [words.format(percent(row[name])) for name, words in rates if not np.isnan(row[name])]
+    if said:
+        texts.append(f"At the threshold that was set before these photos were looked at, it {' and '.join(said)}.")
+    if differences is not None:
+        texts += _told_apart(model, differences)
+    return Section("In short", texts)
+
+
+def _told_apart(model: str, differences: pd.DataFrame) -> list[str]:
+    """Sentences on the detectors that are better, worse, or not told apart."""
+    names: dict[str, list[str]] = {"better": [], "worse": [], "open": []}
+    for row in differences.dropna(subset=["low", "high"]).itertuples():
+        if model not in (row.model_a, row.model_b):
+            continue
+        sign = 1 if row.model_a == model else -1
+        low, high = sorted((sign * row.low, sign * row.high))
+        group = "worse" if low > 0 else "better" if high < 0 else "open"
+        names[group].append(row.model_b if sign == 1 else row.model_a)
+    sentences = {
+        "worse": "It ranks photos better than {}.",
+        "better": "Better than it at ranking photos: {}.",
+        "open": "These photos do not tell it apart from {}: the difference may be chance.",
+    }
+    return [sentences[group].format(", ".join(found)) for group, found in names.items() if found]
+
+
 def threshold_section(model: str, thresholds: Mapping[str, Threshold]) -> Section:
     """The thresholds of one detector in words: where they come from and what they promise."""
     names = {
         "image": "For the verdict on a photo",
         "pixel": "For marking pixels",
         "image_best_f1": "For comparison, not in use",
+        "image_start": "The starting value, not in use",
+        "pixel_best_dice": "For marking pixels, for comparison, not in use",
     }
     texts = [f"{names.get(name, name)}: {describe(threshold)}" for name, threshold in thresholds.items()]
     return Section(f"Thresholds of {model}", texts)
@@ -165,6 +224,63 @@ def misses_section(model: str, test: pd.DataFrame, threshold: Threshold, figures
     return Section(f"What {model} misses", [*texts, *([table] if rows else []), *figures])
 
 
+def operating_points_section(points: pd.DataFrame) -> Section:
+    """What other rules for the threshold would have led to, in counts.
+
+    Args:
+        points: from `helpers.analysis.comparison.operating_points`.
+    """
+
+    def share(count: object, n: int, rate: float) -> str:
+        return "-" if pd.isna(rate) else f"{count} of {n} ({percent(rate)})"
+
+    rows = [
+        {
+            "threshold is set so that": POINT_WORDS.get(row.point, row.point),
+            "threshold": row.threshold,
+            "defect photos found": share(row.found, row.n_test_abnormal, row.recall),
+            "false alarms": share(row.false_alarms, row.n_test_normal, row.false_alarm),
+            "remark": row.refused,
+        }
+        for row in points.itertuples()
+    ]
+    text = (
+        "The first rule is the one in use. All three set the threshold on photos that are not among those tested here; "
+        "the last two need photos with known defects for it."
+    )
+    return Section("What another threshold would lead to", (text, pd.DataFrame(rows)))
+
+
+def sizes_section(pod: pd.DataFrame, parts: Sequence[Part] = ()) -> Section:
+    """How small a defect each detector finds, or why that cannot be said.
+
+    Args:
+        pod: from `helpers.analysis.detection_probability.pod_table`; it may be empty.
+        parts: such as figures, shown below.
+    """
+    rows = []
+    for row in pod.itertuples():
+        sizes = ["-" if np.isnan(size) else f"{size:.3g} {row.unit}" for size in (row.a50, row.a90, row.a90_95)]
+        rows.append((row.model, row.n, row.n_hits, *sizes, row.refused or row.warning))
+    columns = [
+        "detector",
+        "defects",
+        "found",
+        "half are found at",
+        "9 of 10 at",
+        "9 of 10, 95 % sure (a90/95)",
+        "remark",
+    ]
+    text = (
+        "A defect is found if any point of it is marked. For each detector the sizes at which half, and nine of ten, "
+        "of the defects are found; a remark says where the test photos cannot tell, or what to beware of. Below, the "
+        "share found by size."
+    )
+    return Section(
+        "How small a defect is found", (text, *([pd.DataFrame(rows, columns=columns)] if rows else []), *parts)
+    )
+
+
 def _rate_sentence(count: int, n: int, what: str) -> str:
     if n == 0:
         return f"No photo of this kind was tested, so it is unknown how many {what}."
@@ -182,7 +298,7 @@ def _section_html(section: Section) -> str:
     parts = []
     for part in section.parts:
         if isinstance(part, str):
-            parts.append(f"<p>{escape(part)}</p>")
+            parts.append(f"<p>{escape(part).replace(' %', '&nbsp;%')}</p>")
         elif isinstance(part, pd.DataFrame):
             parts.append(f"<div>{_table_html(part)}</div>")
         else:
@@ -210,7 +326,7 @@ _STYLE = (
     "body{font-family:system-ui,sans-serif;margin:2rem auto;max-width:64rem;padding:0 1rem;line-height:1.5}"
     "div{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem}"
     "th,td{padding:.3rem .7rem;text-align:left;border-bottom:1px solid #ddd}"
-    "th{cursor:pointer}img{max-width:100%}dt{font-weight:600}dd{margin:0 0 .5rem 1rem}"
+    "th{cursor:pointer}img{display:block;max-width:100%;margin:1rem 0}dt{font-weight:600}dd{margin:0 0 .5rem 1rem}"
 )
 # A click on a head sorts by that column, numbers as numbers, and turns the order round the next time.
 _SORT = """document.querySelectorAll("table.sortable th").forEach(head => head.onclick = () => {
