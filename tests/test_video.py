@@ -39,6 +39,7 @@ from helpers.inference.video import (
     judge_video,
     main,
     map_scale,
+    unseen_photos,
     video_threshold,
     write_clip,
     write_timeline,
@@ -50,6 +51,7 @@ from helpers.views.video_figures import (
     MapScale,
     draw_frame,
     flagged_spans,
+    frame_strip,
     score_timeline,
 )
 
@@ -584,6 +586,15 @@ def test_a_clip_of_a_dataset_all_good_or_one_type(photos, tmp_path):
     assert band.max() > 180 and np.median(band) < 60, "light letters on dark"
 
 
+def test_what_a_run_has_learned_from_is_not_shown_to_it(finished_folder):
+    learned = Predictor(finished_folder / "patchcore").run
+    table = learned.table.assign(split=["", *["test"] * (len(learned.table) - 1)])
+    shown = unseen_photos(table, learned)
+    assert set(shown["image_path"]) == set(learned.table.query("split == 'test'")["image_path"])
+    assert set(shown["split"]) == {"test"} and 0 < len(shown) < len(table)
+    assert len(list(dataset_source(table.assign(split="")))) == len(table), "not split: all photos count"
+
+
 def test_frames_become_a_dataset_to_train_on(tmp_path):
     assert extract_frames(moving(6).part(every=2), tmp_path / "new") == 3
     files = sorted((tmp_path / "new/train/good").iterdir())
@@ -625,6 +636,16 @@ def test_flagged_spans_and_the_timeline():
     assert [axis.get_ylabel() for axis in figure.axes] == ["score", "defects", "latency (ms)"]
     with pytest.raises(ValueError, match="No frame was judged"):
         score_timeline(frames.iloc[[3]], 0.5)
+
+
+def test_the_strip_of_frames_is_as_wide_as_a_notebook():
+    wide, square = (np.zeros((40, width, 3), np.uint8) for width in (120, 50))
+    figure = frame_strip([wide] * 3, [0, 1, 2.5])
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["0.00 s", "1.00 s", "2.50 s"]
+    assert len({axis.get_subplotspec().colspan.start for axis in figure.axes}) == 1
+    assert len({axis.get_subplotspec().colspan.start for axis in frame_strip([square] * 3, [0, 1, 2]).axes}) == 2
+    with pytest.raises(ValueError, match="one time a picture"):
+        frame_strip([wide], [])
 
 
 def test_the_preview_shows_some_of_the_frames_reduced():

@@ -521,7 +521,7 @@ def dataset_source(
     """Test photos of a dataset as the frames of a clip, uncompressed, each with its label.
 
     Args:
-        table: a sample table (:func:`helpers.read_dataset`).
+        table: a sample table (:func:`helpers.read_dataset`, `unseen_photos`); without any split all photos count.
         photos: ``all``, ``good``, or a type of defect.
         fps: frames a second; default: :data:`helpers.clips.SEQUENCE_FPS`.
         max_frames: so many, drawn at random with ``seed``; the first ones without.
@@ -533,6 +533,7 @@ def dataset_source(
     from helpers.clips import SEQUENCE_FPS, photo_sequence
 
     test = table[table["split"] == "test"]
+    test = table[table["split"] == ""] if test.empty else test  # a dataset that nobody has split
     chosen = test if photos == "all" else test[test["defect_type"] == photos]
     if chosen.empty:
         known = ", ".join(["all", *sorted(test["defect_type"].unique())]) if len(test) else "no test photo at all"
@@ -543,6 +544,14 @@ def dataset_source(
     name = f"{table.attrs.get('name') or 'dataset'} ({photos})"
     paths, labels = chosen["image_path"].tolist(), chosen["defect_type"].tolist()
     return photo_sequence(paths, fps=fps or SEQUENCE_FPS, labels=labels, name=name)
+
+
+def unseen_photos(table: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """The rows of a sample table that a run was neither trained nor calibrated on; those that it tests are ``test``."""
+    known = table["image_path"].map(run.table.set_index("image_path")["split"]).fillna("")
+    kept = table.assign(split=table["split"].mask(known == "test", "test"))[~known.isin(["train", "val"])]
+    kept.attrs = dict(table.attrs)
+    return kept
 
 
 def write_clip(source: FrameSource, out: str | Path, *, labels: bool = False) -> int:
@@ -653,8 +662,12 @@ def _source(options: argparse.Namespace) -> tuple[FrameSource, pd.DataFrame | No
     table = None
     if options.photos:
         from helpers import read_dataset
+        from helpers.inference.predictor import open_finished
+        from helpers.runs import project_path
 
         table = read_dataset(options.source)
+        if options.run:
+            table = unseen_photos(table, open_finished(project_path(options.run)))
         seed = None if options.in_order else 0
         source = dataset_source(table, options.photos, fps=options.fps, seed=seed)
     else:

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 
 from helpers.analysis.sizing import PixelSize
 from helpers.inference.saving import DEFECT, SOUND, draw_overlay
-from helpers.views.figures import BLACK, BLUE, GREY, ORANGE, PURPLE, VERMILLION, clean_axis, new_figure
+from helpers.views.figures import BLACK, BLUE, GREY, ORANGE, PURPLE, VERMILLION, WIDTH, clean_axis, new_figure
 from helpers.views.size_figures import annotate_photo, picture_font
 
 LAYOUTS = ("overlay", "side", "sizes")
@@ -402,6 +402,32 @@ def flagged_spans(frames: pd.DataFrame) -> list[tuple[float, float]]:
     change = np.diff(np.concatenate([[0], flagged.astype(int), [0]]))
     firsts, lasts = np.flatnonzero(change == 1), np.flatnonzero(change == -1)
     return [(float(edges[first]), float(edges[last])) for first, last in zip(firsts, lasts, strict=True)]
+
+
+def frame_strip(pictures: Sequence[np.ndarray], seconds: Sequence[float], *, note: str | None = None) -> Figure:
+    """Shows frames of a video below each other, or in two columns where they are less than twice as wide as high.
+
+    Args:
+        pictures: (H, W, 3) uint8, all of one size.
+        seconds: time of each.
+        note: Printed in the corner.
+
+    Raises:
+        ValueError: When there is no picture, or not one time each.
+    """
+    if not pictures or len(pictures) != len(seconds):
+        raise ValueError(f"give one time a picture, and at least one; got {len(pictures)} and {len(seconds)}.")
+    height, width = pictures[0].shape[:2]
+    columns = 1 if width >= 2 * height or len(pictures) == 1 else 2
+    rows = -(-len(pictures) // columns)
+    figure = new_figure(rows * (WIDTH / columns * height / width + 0.3), note)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, picture, time_s in zip(axes, pictures, seconds, strict=False):
+        axis.imshow(picture)
+        axis.set_title(f"{time_s:.2f} s", fontsize=9, loc="left")
+    return figure
 
 
 class LivePreview:
