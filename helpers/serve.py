@@ -24,6 +24,7 @@ ADDRESS, PORT = "127.0.0.1", 8866
 TEMPLATES = Path(__file__).parent / "views"  # holds voila/templates, where Voilà looks on the JUPYTER_PATH
 REPORT = "report"  # tag of the cells that the page leaves out
 MOST_BYTES_AT_ONCE = 2**30  # of all photos that are dropped together; Tornado's own limit is 10 MiB
+EXTENSIONS = ["@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8"]  # no others are needed
 IDLE_SECONDS = 600  # a kernel whose page is gone
 
 
@@ -36,9 +37,15 @@ def voila_settings(port: int, open_browser: bool) -> dict[str, dict[str, Any]]:
             "open_browser": open_browser,
             "tornado_settings": {"websocket_max_message_size": MOST_BYTES_AT_ONCE},
         },
-        "VoilaConfiguration": {"template": "inspection", "theme": "light", "strip_sources": True},
+        "VoilaConfiguration": {
+            "template": "inspection",
+            "theme": "light",
+            "strip_sources": True,
+            "extension_allowlist": EXTENSIONS,
+        },
         "VoilaExporter": {"exclude_markdown": True},
         "TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": {REPORT}},
+        "NotebookNotary": {"secret": os.urandom(32), "db_file": ":memory:"},  # else it writes to the home folder
         "MappingKernelManager": {"cull_idle_timeout": IDLE_SECONDS, "cull_interval": 60},
     }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import math
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -229,28 +230,33 @@ class InspectionPage:
 
     # -------------------------------------------------------------------------------------------------------- photos
 
-    def add(self, uploads: Sequence[tuple[str, bytes]]) -> None:
-        """Inspect photos that somebody sent, (name, content of the file) each; those that are refused are said."""
+    def add(self, uploads: Sequence[tuple[str, bytes]], *, with_folder: bool = False) -> None:
+        """Inspect photos; those that are refused are said, and the others go on.
+
+        Args:
+            uploads: name (or path) and content of each file.
+            with_folder: call a photo by its folder and its name.
+        """
         if self.inspector is None:
-            self._waiting.append(lambda: self._add(uploads))
+            self._waiting.append(lambda: self._add(uploads, with_folder))
             if self._task is None:
                 self.start()
             return
-        self._add(uploads)
+        self._add(uploads, with_folder)
         self._make_sliders()
         self._refresh()
 
     def add_file(self, path: str | Path) -> None:
         """Inspect a photo that lies on this machine."""
         path = project_path(path)
-        self.add([(str(path), path.read_bytes())])
+        self.add([(str(path), path.read_bytes())], with_folder=True)
 
-    def _add(self, uploads: Sequence[tuple[str, bytes]]) -> None:
+    def _add(self, uploads: Sequence[tuple[str, bytes]], with_folder: bool) -> None:
         from helpers.inspection import RefusedPhotoError, read_upload
 
         self.refused = {}
         for number, (source, content) in enumerate(uploads, start=1):
-            name = self._free_name(Path(source).name)
+            name = self._free_name("/".join(Path(source).parts[-2 if with_folder else -1 :]))
             self._say(f"Looking at {name} ({number} of {len(uploads)}) …")
             try:
                 photo = read_upload(name, content, self.max_megapixels)
@@ -268,7 +274,7 @@ class InspectionPage:
         taken, number = {photo.name for photo in self.photos} | set(self.refused), 2
         free = name
         while free in taken:
-            free, number = f"{Path(name).stem} ({number}){Path(name).suffix}", number + 1
+            free, number = f"{Path(name).with_suffix('')} ({number}){Path(name).suffix}", number + 1
         return free
 
     def _look(self, name: str, photo: np.ndarray, source: str) -> None:
@@ -317,25 +323,26 @@ class InspectionPage:
         """One slider a threshold, as far as val and the photos on the page reach."""
         self.sliders, rows = [], []
         for knob in self.inspector.knobs:
-            low, high = self.inspector.reach(knob, self.photos)
+            low, high, step = _grid(*self.inspector.reach(knob, self.photos), knob.stored.value)
             slider = ipywidgets.FloatSlider(
                 value=self.inspector.value(knob),
                 min=low,
                 max=high,
-                step=(high - low) / 1000,
+                step=step,
                 readout_format=".4g",
                 continuous_update=not any(one.photo[..., 0].size > SLOW_PIXELS for one in self.photos),
                 layout=ipywidgets.Layout(width="auto"),
             ).add_class("insp-threshold")
-            slider.observe(self._unless_quiet(self._mover(knob)), names="value")
+            slider.observe(self._unless_quiet(self._mover(knob, step)), names="value")
             self.sliders.append((knob, slider))
             origin = f"stored: {knob.stored.value:.4g}, {escape(knob.stored.origin)}"
             rows += [ipywidgets.HTML(f"<b>{escape(knob.label)}</b><br><small>{origin}</small>"), slider]
         self.knobs.children = rows
 
-    def _mover(self, knob: Knob) -> Callable[[Any], None]:
+    def _mover(self, knob: Knob, step: float) -> Callable[[Any], None]:
         def move(change: Any) -> None:
-            self.inspector.move(knob, change["new"])
+            at_stored = abs(change["new"] - knob.stored.value) < step / 2  # the browser rounds
+            self.inspector.move(knob, knob.stored.value if at_stored else change["new"])
             self._refresh()
 
         return move
@@ -478,7 +485,7 @@ class InspectionPage:
         return (
             '<div class="insp-downloads">'
             + _link(f"{stem}_inspected.png", "image/png", png, "Annotated photo (PNG)")
-            + _link("inspection.csv", "text/csv", csv, f"Verdicts and sizes of all {len(self._found)} photos (CSV)")
+            + _link("inspection.csv", "text/csv", csv, f"Verdicts and sizes, {_photos(len(self._found))} (CSV)")
             + "</div>"
         )
 
@@ -487,6 +494,13 @@ def _open_inspector(choice: Choice, device: str) -> Inspector:
     from helpers.inspection import Inspector
 
     return Inspector.open(choice, device)
+
+
+def _grid(low: float, high: float, stored: float, n: int = 1000) -> tuple[float, float, float]:
+    """Ends and step of a slider that reaches from low to high and can stand exactly on the stored value."""
+    step = (high - low) / n
+    below, above = math.ceil((stored - low) / step), math.ceil((high - stored) / step)
+    return stored - below * step, stored + above * step, step
 
 
 def _file(name: str) -> Path | None:
@@ -532,6 +546,10 @@ def _about(inspector: Inspector, lacking: dict[str, list[Path]]) -> str:
     return f'<div class="insp-small">{text}</div>'
 
 
+def _photos(n: int) -> str:
+    return "1 photo" if n == 1 else f"{n} photos"
+
+
 def _places(files: Sequence[Path]) -> str:
     """``mesh/quick/classifier/run.json and ...``."""
     return " and ".join("/".join(file.parts[-4:]) for file in files)
@@ -562,17 +580,22 @@ def _picture_html(drawn: np.ndarray, inspection: Inspection, sizes: Sizes | None
 
 
 def _stages_html(inspection: Inspection) -> str:
-    rows = ""
+    columns = ["stage", "rule", "value", "threshold", "class", "decision"]
+    if all(row["class"] is None for row in inspection.rows):
+        columns.remove("class")
+    body = ""
     for row in inspection.rows:
-        thing = f" · object {row['object']}" if row["object"] else ""
-        value = "" if row["value"] is None else f"{row['value']:.4g}"
-        limit = "" if row["threshold"] is None else f"{row['threshold']:.4g} ({escape(str(row['origin']))})"
-        named = "" if row["class"] is None else f"{escape(str(row['class']))} ({row['probability']:.2f})"
-        cells = (escape(row["stage"] + thing), escape(str(row["rule"] or "")), value, limit, named)
-        decision = escape(str(row["error"] or row["decision"]))
-        rows += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + f"<td><b>{decision}</b></td></tr>"
-    head = "".join(f"<th>{name}</th>" for name in ("stage", "rule", "value", "threshold", "class", "decision"))
-    return f'<h2>What every stage said</h2><div class="insp-scroll"><table><tr>{head}</tr>{rows}</table></div>'
+        cells = {
+            "stage": row["stage"] + (f" · object {row['object']}" if row["object"] else ""),
+            "rule": row["rule"] or "",
+            "value": "" if row["value"] is None else f"{row['value']:.4g}",
+            "threshold": "" if row["threshold"] is None else f"{row['threshold']:.4g} ({row['origin']})",
+            "class": "" if row["class"] is None else f"{row['class']} ({row['probability']:.2f})",
+            "decision": row["error"] or row["decision"],
+        }
+        body += "<tr>" + "".join(f"<td>{escape(cells[name])}</td>" for name in columns) + "</tr>"
+    head = "".join(f"<th>{name}</th>" for name in columns)
+    return f'<h2>What every stage said</h2><div class="insp-scroll"><table><tr>{head}</tr>{body}</table></div>'
 
 
 def _sizes_html(sizes: Sizes) -> str:
@@ -630,15 +653,18 @@ _STYLE = """
 .insp-page .widget-html, .insp-page .widget-html-content { height: auto; line-height: 1.45; font-size: 13px; }
 .insp-head p { color: #52606d; }
 .insp-body { display: flex; flex-flow: row wrap; gap: 20px; align-items: flex-start; }
-.insp-left { flex: 1 1 300px; max-width: 360px; gap: 12px; }
-.insp-right { flex: 3 1 460px; min-width: 0; gap: 12px; }
+.insp-left { flex: 1 1 260px; max-width: 360px; gap: 12px; }
+.insp-right { flex: 3 1 400px; min-width: 0; gap: 12px; overflow: hidden !important; }
+@media (max-width: 720px) { .insp-left { max-width: none; } }
 .insp-card { background: #f7f9fb; border: 1px solid #dde3ea; border-radius: 10px; padding: 12px 14px; }
 .insp-card pre, .insp-card code { background: #e9eef3; border-radius: 5px; padding: 2px 6px; }
 .insp-card pre { padding: 8px 10px; }
 .insp-drop { border: 2px dashed #9fb3c8; border-radius: 8px; padding: 16px 8px; text-align: center; cursor: pointer;
   background: #fff; color: #52606d; }
 .insp-drop.insp-over { border-color: #0072b2; background: #eaf4fb; color: #0072b2; }
-.insp-page .insp-upload { background: #0072b2; color: #fff; border-radius: 6px; font-weight: 600; }
+.insp-page .insp-upload { background: #0072b2; color: #fff; border-radius: 6px; font-weight: 600;
+  font-size: 0; }
+.insp-upload::after { content: "Choose photos"; font-size: 13px; }
 .insp-small, .insp-page small { font-size: 12px; color: #52606d; }
 .insp-note { color: #a00000; }
 .insp-knobs { gap: 2px; }
@@ -655,10 +681,11 @@ _STYLE = """
 .insp-downloads a { border: 1px solid #0072b2; color: #00598c; border-radius: 6px; padding: 6px 12px; font-weight: 600;
   text-decoration: none; background: #fff; }
 .insp-downloads a:hover, .insp-downloads a:focus { background: #eaf4fb; }
+.insp-right > *, .insp-right .widget-html-content { max-width: 100%; min-width: 0; white-space: normal; }
 .insp-scroll { overflow-x: auto; }
 .insp-page table { border-collapse: collapse; width: 100%; font-size: 13px; }
 .insp-page th, .insp-page td { text-align: left; padding: 6px 10px; border-bottom: 1px solid #dde3ea;
-  white-space: nowrap; }
+  vertical-align: top; }
 .insp-page th { color: #52606d; font-weight: 600; }
 .insp-low, .insp-medium, .insp-high, .insp-critical { border-radius: 10px; padding: 1px 9px; font-weight: 600; }
 .insp-low { background: #d6ecfa; color: #0b4f78; } .insp-medium { background: #faf3b0; color: #5c5300; }
