@@ -1,0 +1,340 @@
+"""Sizes of a finished run: from its maps to files, against what was put into the maps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from helpers.analysis.calibration import Threshold
+from helpers.analysis.calibration_scene import LENS, PATTERN, SQUARE, TILTS, bar_sizes, photograph
+from helpers.analysis.severity import check_rules, parse_rules, parse_severity_limits, rate_severity, verdicts
+from helpers.analysis.sizing import PixelSize
+from helpers.data.coco import read_instances
+from helpers.notebook import ParameterError
+from helpers.runs import MissingRunError, Run
+from helpers.size_inspection import (
+    Calibration,
+    CalibrationError,
+    annotated_photo,
+    choose_calibration,
+    choose_run,
+    measure_run,
+    photo_maps,
+    pixel_threshold,
+    rating_file,
+    read_calibration,
+    shapes,
+    threshold_errors,
+    threshold_summary,
+    write_annotated,
+    write_measurements,
+)
+
+SIZE = Calibration(PixelSize(0.1, 0.1, 0.001, "mm"))
+SHAPE = (96, 128)  # of the photos; maps have half of it
+
+
+def _run(folder: Path) -> Run:
+    """A run of three photos whose maps hold a block of 40 x 8 px, one of 20 x 20 px, and nothing."""
+    maps = np.zeros((3, SHAPE[0] // 2, SHAPE[1] // 2), np.float16)
+    maps[0, 10:14, 20:40] = 4
+    maps[1, 20:30, 30:40] = 8
+    rows = []
+    for number, kind in enumerate(("cut", "dent", "good")):
+        photo = folder / "data" / kind / "0.png"
+        photo.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((*SHAPE, 3), 120, np.uint8)).save(photo)
+        mask = ""
+        if number < 2:
+            mask = str(photo.with_name("mask.png"))
+            truth = np.kron(maps[number] > 0, np.ones((2, 2))).astype(np.uint8) * 255
+            Image.fromarray(truth).save(mask)
+        row = {"image_path": str(photo), "mask_path": mask, "label_index": int(number < 2), "defect_type": kind}
+        rows.append(row | {"split": "test", "group": str(number), "score": float(number), "map_max": 0.0})
+    table = pd.DataFrame(rows)
+    table.attrs["root"] = str(folder / "data")
+    place = folder / "patchcore"
+    place.mkdir()
+    np.save(place / "maps_test.npy", maps)
+    written = table.assign(image_path=[f"{kind}/0.png" for kind in ("cut", "dent", "good")])
+    written[["image_path", "label_index", "defect_type", "split", "score", "map_max"]].to_csv(
+        place / "predictions.csv", index=False
+    )
+    parameters = {"image_size": [48, 64], "center_crop": None, "scheme": "one_class"}
+    thresholds = {
+        "image": Threshold(1.5, "known").to_dict(),
+        "pixel": Threshold(2.0, "known", kind="pixel").to_dict(),
+    }
+    info = {"model": "patchcore", "parameters": parameters, "thresholds": thresholds}
+    return Run(place, info, table)
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return _run(tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------------------- measure
+
+
+def test_maps_are_enlarged_to_the_photo(run):
+    maps = list(photo_maps(run, run.predictions("test")))
+    assert [found.shape for found in maps] == [SHAPE] * 3
+    assert maps[0].dtype == np.float32
+    assert maps[1][50, 70] == 8, "the middle of the block"
+    (second,) = photo_maps(run, run.predictions("test").iloc[1:2])
+    np.testing.assert_array_equal(second, maps[1])
+
+
+def test_defects_of_every_photo(run):
+    measured = measure_run(run, 2.0, SIZE)
+    table = measured.table
+    assert table["image_path"].tolist() == ["cut/0.png", "dent/0.png"]
+    assert table["photo_type"].tolist() == ["cut", "dent"]
+    assert table["defect_type"].tolist() == ["scratch", "spot"]
+    # Bilinear, a pixel beside a block has a quarter of its height (1 and 2), and one at its corner inside 9 sixteenths.
+    assert table["area_px"].tolist() == [40 * 8, 20 * 20]
+    assert table["length"].iloc[0] == pytest.approx(0.1 * np.hypot(40, 8))
+    assert table["length_error"].iloc[0] == pytest.approx(0.01 * table["length"].iloc[0])
+    assert table["peak_score"].tolist() == [4, 8]
+    assert measured.photos["image_path"].tolist() == ["cut/0.png", "dent/0.png", "good/0.png"]
+    labels = measured.labels("dent/0.png")
+    assert labels.shape == SHAPE and labels.max() == 1 and (labels > 0).sum() == table["area_px"].iloc[1]
+    assert not measured.labels("good/0.png").any()
+    assert measure_run(run, 2.0, SIZE, types="label").table["defect_type"].tolist() == ["cut", "dent"]
+
+
+def test_nothing_found_is_an_empty_table_of_the_same_kind(run):
+    empty, full = measure_run(run, 99.0, SIZE).table, measure_run(run, 2.0, SIZE).table
+    assert len(empty) == 0 and empty.dtypes.equals(full.dtypes)
+
+
+def test_edges_are_those_of_the_product(run):
+    photo = np.full((*SHAPE, 3), 10, np.uint8)
+    photo[:, 40:] = 200
+    photo[:10] = 10
+    for path in run.predictions("test")["image_path"]:
+        Image.fromarray(photo).save(path)
+    measured = measure_run(run, 2.0, SIZE, product="otsu")
+    cut, dent = measured.table["edge_distance_px"]
+    assert cut == 0, "it reaches over the product's left edge"
+    assert dent == pytest.approx(60 - 40, abs=1)
+    with pytest.raises(ValueError, match="product='ring'"):
+        measure_run(run, 2.0, SIZE, product="ring")
+    with pytest.raises(ValueError, match="types='size'"):
+        measure_run(run, 2.0, SIZE, types="size")
+    with pytest.raises(ValueError, match=r"cut/0\.png: opening_diameter"):
+        measure_run(run, 2.0, SIZE, opening_diameter=4)
+
+
+def test_long_and_compact():
+    table = pd.DataFrame({"length": [3.0, 2.9, 1.0], "width": [1.0, 1.0, 1.0]})
+    assert shapes(table) == ["scratch", "spot", "spot"]
+    assert shapes(table, elongation=1.0) == ["scratch"] * 3
+
+
+def test_size_errors_over_thresholds_have_the_runs_own_among_them(run):
+    curve = threshold_errors(run, 3, SIZE)
+    assert curve["own"].sum() == 1 and curve.loc[curve["own"], "threshold"].item() == 2.0
+    assert (curve["n"] == 2).all() and curve["threshold"].is_monotonic_increasing
+    own = curve[curve["own"]].iloc[0]
+    assert own["found"] == 1 and abs(own["area_error"]) < 0.12
+    row = threshold_summary({"patchcore": curve}).iloc[0]
+    assert row["area_error"] == own["area_error"]
+    assert abs(row["least_area_error"]) <= abs(row["area_error"])
+    made_up = pd.DataFrame(
+        {
+            **{"threshold": [1, 2, 3, 4], "own": [False, True, False, False], "n": 10, "n_found": [10, 8, 5, 3]},
+            **{"found": [1, 0.8, 0.5, 0.3], "area_error": [3, 1, 0.2, 0.0]},
+            **{"area_error_low": [2, 0.5, -0.1, -0.1], "area_error_high": [4, 2, 0.6, 0.1], "length_error": 0.0},
+        }
+    )
+    row = threshold_summary({"a": made_up}).iloc[0]
+    assert (row["least_area_error"], row["found_there"]) == (0.2, 0.5), "3 of 8 found are too few"
+    assert row["spread_there"] == pytest.approx(0.7)
+
+
+# --------------------------------------------------------------------------------------------------------------- export
+
+
+def _judged(measured, rules=({"measure": "length", "max": "2.5 mm"},)):
+    limits = parse_severity_limits([{"measure": "length", "medium": "1 mm", "critical": "3.5 mm"}])
+    table = measured.table.assign(severity=rate_severity(measured.table, limits))
+    return table, verdicts(check_rules(measured.table, parse_rules(rules), measured.photos["image_path"]))
+
+
+def test_annotated_photos_worst_first(run, tmp_path):
+    measured = measure_run(run, 2.0, SIZE)
+    table, judged = _judged(measured, [{"measure": "length", "max": "3.5 mm"}])
+    assert judged["verdict"].tolist() == ["FAIL", "PASS", "PASS"]
+    files = write_annotated(measured, table, judged, tmp_path / "photos", n_most=9)
+    assert [str(file.relative_to(tmp_path)) for file in files] == ["photos/cut/0.png.jpg", "photos/dent/0.png.jpg"]
+    assert all(file.is_file() for file in files)
+    one = write_annotated(measured, table, judged, tmp_path / "photos", n_most=1)
+    assert [file.name for file in (tmp_path / "photos").rglob("*.jpg")] == ["0.png.jpg"] == [one[0].name]
+    picture = annotated_photo(measured, table, judged, "cut/0.png")
+    assert picture.shape == (7 * SHAPE[0], 7 * SHAPE[1], 3), "96 x 7 is the first multiple from 640 on"
+    assert (picture == (213, 94, 0)).all(-1).any(), "critical, as the limits say"
+    np.testing.assert_allclose(np.asarray(Image.open(files[0])).astype(int).mean(), picture.mean(), atol=2)
+
+
+def test_files_hold_what_was_measured(run, tmp_path):
+    measured = measure_run(run, 2.0, SIZE)
+    table, judged = _judged(measured)
+    write_measurements(measured, table, judged, tmp_path / "sizes", {"detector": "patchcore"})
+    defects = pd.read_csv(tmp_path / "sizes" / "defects.csv")
+    assert defects["area"].tolist() == pytest.approx(table["area"].tolist())
+    assert defects["severity"].tolist() == ["critical", "medium"]
+    text = (tmp_path / "sizes" / "sizes.json").read_text()
+    assert "NaN" not in text
+    content = json.loads(text)
+    assert content["detector"] == "patchcore" and content["pixel_threshold"] == 2.0
+    assert content["pixel_size"]["error"] == 0.001
+    by_photo = {photo["image_path"]: photo for photo in content["photos"]}
+    assert [len(photo["defects"]) for photo in by_photo.values()] == [1, 1, 0]
+    assert by_photo["good/0.png"]["verdict"] == "PASS" and by_photo["good/0.png"]["measured"] is None
+    assert by_photo["cut/0.png"]["rule"] == "no defect with length over 2.5 mm"
+    assert by_photo["cut/0.png"]["defects"][0]["length"] == pytest.approx(table["length"].iloc[0])
+    # COCO beside the photos: the outlines are the measured pixels
+    (tmp_path / "data" / "defects.coco.json").write_bytes((tmp_path / "sizes" / "defects.coco.json").read_bytes())
+    for file in (tmp_path / "data").rglob("mask.png"):
+        file.unlink()
+    drawn = {Path(photo.image_path).parent.name: photo for photo in read_instances(tmp_path / "data")}
+    np.testing.assert_array_equal(drawn["dent"].instance_masks().any(0), measured.labels("dent/0.png") > 0)
+    assert drawn["dent"].categories == ["spot"]
+
+
+def test_a_board_rectifies_photos_and_maps(tmp_path):
+    """The map is the photo's darkness: bars and squares are measured where the camera was straightened."""
+    run = _run(tmp_path)
+    photos = [photograph(tilt, LENS) for tilt in TILTS]
+    for number, photo in enumerate(photos):
+        Image.fromarray(photo).save(tmp_path / f"{number}.png")
+    (tmp_path / "board.yml").write_text(
+        f"checkerboard: {{photos: {[f'{n}.png' for n in range(5)]}, pattern: {list(PATTERN)}, square: 0.5 cm}}\n"
+    )
+    calibration = choose_calibration(run.table, "mm", pixel_size=[], file=str(tmp_path / "board.yml"))
+    assert calibration.board is not None and calibration.pixel_size.unit == "mm"
+    assert SQUARE == 5.0
+    file = run.predictions("test")["image_path"].iloc[0]
+    Image.fromarray(photos[0]).save(file)
+    run.table = run.table.iloc[:1].assign(mask_path="")
+    run.table.attrs["root"] = str(tmp_path / "data")
+    predictions = pd.read_csv(run.folder / "predictions.csv").iloc[:1]
+    predictions.to_csv(run.folder / "predictions.csv", index=False)
+    np.save(run.folder / "maps_test.npy", ((photos[0] < 128)[None]).astype(np.float16))
+    measured = measure_run(run, 0.5, calibration, min_defect_area=200)
+    true_width, true_height = bar_sizes(measured.picture("cut/0.png")[..., 0], calibration.pixel_size)["width"]
+    slender = measured.table[measured.table["defect_type"] == "scratch"]
+    assert sorted(slender["width"]) == pytest.approx(sorted([true_width, true_height]), abs=0.15)
+    table, judged = _judged(measured)
+    write_measurements(measured, table, judged, tmp_path / "sizes", {})
+    rectified = cv2.imread(str(tmp_path / "sizes" / "rectified" / "cut" / "0.png"))
+    content = json.loads((tmp_path / "sizes" / "defects.coco.json").read_text())
+    assert rectified.shape[:2] == (content["images"][0]["height"], content["images"][0]["width"])
+    assert rectified.shape[:2] == calibration.board.rectified_shape
+
+
+# -------------------------------------------------------------------------------------------------------------- choices
+
+
+def test_the_run_that_learned_outlines_comes_first(run, tmp_path):
+    with pytest.raises(MissingRunError, match="02_train_patchcore"):
+        choose_run(tmp_path)
+    with pytest.raises(MissingRunError, match="03_train_unet"):
+        choose_run(tmp_path, "unet")
+    from helpers.data.samples import write_table
+    from helpers.runs import write_json
+
+    written = run.table.drop(columns=["score", "map_max"])
+    for name in ("patchcore", "unet"):
+        write_json(run.info | {"model": name}, tmp_path / name / "run.json")
+        write_table(written, tmp_path / name / "samples.csv")
+    np.save(tmp_path / "unet" / "maps_test.npy", np.zeros((3, 2, 2)))
+    assert choose_run(tmp_path).name == "unet"
+    assert choose_run(tmp_path, "patchcore").name == "patchcore"
+    (tmp_path / "unet" / "maps_test.npy").unlink()
+    with pytest.raises(ParameterError, match="MODEL='unet'"):
+        choose_run(tmp_path, "unet")
+
+
+def test_thresholds_by_name_or_number(run):
+    assert pixel_threshold(run).value == 2.0
+    assert pixel_threshold(run, "0.25").value == 0.25 and pixel_threshold(run, "0.25").kind == "pixel"
+    for name in ("image", "start", "nan", "low"):
+        with pytest.raises(ParameterError, match=f"PIXEL_THRESHOLD='{name}': patchcore has pixel"):
+            pixel_threshold(run, name)
+    run.info["parameters"]["start_threshold"] = 0.3
+    assert pixel_threshold(run, "start").value == 0.3
+
+
+def test_where_the_pixel_size_comes_from(tmp_path):
+    table = SimpleNamespace(attrs={"pixel_size": 0.05})
+    size = choose_calibration(table, "cm", pixel_size=[], error=0.0001).pixel_size
+    assert (size.value_x, size.error, size.unit) == (pytest.approx(0.005), 0.0001, "cm")
+    size = choose_calibration(table, "mm", pixel_size=[0.1, 0.2]).pixel_size
+    assert (size.value_x, size.value_y) == (0.1, 0.2)
+    assert choose_calibration(table, "px", pixel_size=[]).pixel_size.unit == "px"
+    unknown = choose_calibration(SimpleNamespace(attrs={}), "mm", pixel_size=[]).pixel_size
+    assert unknown.unit == "px" and "not known" in unknown.origin
+    file = tmp_path / "points.yml"
+    file.write_text("points: {first: [0, 0], second: [254, 0], distance: 1 inch, distance_error: 0.254 mm}")
+    size = choose_calibration(table, "mm", pixel_size=[], file=str(file)).pixel_size
+    assert size.value_x == pytest.approx(0.1)
+    assert size.relative_error == pytest.approx(np.hypot(np.sqrt(2) / 254, 0.01))
+    for unit, options, message in (
+        ("mm", {"pixel_size": [0.1], "file": str(file)}, "PIXEL_SIZE and PIXEL_SIZE_FROM"),
+        ("px", {"pixel_size": [0.1]}, "PIXEL_SIZE and UNIT=px"),
+        ("mm", {"pixel_size": [1, 2, 3]}, r"expected \[size\]"),
+        ("mm", {"pixel_size": ["a"]}, "PIXEL_SIZE='a'"),
+        ("mm", {"pixel_size": [0]}, "PIXEL_SIZE=0"),
+    ):
+        with pytest.raises(ParameterError, match=message):
+            choose_calibration(table, unit, **options)
+
+
+def test_a_reference_object_in_a_photo(tmp_path):
+    Image.fromarray(photograph(what="disc")).save(tmp_path / "disc.png")
+    file = tmp_path / "disc.yml"
+    file.write_text("object: {photo: disc.png, size: 2 cm, size_error: 0.1 mm}")
+    size = read_calibration(file).pixel_size
+    assert size.unit == "cm" and size.value_x == pytest.approx(9.5 / 700, rel=0.005)
+    assert size.relative_error > 0.1 / 20
+
+
+def test_the_example_calibration_is_read():
+    size = read_calibration(rating_file("calibration", "mm")).pixel_size
+    assert size.value_x == pytest.approx(0.05) and size.unit == "mm"
+    assert rating_file("severity", "px").name == "severity_px.yml" and rating_file("drawing", "inch").is_file()
+    assert rating_file("severity", "mm", "/mine.yml") == Path("/mine.yml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("points: [", "no valid YAML"),
+        ("ruler: {}", "one of points, object, checkerboard"),
+        ("points: {first: [0, 0], second: [1, 1]}", "points needs distance, first, second"),
+        ("points: {first: [0, 0], second: [9, 1], distance: 5 mm, colour: red}", "may have click_error"),
+        ("points: {first: [0, 0], second: [9], distance: 5 mm}", "in pixels"),
+        ("points: {first: [0, 0], second: [0, 0], distance: 5 mm}", "two different"),
+        ("points: {first: [0, 0], second: [9, 0], distance: 5}", "write it like 2 mm"),
+        ("points: {first: [0, 0], second: [9, 0], distance: 5 px}", "must be a length in mm"),
+        ("checkerboard: {photos: [a.png], pattern: 9, square: 5 mm}", "board.yml"),
+    ],
+)
+def test_a_calibration_that_cannot_be_used_is_named(tmp_path, text, message):
+    file = tmp_path / "board.yml"
+    file.write_text(text)
+    with pytest.raises(CalibrationError, match=message) as error:
+        read_calibration(file)
+    assert "board.yml" in str(error.value)
+    with pytest.raises(CalibrationError, match="There is no file"):
+        read_calibration(tmp_path / "none.yml")

@@ -1,0 +1,82 @@
+"""Sizes of drawn defects, compared defect by defect, and the figures that show how far they can be trusted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from helpers import read_dataset
+from helpers.analysis.calibration_scene import calibration_trial
+from helpers.analysis.size_truth import accuracy_summary, compare_with_drawn, is_drawn
+from helpers.data.synthetic import draw_mesh
+from helpers.views import size_checks
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory) -> pd.DataFrame:
+    folder = draw_mesh(tmp_path_factory.mktemp("drawn"), n_train=1, n_test_normal=1, n_test_per_defect=6)
+    assert is_drawn(folder)
+    return compare_with_drawn(read_dataset(folder))
+
+
+def test_every_drawn_defect_is_compared(compared):
+    assert len(compared) >= 24 and compared["image_path"].nunique() == 24
+    assert set(compared["defect_type"]) == {"broken_strand", "hole", "shifted_strand", "contamination"}
+    assert compared["area"].notna().all()
+    np.testing.assert_allclose(compared["area_error"], compared["area"] / compared["true_area"] - 1)
+    assert (compared["length_error"].abs() <= 1.5).all()
+
+
+def test_what_is_beyond_is_so_in_the_mask(compared):
+    summary = accuracy_summary(compared)
+    assert (summary["within"] + summary["beyond"] == summary["n"]).all()
+    assert (summary["beyond"] == summary["beyond_in_mask"]).all()
+    assert summary["n"].iloc[-1] == len(compared)
+
+
+def test_the_summary_by_hand():
+    table = pd.DataFrame(
+        {
+            "true_area": [100, 250, 300, 350, 500, 600],
+            "area_error": [0.5, 0.04, -0.06, np.nan, 0.03, -0.01],
+            "mask_area_error": [0.5, 0.04, -0.06, 0.0, 0.0, 0.0],
+            "length_error": [0.1, 0.2, 0.3, np.nan, -2.0, 0.5],
+            "mask_length_error": [0.0, 0.0, 0.0, 0.0, -1.6, 0.0],
+        }
+    )
+    middle, large, length = accuracy_summary(table).to_dict("records")
+    assert (middle["n"], middle["within"], middle["beyond"], middle["beyond_in_mask"]) == (3, 1, 2, 1)
+    assert (large["n"], large["within"], large["beyond"], large["beyond_in_mask"]) == (2, 1, 1, 0)
+    assert (length["n"], length["within"], length["beyond"], length["beyond_in_mask"]) == (6, 4, 2, 1)
+    assert length["largest"] == 2.0 and middle["median"] == pytest.approx(0.05)
+
+
+def test_a_dataset_that_is_not_drawn_is_refused(photos):
+    assert not is_drawn(photos)
+    with pytest.raises(FileNotFoundError, match="not drawn"):
+        compare_with_drawn(read_dataset(photos))
+
+
+def test_figures_have_named_axes_and_their_note(compared, tmp_path):
+    trial = calibration_trial()
+    picture = np.zeros((40, 60, 3), np.uint8)
+    drawn = {
+        "accuracy": lambda **o: size_checks.size_accuracy(compared, **o),
+        "calibration": lambda **o: size_checks.calibration_errors(trial, **o),
+        "photos": lambda **o: size_checks.photos_side_by_side([picture, picture[..., 0]], ["a", "b"], **o),
+    }
+    for name, draw in drawn.items():
+        figure = draw(note="untrained backbone")
+        assert isinstance(figure, Figure)
+        figure.savefig(tmp_path / f"{name}.png")
+        assert figure.get_supxlabel() == "untrained backbone"
+        assert any(axis.get_title() or axis.get_title(loc="left") for axis in figure.axes)
+    accuracy = drawn["accuracy"]()
+    assert all(axis.get_xlabel() and axis.get_ylabel() for axis in accuracy.axes)
+    assert f"{len(compared)} drawn defects" in accuracy.axes[0].get_title()
+    with pytest.raises(ValueError, match="no defect"):
+        size_checks.size_accuracy(compared.iloc[:0])
+    with pytest.raises(ValueError, match="2 titles"):
+        size_checks.photos_side_by_side([picture], ["a", "b"])
