@@ -6,6 +6,7 @@ Nothing here holds more than a few frames. Decoding and encoding are PyAV's (FFm
 from __future__ import annotations
 
 import glob
+import heapq
 import re
 import sys
 import threading
@@ -208,18 +209,39 @@ def _file_frames(path: Path, fps: float) -> Iterator[Frame]:
         stream.thread_type = "SLICE"
         stream.codec_context.options = {"err_detect": "explode"}
         rate = float(stream.average_rate or stream.guessed_rate or SEQUENCE_FPS)
-        first, after_broken = None, False
-        for number, found in enumerate(_decoded(container, stream)):
-            stamp = found[0] if isinstance(found, tuple) else found.time
+        first = None
+        for number, (stamp, found, doubtful) in enumerate(_in_order(_decoded(container, stream))):
             first = stamp if first is None else first
             seconds = number / fps if fps else (number / rate if stamp is None else max(0.0, stamp - (first or 0.0)))
             name = f"{path.name}#{number}"
-            if isinstance(found, tuple):
-                after_broken = True
-                yield Frame(number, seconds, None, name, error=found[1])
+            if isinstance(found, str):
+                yield Frame(number, seconds, None, name, error=found)
             else:
-                after_broken = after_broken and not found.key_frame
-                yield Frame(number, seconds, _pixels(found), name, error=_FOLLOWS_BROKEN if after_broken else "")
+                yield Frame(number, seconds, _pixels(found), name, error=_FOLLOWS_BROKEN if doubtful else "")
+
+
+def _in_order(
+    decoded: Iterator[av.VideoFrame | tuple[float | None, str]],
+) -> Iterator[tuple[float | None, av.VideoFrame | str, bool]]:
+    """Time, frame (or what is wrong with it), and whether it was decoded after a broken one and before a key frame.
+
+    Frames come in the order in which they are shown, packets that break in that in which they are decoded: they wait
+    here until their time has come.
+    """
+    broken: list[tuple[float, str]] = []
+    now, doubtful = 0.0, False
+    for found in decoded:
+        if isinstance(found, tuple):
+            doubtful = True
+            heapq.heappush(broken, (now if found[0] is None else found[0], found[1]))
+            continue
+        doubtful = doubtful and not found.key_frame
+        now = now if found.time is None else found.time
+        while broken and broken[0][0] < now:
+            yield *heapq.heappop(broken), False
+        yield found.time, found, doubtful
+    for stamp, error in sorted(broken):
+        yield stamp, error, False
 
 
 def _decoded(

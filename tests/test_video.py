@@ -95,7 +95,7 @@ def write_photos(folder: Path, count: int) -> Path:
     return folder
 
 
-def write_video(path: Path, count: int = 30, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Path:
+def write_video(path: Path, count: int = 30, size: tuple[int, int] = (HEIGHT, WIDTH), b_frames: int = 0) -> Path:
     """Written by PyAV alone, with key frames at known places."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS)
@@ -104,7 +104,7 @@ def write_video(path: Path, count: int = 30, size: tuple[int, int] = (HEIGHT, WI
             "g": str(KEY_EVERY),
             "keyint_min": str(KEY_EVERY),
             "sc_threshold": "0",
-            "bf": "0",
+            "bf": str(b_frames),
             "crf": "10",
         }
         for number in range(count):
@@ -225,6 +225,21 @@ def test_a_damaged_frame_is_reported_and_those_that_follow_it_are_doubtful(tmp_p
     assert all("cannot be decoded" in frames[number].error for number in (14, 15))
     doubtful = [frame.number for frame in frames if frame.error.startswith("follows a broken frame")]
     assert doubtful == list(range(16, 24)), "until the key frame at 24"
+
+
+def test_broken_frames_stand_where_they_would_be_shown(tmp_path):
+    """With B-frames packets are not in the order of frames: the times of all must still be 0 to 29, each once."""
+    video = write_video(tmp_path / "clip.mp4", b_frames=2)
+    with av.open(str(video)) as container:
+        shown_at = [
+            round(float(packet.pts * packet.time_base) * FPS) for packet in container.demux(video=0) if packet.size
+        ]
+    assert shown_at != sorted(shown_at), "there are B-frames"
+    frames = list(open_source(damaged(video, tmp_path / "damaged.mp4", (14, 15, 16))))
+    first = min(shown_at)
+    assert [round(frame.seconds * FPS) for frame in frames] == list(range(30))
+    broken = [frame.number for frame in frames if frame.photo is None]
+    assert set(broken) >= {shown_at[place] - first for place in (14, 15, 16)}
 
 
 def test_a_truncated_file_gives_what_it_has(tmp_path):

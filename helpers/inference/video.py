@@ -484,7 +484,7 @@ class _Judge:
 
 
 class _TableFile:
-    """A CSV that grows row by row and appears under its name when it is whole; kept on Ctrl-C, not on an error."""
+    """A CSV that grows row by row and appears under its name when the block ends; after an error nothing is left."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
