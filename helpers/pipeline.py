@@ -65,12 +65,16 @@ class Node:
         after: names of the notebooks whose results it reads.
         leaves: files below the dataset's artifacts folder that are there once it is finished.
         needs: what it can do nothing without, a key of :data:`NEEDS`; empty: nothing.
+        part_of: the notebook's file name without suffix, where the node runs a part of it only.
+        without: tag of the cells that are then left out.
     """
 
     name: str
     after: tuple[str, ...]
     leaves: tuple[str, ...]
     needs: str = ""
+    part_of: str = ""
+    without: str = ""
 
     @property
     def number(self) -> str:
@@ -80,7 +84,7 @@ class Node:
     @property
     def path(self) -> Path:
         """The notebook itself."""
-        return NOTEBOOKS_FOLDER / f"{self.name}.ipynb"
+        return NOTEBOOKS_FOLDER / f"{self.part_of or self.name}.ipynb"
 
 
 SERIES: tuple[Node, ...] = (
@@ -104,11 +108,36 @@ SERIES: tuple[Node, ...] = (
         ("leaderboard.csv",),
     ),
     Node(
+        "07_cascade_inference",
+        ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass"),
+        ("cascades/rates.csv",),
+        "masks of defects",
+    ),
+    Node(
         "08_size_analysis",
         ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass"),
         ("sizes/defects.csv", "sizes/verdicts.csv", "sizes/sizes.json", "sizes/defects.coco.json"),
     ),
 )
+
+CASCADES = "07_cascade_inference"
+BESIDE: dict[str, tuple[str, tuple[Node, ...]]] = {
+    "mesh": (
+        "nuts",
+        (
+            Node("01_setup_and_validate", (), ("samples.csv",)),
+            Node("02_train_patchcore", ("01_setup_and_validate",), ("patchcore/run.json",)),
+            Node(
+                "03_foreground",
+                ("01_setup_and_validate",),
+                ("foreground/foreground.json",),
+                part_of="03_train_unet_deeplabv3plus",
+                without="segmenters",
+            ),
+        ),
+    )
+}
+"""Built-in dataset -> another one that a cascade of notebook 07 judges, and the notebooks that make the runs for it."""
 
 NEEDS: dict[str, Callable[[pd.DataFrame], bool]] = {
     "good photos in train": lambda table: bool(((table["split"] == "train") & (table["label_index"] == 0)).any()),
@@ -156,28 +185,65 @@ def run(
     state = _State(folder)
     fingerprints: dict[str, str] = {}
     for node in SERIES:
+        before = [fingerprints[name] for name in node.after]
+        if node.name == CASCADES:
+            before += _run_beside(dataset, profile, settings, artifacts, left_alone=bool(only), again=force)
         if node not in chosen:  # what is read from it was made as it is recorded, whatever is asked for now
             fingerprints[node.name] = state.fingerprint(node)
             continue
-        fingerprints[node.name] = _fingerprint(node, parameters[node.name], dataset, fingerprints)
-        if (
-            node.needs
-            and (folder / "samples.csv").is_file()
-            and not NEEDS[node.needs](read_table(folder / "samples.csv"))
-        ):
-            print(f"{node.name}: skipped, the dataset has no {node.needs}", flush=True)
-            state.begin(node)
-            continue
         again = force or (bool(start) and node.number >= start)
-        if not again and state.is_current(node, fingerprints[node.name]):
-            print(f"{node.name}: finished and unchanged, skipped", flush=True)
-            continue
-        state.begin(node)
-        seconds = execute(node, parameters[node.name], folder)
-        state.finish(node, fingerprints[node.name], seconds)
-        print(f"{node.name}: done in {seconds:.0f} s", flush=True)
+        fingerprints[node.name] = _update(node, parameters[node.name], dataset, state, before, again)
     write_report(folder, state)
     return folder
+
+
+def _update(
+    node: Node, parameters: dict[str, Any], dataset: Path, state: _State, before: Sequence[str], again: bool
+) -> str:
+    """Run a notebook unless it is finished and unchanged; returns its fingerprint."""
+    fingerprint, folder = _fingerprint(node, parameters, dataset, before), state.folder
+    if node.needs and (folder / "samples.csv").is_file() and not NEEDS[node.needs](read_table(folder / "samples.csv")):
+        print(f"{node.name}: skipped, the dataset has no {node.needs}", flush=True)
+        state.begin(node)
+    elif not again and state.is_current(node, fingerprint):
+        print(f"{node.name}: finished and unchanged, skipped", flush=True)
+    else:
+        state.begin(node)
+        seconds = execute(node, parameters, folder)
+        state.finish(node, fingerprint, seconds)
+        print(f"{node.name}: done in {seconds:.0f} s", flush=True)
+    return fingerprint
+
+
+def _run_beside(
+    dataset: Path, profile: str, settings: Sequence[str], artifacts: str | Path, *, left_alone: bool, again: bool
+) -> list[str]:
+    """Make the runs that notebook 07 needs of another built-in dataset, see :data:`BESIDE`; returns their fingerprints.
+
+    Args:
+        dataset: of the series; nothing is done for any but a built-in one.
+        profile: see :func:`run`.
+        settings: see :func:`run`.
+        artifacts: see :func:`run`.
+        left_alone: leave the other dataset's runs as they are.
+        again: run even what is finished and unchanged.
+    """
+    if dataset.parent != PROJECT_ROOT / "datasets" or dataset.name not in BESIDE:
+        return []
+    name, nodes = BESIDE[dataset.name]
+    state = _State(dataset_folder(artifacts, name, profile))
+    if left_alone:
+        return [state.fingerprint(node) for node in nodes]
+    print(f"{name}, which a cascade of {CASCADES} judges:", flush=True)
+    other = ensure_dataset(dataset.parent / name)
+    given = {"DATASET": str(other), "PROFILE": profile, "ARTIFACTS": str(artifacts)}
+    parameters = collect_parameters(profile, settings, given)
+    fingerprints: dict[str, str] = {}
+    for node in nodes:
+        values = {key: value for key, value in parameters[node.path.stem].items() if key not in FOLDERS}
+        before = [fingerprints[one] for one in node.after]
+        fingerprints[node.name] = _update(node, values, other, state, before, again)
+    return list(fingerprints.values())
 
 
 def ensure_dataset(dataset: Path) -> Path:
@@ -320,7 +386,8 @@ def execute(node: Node, parameters: dict[str, Any], folder: Path) -> float:
     parameter_file = out.with_suffix(".parameters.yml")
     parameter_file.write_text(yaml.safe_dump(parameters, sort_keys=False), encoding="utf-8")
     log = out.with_suffix(".log")
-    command = [sys.executable, "-m", "papermill", str(node.path), str(out), "-f", str(parameter_file)]
+    source = node.path if not node.without else write_part(node, out.with_suffix(".source.ipynb"))
+    command = [sys.executable, "-m", "papermill", str(source), str(out), "-f", str(parameter_file)]
     command += ["--kernel", "python3", "--cwd", str(NOTEBOOKS_FOLDER), "--log-output", "--no-progress-bar"]
     command += ["--execution-timeout", str(CELL_TIMEOUT_SECONDS)]
     started = last = time.monotonic()
@@ -339,6 +406,17 @@ def execute(node: Node, parameters: dict[str, Any], folder: Path) -> float:
     if process.returncode != 0:
         raise PipelineError(f"{_failure(out) or _tail(log)}\nExecuted copy: {out}\nLog: {log}")
     return time.monotonic() - started
+
+
+def write_part(node: Node, file: Path) -> Path:
+    """Write a node's notebook without the cells that it leaves out; returns the file."""
+    import nbformat
+    from nbconvert.preprocessors import TagRemovePreprocessor
+
+    remover = TagRemovePreprocessor(remove_cell_tags={node.without}, enabled=True)
+    part, _ = remover.preprocess(nbformat.read(node.path, as_version=4), {})
+    nbformat.write(part, file)
+    return file
 
 
 def _headless() -> dict[str, str]:
@@ -404,7 +482,7 @@ class _State:
         write_json(self.finished, self.file)
 
 
-def _fingerprint(node: Node, parameters: dict[str, Any], dataset: Path, before: dict[str, str]) -> str:
+def _fingerprint(node: Node, parameters: dict[str, Any], dataset: Path, before: Sequence[str]) -> str:
     package = hashlib.blake2b(digest_size=16)
     code = Path(__file__).parent
     for file in sorted([*code.rglob("*.py"), *code.rglob("weights/*/config.json")]):
@@ -415,7 +493,7 @@ def _fingerprint(node: Node, parameters: dict[str, Any], dataset: Path, before: 
         parameters,
         _dataset_state(dataset),
         [_dataset_state(project_path(parameters[name])) for name in FOLDERS if _is_folder(parameters.get(name, ""))],
-        [before[name] for name in node.after],
+        list(before),
     ]
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 

@@ -241,7 +241,8 @@ class Cascade:
             raise CascadeError(f"save: {', '.join(unknown)} is not known; known: {', '.join(FOLDERS)}.")
         root, jobs = _jobs(images)
         out = project_path(out_dir)
-        if root and out.is_relative_to(root):
+        # files that are listed one by one cannot be mistaken for results, whatever folder they have in common
+        if root and isinstance(images, str | Path) and out.is_relative_to(root):
             raise CascadeError(
                 f"{out} lies among the photos of {root}; the results need a folder of their own (--out)."
             )

@@ -20,6 +20,7 @@ from helpers.analysis.calibration import Threshold, percent
 from helpers.views.figures import (
     BLACK,
     CYCLE,
+    GREEN,
     GREY,
     ORANGE,
     SKY,
@@ -301,6 +302,105 @@ def detection_bars(by_class: pd.DataFrame, *, note: str | None = None) -> Figure
     ]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
     return figure
+
+
+def cascade_flow(outcomes: Mapping[str, pd.DataFrame], *, note: str | None = None) -> Figure:
+    """Shows where the defect photos and the good photos of each cascade ended, as stacked shares with their counts.
+
+    Args:
+        outcomes: cascade -> counts, rows ``defect`` and ``good``, as from :func:`helpers.cascade_study.outcomes`.
+        note: printed in the corner.
+
+    Raises:
+        ValueError: When there is no cascade.
+    """
+    if not outcomes:
+        raise ValueError("outcomes is empty: there is no cascade to show.")
+    figure = new_figure(1.9 + 0.5 * len(outcomes), note)
+    panels = figure.subplots(1, 2, sharey=True)
+    columns = list(next(iter(outcomes.values())).columns)
+    colours = {
+        "defect": dict(zip(columns, (VERMILLION, ORANGE, GREEN, GREY), strict=True)),
+        "good": dict(zip(columns, (GREEN, SKY, VERMILLION, GREY), strict=True)),
+    }
+    words = {
+        "defect": ("lost by stage 1", "missed by stage 2", "found", "not judged"),
+        "good": ("let go by stage 1", "let go by stage 2", "false alarm", "not judged"),
+    }
+    for axis, kind, title in zip(panels, ("defect", "good"), ("Defect photos", "Good photos"), strict=True):
+        for place, counts in enumerate(outcomes.values()):
+            row = counts.loc[kind]
+            left, total = 0.0, max(1, int(row.sum()))
+            for name in columns:
+                share = row[name] / total
+                axis.barh(place, share, left=left, color=colours[kind][name], edgecolor="white", height=0.62)
+                if share >= 0.05:
+                    dark = colours[kind][name] in (VERMILLION, GREEN)
+                    text = {"ha": "center", "va": "center", "fontsize": 9, "color": "white" if dark else "black"}
+                    axis.text(left + share / 2, place, f"{int(row[name])}", **text)
+                left += share
+            axis.text(1.02, place, f"n={int(row.sum())}", va="center", fontsize=9)
+        used = [name for name in columns if any(counts.loc[kind, name] for counts in outcomes.values())]
+        handles = [Patch(color=colours[kind][name], label=words[kind][columns.index(name)]) for name in used]
+        axis.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, frameon=False, fontsize=9)
+        axis.set_title(title, pad=42)
+        axis.set(xlim=(0, 1), xlabel="share of the photos")
+        axis.xaxis.set_major_formatter(PercentFormatter(1.0))
+        clean_axis(axis)
+    panels[0].set_yticks(range(len(outcomes)), [shorten(name, 22) for name in outcomes])
+    panels[0].set_ylim(len(outcomes) - 0.5, -0.5)
+    panels[0].set_ylabel("cascade")
+    return figure
+
+
+def stage_rates_figure(rates: pd.DataFrame, *, unit: str = "photos", note: str | None = None) -> Figure:
+    """Shows recall and false alarms of each stage alone and of both together, with intervals and counts.
+
+    Args:
+        rates: as from :func:`helpers.analysis.cascade_costs.cascade_rates`, with a column ``cascade``.
+        unit: what is counted.
+        note: printed in the corner.
+
+    Raises:
+        ValueError: When there is no row.
+    """
+    if rates.empty:
+        raise ValueError("rates is empty: there is nothing to show.")
+    figure = new_figure(1.6 + 0.48 * len(rates), note)
+    panels = figure.subplots(1, 2, sharey=True)
+    first, total = rates["cascade"] != rates["cascade"].shift(), ("n_defect", "n_normal")
+    places = np.arange(len(rates)) + 0.35 * (first.cumsum().to_numpy() - 1)  # a gap between cascades
+    for axis, rate, count, n, title in zip(
+        panels,
+        ("recall", "false_alarm_rate"),
+        ("found", "false_alarms"),
+        total,
+        (f"Defect {unit} found", f"Good {unit} called defect"),
+        strict=True,
+    ):
+        for place, row in zip(places, rates.to_dict("records"), strict=True):
+            colour = CYCLE[("stage 1", "stage 2", "both").index(_stage_word(row["decided_by"]))]
+            if not np.isfinite(row[rate]):
+                axis.text(0.02, place, "none to count", va="center", fontsize=9, color="#606060")
+                continue
+            axis.plot([row[f"{rate}_low"], row[f"{rate}_high"]], [place, place], color=colour, linewidth=3)
+            axis.plot([row[rate]], [place], "o", color=colour, markeredgecolor="black", markersize=8, clip_on=False)
+            axis.text(
+                1.03, place, f"{row[count]} of {row[n]}", va="center", fontsize=9, transform=axis.get_yaxis_transform()
+            )
+        axis.set(xlim=(0, 1), xlabel=f"share of the {unit} (Wilson 95 %)", title=title)
+        axis.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axis.grid(axis="x", color="#E5E5E5")
+        clean_axis(axis)
+    names = [f"{shorten(row.cascade, 16)}: {row.decided_by}" for row in rates.itertuples()]
+    panels[0].set_yticks(places, names)
+    panels[0].set_ylim(places[-1] + 0.6, -0.6)
+    panels[0].set_ylabel("decided by")
+    return figure
+
+
+def _stage_word(decided_by: str) -> str:
+    return next((word for word in ("stage 1", "stage 2") if decided_by.startswith(word)), "both")
 
 
 def cost_curves(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import ipywidgets
@@ -11,6 +12,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from helpers.analysis.calibration import Threshold
+from helpers.analysis.cascade_costs import (
+    Prices,
+    best_first_threshold,
+    cost_without_stage_1,
+    expected_costs,
+    first_thresholds,
+)
+from helpers.views import class_figures
 from helpers.views.figures import NotebookFigure, map_gallery
 
 OUTCOMES = ("missed defects", "false alarms", "found defects", "accepted normal photos")
@@ -83,6 +92,50 @@ def threshold_explorer(
     outcome.observe(update, names="value")
     update()
     return ipywidgets.VBox([slider, outcome, counts, gallery])
+
+
+def cost_explorer(
+    scores: pd.DataFrame, threshold_2: float, prices: Prices, *, prevalence: float = 0.01, price_ratio: float = 100.0
+) -> ipywidgets.VBox:
+    """Two sliders, the share of defects and the price of a miss; below them the cost curve and its lowest point.
+
+    Without JavaScript `helpers.views.class_figures.cost_curves` and `best_threshold_figure` show several cases at once.
+
+    Args:
+        scores: of val, both classes: ``label_index``, ``score_1`` and ``score_2`` (`helpers.analysis.cascade_costs`).
+        threshold_2: of stage 2.
+        prices: of a false alarm and of time; its price of a miss is the slider's.
+        prevalence: share of defects where the slider begins, 0.0001 to 0.5.
+        price_ratio: price of a miss over that of a false alarm where the slider begins, 1 to 10000.
+
+    Returns:
+        A VBox of four children: both sliders, the best threshold (HTML) and the curve (PNG).
+    """
+    long = {"layout": ipywidgets.Layout(width="90%"), "style": {"description_width": "11em"}}
+    options = {"base": 10, "step": 0.05, "readout_format": ".3g", "continuous_update": False, **long}
+    share = ipywidgets.FloatLogSlider(prevalence, min=-4, max=np.log10(0.5), description="share of defects", **options)
+    ratio = ipywidgets.FloatLogSlider(price_ratio, min=0, max=4, description="miss : false alarm", **options)
+    words, curve = ipywidgets.HTML(), ipywidgets.Image(format="png")
+    limits = first_thresholds(scores)
+
+    def update(_: object = None) -> None:
+        miss = ratio.value * prices.false_alarm
+        case = {"prevalence": share.value, "prices": replace(prices, miss=miss)}
+        best = best_first_threshold(scores, threshold_2, **case)
+        table = expected_costs(scores, limits, threshold_2, **case)
+        lowest = table.loc[table["threshold_1"] == best.value].iloc[0]
+        words.value = (
+            f"lowest at {best.value:.4g}: {100 * lowest['passed']:.3g} % of the photos go on, a photo costs "
+            f"{lowest['cost']:.3g} (val, n={len(scores)})"
+        )
+        name = f"{100 * share.value:.3g} % defects, {ratio.value:.3g} : 1"
+        alone = cost_without_stage_1(scores, threshold_2, **case)
+        curve.value = _png(class_figures.cost_curves({name: table}, {name: best.value}, {name: alone}))
+
+    share.observe(update, names="value")
+    ratio.observe(update, names="value")
+    update()
+    return ipywidgets.VBox([share, ratio, words, curve])
 
 
 def _counts_html(counts: Mapping[str, int], threshold: float, stored: float) -> str:
