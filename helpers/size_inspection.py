@@ -7,7 +7,7 @@ each photo's own size before anything is measured, so that a photo that the netw
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from helpers.analysis.pixel_size import (
     pixel_size_from_object,
     pixel_size_from_points,
 )
-from helpers.analysis.severity import Quantity
+from helpers.analysis.severity import Quantity, Rule, SeverityLimits
 from helpers.analysis.sizing import PixelSize, coco_of_defects, label_defects, measure_labels, size_error_by_threshold
 from helpers.data.images import image_sizes, read_image, read_mask
 from helpers.data.samples import relative_path
@@ -96,6 +96,28 @@ def pixel_threshold(run: Run, name: str = "pixel") -> Threshold:
 def rating_file(kind: str, unit: str, given: str = "") -> Path:
     """The YAML file of limits (``severity``) or rules (``drawing``): the one given, else the example for the unit."""
     return project_path(given) if given else RATINGS_FOLDER / f"{kind}{'_px' if unit == 'px' else ''}.yml"
+
+
+def check_types(types: str, table: pd.DataFrame, limits: Sequence[SeverityLimits], rules: Sequence[Rule]) -> None:
+    """Refuse limits and rules of a type that no defect can have: they would hold for nothing, and pass every photo.
+
+    Args:
+        types: what a type is, see :func:`measure_run`.
+        table: the sample table.
+        limits: of severity.
+        rules: of a drawing.
+
+    Raises:
+        ParameterError: naming the type and those there are.
+    """
+    known = {LONG, COMPACT} if types == "shape" else set(table["defect_type"])
+    for name, lines in (("SEVERITY", limits), ("RULES", rules)):
+        unknown = sorted({line.defect_type for line in lines if line.defect_type} - known)
+        if unknown:
+            raise ParameterError(
+                f"{name} names the type {unknown[0]!r}, which no defect has with TYPES={types!r}. It may name "
+                f"{', '.join(sorted(known))}; give a file of your own, or the other TYPES."
+            )
 
 
 # ---------------------------------------------------------------------------------------------------------- calibration

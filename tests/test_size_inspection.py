@@ -23,6 +23,7 @@ from helpers.size_inspection import (
     Calibration,
     CalibrationError,
     annotated_photo,
+    check_types,
     choose_calibration,
     choose_run,
     measure_run,
@@ -263,6 +264,17 @@ def test_the_run_that_learned_outlines_comes_first(run, tmp_path):
     (tmp_path / "unet" / "maps_test.npy").unlink()
     with pytest.raises(ParameterError, match="MODEL='unet'"):
         choose_run(tmp_path, "unet")
+
+
+def test_rules_of_a_type_that_no_defect_has_are_refused(run):
+    rules = parse_rules([{"type": "scratch", "measure": "length", "max": "2 mm"}])
+    limits = parse_severity_limits([{"type": "cut", "measure": "length", "high": "2 mm"}])
+    check_types("shape", run.table, [], rules)
+    check_types("label", run.table, limits, [])
+    with pytest.raises(ParameterError, match="RULES names the type 'scratch'.*cut, dent, good"):
+        check_types("label", run.table, limits, rules)
+    with pytest.raises(ParameterError, match="SEVERITY names the type 'cut'.*scratch, spot"):
+        check_types("shape", run.table, limits, rules)
 
 
 def test_thresholds_by_name_or_number(run):
