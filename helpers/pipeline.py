@@ -27,6 +27,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from helpers.analysis.classification import learnable_classes
 from helpers.data.samples import can_be_supervised, read_table
 from helpers.models.backbones import ENVIRONMENT_VARIABLE, resolve_local_name
 from helpers.notebook import dataset_name
@@ -35,7 +36,8 @@ from helpers.runs import PROJECT_ROOT, dataset_folder, project_path, write_csv, 
 
 NOTEBOOKS_FOLDER = PROJECT_ROOT / "notebooks"
 BUILT_IN = ("mesh", "nuts")
-FOLDERS = ("FRAMES",)  # parameters that may name a folder of photos beside the dataset
+FOLDERS = ("FRAMES", "GATE_DATASET")  # parameters that may name a folder of photos beside the dataset
+FILES = ("SPLITS",)  # parameters that may name files beside it
 CELL_TIMEOUT_SECONDS = 6 * 3600
 SUMMARY_COLUMNS = (
     "model",
@@ -67,6 +69,7 @@ class Node:
         needs: what it can do nothing without, a key of :data:`NEEDS`; empty: nothing.
         part_of: the notebook's file name without suffix, where the node runs a part of it only.
         without: tag of the cells that are then left out.
+        reads: folder of files in ``notebooks/params`` that it reads.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Node:
     needs: str = ""
     part_of: str = ""
     without: str = ""
+    reads: str = ""
 
     @property
     def number(self) -> str:
@@ -103,15 +107,22 @@ SERIES: tuple[Node, ...] = (
         "good photos in train",
     ),
     Node(
+        "05_train_classifiers",
+        ("01_setup_and_validate", "02_train_patchcore"),
+        ("classifier/run.json", "open_set/open_set.npz", "open_set/thresholds.json"),
+        "two classes of three photos",
+        reads="open_set",
+    ),
+    Node(
         "06_evaluate",
-        ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass"),
-        ("leaderboard.csv",),
+        ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass", "05_train_classifiers"),
+        ("leaderboard.csv", "evaluation/report.html"),
     ),
     Node(
         "07_cascade_inference",
-        ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass"),
+        ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass", "05_train_classifiers"),
         ("cascades/rates.csv",),
-        "masks of defects",
+        "masks of defects or classes",
     ),
     Node(
         "08_size_analysis",
@@ -142,6 +153,8 @@ BESIDE: dict[str, tuple[str, tuple[Node, ...]]] = {
 NEEDS: dict[str, Callable[[pd.DataFrame], bool]] = {
     "good photos in train": lambda table: bool(((table["split"] == "train") & (table["label_index"] == 0)).any()),
     "masks of defects": can_be_supervised,
+    "two classes of three photos": lambda table: len(learnable_classes(table)) >= 2,
+    "masks of defects or classes": lambda table: can_be_supervised(table) or len(learnable_classes(table)) >= 2,
 }
 """What a notebook may need of a dataset's sample table; where it is not there, the series goes on without it."""
 
@@ -493,9 +506,15 @@ def _fingerprint(node: Node, parameters: dict[str, Any], dataset: Path, before: 
         parameters,
         _dataset_state(dataset),
         [_dataset_state(project_path(parameters[name])) for name in FOLDERS if _is_folder(parameters.get(name, ""))],
+        [_file_text(project_path(file)) for name in FILES for file in parameters.get(name, [])],
+        [_file_text(file) for file in sorted(NOTEBOOKS_FOLDER.glob(f"params/{node.reads or '-'}/*.yml"))],
         list(before),
     ]
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _file_text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _is_folder(text: str) -> bool:

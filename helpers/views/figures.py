@@ -299,6 +299,7 @@ def map_gallery(
     vmax: float | None = None,
     *,
     heading: str = "",
+    label: str = "anomaly score",
     note: str | None = None,
 ) -> Figure:
     """Shows rows of photo, anomaly map with the mask's outline, and photo with what is called defect.
@@ -312,6 +313,7 @@ def map_gallery(
         vmin: Lower end of the scale; None: the lowest value of all maps.
         vmax: Upper end; None: the highest.
         heading: Title of the figure.
+        label: What the maps show.
         note: Printed in the corner.
 
     Raises:
@@ -351,7 +353,7 @@ def map_gallery(
     bar = figure.colorbar(
         image, ax=axes, location="right", shrink=shrink, anchor=(0, 1.0), extend=beyond[ends], pad=0.015, aspect=25
     )
-    bar.set_label("anomaly score")
+    bar.set_label(label)
     handles = []
     if any(mask is not None and np.any(mask) for mask in masks):
         handles.append(_line(MASK_COLOUR, "labelled defect"))
