@@ -233,7 +233,8 @@ def choose(choices: Sequence[Choice], dataset: str = "", profile: str = "", name
         raise MissingRunError("There is no finished run yet. Make one with: make run")
     here = [one for one in choices if one.dataset == dataset and one.profile == profile]
     if not name:
-        return next((one for one in here if one.name == FIRST), (here or list(choices))[0])
+        offered = here or list(choices)
+        return next((one for one in offered if one.name == FIRST), offered[0])
     named = [one for one in here if one.name == name]
     if not named:
         known = ", ".join(dict.fromkeys(one.name for one in here)) or "nothing yet"

@@ -96,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PipelineError, ValueError, OSError) as error:
         print(f"{error}", file=sys.stderr)
         return 2
+    for name in ("HELPERS_HEADLESS", "CI"):  # a page is watched, whoever started its server
+        os.environ.pop(name, None)
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(TEMPLATES), os.environ.get("JUPYTER_PATH")]))
     from traitlets.config import Config
     from voila.app import Voila

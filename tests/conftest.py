@@ -145,3 +145,15 @@ def finished_folder(tmp_path_factory, table, settings, fit_run) -> Path:
     write_table(table, folder / "samples.csv")
     fit_run(open_run(folder, "patchcore", settings, table, seed=0, note="untrained backbone"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def openable_folder(tmp_path_factory, table, settings, fit_run, backbone_folder) -> Path:
+    """As ``finished_folder``, but its run says which backbone it has, so that a predictor opens it."""
+    from helpers.models.backbones import resolve_backbone
+    from helpers.runs import dataset_folder, open_run
+
+    parameters = settings | {"backbone": resolve_backbone(f"local-dir:{backbone_folder}").to_dict()}
+    folder = dataset_folder(tmp_path_factory.mktemp("artifacts"), "stripes", "smoke")
+    fit_run(open_run(folder, "patchcore", parameters, table, seed=0, note="untrained backbone"))
+    return folder

@@ -1,0 +1,171 @@
+"""The inspection page in a real browser: Voilà serves it, Chromium drops photos on it and downloads what it gives."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import REPOSITORY
+from PIL import Image
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; tests/test_app.py tests the page without a browser"),
+]
+PATIENCE = 90_000  # ms: a busy machine may take long to import the libraries
+
+DROP = """([name, kind, content]) => {
+  const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], name, {type: kind}));
+  document.querySelector(".insp-drop").dispatchEvent(new DragEvent("drop", {dataTransfer: transfer, bubbles: true}));
+}"""
+
+
+@pytest.fixture(scope="module")
+def server(openable_folder, photos, tmp_path_factory) -> Iterator[str]:
+    """The page's address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "helpers.serve", "--no-browser", "--port", str(port), "--set", "DEVICE=cpu"]
+    command += ["--dataset", str(photos), "--profile", "smoke", "--artifacts", str(openable_folder.parents[1])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "IPYTHONDIR": str(tmp_path_factory.mktemp("ipython"))}
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            said = []
+            for line in process.stdout:
+                said.append(line)
+                if line.startswith("http://"):
+                    break
+            else:
+                pytest.fail("Voilà has not started:\n" + "".join(said))
+            threading.Thread(target=process.stdout.read, daemon=True).start()  # so that it never waits for a reader
+            yield line.strip()
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            finally:
+                process.kill()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def send(page, *files: dict | str) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.click(".insp-upload")
+    chooser.value.set_files(list(files))
+
+
+def download(page, words: str) -> tuple[str, bytes]:
+    with page.expect_download() as waiting:
+        page.click(f".insp-downloads a:has-text('{words}')")
+    return waiting.value.suggested_filename, Path(waiting.value.path()).read_bytes()
+
+
+def assert_laid_out(page, width: int) -> None:
+    """Nothing sticks out, and what is beside each other does not overlap."""
+    page.set_viewport_size({"width": width, "height": 900})
+    wide = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+    assert wide[0] <= wide[1], f"a horizontal scroll bar at {width} px"
+    left, right = (page.locator(name).bounding_box() for name in (".insp-left", ".insp-right"))
+    assert left["x"] + left["width"] <= right["x"] and right["x"] + right["width"] <= width
+    picture, verdict = (page.locator(name).bounding_box() for name in (".insp-picture", ".insp-verdict"))
+    assert verdict["y"] + verdict["height"] <= picture["y"] and picture["x"] + picture["width"] <= width
+
+
+def test_a_visit(server, browser, photos, tmp_path):
+    page = browser.new_page(viewport={"width": 1400, "height": 900}, accept_downloads=True)
+    page.set_default_timeout(PATIENCE)
+    asked, problems = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    verdict = page.locator(".insp-verdict")
+
+    page.goto(server)
+    page.get_by_text("No photo yet").wait_for()
+    assert page.title() == "Inspection" and page.locator("pre, .jp-InputArea:visible").count() == 0, "no code is shown"
+
+    # one photo is chosen
+    damaged = photos / "test" / "square" / "000.png"
+    page.locator(".insp-threshold").first.wait_for()  # the run is open
+    send(page, str(damaged))
+    verdict.get_by_text("000.png").wait_for()
+    page.locator(".insp-picture").wait_for()
+
+    # the threshold moves, and the verdict follows
+    handle = page.locator(".insp-threshold .noUi-handle").first
+    handle.press("Home")
+    verdict.get_by_text("✕ DEFECT").wait_for()
+    assert "insp-bad" in verdict.get_attribute("class")
+    page.screenshot(path=tmp_path / "defect.png")
+    handle.press("End")
+    verdict.get_by_text("✓ OK").wait_for()
+    assert "insp-good" in verdict.get_attribute("class") and "moved by hand" in verdict.inner_text()
+    page.screenshot(path=tmp_path / "ok.png")
+    before = page.get_attribute(".insp-picture", "src")
+    page.locator(".insp-opacity .noUi-handle").press("Home")
+    page.wait_for_function("before => document.querySelector('.insp-picture').src !== before", arg=before)
+
+    # what is downloaded is what is shown
+    name, content = download(page, "PNG")
+    picture = np.asarray(Image.open(io.BytesIO(content)))
+    assert name == "000_inspected.png" and picture.shape == (9 * 72, 9 * 96, 3), "enlarged by a whole factor"
+    name, content = download(page, "CSV")
+    table = pd.read_csv(io.BytesIO(content))
+    assert name == "inspection.csv" and set(table["photo"]) == {"000.png"} and set(table["verdict"]) == {"OK"}
+    assert set(table["origin"]) == {"moved by hand"}
+
+    # a broken file gets a sentence; what comes with it goes on, also when it is larger than 10 MiB
+    draw = np.random.default_rng(0)
+    large = io.BytesIO()
+    Image.fromarray(draw.integers(0, 256, (1900, 1900, 3), dtype=np.uint8)).save(large, format="BMP")
+    assert large.tell() > 10 * 2**20
+    broken = {"name": "broken.png", "mimeType": "image/png", "buffer": damaged.read_bytes()[:300]}
+    send(page, broken, {"name": "large.bmp", "mimeType": "image/bmp", "buffer": large.getvalue()})
+    page.locator(".insp-problem").get_by_text("broken.png is truncated").wait_for()
+    verdict.get_by_text("large.bmp").wait_for()
+    listed = page.locator(".insp-list option").all_inner_texts()
+    assert [re.split("·\\s", entry)[1] for entry in listed] == ["000.png", "large.bmp"]
+
+    # a photo is dropped
+    good = photos / "test" / "good" / "001.png"
+    page.evaluate(DROP, ["dropped.png", "image/png", base64.b64encode(good.read_bytes()).decode()])
+    verdict.get_by_text("dropped.png").wait_for()
+    assert page.locator(".insp-problem").count() == 0, "what was refused before is over"
+
+    # a sample is picked
+    page.locator(".insp-sample select").select_option(index=1)
+    verdict.get_by_text("square/000.png").wait_for()
+
+    for width in (1400, 800):
+        assert_laid_out(page, width)
+        page.screenshot(path=tmp_path / f"{width}.png")
+    assert not problems
+    assert all(url.startswith((server, server.replace("http", "ws"), "data:", "blob:")) for url in asked)
+    page.close()
