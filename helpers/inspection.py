@@ -393,7 +393,7 @@ def _knobs(stage: RunStage, number: int) -> list[Knob]:
         what = " ".join([MEASURED[stage.rule.kind], *(["of", *stage.rule.classes] if stage.rule.classes else [])])
         found.append(Knob(stage.name, False, f"{number} · {stage.name}: {what} {stage.rule.sign}", stage.limit))
     if stage.pixel_limit is not None:
-        found.append(Knob(stage.name, True, f"{number} · {stage.name}: pixel of the map >", stage.pixel_limit))
+        found.append(Knob(stage.name, True, f"{number} · {stage.name}: map pixel >", stage.pixel_limit))
     return found
 
 

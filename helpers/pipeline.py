@@ -129,6 +129,11 @@ SERIES: tuple[Node, ...] = (
         ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass"),
         ("sizes/defects.csv", "sizes/verdicts.csv", "sizes/sizes.json", "sizes/defects.coco.json"),
     ),
+    Node(
+        "10_inspection_app",
+        ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass", "05_train_classifiers"),
+        ("app/annotated.png", "app/inspection.csv"),
+    ),
 )
 
 CASCADES = "07_cascade_inference"

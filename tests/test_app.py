@@ -175,9 +175,9 @@ def test_thresholds_move_without_asking_a_network(two):
     pixel = next(knob for knob in two.knobs if knob.stage == "first" and knob.of_map)
     assert [knob.label for knob in two.knobs] == [
         "1 · first: share of the map >=",
-        "1 · first: pixel of the map >",
+        "1 · first: map pixel >",
         "2 · second: score >",
-        "2 · second: pixel of the map >",
+        "2 · second: map pixel >",
     ]
     # a square of 24 of 64 pixels is 3 of 8 in the network's frame: 9 / 64 of its map
     looked = two.look("a", photo(0.8, 0.4))

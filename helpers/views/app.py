@@ -611,7 +611,8 @@ def _sizes_html(sizes: Sizes) -> str:
         return f"{title}<p>No region of the map is above its threshold.</p>"
     rows = ""
     for row in sizes.table.itertuples():
-        numbers = "".join(f"<td>{value:.3g}</td>" for value in (row.length, row.width, row.area, row.peak_score))
+        values = (row.length, row.width, row.area, row.peak_score)
+        numbers = "".join(f"<td>{value:.0f}</td>" if value >= 1000 else f"<td>{value:.3g}</td>" for value in values)
         level = f'<td><span class="insp-{row.severity}">{row.severity}</span></td>'
         rows += f"<tr><td>#{row.defect}</td><td>{escape(str(row.defect_type))}</td>{level}{numbers}</tr>"
     names = ("region", "type", "severity", f"length, {unit}", f"width, {unit}", f"area, {unit}²", "peak score")
@@ -686,6 +687,7 @@ _STYLE = """
 .insp-page table { border-collapse: collapse; width: 100%; font-size: 13px; }
 .insp-page th, .insp-page td { text-align: left; padding: 6px 10px; border-bottom: 1px solid #dde3ea;
   vertical-align: top; }
+@media (max-width: 900px) { .insp-page th, .insp-page td { padding: 5px; font-size: 12px; } }
 .insp-page th { color: #52606d; font-weight: 600; }
 .insp-low, .insp-medium, .insp-high, .insp-critical { border-radius: 10px; padding: 1px 9px; font-weight: 600; }
 .insp-low { background: #d6ecfa; color: #0b4f78; } .insp-medium { background: #faf3b0; color: #5c5300; }

@@ -64,7 +64,7 @@ def inspection_figure(inspection: Inspection, sizes: Sizes, *, opacity: float = 
     axes[0].imshow(inspection.photo)
     axes[0].set_title(shorten(inspection.name, 40), fontsize=9)
     axes[-1].imshow(drawn)
-    axes[-1].set_title(f"{len(sizes.table)} regions called defect, map at {100 * opacity:.0f} %", fontsize=9)
+    axes[-1].set_title(f"called defect: {len(sizes.table)}, map at {100 * opacity:.0f} %", fontsize=9)
     if inspection.anomaly_map is not None:
         image = axes[1].imshow(inspection.anomaly_map, cmap=MAP_COLOURS)
         axes[1].set_title(f"map of {inspection.stage}", fontsize=9)
