@@ -1,16 +1,20 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn import metrics as sk
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from helpers.analysis.calibration import Threshold
 from helpers.analysis.classification import (
     classification_report,
     confusion_table,
     expected_calibration_error,
+    learnable_classes,
     reliability_table,
+    threshold_rates,
 )
 from helpers.analysis.metrics import bootstrap_interval, wilson_interval
 
@@ -200,3 +204,19 @@ def test_bad_arguments_are_named():
             classification_report(*arguments)
     with pytest.raises(ValueError, match="n_bootstrap"):
         classification_report(truth, predicted, CLASSES, n_bootstrap=0)
+
+
+def test_what_a_threshold_accepts_and_finds_by_hand():
+    val = pd.DataFrame({"label_index": [0, 0, 0, 0], "score": [0.1, 0.2, 0.3, 0.5]})
+    test = pd.DataFrame({"label_index": [0, 0, 1, 1, 1], "score": [0.4, 0.5, 0.4, 0.41, 0.9]})
+    rates = threshold_rates({"start": Threshold(value=0.4, origin="given")}, val, test).set_index("split")
+    assert rates["accepted"].to_dict() == {"val": 0.75, "test": 0.5}  # a score of 0.4 is accepted
+    assert rates.loc["test", "found"] == pytest.approx(2 / 3) and rates.loc["test", "n_abnormal"] == 3
+    assert math.isnan(rates.loc["val", "found"]) and rates.loc["val", "n_abnormal"] == 0
+    assert (rates.loc["test", "found_low"], rates.loc["test", "found_high"]) == wilson_interval(2 / 3, 3)
+
+
+def test_classes_that_can_be_learned_have_three_groups():
+    table = pd.DataFrame({"defect_type": list("aaabbbbcc"), "group": list("123112245")})
+    assert learnable_classes(table) == ["a"]  # the four photos of b are of two groups
+    assert learnable_classes(table, least=2) == ["a", "b", "c"]

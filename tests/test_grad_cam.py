@@ -15,7 +15,7 @@ from torch import nn
 
 from helpers.data.samples import make_table
 from helpers.inference.classification import train_classifier
-from helpers.inference.grad_cam import grad_cam, last_feature_layer
+from helpers.inference.grad_cam import grad_cam, last_feature_layer, points_at
 from helpers.models.backbones import resolve_backbone
 from helpers.models.classifier import Classifier, load_classifier
 
@@ -143,3 +143,11 @@ def test_a_network_without_feature_maps_is_refused(name):
 def test_wrong_input_is_named(photos, index, message):
     with pytest.raises(ValueError, match=message):
         grad_cam(brightness_classifier(), photos, index)
+
+
+def test_a_map_points_at_a_defect_within_the_tolerance():
+    cam, mask = np.zeros((10, 12)), np.zeros((10, 12), bool)
+    cam[0, 11], mask[2:5, 8:10] = 1.0, True  # two rows and two columns away
+    assert points_at(cam, mask, tolerance=2) and not points_at(cam, mask, tolerance=1)
+    with pytest.raises(ValueError, match="one size"):
+        points_at(cam, mask.T)

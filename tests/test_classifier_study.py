@@ -1,0 +1,183 @@
+"""What is left beside a classifier: limits for what is new, where its maps point, how long the approaches take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from helpers import classifier_study as study
+from helpers import open_set_study, read_dataset
+from helpers.data.known_unknown import ClassSplit
+from helpers.data.samples import assign_splits, supervised_table
+from helpers.inference.classification import classifier_thresholds, train_classifier
+from helpers.inference.predictor import Predictor
+from helpers.inference.stages import OpenSet
+from helpers.models.backbones import resolve_backbone
+from helpers.models.open_set import decide
+from helpers.runs import MissingRunError, Run
+
+CORNERS = {"good": None, "p": (0, 0), "q": (0, 32), "r": (32, 0)}
+OPTIONS = {"image_size": 64, "epochs": 2, "batch_size": 8, "predict_batch_size": 16, "learning_rate": 2e-3}
+OPTIONS |= {"augmentation": {}, "device": "cpu", "hidden": 16}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> pd.DataFrame:
+    """Good photos are grey noise; classes p, q and r have a square in another corner; s has a single photo."""
+    folder, rng = tmp_path_factory.mktemp("squares"), np.random.default_rng(0)
+    for name, corner in [*CORNERS.items(), ("s", (32, 32))]:
+        (folder / name).mkdir()
+        for number in range(1 if name == "s" else 20):
+            picture = rng.integers(90, 130, (64, 64, 3), dtype=np.uint8)
+            if corner:
+                picture[corner[0] + 4 : corner[0] + 26, corner[1] + 4 : corner[1] + 26] = 255
+            Image.fromarray(picture).save(folder / name / f"{number:02d}.png")
+    return assign_splits(read_dataset(folder), "one_class", seed=3)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return resolve_backbone("builtin:")
+
+
+@pytest.fixture(scope="module")
+def run(table, backbone, tmp_path_factory) -> Run:
+    divided = supervised_table(table, ["s"])
+    draft = train_classifier(tmp_path_factory.mktemp("runs"), divided, backbone, allow_unknown=True, **OPTIONS)
+    return draft.finish(classifier_thresholds(draft))
+
+
+@pytest.fixture(scope="module")
+def gate(table, backbone, tmp_path_factory) -> open_set_study.Gate:
+    """A gate in a folder of artifacts, as notebook 02 leaves it."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    open_set_study.run_gate(folder, table, backbone, image_size=64, coreset_ratio=0.05, device="cpu")
+    return open_set_study.open_gate("auto", folder, table, Path("nowhere"), backbone)
+
+
+def test_what_is_left_is_what_a_cascade_opens(run, tmp_path):
+    left = study.leave_open_set(run, tmp_path / "open_set", 0.9)
+    assert left.scorer.classes == ("good", "p", "q", "r")
+    opened = OpenSet.load(tmp_path / "open_set", Predictor(run, device="cpu"), "both")
+    assert (opened.tau, opened.kappa) == (left.thresholds["tau"], left.thresholds["kappa"])
+    # by hand: at most the k-th of n distances, k = ceil((n + 1) 0.9), and the same from the other end for confidence
+    val = run.predictions("val")
+    n = len(val)
+    rank = int(np.ceil((n + 1) * 0.9))
+    distances = left.scorer.scores(np.load(run.folder / "embeddings_val.npy"))
+    assert left.thresholds["tau"].value == np.sort(distances)[rank - 1]
+    assert left.thresholds["kappa"].value == np.sort(val["confidence"])[n - rank]
+    shares = left.accepted.set_index(["rule", "split"])
+    # the single photo of s is no photo of a known class
+    test = run.predictions("test")
+    known = (test["defect_type"] != "s").to_numpy()
+    assert shares.loc[("tau", "test"), "n"] == known.sum() == len(test) - 1
+    found = left.scorer.scores(np.load(run.folder / "embeddings_test.npy")[known])
+    assert shares.loc[("tau", "test"), "accepted"] == (~decide(found, None, left.thresholds["tau"])).sum()
+
+
+def test_where_the_maps_point_is_counted_by_type(run, monkeypatch):
+    masks = [np.zeros((20, 20), bool) for _ in range(3)]
+    masks[0][2:4, 2:4] = masks[1][2:4, 2:4] = masks[2][10:12, 10:12] = True
+    maps = [np.zeros((20, 20), np.float32) for _ in range(3)]
+    maps[0][3, 5] = 1  # two pixels beside it
+    maps[1][3, 7] = 1  # four pixels beside it
+    maps[2][10, 11] = 1
+    monkeypatch.setattr(study, "class_maps", lambda run, rows: {"maps": maps, "masks": masks})
+    rows = pd.DataFrame({"defect_type": ["a", "a", "b"], "mask_path": ["x", "y", "z"], "label_index": 1})
+    found = study.pointing_table(run, rows, tolerance=2).set_index("defect_type")
+    assert found["n"].to_dict() == {"a": 2, "b": 1, "all": 3}
+    assert found["in_defect"].to_dict() == {"a": 0.5, "b": 1.0, "all": pytest.approx(2 / 3)}
+    assert found.loc["b", "by_chance"] == pytest.approx(36 / 400)  # 2 + 2 * 2 pixels a side
+    assert study.pointing_table(run, rows.assign(mask_path="")).empty
+
+
+def test_maps_are_of_the_class_that_was_called(run):
+    rows = run.predictions("test").groupby("defect_type").head(1)
+    found = study.class_maps(run, rows)
+    assert len(found["maps"]) == len(rows) and found["maps"][0].shape == (64, 64)
+    assert all(row.predicted in title for row, title in zip(rows.itertuples(), found["titles"], strict=True))
+
+
+def test_both_approaches_are_timed_by_stage(run, gate, tmp_path):
+    left = study.leave_open_set(run, tmp_path)
+    photos = run.predictions("test")["image_path"].tolist()[:4]
+    times = study.time_approaches(run, left.scorer, gate, photos, (1, 4), device="cpu")
+    stages = ["classifier", "distance", "one stage: both", "gate", "two stages: both"]
+    assert times["stage"].unique().tolist() == stages
+    assert times["n_calls"].tolist() == [4, 1] * len(stages) and (times["mean_ms"] > 0).all()
+    alone = study.time_approaches(run, left.scorer, None, photos, (2,), device="cpu")
+    assert alone["stage"].tolist() == stages[:3]
+
+
+# ------------------------------------------------------------------------------------------------ splits and their gate
+
+
+def test_splits_come_from_files_or_are_made_with_each_class_unknown_once(table, tmp_path):
+    made = open_set_study.find_splits([], "squares", table, 2)
+    hidden = [name for split in made for name in split.unknown if name != "s"]
+    assert sorted(hidden) == ["p", "q", "r"] and len(made) == 3  # two ways would leave one class known
+    assert all("s" in split.unknown for split in made), "one photo cannot be learned from"
+    (tmp_path / "mine.yml").write_text("name: X\ndataset: squares\nknown: [p, q]\nunknown: [r, s]\n")
+    assert open_set_study.find_splits([str(tmp_path / "mine.yml")], "", table) == [
+        ClassSplit("X", ("p", "q"), ("r", "s"), "squares")
+    ]
+    with pytest.raises(ValueError, match="Two splits have one name"):
+        open_set_study.find_splits([str(tmp_path / "mine.yml")] * 2, "", table)
+    few = table[table["defect_type"].isin(["good", "p", "q"])]
+    assert open_set_study.find_splits([], "squares", few) == []
+
+
+@pytest.mark.parametrize(("name", "n"), [("mesh", 2), ("neu_det", 3)])
+def test_files_for_a_dataset_are_found_by_its_name_and_classes(name, n):
+    classes = {
+        "mesh": ["broken_strand", "contamination", "hole", "shifted_strand"],
+        "neu_det": ["crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches"],
+    }[name]
+    photos = pd.DataFrame({"defect_type": [*classes, "good"] * 3})
+    photos["group"] = [str(number) for number in photos.index]
+    splits = open_set_study.find_splits([], name, photos)
+    assert len(splits) == n and {split.dataset for split in splits} == {name}
+    assert {each for split in splits for each in split.unknown} == set(classes)
+    other = open_set_study.find_splits([], name, photos.replace({classes[0]: "dent"}))
+    assert all(split.unknown != splits[0].unknown for split in other), "of other classes"
+
+
+def test_good_photos_stay_where_notebook_01_put_them(table):
+    divided = open_set_study.split_table(table, ClassSplit("A", ("p", "q"), ("r", "s")))
+    good = table["defect_type"] == "good"
+    assert (divided.loc[good, "split"] == table.loc[good, "split"]).all()
+    assert set(divided.loc[divided["defect_type"].isin(["r", "s"]), "split"]) == {"test"}
+    assert divided.attrs["class_split"] == "A" and divided.attrs["known_types"] == ["p", "q"]
+
+
+def test_the_gate_is_that_of_notebook_02_or_one_of_stand_ins(table, gate, backbone, tmp_path):
+    assert not gate.stand_in and gate.about.startswith("13 good photos of squares")
+    share, n = gate.false_alarms
+    test = gate.run.predictions("test").query("label_index == 0")
+    assert n == len(test) == 4 and share == (test["score"] > float(gate.run.thresholds["image"])).mean()
+    with pytest.raises(MissingRunError, match="02_train_patchcore"):
+        open_set_study.open_gate("auto", tmp_path, table, Path("nowhere"), backbone)
+    assert open_set_study.open_gate("none", tmp_path, table, Path("nowhere"), backbone) is None
+    defects = table[table["label_index"] == 1].reset_index(drop=True)
+    defects.attrs = table.attrs | {"root": "elsewhere"}
+    root = Path(table.attrs["root"])
+    options = {"image_size": 64, "coreset_ratio": 0.05, "device": "cpu"}
+    other = open_set_study.open_gate("auto", tmp_path, defects, root, backbone, **options)
+    assert other.stand_in and "stand-ins" in other.about
+    assert other.run.folder == tmp_path / "open_set" / "gate" / "patchcore"
+    assert set(other.run.table["defect_type"]) == {"good"}
+    named = open_set_study.open_gate(str(gate.run.folder), tmp_path, defects, root, backbone)
+    assert named.run.folder == gate.run.folder and named.stand_in
+
+
+def test_a_gate_that_knows_test_photos_is_refused(table, gate):
+    again = assign_splits(table, "one_class", seed=4)
+    divided = open_set_study.split_table(again, ClassSplit("A", ("p", "q"), ("r", "s")))
+    with pytest.raises(ValueError, match="trained or calibrated on"):
+        open_set_study._refuse_seen(gate.run, divided)
+    open_set_study._refuse_seen(gate.run, open_set_study.split_table(table, ClassSplit("A", ("p", "q"), ("r", "s"))))
