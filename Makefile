@@ -1,6 +1,6 @@
 # The series on one machine. `make` alone lists the targets; README.md gives the same commands without make.
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test lab sweep bench backbone clean
+.PHONY: help setup data run test lab app sweep bench backbone clean
 
 PYTHON ?= python3.11
 DATASET ?= datasets/mesh
@@ -43,6 +43,9 @@ test: setup ## check format and lint, run all tests, the smoke series and nbval
 
 lab: setup ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+app: setup ## serve the inspection page on this machine: notebook 10 with the finished runs of DATASET under PROFILE
+	$(BIN)/python -m helpers.serve --dataset "$(DATASET)" --profile $(PROFILE)
 
 sweep: setup ## run the series on each of CLASSES="a b" in the folder DATASET; one CSV with a mean row
 	$(BIN)/python -m helpers.pipeline sweep --dataset "$(DATASET)" --classes "$(CLASSES)" --profile $(PROFILE) $(SETTINGS)

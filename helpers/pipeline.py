@@ -130,6 +130,12 @@ SERIES: tuple[Node, ...] = (
         ("sizes/defects.csv", "sizes/verdicts.csv", "sizes/sizes.json", "sizes/defects.coco.json"),
     ),
     Node(
+        "09_export_and_video",
+        ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass", "05_train_classifiers"),
+        ("export/files.csv", "export/parity.csv", "export/speed.csv"),
+        "good photos in train",
+    ),
+    Node(
         "10_inspection_app",
         ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass", "05_train_classifiers"),
         ("app/annotated.png", "app/inspection.csv"),
