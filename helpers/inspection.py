@@ -197,7 +197,8 @@ class Inspector:
 
     def __init__(self, cascade: Cascade) -> None:
         self.cascade = cascade
-        self.knobs = [knob for number, stage in enumerate(self._judges, start=1) for knob in _knobs(stage, number)]
+        stages = [(number, one) for number, one in enumerate(cascade.stages, start=1) if isinstance(one, RunStage)]
+        self.knobs = [knob for number, stage in stages for knob in _knobs(stage, number)]
 
     @classmethod
     def open(cls, choice: Choice, device: str = "auto") -> Inspector:

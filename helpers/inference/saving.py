@@ -109,10 +109,10 @@ def draw_overlay(
     top = 2 * threshold if threshold > 0 else max(float(anomaly_map.max()), np.finfo(np.float32).tiny)
     strength = np.clip(anomaly_map / top, 0, 1).astype(np.float32)
     colours = cv2.applyColorMap(np.round(strength * 255).astype(np.uint8), cv2.COLORMAP_MAGMA)[:, :, ::-1]
-    share = opacity * np.clip(2 * strength[:, :, None] - 0.5, 0, 1)
-    picture = np.round(photo * (1 - share) + colours * share).astype(np.uint8)
+    share = np.float32(opacity) * np.clip(2 * strength - 0.5, 0, 1)
+    picture = cv2.blendLinear(np.ascontiguousarray(photo), np.ascontiguousarray(colours), 1 - share, share)
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(np.ascontiguousarray(picture), outlines, -1, DEFECT, max(1, round(max(mask.shape) / 512)))
+    return cv2.drawContours(picture, outlines, -1, DEFECT, max(1, round(max(mask.shape) / 512)))
 
 
 def _save_jpeg(picture: np.ndarray, file: Path) -> None:

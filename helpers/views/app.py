@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 MOST_PHOTOS_MEGAPIXELS = 300  # of all photos that the page holds
 SHOWN_PIXELS = 1.5e6  # a larger picture is made smaller before it is shown
-DOWNLOADED_PIXELS = 12e6  # likewise, before it is handed out
+DOWNLOADED_PIXELS = 4e6  # likewise, before it is handed out
 SLOW_PIXELS = 2e6  # of a larger photo a slider is followed only when it is let go
 NO_SAMPLE = "choose a test photo …"
 NO_RUN = (
@@ -91,6 +91,7 @@ class InspectionPage:
         self.refused: dict[str, str] = {}
         self._given_mm, self._mm = pixel_size, pixel_size
         self._found: list[tuple[Inspection, Sizes | None]] = []
+        self._sizes_of: dict[int, tuple[Inspection, Sizes]] = {}  # id of a photo -> what was measured last
         self._waiting: list[Callable[[], None]] = []
         self._task: asyncio.Task | None = None
         self._size_problem = ""
@@ -213,7 +214,7 @@ class InspectionPage:
         self._show_pixel_size()
         self._quiet = False
         self.about.value = _about(inspector, self.lacking)
-        photos, self.photos = self.photos, []
+        photos, self.photos, self._sizes_of = self.photos, [], {}
         for photo in photos:
             self._look(photo.name, photo.photo, photo.item.source)
         waiting, self._waiting = self._waiting, []
@@ -299,7 +300,7 @@ class InspectionPage:
 
     def remove_all(self) -> None:
         """Take all photos off the page."""
-        self.photos, self.refused = [], {}
+        self.photos, self.refused, self._sizes_of = [], {}, {}
         self._quiet = True
         self.listed.options, self.sample.value = [], None
         self._quiet = False
@@ -430,18 +431,27 @@ class InspectionPage:
 
     def _refresh(self) -> None:
         """Decide anew on all photos, and show the one that is chosen."""
-        from helpers.inspection import measure
-
         self._found, self._size_problem = [], ""
         for photo in self.photos:
             inspection = self.inspector.judge(photo)
             try:
-                sizes = None if inspection.mask is None else measure(inspection, self.size, **self.ratings)
+                sizes = None if inspection.mask is None else self._measured(photo, inspection)
             except ValueError as error:  # limits in another unit, or a file that cannot be used
                 sizes, self._size_problem = None, str(error)
             self._found.append((inspection, sizes))
         self._relabel()
         self._show()
+
+    def _measured(self, photo: Looked, inspection: Inspection) -> Sizes:
+        """The sizes of a photo's defects; those of before, as long as nothing that they follow from has moved."""
+        from helpers.inspection import measure
+
+        before, sizes = self._sizes_of.get(id(photo), (None, None))
+        same = before is not None and before.stage == inspection.stage and np.array_equal(before.mask, inspection.mask)
+        if not (same and sizes.size == self.size and before.deciding.get("class") == inspection.deciding.get("class")):
+            sizes = measure(inspection, self.size, **self.ratings)
+            self._sizes_of[id(photo)] = (inspection, sizes)
+        return sizes
 
     def _relabel(self) -> None:
         from helpers.views.inspection_figures import verdict_words
@@ -474,7 +484,7 @@ class InspectionPage:
         self.downloads.value = self._downloads_html(inspection, drawn)
         self.stages.value = _stages_html(inspection)
         problem = f'<div class="insp-problem">{escape(self._size_problem)}</div>' if self._size_problem else ""
-        self.sizes.value = problem + ("" if sizes is None else _sizes_html(sizes))
+        self.sizes.value = problem + ("" if sizes is None else _sizes_html(sizes, inspection))
 
     def _downloads_html(self, inspection: Inspection, drawn: np.ndarray) -> str:
         from helpers.views.inspection_figures import shrink_to
@@ -560,7 +570,7 @@ def _verdict_html(inspection: Inspection) -> str:
 
     kind = {True: "insp-bad", False: "insp-good", None: "insp-unknown"}[inspection.abnormal]
     confidence = inspection.deciding.get("confidence")
-    sure = f"<span>confidence {confidence:.2f}</span>" if confidence is not None else ""
+    sure = f'<span title="{_CONFIDENCE}">confidence {confidence:.2f}</span>' if confidence is not None else ""
     objects = (
         f"<span>{sum(inspection.boxes_abnormal)} of {len(inspection.boxes)} objects</span>" if inspection.boxes else ""
     )
@@ -598,7 +608,7 @@ def _stages_html(inspection: Inspection) -> str:
     return f'<h2>What every stage said</h2><div class="insp-scroll"><table><tr>{head}</tr>{body}</table></div>'
 
 
-def _sizes_html(sizes: Sizes) -> str:
+def _sizes_html(sizes: Sizes, inspection: Inspection) -> str:
     unit = escape(sizes.size.unit)
     drawing = f"Drawing rules: <b>{sizes.drawing}</b>" + (f", {escape(sizes.failed)}" if sizes.failed else "")
     origin = (
@@ -609,6 +619,8 @@ def _sizes_html(sizes: Sizes) -> str:
     title = f"<h2>Sizes and severity</h2><p>{origin} {drawing}.</p>"
     if sizes.table.empty:
         return f"{title}<p>No region of the map is above its threshold.</p>"
+    if not inspection.abnormal:
+        title += f"<p>The verdict is {escape(inspection.verdict)}, yet the map has regions above its own threshold.</p>"
     rows = ""
     for row in sizes.table.itertuples():
         values = (row.length, row.width, row.area, row.peak_score)
@@ -627,10 +639,15 @@ def _link(name: str, kind: str, content: bytes, words: str) -> str:
 
 def _encoded(picture: np.ndarray, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format=kind, **({"compress_level": 3} if kind == "PNG" else options))
+    Image.fromarray(picture).save(buffer, format=kind, **({"compress_level": 1} if kind == "PNG" else options))
     return buffer.getvalue()
 
 
+_CONFIDENCE = (
+    "Of a detector, from held-out good photos: nearly 1 for a defect where hardly any of them scores as high; for a "
+    "good photo the share of them that score as high or higher. It is no probability of a defect. Of a classifier: the "
+    "probability that it gives to the verdict."
+)
 _EMPTY = (
     '<div class="insp-verdict insp-unknown"><strong>No photo yet</strong><div>Drop one, or pick a sample.</div></div>'
 )
