@@ -230,7 +230,10 @@ def choose(choices: Sequence[Choice], dataset: str = "", profile: str = "", name
         MissingRunError: there is none; the message says which command makes one.
     """
     if not choices:
-        raise MissingRunError("There is no finished run yet. Make one with: make run")
+        raise MissingRunError(
+            "There is no finished run yet. Run notebook 02_train_patchcore (or another of 02 to 05) first, or all of them "
+            "with: make run"
+        )
     here = [one for one in choices if one.dataset == dataset and one.profile == profile]
     if not name:
         offered = here or list(choices)
