@@ -231,8 +231,8 @@ def choose(choices: Sequence[Choice], dataset: str = "", profile: str = "", name
     """
     if not choices:
         raise MissingRunError(
-            "There is no finished run yet. Run notebook 02_train_patchcore (or another of 02 to 05) first, or all of them "
-            "with: make run"
+            "There is no finished run yet. Run notebook 02_train_patchcore (or another of 02 to 05) first, or all "
+            "of them with: make run"
         )
     here = [one for one in choices if one.dataset == dataset and one.profile == profile]
     if not name:
