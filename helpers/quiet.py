@@ -13,6 +13,7 @@ CHATTY_LOGGERS = (
     "lightning_fabric",
     "pytorch_lightning",
     "timm",
+    "torch.utils.cpp_extension",  # that there is no CUDA compiler, when NNCF is imported
 )
 
 
