@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from helpers.inference.exported import BACKEND_NAMES
 from helpers.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         settings = dict(map(_setting, options.settings))
-        common: dict[str, Any] = {"device": options.device, "batch_size": options.batch_size}
+        common: dict[str, Any] = {"backend": options.backend, "device": options.device}
+        common |= {"batch_size": options.batch_size}
         if not options.photos.expanduser().exists():
             raise FileNotFoundError(f"There is no {options.photos}; give a photo or a folder of photos.")
         folder = _folder(options.what)
@@ -103,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", help=f"folder for the results; default: {OUT}/<cascade>/<name of the photos>")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--save", default="all", help="pictures of each photo: all, none, or some of mask,map,overlay")
+    parser.add_argument(
+        "--backend", default="torch", help=f"torch, or an exported file: {', '.join(BACKEND_NAMES)}; see notebook 09"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda:N or mps")
     parser.add_argument("--batch-size", type=int, default=8, help="photos at once")
     parser.add_argument("--restart", action="store_true", help="throw away what an earlier call left in the folder")

@@ -132,6 +132,7 @@ class Cascade:
         path: str | Path,
         settings: Mapping[str, Any] | None = None,
         *,
+        backend: str = "torch",
         device: str = "auto",
         batch_size: int = 8,
     ) -> Cascade:
@@ -140,6 +141,8 @@ class Cascade:
         Args:
             path: YAML file, or the name of a preset (a file in ``notebooks/params/cascades``).
             settings: values of parameters that the file declares, and of ARTIFACTS, DATASET and PROFILE.
+            backend: of every run, see :data:`helpers.inference.predictor.BACKENDS`; a network that cuts objects out
+                stays in torch.
             device: see :func:`helpers.inference.engine.trainer_device`.
             batch_size: photos at once.
 
@@ -156,7 +159,7 @@ class Cascade:
             check_stage(written, where)
             keys = {key: value if key == "rule" else resolve(value, parameters) for key, value in written.items()}
             try:
-                stages.append(_open_stage(keys, parameters, device, batch_size))
+                stages.append(_open_stage(keys, parameters, backend, device, batch_size))
             except FileNotFoundError:
                 raise
             except (ValueError, TypeError) as error:
@@ -170,6 +173,7 @@ class Cascade:
         run_dir: str | Path | Run,
         settings: Mapping[str, Any] | None = None,
         *,
+        backend: str = "torch",
         device: str = "auto",
         batch_size: int = 8,
     ) -> Cascade:
@@ -182,6 +186,7 @@ class Cascade:
             run_dir: the run's folder (relative: to the project), or the run.
             settings: ``threshold`` of the score and ``pixel_threshold`` of the map: name of a threshold stored with
                 the run (default: ``image`` and ``pixel``), or a number.
+            backend: see :data:`helpers.inference.predictor.BACKENDS`.
             device: see :func:`helpers.inference.engine.trainer_device`.
             batch_size: photos at once.
 
@@ -192,7 +197,7 @@ class Cascade:
         parameters = {"threshold": "image", "pixel_threshold": "pixel"}
         check_keys(settings or {}, parameters, "settings of a run")
         parameters |= settings or {}
-        predictor = Predictor(run_dir, device=device, batch_size=batch_size)
+        predictor = Predictor(run_dir, backend, device=device, batch_size=batch_size)
         options: dict[str, Any] = {"rule": "score > threshold", "then": "DEFECT", "otherwise": "OK"}
         if predictor.normal_class:
             options |= {"then": CLASS, "otherwise": predictor.normal_class}
@@ -609,7 +614,9 @@ def _write_json_rows(rows: Callable[[], Iterator[dict[str, Any]]], path: Path) -
 # ------------------------------------------------------------------------------------------------------------- opening
 
 
-def _open_stage(keys: dict[str, Any], parameters: Mapping[str, Any], device: str, batch_size: int) -> Stage:
+def _open_stage(
+    keys: dict[str, Any], parameters: Mapping[str, Any], backend: str, device: str, batch_size: int
+) -> Stage:
     if not isinstance(keys.get("ignore_no_defect", False), bool):
         raise ValueError(f"ignore_no_defect={keys['ignore_no_defect']!r} must be true or false.")
     if "foreground" in keys:
@@ -620,7 +627,7 @@ def _open_stage(keys: dict[str, Any], parameters: Mapping[str, Any], device: str
     unknown_by = keys.pop("unknown_by", "distance")
     if unknown in ("none", False):
         unknown = None
-    predictor = Predictor(folder, device=device, batch_size=batch_size)
+    predictor = Predictor(folder, backend, device=device, batch_size=batch_size)
     if unknown is not None:
         unknown = OpenSet.load(run_folder(unknown, parameters), predictor, unknown_by)
     return RunStage(predictor, parameters=parameters, unknown=unknown, **keys)

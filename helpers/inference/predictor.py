@@ -146,8 +146,22 @@ def _torch_backend(run: Run, device: str) -> Backend:
     return TorchClassifier(run, device) if classifies else TorchDetector(run, device)
 
 
-BACKENDS: dict[str, Callable[[Run, str], Backend]] = {"torch": _torch_backend}
-"""Name -> what opens a finished run on a device. An export registers itself here."""
+def _exported(name: str) -> Callable[[Run, str], Backend]:
+    """What opens an exported run; the libraries are imported when one is opened."""
+
+    def opened(run: Run, device: str) -> Backend:
+        from helpers.inference.exported import open_exported
+
+        return open_exported(run, name, device)
+
+    return opened
+
+
+BACKENDS: dict[str, Callable[[Run, str], Backend]] = {
+    "torch": _torch_backend,
+    **{name: _exported(name) for name in ("onnx", "openvino", "openvino-bf16", "openvino-int8")},
+}
+"""Name -> what opens a finished run on a device; all but ``torch`` need :mod:`helpers.inference.export` first."""
 
 
 # --------------------------------------------------------------------------------------------------------- predictions
@@ -236,14 +250,16 @@ class Predictor:
 
     Attributes:
         run: the run.
+        backend: the backend's name.
         parameters: it was trained with.
-        thresholds: stored with it, by name.
+        thresholds: stored with it, by name; in 8 bits those that were set anew on the same photos.
         classes: names of a classifier's classes, or None.
         normal_class: the one that is no defect, or None.
 
     Raises:
-        MissingRunError: there is no finished run; the message says which notebook makes it.
-        ValueError: an unknown backend, a file that is not the one that was trained, or a batch size below 1.
+        MissingRunError: there is no finished run, or no exported file of it; the message says what makes it.
+        ValueError: an unknown backend or one that this machine lacks, a file that is not the one that was trained, or a
+            batch size below 1.
     """
 
     def __init__(
@@ -255,16 +271,20 @@ class Predictor:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
         self.run = run_dir if isinstance(run_dir, Run) else open_finished(project_path(run_dir))
         check_run(self.run)
-        self.batch_size = batch_size
+        self.backend, self.batch_size = backend, batch_size
         self.parameters: dict[str, Any] = self.run.info["parameters"]
         self.thresholds = self.run.thresholds
         classifies = self.parameters.get("task") == CLASSIFICATION
         self.classes: list[str] | None = list(self.parameters["classes"]) if classifies else None
         self.normal_class: str | None = self.parameters.get("normal_class") if classifies else None
         val = self.run.predictions("val")
-        self._normal_scores = np.sort(val.loc[val["label_index"] == 0, "score"].to_numpy(np.float32))
+        normal_scores = val.loc[val["label_index"] == 0, "score"].to_numpy(np.float32)
         self._masks = run_object_masks(self.run)
         self._backend = BACKENDS[backend](self.run, device)
+        calibration = getattr(self._backend, "calibration", None)
+        if calibration is not None:  # in 8 bits scores are others, and so are the thresholds on them
+            self.thresholds, normal_scores = calibration.thresholds, calibration.normal_scores
+        self._normal_scores = np.sort(normal_scores)
 
     def predict(
         self, images: Picture | Iterable[Picture], *, threshold: float | str | Threshold = "image"

@@ -355,6 +355,7 @@ class RunStage:
             "run_fingerprint": info["fingerprint"],
             "run_finished_at": info.get("finished_at"),
             "checkpoint": info.get("files", {}),
+            "backend": self.predictor.backend,
             "rule": self.rule.text,
             "limit": self.limit.to_dict() if self.limit else list(self.rule.classes),
             "then": self.then,
@@ -524,12 +525,15 @@ class CutterStage:
         background: ``keep`` it as it is; ``hide_neighbours``, which paints over other objects with the look of the
             background (:func:`empty_background`), for a run that learned from photos of single objects; or ``remove``
             all of it, the median colour instead, as notebook 03 does with REMOVE_BACKGROUND.
+        shrink: pixels at an object's edge that the next stage does not judge: what a network says there depends on what
+            lies beyond, which is not as in the photos of single objects that it learned from. An object that is no
+            wider than twice that is judged whole.
         separate: arguments of :func:`helpers.analysis.instances.separate`.
         device: see :func:`helpers.inference.engine.trainer_device`.
 
     Raises:
         MissingRunError: there is no such network.
-        ValueError: for a negative window, or another word for the background.
+        ValueError: for a negative window or shrink, or another word for the background.
     """
 
     def __init__(
@@ -540,6 +544,7 @@ class CutterStage:
         otherwise: str = "NO OBJECT",
         window: int = 0,
         background: str = "keep",
+        shrink: int = 0,
         separate: Mapping[str, Any] | None = None,
         device: str = "auto",
     ) -> None:
@@ -547,13 +552,15 @@ class CutterStage:
         from helpers.inference.cutting import ABOUT_FILE, load_foreground
         from helpers.inference.engine import torch_device
 
-        if window < 0:
-            raise ValueError(f"stage {name}: window must be 0 or more pixels, got {window}.")
+        for option, pixels in (("window", window), ("shrink", shrink)):
+            if pixels < 0:
+                raise ValueError(f"stage {name}: {option} must be 0 or more pixels, got {pixels}.")
         if background not in BACKGROUNDS:
             raise ValueError(f"stage {name}: background={background!r}: expected {', '.join(BACKGROUNDS)}.")
         if not (folder / ABOUT_FILE).is_file():
             raise MissingRunError(f"There is no {folder / ABOUT_FILE}: run notebook {NOTEBOOKS['foreground']} first.")
         self.name, self.otherwise, self.window, self.background = name, otherwise, window, background
+        self.shrink = shrink
         self.options = dict(separate or {})
         separate_objects(np.zeros((1, 1)), **self.options)  # a wrong value now, not at the first photo
         self.about = (folder / ABOUT_FILE).read_text(encoding="utf-8")
@@ -567,6 +574,7 @@ class CutterStage:
             "otherwise": self.otherwise,
             "window": self.window,
             "background": self.background,
+            "shrink": self.shrink,
             "separate": self.options,
         }
 
@@ -622,7 +630,7 @@ class CutterStage:
             if colour is not None:
                 picture[~own_pixels(labels, number, window, grow=2)] = colour
             key = f"{item.key}.objects/{number:03d}"
-            parts.append(Item(item.source, key, picture, number, (left, top, width, height), own))
+            parts.append(Item(item.source, key, picture, number, (left, top, width, height), shrunk(own, self.shrink)))
         return parts
 
 
@@ -660,6 +668,15 @@ def empty_background(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def grown(mask: np.ndarray, pixels: float) -> np.ndarray:
     """A mask (H, W) bool with all that is at most so many pixels away."""
     return ndimage.distance_transform_edt(~mask) <= pixels if mask.any() else mask
+
+
+def shrunk(mask: np.ndarray, pixels: float) -> np.ndarray:
+    """A mask (H, W) bool without what is at most so many pixels from its edge; the mask itself where nothing is left.
+
+    The border of the picture is no edge: the object may go on beyond it.
+    """
+    inner = ndimage.distance_transform_edt(mask) > pixels
+    return inner if inner.any() else mask
 
 
 def _segmenter(kind: str, predictor: Predictor) -> Callable[[np.ndarray], np.ndarray] | None:

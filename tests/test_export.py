@@ -1,0 +1,366 @@
+"""Exported runs: the graph says what torch says, for any batch and size; whose file it is; thresholds; 8 bits."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning import Trainer
+from torch import nn
+from torch.nn import functional
+from torchvision.transforms.v2 import CenterCrop, Compose, Resize
+
+from helpers.analysis.calibration import held_out_thresholds
+from helpers.data.images import read_image
+from helpers.data.samples import relative_path, write_table
+from helpers.inference import Predictor, export, exported
+from helpers.inference.__main__ import main as inference_main
+from helpers.inference.export import about, averaging, calibration_photos, export_run, preprocessing
+from helpers.inference.predictor import TorchClassifier, TorchDetector
+from helpers.models.backbones import resolve_backbone
+from helpers.models.catalog import build_model
+from helpers.models.classifier import build_classifier
+from helpers.runs import MissingRunError, Run, open_run
+
+SMALL = {
+    "patchcore": {},
+    "unet": {},
+    "deeplabv3plus": {},
+    "draem": {"base_width": 4, "discriminative_width": 4},
+    "glass": {"pretrain_embed_dim": 24, "target_embed_dim": 20, "discriminator_hidden": 16},
+    "classifier": {"hidden": 12},
+}
+FRAME = {"image_size": [64, 96], "center_crop": None}
+CLASSES = ["good", "square"]
+
+
+def make_run(folder: Path, name: str, table, backbone_folder: Path) -> Run:
+    """A finished run with random weights: a checkpoint, and predictions and thresholds that torch gives with it."""
+    backbone = resolve_backbone(f"local-dir:{backbone_folder}")
+    torch.manual_seed(0)
+    parameters = FRAME | {"scheme": "one_class", "backbone": backbone.to_dict() if name != "draem" else None}
+    if name == "classifier":
+        model = build_classifier(backbone, CLASSES, **SMALL[name])
+        parameters |= {"task": "classification", "classes": CLASSES, "normal_class": "good"}
+    else:
+        size = tuple(FRAME["image_size"])
+        model = build_model(name, None if name == "draem" else backbone, image_size=size, **SMALL[name])
+        parameters |= {"accept": 0.75}
+    draw_statistics(model)
+    if name == "draem":  # its own small weights give every photo the same map
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+    run = open_run(folder, name, parameters, table, seed=0)
+    if name == "patchcore":
+        photos = [read_image(path) for path in table["image_path"][table["split"] == "train"]]
+        frames = torch.cat([functional.interpolate(unit(photo), (64, 96)) for photo in photos])
+        model.model.memory_bank = patch_features(model.model, model.pre_processor.transform(frames))[::29].clone()
+    keep_checkpoint(model, run.folder / "model.ckpt")
+    write_table(table, run.folder / "samples.csv")
+    torch_backend = (TorchClassifier if name == "classifier" else TorchDetector)(run, "cpu")
+    rows = table[table["split"] == "val"]
+    output = torch_backend([read_image(path) for path in rows["image_path"]])
+    maxima = output.scores if output.maps is None else output.maps.max((1, 2))
+    val = rows[["image_path", "label_index", "defect_type", "split"]].assign(score=output.scores, map_max=maxima)
+    val.assign(image_path=relative_path(table)[rows.index]).to_csv(run.folder / "predictions.csv", index=False)
+    return run.finish(held_out_thresholds(val, 0.75))
+
+
+@torch.no_grad()
+def patch_features(model: nn.Module, frames: torch.Tensor) -> torch.Tensor:
+    features = {layer: model.feature_pooler(found) for layer, found in model.eval().feature_extractor(frames).items()}
+    return model.reshape_embedding(model.generate_embedding(features))
+
+
+def unit(photo: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255
+
+
+def draw_statistics(model: nn.Module) -> None:
+    """Batch normalisation as after training: no mean 0, no variance 1."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.7, 1.3)
+            nn.init.uniform_(module.bias, -0.1, 0.1)
+
+
+def keep_checkpoint(model: nn.Module, file: Path) -> None:
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(file, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory, table, backbone_folder):
+    """A run by name, exported to ONNX and OpenVINO; made once. Copy it before changing it."""
+    made: dict[str, Run] = {}
+    folder = tmp_path_factory.mktemp("exported")
+
+    def get(name: str) -> Run:
+        if name not in made:
+            made[name] = make_run(folder, name, table, backbone_folder)
+            export_run(made[name], ("onnx", "openvino"))
+        return made[name]
+
+    return get
+
+
+@pytest.fixture
+def patchcore(make, tmp_path) -> Run:
+    """A copy of the exported PatchCore run, to be changed."""
+    return Run.load(Path(shutil.copytree(make("patchcore").folder, tmp_path / "patchcore")))
+
+
+@pytest.fixture(scope="module")
+def mixed(photos) -> list[np.ndarray]:
+    """Eight photos of four sizes, none of the network's own shape."""
+    files = sorted((photos / "test").rglob("*.png"))
+    draw = np.random.default_rng(0)
+    noise = draw.integers(0, 256, (131, 77, 3), dtype=np.uint8)
+    found = [read_image(file) for file in files[:5]]
+    return [*found[:2], noise, found[2][:50, :40], *found[3:], noise[:64, :64], noise[::-1].copy()]
+
+
+# ------------------------------------------------------------------------------------------------------------- parity
+
+
+@pytest.mark.parametrize("name", list(SMALL))
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_says_what_torch_says_for_any_batch_and_sizes(make, mixed, name, backend):
+    run = make(name)
+    assert len(mixed) == 8
+    expected = Predictor(run, device="cpu").predict(mixed)
+    assert len(np.unique(expected.scores)) > 5  # the photos do differ
+    for batch_size in (1, 3, 8):
+        found = Predictor(run, backend, batch_size=batch_size).predict(mixed)
+        np.testing.assert_allclose(found.scores, expected.scores, rtol=2e-4)
+        if name == "classifier":
+            assert found.maps is None
+            np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
+            np.testing.assert_allclose(found.embeddings, expected.embeddings, rtol=1e-3, atol=1e-4)
+            continue
+        for ours, theirs in zip(found.maps, expected.maps, strict=True):
+            assert ours.shape == theirs.shape
+            np.testing.assert_allclose(ours, theirs, atol=1e-4 * float(np.abs(theirs).max()))
+
+
+@pytest.mark.parametrize(
+    ("size", "crop"), [((40, 56), None), ((41,), (33, 40)), ((40,), (33, 39)), ((64, 48), (33, 35)), ((30,), (30, 30))]
+)
+def test_preprocessing_is_torchvisions(size, crop):
+    import onnxruntime
+    import openvino
+    from onnx import compose
+
+    mean, std = (0.1, 0.5, 0.4), (0.2, 0.25, 0.5)
+    graph = compose.add_prefix(preprocessing(size, crop, mean, std), "pre/", rename_inputs=False, rename_outputs=False)
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    compiled = openvino.Core().compile_model(export.openvino_model(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    steps = [Resize(size, antialias=True), *([CenterCrop(crop)] if crop else [])]
+    draw = np.random.default_rng(1)
+    for shape in ((97, 131), (131, 97), (40, 56), (25, 90), (200, 70), (41, 41)):
+        photo = draw.integers(0, 256, (2, *shape, 3), dtype=np.uint8)
+        expected = Compose(steps)(torch.from_numpy(photo).permute(0, 3, 1, 2).float() / 255).numpy()
+        expected = (expected - np.reshape(mean, (1, 3, 1, 1))) / np.reshape(std, (1, 3, 1, 1))
+        for found in (session.run(None, {"photos": photo})[0], compiled(photo)[0]):
+            np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def test_antialiasing_is_in_the_graph():
+    """A board of single pixels, black and white, becomes grey, and not the one colour that every fourth pixel has."""
+    import onnxruntime
+
+    board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
+    session = onnxruntime.InferenceSession(preprocessing((16, 16), None, (0, 0, 0), (1, 1, 1)).SerializeToString())
+    (frames,) = session.run(None, {"photos": np.repeat(board[None, :, :, None], 3, axis=3)})
+    np.testing.assert_allclose(frames[:, :, 2:-2, 2:-2], 0.5, atol=0.02)
+
+
+@pytest.mark.parametrize(("channels", "kernel", "width"), [(6, 3, 8), (5, 3, 7), (12, 1, 5), (4, 3, 36), (8, 1, 8)])
+def test_averaging_is_unfold_and_adaptive_pooling(channels, kernel, width):
+    x = torch.randn(2, channels, 5, 6, generator=torch.Generator().manual_seed(0))
+    columns = functional.unfold(x, kernel, padding=kernel // 2).transpose(1, 2)
+    expected = functional.adaptive_avg_pool1d(columns, width).transpose(1, 2).reshape(2, width, 5, 6)
+    torch.testing.assert_close(averaging(channels, kernel, width)(x), expected)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_patch_map_is_enlarging_and_blurring(mode):
+    from anomalib.models.components import GaussianBlur2d
+
+    blur = GaussianBlur2d(sigma=4, channels=1)
+    scores = torch.rand(3, 1, 7, 5, generator=torch.Generator().manual_seed(0))
+    large = functional.interpolate(scores, (56, 61), mode="nearest" if mode == "nearest" else "bilinear")
+    made = export.PatchMap((7, 5), (56, 61), mode, blur.kernel[0, 0])
+    torch.testing.assert_close(made(scores[:, 0]), blur(large)[:, 0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_neighbors", [1, 4, 9])
+def test_fixed_patchcore_is_patchcore_whatever_part_of_the_bank_is_looked_at_at_once(
+    make_model, monkeypatch, num_neighbors
+):
+    model = make_model(num_neighbors=num_neighbors).model.eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        model.memory_bank = patch_features(model, torch.rand(2, 3, 64, 64, generator=generator))[::3].clone()
+        frames = torch.rand(3, 3, 64, 64, generator=generator)
+        expected = model(frames)
+        monkeypatch.setattr(export, "BANK_ROWS", 7)
+        scores, maps = export.FixedPatchCore(model, (64, 64))(frames)
+    torch.testing.assert_close(scores, expected.pred_score, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(maps, expected.anomaly_map[:, 0], rtol=1e-4, atol=1e-5)
+
+
+# -------------------------------------------------------------------------------------------------- what a file says
+
+
+@pytest.mark.parametrize("name", ["patchcore", "classifier"])
+def test_a_file_says_whose_it_is_and_needs_nothing_else(make, mixed, name):
+    import onnxruntime
+
+    run = make(name)
+    said = {backend: exported.read_about(run.folder / exported.FILES[backend]) for backend in ("onnx", "openvino")}
+    assert said["onnx"] == said["openvino"] == about(run) | {"precision": "f32"}
+    assert said["onnx"]["run_fingerprint"] == run.info["fingerprint"]
+    assert said["onnx"]["checkpoint_sha256"] == run.info["files"]["model.ckpt"]
+    assert json.loads(said["onnx"]["image_size"]) == [64, 96]
+    assert json.loads(said["onnx"]["classes"]) == (CLASSES if name == "classifier" else None)
+    assert exported.stored_thresholds(run.folder / exported.FILES["onnx"]) == run.thresholds
+
+    session = onnxruntime.InferenceSession(run.folder / exported.FILES["onnx"])
+    meta = session.get_modelmeta().custom_metadata_map
+    scores = session.run(["score"], {"photos": np.stack(mixed[:2])})[0]
+    limit = json.loads(meta["thresholds"])["image"]["value"]
+    expected = Predictor(run, device="cpu").predict(mixed[:2])
+    np.testing.assert_allclose(scores, expected.scores, rtol=2e-4)
+    assert (scores > limit).tolist() == expected.labels.tolist()
+
+
+def test_weights_are_not_halved(make):
+    import openvino
+
+    model = openvino.Core().read_model(make("unet").folder / exported.FILES["openvino"])
+    kinds = {node.get_element_type().get_type_name() for node in model.get_ops() if node.get_type_name() == "Constant"}
+    assert "f32" in kinds
+    assert "f16" not in kinds
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_a_file_of_another_checkpoint_is_refused(patchcore, backend):
+    info = json.loads((patchcore.folder / "run.json").read_text())
+    (patchcore.folder / "run.json").write_text(json.dumps(info | {"fingerprint": "another"}))
+    with pytest.raises(ValueError, match="another checkpoint.*09_export_and_video"):
+        Predictor(patchcore.folder, backend)
+
+    weights = torch.load(patchcore.folder / "model.ckpt", weights_only=True)
+    torch.save(weights | {"epoch": 77}, patchcore.folder / "model.ckpt")
+    digest = export.file_sha256(patchcore.folder / "model.ckpt")
+    (patchcore.folder / "run.json").write_text(json.dumps(info | {"files": {"model.ckpt": digest}}))
+    with pytest.raises(ValueError, match="another checkpoint"):
+        Predictor(patchcore.folder, backend)
+    export_run(patchcore.folder, (backend,))
+    Predictor(patchcore.folder, backend)
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino", "openvino-bf16", "openvino-int8"])
+def test_a_file_that_is_not_there_names_what_makes_it(patchcore, backend):
+    shutil.rmtree(patchcore.folder / "export")
+    with pytest.raises(MissingRunError, match="09_export_and_video.*helpers.inference.export .*patchcore --formats"):
+        Predictor(patchcore, backend)
+
+
+def test_a_file_that_fits_stays_and_a_damaged_one_is_made_again(patchcore, monkeypatch):
+    files = export_run(patchcore, ("onnx", "openvino"))
+    before = [file.stat().st_mtime_ns for file in files.values()]
+    assert [file.stat().st_mtime_ns for file in export_run(patchcore, ("onnx", "openvino")).values()] == before
+    whole = files["onnx"].read_bytes()
+    files["onnx"].write_bytes(whole[: len(whole) // 2])
+    export_run(patchcore, ("onnx", "openvino"))
+    assert len(files["onnx"].read_bytes()) == len(whole)
+    assert files["openvino"].stat().st_mtime_ns == before[1]
+
+
+def test_refuses_what_it_cannot_do(make, tmp_path):
+    run = make("patchcore")
+    with pytest.raises(ValueError, match="formats='tflite'.*onnx, openvino, openvino-int8"):
+        export_run(run, ("tflite",))
+    with pytest.raises(MissingRunError, match="no finished run"):
+        export_run(tmp_path)
+    for backend in ("onnx", "openvino"):
+        with pytest.raises(ValueError, match="DEVICE='cuda'.*CPU"):
+            Predictor(run, backend, device="cuda")
+
+
+def test_bfloat16_is_refused_where_the_cpu_has_none_and_computed_where_it_has(make, mixed, monkeypatch):
+    run = make("patchcore")
+    if exported.has_bf16():
+        found = Predictor(run, "openvino-bf16").predict(mixed).scores
+        np.testing.assert_allclose(found, Predictor(run, device="cpu").predict(mixed).scores, rtol=0.1)
+    monkeypatch.setattr(exported, "has_bf16", lambda: False)
+    with pytest.raises(ValueError, match="no bfloat16"):
+        Predictor(run, "openvino-bf16")
+
+
+# ------------------------------------------------------------------------------------------------------------- 8 bits
+
+
+def test_calibration_photos_are_good_ones_of_train(make, table):
+    run = make("patchcore")
+    good = set(table["image_path"][(table["split"] == "train") & (table["label_index"] == 0)])
+    assert set(calibration_photos(run)) == good
+    assert len(calibration_photos(run, 3)) == 3
+    run = Run(run.folder, run.info, table[table["split"] != "train"])
+    with pytest.raises(ValueError, match="good training photos"):
+        calibration_photos(run)
+
+
+@pytest.mark.parametrize("name", ["patchcore", "unet"])
+def test_8_bits_are_close_and_have_their_own_thresholds(make, name, table):
+    import openvino
+
+    run = make(name)
+    export_run(run, ("openvino-int8",))
+    file = run.folder / exported.FILES["openvino-int8"]
+    model = openvino.Core().read_model(file)
+    assert sum(node.get_type_name() == "FakeQuantize" for node in model.get_ops()) > 5
+    judge = Predictor(run, "openvino-int8")
+    val = table["image_path"][table["split"] == "val"].tolist()
+    found, expected = judge.predict(val), Predictor(run, device="cpu").predict(val)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=0.25)
+    assert not np.array_equal(found.scores, expected.scores)
+    # three good photos in val, 75 % of them accepted: the threshold is the highest of their own scores in 8 bits
+    assert judge.thresholds["image"].value == pytest.approx(float(found.scores.max()), rel=1e-6)
+    assert "8 bits" in judge.thresholds["image"].origin
+    assert judge.thresholds.keys() == run.thresholds.keys()
+    assert not found.labels.any()
+    # the highest of three good scores: 1 of 3 is as high, so p = (1 + 1) / (3 + 1)
+    assert found.confidences[found.scores.argmax()] == pytest.approx(0.5)
+    assert "good photos of train" in exported.read_about(file)["calibration"]
+
+
+# ----------------------------------------------------------------------------------------------------------- commands
+
+
+def test_commands(patchcore, photos, tmp_path, capsys):
+    assert export.main([str(patchcore.folder), "--formats", "onnx"]) == 0
+    assert "model.onnx" in capsys.readouterr().out
+    assert export.main([str(patchcore.folder), "--formats", "tflite"]) == 2
+    assert "tflite" in capsys.readouterr().err
+
+    verdicts = {}
+    for backend in ("torch", "onnx"):
+        command = [str(patchcore.folder), str(photos / "test" / "square"), "--out", str(tmp_path / backend)]
+        assert inference_main([*command, "--save", "none", "--device", "cpu", "--backend", backend]) == 0
+        verdicts[backend] = json.loads((tmp_path / backend / "verdicts.json").read_text())
+        about_cascade = json.loads((tmp_path / backend / "cascade.json").read_text())
+        assert backend in json.dumps(about_cascade)
+    assert [row["verdict"] for row in verdicts["onnx"]] == [row["verdict"] for row in verdicts["torch"]]
+    assert inference_main([*command, "--backend", "tensorrt"]) == 2
+    assert "tensorrt" in capsys.readouterr().err
