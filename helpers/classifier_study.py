@@ -96,7 +96,12 @@ def class_maps(run: Run, rows: pd.DataFrame) -> dict[str, list]:
     model = load_classifier(run.folder / "model.ckpt", architecture)
     photos = [run.photo_at_map_size(path) for path in rows["image_path"]]
     maps = grad_cam(model, photos, [model.classes.index(name) for name in rows["predicted"]])
-    titles = [f"{row.defect_type}, called {row.predicted} ({row.confidence:.2f})" for row in rows.itertuples()]
+    called = photo_classes(rows, run.info["parameters"]["binary"])
+    words = [
+        row.predicted if row.predicted == truth else f"{truth} called {row.predicted}"
+        for row, truth in zip(rows.itertuples(), called, strict=True)
+    ]
+    titles = [f"{text} ({confidence:.2f})" for text, confidence in zip(words, rows["confidence"], strict=True)]
     masks = [run.mask_at_map_size(row.mask_path, row.label_index) for row in rows.itertuples()]
     return {"photos": photos, "maps": list(maps), "masks": masks, "titles": titles}
 

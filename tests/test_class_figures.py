@@ -219,3 +219,13 @@ def test_bars_name_their_counts():
     assert any("32 calls" in text for text in texts)
     absent = OPEN["report"].by_class.assign(n=0, right=np.nan, right_low=np.nan, right_high=np.nan)
     assert _texts(figures.detection_bars(absent)).count("no photo") == 6
+
+
+def test_far_scores_share_the_last_bar_and_none_is_lost():
+    scores = np.r_[np.linspace(0, 10, 99), 1000.0]
+    axis = figures.unknown_histogram(scores, ["a"] * 100, ["a"], 8.0).axes[0]
+    heights = [bar.get_height() for bar in axis.patches]
+    assert sum(heights) == 100 and heights[-1] == 1
+    assert axis.patches[-1].get_x() < 20 and "beyond" in axis.get_xlabel()
+    plain = figures.unknown_histogram(scores[:-1], ["a"] * 99, ["a"], 8.0).axes[0]
+    assert "beyond" not in plain.get_xlabel()

@@ -35,6 +35,7 @@ from helpers.views.figures import (
 
 _MARKERS = "osD^vPX"
 _DASHES = ("-", "--", "-.", ":")
+BULK, FAR = 0.95, 2.0  # a histogram ends near this share of the scores where the farthest lie that many times as far
 
 
 def confusion_figure(confusion: pd.DataFrame, *, title: str = "", note: str | None = None) -> Figure:
@@ -143,6 +144,8 @@ def unknown_histogram(
 ) -> Figure:
     """Shows how the scores of known photos and of each unknown class spread about tau.
 
+    Where a few scores lie so far out that they would press all others together, the last bar holds what lies beyond.
+
     Args:
         scores: (N,) larger is more unknown.
         groups: (N,) classes of the photos.
@@ -162,6 +165,11 @@ def unknown_histogram(
     is_known = np.array([name in known_names for name in names])
     marks = values if tau is None else np.r_[values, float(tau)]
     low, high = float(marks.min()), float(marks.max())
+    bulk = max(float(np.quantile(values, BULK)), -np.inf if tau is None else float(tau))
+    beyond = high - low > FAR * (bulk - low) > 0
+    if beyond:
+        high = low + 1.25 * (bulk - low)
+        values = np.minimum(values, high)
     bins = np.linspace(low, high, 41) if high > low else np.linspace(low - 0.5, low + 0.5, 41)
     figure = new_figure(4.2, note)
     axis = figure.subplots()
@@ -181,7 +189,8 @@ def unknown_histogram(
     if tau is not None:
         threshold_line(axis, float(tau))
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set(xlabel=f"{label} (larger: more unknown)", ylabel="photos")
+    more = "; last bar: all beyond" if beyond else ""
+    axis.set(xlabel=f"{label} (larger: more unknown{more})", ylabel="photos")
     axis.set_title(f"Known and unknown photos (n={values.size})", pad=22 if tau is not None else 6)
     clean_axis(axis)
     legend_right(figure, axis, None)
