@@ -1,126 +1,265 @@
-"""Does an exported file say what its run says, how fast, and what do 8 bits cost? All backends on the same photos."""
+"""What an exported run is worth: does it say the same as torch, what do 8 bits cost, and how fast is it?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from helpers.analysis.runtime import time_stages
+from helpers.analysis.runtime import TIME_COLUMNS, time_calls
 from helpers.data.images import read_image
-from helpers.inference.predictor import Predictor
+from helpers.inference.exported import BACKEND_NAMES, BF16, FILES, has_bf16
+from helpers.inference.predictor import CHECKPOINT, Prediction, Predictor
+from helpers.progress import progress
 from helpers.runs import Run
 
-PARITY_COLUMNS = ("model", "backend", "n_photos", "score_difference", "map_difference", "flipped", "image_auroc")
-SPEED_COLUMNS = ("model", "backend", "batch_size", "n_photos", "n_calls", "median_ms", "p95_ms", "times_torch")
-REFERENCE = "torch"
+TORCH = "torch"
+STOCK = "anomalib TorchInferencer"
 
 
-def photos_of_many_shapes(paths: Sequence[str | Path]) -> list[np.ndarray]:
-    """Photos (H, W, 3) uint8 of unlike shapes: of three, one is whole, one loses its lower and one its right quarter.
+def usable_backends(run: Run) -> list[str]:
+    """``torch`` and the backends whose file the run has and this machine can compute."""
+    there = [name for name in BACKEND_NAMES if (run.folder / FILES[name]).is_file()]
+    return [TORCH, *(name for name in there if name != BF16 or has_bf16())]
 
-    So a file is tried with photos that are not square, also where all photos of a data set are.
+
+def parity_photos(paths: Sequence[str | Path]) -> Iterator[tuple[str, np.ndarray]]:
+    """Photos with their files; a square one loses a quarter of its rows or of its columns, in turn.
+
+    So every resize changes the aspect, which is where pre-processing goes wrong first.
     """
-    photos = []
     for number, path in enumerate(paths):
         photo = read_image(path)
-        height, width = photo.shape[:2]
-        cut = (
-            (slice(None), slice(None)),
-            (slice(height - height // 4), slice(None)),
-            (slice(None), slice(width - width // 4)),
-        )
-        photos.append(np.ascontiguousarray(photo[cut[number % 3]]))
-    return photos
+        if photo.shape[0] == photo.shape[1]:
+            short = 3 * photo.shape[0] // 4
+            photo = photo[:short] if number % 2 else photo[:, :short]
+        yield str(path), photo
+
+
+def judge_all(predictor: Predictor, photos: Sequence[tuple[str, np.ndarray]]) -> list[Prediction]:
+    """Predictions for photos that have been read, in batches.
+
+    Args:
+        predictor: open.
+        photos: as from :func:`parity_photos`.
+    """
+    found: list[Prediction] = []
+    for first in range(0, len(photos), predictor.batch_size):
+        batch = photos[first : first + predictor.batch_size]
+        found += predictor.judge([photo for _, photo in batch], [source for source, _ in batch])
+    return found
+
+
+def parity_row(expected: Sequence[Prediction], found: Sequence[Prediction]) -> dict[str, float]:
+    """How far predictions are from others of the same photos.
+
+    Returns:
+        ``photos``; ``score_difference``: the largest |difference| as a share of the expected score, and the median,
+        ``median_difference``; ``map_difference``: the largest of any pixel, as a share of the highest expected one (NaN
+        for a classifier);
+        ``flips``: verdicts that differ.
+    """
+    scores, others = (np.array([one.score for one in each], dtype=np.float64) for each in (expected, found))
+    relative = np.abs(others - scores) / np.abs(scores).clip(1e-12)
+    pixels = float("nan")
+    if expected[0].network_map is not None:
+        apart = [float(np.abs(a.network_map - b.network_map).max()) for a, b in zip(expected, found, strict=True)]
+        pixels = max(apart) / max(float(np.abs(one.network_map).max()) for one in expected)
+    return {
+        "photos": len(scores),
+        "score_difference": float(relative.max()),
+        "median_difference": float(np.median(relative)),
+        "map_difference": pixels,
+        "flips": sum(a.abnormal != b.abnormal for a, b in zip(expected, found, strict=True)),
+    }
 
 
 def compare_backends(
-    run: Run, photos: Sequence[np.ndarray], labels: Sequence[int], backends: Iterable[str], *, batch_size: int = 8
-) -> pd.DataFrame:
-    """Judge the same photos with PyTorch and with each backend.
-
-    Args:
-        run: finished, and exported for the backends.
-        photos: (H, W, 3) uint8, of any shapes.
-        labels: 0 normal, 1 abnormal, of the photos.
-        backends: names from :data:`helpers.inference.predictor.BACKENDS`.
-        batch_size: photos at once.
-
-    Returns:
-        `PARITY_COLUMNS`, a row a backend, PyTorch's own first. ``score_difference`` is the largest difference from
-        PyTorch's score over the mean size of its scores, ``map_difference`` the same of the maps over PyTorch's highest
-        map value (NaN without maps), ``flipped`` the number of verdicts that are not PyTorch's, ``image_auroc`` the
-        AUROC of these photos (NaN where they are of one class).
-
-    Raises:
-        ValueError: if there is no photo.
-    """
-    if not photos or len(photos) != len(labels):
-        raise ValueError(f"give photos and as many labels, got {len(photos)} and {len(labels)}.")
-    expected = Predictor(run, REFERENCE, device="cpu", batch_size=batch_size).predict(photos)
-    scale = max(float(np.abs(expected.scores).mean()), 1e-12)
-    rows = []
-    for backend in (REFERENCE, *(name for name in backends if name != REFERENCE)):
-        found = expected
-        if backend != REFERENCE:
-            found = Predictor(run, backend, device="cpu", batch_size=batch_size).predict(photos)
-        difference = np.nan
-        if expected.maps is not None and found.maps is not None:
-            highest = max(max(float(np.abs(one).max()) for one in expected.maps), 1e-12)
-            pairs = zip(found.maps, expected.maps, strict=True)
-            difference = max(float(np.abs(one - other).max()) for one, other in pairs) / highest
-        both = len(set(labels)) == 2
-        rows.append(
-            (
-                run.name,
-                backend,
-                len(photos),
-                float(np.abs(found.scores - expected.scores).max()) / scale,
-                difference,
-                int((found.labels != expected.labels).sum()),
-                float(roc_auc_score(labels, found.scores)) if both else np.nan,
-            )
-        )
-    return pd.DataFrame(rows, columns=list(PARITY_COLUMNS))
-
-
-def time_backends(
     run: Run,
     paths: Sequence[str | Path],
-    backends: Iterable[str],
-    batch_sizes: Sequence[int] = (1, 8),
-    repeats: int = 1,
+    labels: Sequence[int] | None = None,
+    backends: Sequence[str] = (),
+    *,
+    cut: bool = True,
 ) -> pd.DataFrame:
-    """Milliseconds a photo from file to verdict, on this machine's CPU, after a warm-up.
+    """Every backend against torch on the same photos.
 
     Args:
-        run: finished, and exported for the backends.
-        paths: of photos, at least as many as the largest batch.
-        backends: names from :data:`helpers.inference.predictor.BACKENDS`; ``torch`` is always timed.
-        batch_sizes: photos at once.
-        repeats: rounds over all photos.
+        run: finished and exported.
+        paths: photos.
+        labels: 0 good, 1 defect; None: not known.
+        backends: names, ``torch`` first; empty: all that are usable.
+        cut: cut square photos, see :func:`parity_photos`; what is cut off may be the defect, so not for a quality.
 
     Returns:
-        `SPEED_COLUMNS`; ``times_torch`` is PyTorch's median of the same batch size over this one.
+        A row a backend: ``model``, ``backend``, the figures of :func:`parity_row`; with labels of both kinds also
+        ``image_auroc``, ``recall`` and ``false_alarm`` at the backend's own threshold.
     """
-    predictors: dict[str, Predictor] = {}
-    for backend in (REFERENCE, *(name for name in backends if name != REFERENCE)):
-        predictors[backend] = Predictor(run, backend, device="cpu", batch_size=max(batch_sizes))
-    times = time_stages(
-        {name: predictor.predict for name, predictor in predictors.items()},
-        [str(path) for path in paths],
-        batch_sizes,
-        repeats=repeats,
-    ).rename(columns={"stage": "backend"})
-    by_size = times[times["backend"] == REFERENCE].set_index("batch_size")["median_ms"]
-    times["times_torch"] = times["batch_size"].map(by_size) / times["median_ms"]
-    return times.assign(model=run.name)[list(SPEED_COLUMNS)]
+    photos = list(parity_photos(paths)) if cut else [(str(path), read_image(path)) for path in paths]
+    rows, expected = [], None
+    for backend in progress(list(backends) or usable_backends(run), f"{run.name}: backends"):
+        found = judge_all(Predictor(run, backend, device="cpu"), photos)
+        expected = found if expected is None else expected
+        row = {"model": run.title, "backend": backend, **parity_row(expected, found)}
+        if labels is not None and len(set(labels)) == 2:
+            defect, called = np.asarray(labels) == 1, np.array([one.abnormal for one in found])
+            row["image_auroc"] = roc_auc_score(defect, [one.score for one in found])
+            row |= {"recall": called[defect].mean(), "false_alarm": called[~defect].mean()}
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def file_sizes(run: Run, files: dict[str, Path]) -> pd.DataFrame:
+# --------------------------------------------------------------------------------------------------------------- speed
+
+
+def race(
+    stages: Mapping[str, Callable[[Sequence[Path]], Any]],
+    paths: Sequence[Path],
+    batch_sizes: Sequence[int] = (1, 8),
+    rounds: int = 3,
+) -> pd.DataFrame:
+    """Time from file to verdict; the rounds of all contestants alternate, so that a busy minute hits all alike.
+
+    Args:
+        stages: name -> what judges a batch of files.
+        paths: photos.
+        batch_sizes: each at most the number of photos.
+        rounds: over all photos.
+
+    Returns:
+        As :func:`helpers.analysis.runtime.time_stages`.
+    """
+    rows = []
+    for size in batch_sizes:
+        batches = [paths[start : start + size] for start in range(0, len(paths) - size + 1, size)]
+        times: dict[str, list[float]] = {name: [] for name in stages}
+        for _ in range(rounds):
+            for name, judge in stages.items():
+                times[name] += time_calls(judge, batches, warmup=2).tolist()
+        for name, found in times.items():
+            figures = np.mean(found), np.median(found), np.quantile(found, 0.95)
+            rows.append((name, size, size * len(batches), len(found), *map(float, figures)))
+    return pd.DataFrame(rows, columns=list(TIME_COLUMNS))
+
+
+def speed_table(
+    run: Run, paths: Sequence[str | Path], batch_sizes: Sequence[int] = (1, 8), rounds: int = 3, *, stock: bool = False
+) -> pd.DataFrame:
+    """Milliseconds a photo from file to verdict (and map at the photo's size) on this CPU, by backend and batch size.
+
+    Args:
+        run: finished and exported.
+        paths: photos.
+        batch_sizes: photos at once.
+        rounds: over all photos.
+        stock: also time anomalib's own ``TorchInferencer`` with the same weights, one photo at a time: PatchCore only.
+
+    Returns:
+        As :func:`race`, and ``times_faster``: than the stock inferencer if it is there, else than torch, by medians of
+        the same batch size (the stock one knows batches of one photo only).
+    """
+    files = [Path(path) for path in paths]
+    judges = {name: Predictor(run, name, device="cpu") for name in usable_backends(run)}
+
+    def predict(predictor: Predictor) -> Callable[[Sequence[Path]], Any]:
+        def judge(batch: Sequence[Path]) -> Any:
+            predictor.batch_size = len(batch)
+            return predictor.predict(list(batch))
+
+        return judge
+
+    stages = {name: predict(predictor) for name, predictor in judges.items()}
+    with stock_inferencer(run) if stock else _nothing() as inferencer:
+        tables = []
+        for size in batch_sizes:
+            contest = {STOCK: inferencer, **stages} if inferencer is not None and size == 1 else stages
+            tables.append(race(contest, files, (size,), rounds))
+    table = pd.concat(tables, ignore_index=True)
+    base = {
+        size: float(rows.set_index("stage")["median_ms"].get(STOCK, rows.set_index("stage")["median_ms"][TORCH]))
+        for size, rows in table.groupby("batch_size")
+    }
+    return table.assign(times_faster=[base[row.batch_size] / row.median_ms for row in table.itertuples()])
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield None
+
+
+@contextmanager
+def stock_inferencer(run: Run) -> Iterator[Callable[[Sequence[Path]], list[float]]]:
+    """anomalib's ``TorchInferencer`` and Patchcore with the run's weights, memory bank and threshold.
+
+    Yields:
+        Files -> raw scores, one call of the inferencer each.
+
+    Raises:
+        ValueError: for another model than PatchCore.
+    """
+    if run.name != "patchcore":
+        raise ValueError(f"{run.name}: anomalib's inferencer is compared for PatchCore only.")
+    import torch
+    from anomalib.deploy import TorchInferencer
+    from anomalib.models import Patchcore
+
+    from helpers.models.catalog import bare_backbone, load_model
+
+    parameters = run.info["parameters"]
+    ours = load_model(run.name, run.folder / CHECKPOINT, parameters["backbone"]["architecture"])
+    with bare_backbone(parameters["backbone"]["architecture"], ours.hparams.get("model_args", {})) as backbone:
+        stock = Patchcore(
+            backbone=backbone,
+            layers=parameters["backbone"]["layers"],
+            pre_trained=False,
+            num_neighbors=parameters["num_neighbors"],
+            pre_processor=ours.pre_processor,
+            visualizer=False,
+        )
+    # raw scores, and verdicts by the run's thresholds
+    stock.post_processor.enable_normalization = False
+    stock.post_processor._image_threshold = torch.tensor(run.thresholds["image"].value)
+    stock.post_processor._pixel_threshold = torch.tensor(run.thresholds["pixel"].value)
+    stock.model.memory_bank = torch.empty_like(ours.model.memory_bank)
+    stock.model.load_state_dict(ours.model.state_dict())
+    with TemporaryDirectory() as folder:
+        path = stock.to_torch(folder)
+        # the inferencer unpickles its file only when told to trust it; this one was written a line ago
+        before = os.environ.get("TRUST_REMOTE_CODE")
+        os.environ["TRUST_REMOTE_CODE"] = "1"
+        try:
+            inferencer = TorchInferencer(path, device="cpu")
+        finally:
+            os.environ.pop("TRUST_REMOTE_CODE")
+            if before is not None:
+                os.environ["TRUST_REMOTE_CODE"] = before
+
+        def judge(files: Sequence[Path]) -> list[float]:
+            with torch.no_grad():
+                return [float(inferencer.predict(file).pred_score.reshape(-1)[0]) for file in files]
+
+        yield judge
+
+
+def stock_difference(run: Run, paths: Sequence[str | Path]) -> float:
+    """Largest difference between our torch scores and the stock inferencer's, as a share of ours.
+
+    It shows that the race is between two ways to the same result.
+    """
+    ours = Predictor(run, device="cpu").predict(list(paths)).scores
+    with stock_inferencer(run) as judge:
+        theirs = np.array(judge([Path(path) for path in paths]))
+    return float((np.abs(theirs - ours) / ours).max())
+
+
+def file_sizes(run: Run, files: Mapping[str, Path]) -> pd.DataFrame:
     """Megabytes (10^6 bytes) of a run's exported files: columns ``model``, ``format``, ``megabytes``, ``file``."""
     rows = []
     for name, file in files.items():

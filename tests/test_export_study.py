@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from cascade_runs import KnownBackend, write_run
 from PIL import Image
 
-from helpers.export_study import compare_backends, file_sizes, photos_of_many_shapes, time_backends
+from helpers.export_study import compare_backends, file_sizes, parity_photos, race, speed_table, stock_inferencer
 from helpers.inference import predictor
+from helpers.inference.exported import FILES
 from helpers.inference.predictor import Output
 from helpers.runs import Run
 from helpers.views.export_figures import speed_bars
@@ -30,57 +33,79 @@ def run(tmp_path, monkeypatch) -> Run:
     return Run.load(write_run(tmp_path / "first"))
 
 
-def flat(red: int) -> np.ndarray:
-    return np.full((16, 24, 3), (red, 0, 0), dtype=np.uint8)
-
-
-def test_differences_and_flipped_verdicts_are_counted(run):
-    # scores 0.2, 0.4 and 1, threshold 0.5: 0.1 more flips none; a fourth of 0.459 goes over
-    photos = [flat(51), flat(102), flat(255), flat(117)]
-    table = compare_backends(run, photos, [0, 0, 1, 1], ["onnx", "openvino"]).set_index("backend")
-    assert list(table.index) == ["torch", "onnx", "openvino"] and (table["n_photos"] == 4).all()
-    assert table.loc["onnx", ["score_difference", "map_difference", "flipped"]].tolist() == [0, 0, 0]
-    mean = np.mean([51, 102, 255, 117]) / 255
-    assert table.loc["openvino", "score_difference"] == pytest.approx(0.1 / mean, rel=1e-5)
-    assert table.loc["openvino", "map_difference"] == pytest.approx(0.1, rel=1e-5)  # the highest value is 1
-    assert table.loc["openvino", "flipped"] == 1
-    assert (table["image_auroc"] == 1).all()
-
-
-def test_auroc_of_one_class_is_not_a_number(run):
-    assert compare_backends(run, [flat(51)], [0], ["onnx"])["image_auroc"].isna().all()
-    with pytest.raises(ValueError, match="as many labels"):
-        compare_backends(run, [flat(51)], [], ["onnx"])
-
-
-def test_photos_are_cut_to_three_shapes(tmp_path):
+def flat_photos(folder: Path, reds: list[int]) -> list[str]:
     paths = []
-    for number in range(3):
+    for number, red in enumerate(reds):
+        paths.append(str(folder / f"photo_{number}.png"))
+        Image.fromarray(np.full((16, 24, 3), (red, 0, 0), dtype=np.uint8)).save(paths[-1])
+    return paths
+
+
+def test_differences_and_flipped_verdicts_are_counted(run, tmp_path):
+    # scores are the reds over 255; the threshold is 0.5, and 0.1 more takes the last over it
+    reds = [51, 102, 255, 117]
+    paths = flat_photos(tmp_path, reds)
+    table = compare_backends(run, paths, [0, 0, 1, 1], ["torch", "onnx", "openvino"]).set_index("backend")
+    assert (table["photos"] == 4).all()
+    assert table.loc["onnx", ["score_difference", "map_difference", "flips"]].tolist() == [0, 0, 0]
+    shares = 0.1 / (np.array(reds) / 255)
+    assert table.loc["openvino", "score_difference"] == pytest.approx(shares.max(), rel=1e-5)
+    assert table.loc["openvino", "median_difference"] == pytest.approx(np.median(shares), rel=1e-5)
+    assert table.loc["openvino", "map_difference"] == pytest.approx(0.1, rel=1e-5)  # the highest value is 1
+    assert table.loc["openvino", "flips"] == 1
+    assert (table["image_auroc"] == 1).all() and (table["false_alarm"] == 0).all()
+    assert table["recall"].tolist() == [0.5, 0.5, 1.0]
+
+
+def test_without_labels_or_with_one_class_there_is_no_quality(run, tmp_path):
+    paths = flat_photos(tmp_path, [51, 102])
+    for labels in (None, [0, 0]):
+        assert "image_auroc" not in compare_backends(run, paths, labels, ["torch", "onnx"])
+
+
+def test_square_photos_are_cut_in_turn_and_others_stay(tmp_path):
+    shapes, paths = [(40, 40), (40, 40), (30, 44)], []
+    for number, shape in enumerate(shapes):
         paths.append(tmp_path / f"{number}.png")
-        Image.fromarray(np.arange(40 * 60 * 3, dtype=np.uint32).reshape(40, 60, 3).astype(np.uint8)).save(paths[-1])
-    whole, low, narrow = photos_of_many_shapes(paths)
-    assert (whole.shape, low.shape, narrow.shape) == ((40, 60, 3), (30, 60, 3), (40, 45, 3))
-    np.testing.assert_array_equal(low, whole[:30])
-    np.testing.assert_array_equal(narrow, whole[:, :45])
+        Image.fromarray(np.arange(3 * np.prod(shape), dtype=np.uint32).reshape(*shape, 3).astype(np.uint8)).save(
+            paths[-1]
+        )
+    photos = [photo for _, photo in parity_photos(paths)]
+    assert [photo.shape for photo in photos] == [(40, 30, 3), (30, 40, 3), (30, 44, 3)]
+    whole = np.asarray(Image.open(paths[0]))
+    np.testing.assert_array_equal(photos[0], whole[:, :30])
 
 
-def test_times_name_every_backend_and_batch(run, tmp_path):
-    paths = [tmp_path / f"{number}.png" for number in range(4)]
-    for path in paths:
-        Image.fromarray(flat(51)).save(path)
-    table = time_backends(run, paths, ["onnx"], (1, 2))
-    assert list(zip(table["backend"], table["batch_size"], table["n_calls"], strict=True)) == [
-        *(("torch", 1, 4), ("torch", 2, 2)),
-        *(("onnx", 1, 4), ("onnx", 2, 2)),
-    ]
-    assert (table.loc[table["backend"] == "torch", "times_torch"] == 1).all()
-    medians = table.set_index(["backend", "batch_size"])["median_ms"]
-    expected = medians["torch", 2] / medians["onnx", 2]
-    assert table.iloc[-1]["times_torch"] == pytest.approx(expected)
-    axes = speed_bars(table).axes
+def test_contestants_take_turns():
+    calls = []
+    stages = {"a": lambda batch: calls.append(("a", len(batch))), "b": lambda batch: calls.append(("b", len(batch)))}
+    table = race(stages, [Path("1"), Path("2"), Path("3")], (2,), rounds=2)
+    one_round = [("a", 2)] * 3 + [("b", 2)] * 3  # two calls that do not count, then the one whole batch
+    assert calls == 2 * one_round
+    assert table[["stage", "batch_size", "n_photos", "n_calls"]].to_numpy().tolist() == [["a", 2, 2, 2], ["b", 2, 2, 2]]
+
+
+def test_speed_is_told_as_a_ratio_to_torch(run, tmp_path):
+    file = run.folder / FILES["onnx"]
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"exported")
+    table = speed_table(run, flat_photos(tmp_path, [51, 51, 51, 51]), (1, 2), rounds=1)
+    assert set(zip(table["stage"], table["batch_size"], strict=True)) == {
+        *(("torch", 1), ("torch", 2), ("onnx", 1), ("onnx", 2))
+    }
+    assert (table.loc[table["stage"] == "torch", "times_faster"] == 1).all()
+    medians = table.set_index(["stage", "batch_size"])["median_ms"]
+    ratios = table.set_index(["stage", "batch_size"])["times_faster"]
+    assert ratios["onnx", 2] == pytest.approx(medians["torch", 2] / medians["onnx", 2])
+    axes = speed_bars(table.rename(columns={"stage": "backend"}).assign(model="first")).axes
     assert [axis.get_title() for axis in axes] == ["batch of 1", "batch of 2"]
     widths = [bar.get_width() for bar in axes[1].patches]
     assert widths == pytest.approx([medians["torch", 2], medians["onnx", 2]])
+
+
+def test_anomalibs_inferencer_is_compared_for_patchcore_only(run):
+    with pytest.raises(ValueError, match="PatchCore only"), stock_inferencer(run):
+        pass
 
 
 def test_sizes_count_all_parts_of_a_file(run):

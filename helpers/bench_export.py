@@ -1,0 +1,81 @@
+"""PatchCore from file to verdict, one photo at a time on this CPU: exported runs against anomalib's own inferencer.
+
+    python -m helpers.bench_export [RUN] [--photos N] [--rounds N]
+
+Everything is measured in one run on the same photos, in rounds that alternate. Results: ``artifacts/bench/export.csv``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from helpers.quiet import quiet_libraries
+from helpers.runs import PROJECT_ROOT, Run, project_path, write_csv
+
+RUN = "artifacts/mesh/quick/patchcore"
+SAME = 1e-3  # difference of scores as a share, up to which two results count as the same
+
+
+def measure(run: Run, n_photos: int = 40, rounds: int = 5) -> pd.DataFrame:
+    """Speed and cost of every backend of a finished PatchCore run; missing files are exported first.
+
+    Args:
+        run: finished.
+        n_photos: of its test photos, evenly chosen, that are timed.
+        rounds: over these photos.
+
+    Returns:
+        :func:`helpers.export_study.speed_table` for batches of one, with the columns of
+        :func:`helpers.export_study.compare_backends` (on all test photos) for each backend.
+
+    Raises:
+        RuntimeError: if anomalib's inferencer gives other scores, so that there is nothing to compare.
+    """
+    from helpers.export_study import STOCK, compare_backends, speed_table, stock_difference
+    from helpers.inference.export import export_run
+    from helpers.inference.exported import FORMATS
+
+    export_run(run, FORMATS)
+    test = run.predictions("test")
+    step = max(1, len(test) // n_photos)
+    timed = test["image_path"].tolist()[::step][:n_photos]
+    difference = stock_difference(run, timed[:8])
+    if difference > SAME:
+        raise RuntimeError(f"{STOCK} and this run differ by {difference:.2g} of the score; they must be the same.")
+    speed = speed_table(run, timed, (1,), rounds, stock=True)
+    cost = compare_backends(run, test["image_path"].tolist(), test["label_index"].tolist(), cut=False)
+    return speed.merge(cost.drop(columns="model"), left_on="stage", right_on="backend", how="left").drop(
+        columns="backend"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m helpers.bench_export", description=__doc__.split("\n")[0])
+    parser.add_argument("run", nargs="?", default=RUN, help=f"folder of a PatchCore run; default: {RUN}")
+    parser.add_argument("--photos", type=int, default=40, help="photos that are timed")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds over them")
+    options = parser.parse_args(arguments)
+    quiet_libraries()
+    from helpers.inference.predictor import open_finished
+
+    folder = Path(options.run).expanduser()
+    try:
+        run = open_finished(folder.absolute() if folder.is_dir() else project_path(options.run))
+        table = measure(run, options.photos, options.rounds)
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    file = PROJECT_ROOT / "artifacts" / "bench" / "export.csv"
+    write_csv(table, file)
+    print(f"\n{table.to_string(index=False, float_format='%.4g')}\n\n{file}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
