@@ -42,7 +42,8 @@ test: setup ## check format and lint, run all tests, the smoke series and nbval
 	$(BIN)/python -m pytest
 
 lab: setup ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+	$(BIN)/jupyter lab --notebook-dir=notebooks \
+		--ServerApp.tornado_settings='{"websocket_max_message_size": 1073741824}'  # photos over 10 MiB can be uploaded
 
 app: setup ## serve the inspection page on this machine: notebook 10 with the finished runs of DATASET under PROFILE
 	$(BIN)/python -m helpers.serve --dataset "$(DATASET)" --profile $(PROFILE)
