@@ -21,7 +21,7 @@ KEYS = ("name", "about", "parameters", "stages")
 RUN_KEYS = {"run", "name", "rule", "then", "otherwise", "pixel_threshold", "object_mask", "morphology", "unknown"} | {
     *("unknown_by", "ignore_no_defect")
 }
-CUTTER_KEYS = {"foreground", "name", "otherwise", "window", "background", "separate"}
+CUTTER_KEYS = {"foreground", "name", "otherwise", "window", "background", "shrink", "separate"}
 FIRST = "patchcore"  # the run that is offered first where nothing else is asked for
 MARKS = {"run": (RUN_FILE,), "foreground": ("foreground.json",), "unknown": ("open_set.npz", "thresholds.json")}
 """Key of a stage -> the files that are in the folder it names once that is finished."""

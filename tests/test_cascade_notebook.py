@@ -22,7 +22,7 @@ from helpers.analysis.cascade_costs import Prices
 from helpers.data.coco import InstancePhoto
 from helpers.data.samples import fingerprint, make_table
 from helpers.inference import Cascade, predictor
-from helpers.inference.stages import CutterStage, RunStage
+from helpers.inference.stages import CutterStage, Item, RunStage
 from helpers.pipeline import Node
 from helpers.runs import MissingRunError
 from helpers.views import class_figures
@@ -327,6 +327,30 @@ def test_what_becomes_of_every_object(frames, tmp_path):
     assert study.object_disagreements(objects, verdicts).empty
     assert len(study.object_disagreements(objects.assign(called=False), verdicts)) == 1
     assert study.frame_rates(verdicts, truth)["found"].item() == 1
+
+
+def test_the_edge_of_an_object_is_not_judged(frames, tmp_path):
+    """Two pixels of red at the edge of an object of 12: seen without ``shrink``, not seen with 3; 6 leave nothing."""
+    cascade, annotated = frames
+    cutter = cascade.stages[0]
+    labels = np.zeros((30, 40), np.int64)
+    labels[8:20, 10:22] = 1
+    sizes = {0: 12, 3: 6, 5: 2, 6: 12}  # what is left of each side; where that is nothing, all is judged
+    for pixels, side in sizes.items():
+        cutter.shrink = pixels
+        (part,) = cutter.cut(Item("a.png", "a", np.zeros((30, 40, 3), np.uint8)), labels)
+        assert part.mask.sum() == side**2, pixels
+        assert part.box == (10, 8, 12, 12), "the object is still as large as it is"
+    assert cutter.describe()["shrink"] == 6
+    picture = np.array(Image.open(annotated[0].image_path))
+    picture[8:20, :, 0] = 0
+    picture[8:20, 6:8, 0] = 255
+    for pixels, called in ((0, 1), (3, 0)):
+        cutter.shrink = pixels
+        verdicts = cascade.run([picture], tmp_path / f"shrink {pixels}", save=())
+        assert verdicts["n_abnormal"].item() == called
+    with pytest.raises(ValueError, match="shrink must be 0 or more pixels, got -1"):
+        CutterStage(tmp_path / "artifacts/drawn/quick/foreground", shrink=-1)
 
 
 def test_frames_that_say_nothing_of_defects(frames):
