@@ -61,7 +61,8 @@ def parity_row(expected: Sequence[Prediction], found: Sequence[Prediction]) -> d
     """How far predictions are from others of the same photos.
 
     Returns:
-        ``photos``; ``score_difference``: the largest |difference| as a share of the expected score, and the median,
+        ``photos``; ``abnormal``: how many of them ``expected`` calls so (where it is all or none, that no verdict flips
+        says little); ``score_difference``: the largest |difference| as a share of the expected score, and the median,
         ``median_difference``; ``map_difference``: the largest of any pixel, as a share of the highest expected one (NaN
         for a classifier);
         ``flips``: verdicts that differ.
@@ -74,6 +75,7 @@ def parity_row(expected: Sequence[Prediction], found: Sequence[Prediction]) -> d
         pixels = max(apart) / max(float(np.abs(one.network_map).max()) for one in expected)
     return {
         "photos": len(scores),
+        "abnormal": sum(one.abnormal for one in expected),
         "score_difference": float(relative.max()),
         "median_difference": float(np.median(relative)),
         "map_difference": pixels,
@@ -223,10 +225,8 @@ def stock_inferencer(run: Run) -> Iterator[Callable[[Sequence[Path]], list[float
             pre_processor=ours.pre_processor,
             visualizer=False,
         )
-    # raw scores, and verdicts by the run's thresholds
+    # raw scores; its labels are then by its own limit of 0.5, which is timed but means nothing here
     stock.post_processor.enable_normalization = False
-    stock.post_processor._image_threshold = torch.tensor(run.thresholds["image"].value)
-    stock.post_processor._pixel_threshold = torch.tensor(run.thresholds["pixel"].value)
     stock.model.memory_bank = torch.empty_like(ours.model.memory_bank)
     stock.model.load_state_dict(ours.model.state_dict())
     with TemporaryDirectory() as folder:

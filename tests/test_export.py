@@ -218,6 +218,16 @@ def test_fixed_patchcore_is_patchcore_whatever_part_of_the_bank_is_looked_at_at_
     torch.testing.assert_close(maps, expected.anomaly_map[:, 0], rtol=1e-4, atol=1e-5)
 
 
+def test_low_probabilities_keep_their_digits_in_onnx_runtime():
+    """Its own sigmoid is off by 1e-7, which near zero is all there is."""
+    import onnxruntime
+
+    x = np.linspace(-30, 10, 401, dtype=np.float32).reshape(1, 1, 1, -1)
+    program = torch.onnx.export(export.Logistic().eval(), (torch.from_numpy(x),), dynamo=True, verbose=False)
+    (found,) = onnxruntime.InferenceSession(program.model_proto.SerializeToString()).run(None, {"x": x})
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-x.astype(np.float64))), rtol=1e-5)
+
+
 # -------------------------------------------------------------------------------------------------- what a file says
 
 
