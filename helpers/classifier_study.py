@@ -106,13 +106,14 @@ def class_maps(run: Run, rows: pd.DataFrame) -> dict[str, list]:
     return {"photos": photos, "maps": list(maps), "masks": masks, "titles": titles}
 
 
-def pointing_table(run: Run, rows: pd.DataFrame, tolerance: int = 4) -> pd.DataFrame:
+def pointing_table(run: Run, rows: pd.DataFrame, tolerance: int = 16) -> pd.DataFrame:
     """How often the highest place of a map lies in the defect, and how often one placed at random would.
 
     Args:
         run: finished classifier.
         rows: rows of its ``predictions`` of defect photos; those without a mask are left out.
-        tolerance: pixels of the network's photo that it may lie beside the defect.
+        tolerance: pixels of the network's photo that it may lie beside the defect: half of what a place of
+            the map stands for.
 
     Returns:
         A row a defect type and one for ``all``: ``defect_type``, ``n`` photos, ``in_defect`` (share), ``by_chance``

@@ -3,7 +3,8 @@
 - One stage: a classifier of the known classes; unknown is what lies far from all of them (Mahalanobis distance above
   tau, and if asked a confidence below kappa).
 - Two stages: PatchCore, trained on good photos, lets through what it does not flag; the same classifier names what it
-  flags, or calls it unknown where its confidence is below kappa (or the distance above tau).
+  flags, or calls it unknown where its confidence is below kappa (or the distance above tau), or where good is what it
+  would name: the two stages contradict each other then.
 
 The gate is trained once for all splits (:func:`open_gate`). A split has a folder of its own:
 
@@ -457,7 +458,8 @@ def _verdicts(
     if use_kappa:
         verdicts[WITH_KAPPA] = predicted.mask(unknown["both"], UNKNOWN)
     if "gate" in thresholds:
-        second = predicted.mask(unknown[unknown_by], UNKNOWN)
+        # what the gate flags and the classifier calls good is like no defect that it knows
+        second = predicted.mask(unknown[unknown_by] | (predicted == NORMAL), UNKNOWN)
         passed = (test["gate"] > float(thresholds["gate"])) | ignore_no_defect
         # where good photos are a known class, what the gate lets go is called good
         nothing = NORMAL if (predicted == NORMAL).any() or (test["defect_type"] == NORMAL).any() else NO_DEFECT

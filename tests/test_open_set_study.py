@@ -46,6 +46,10 @@ def test_each_approach_gives_its_verdicts():
     ignoring = study._verdicts(photos(), LIMITS, False, "distance", True)
     assert ignoring["two stages"].tolist() == ["a", "b", "unknown", "b", "a", "b"]
     assert "one stage with kappa" not in ignoring
+    good = study._verdicts(photos().replace({"predicted": {"b": "good"}}), LIMITS, False, "confidence", False)
+    assert good["one stage"].tolist() == ["a", "good", "unknown", "good", "a", "good"]
+    # flagged, but good by the classifier: no defect that it knows; what the gate lets go is good
+    assert good["two stages"].tolist() == ["a", "unknown", "a", "unknown", "good", "unknown"]
 
 
 def test_shares_of_an_approach_by_hand():
