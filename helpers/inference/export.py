@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import sys
 import warnings
@@ -540,7 +541,8 @@ def quantised(model: openvino.Model, photos: Sequence[str | Path], *, distances:
     """
     import nncf
 
-    nncf.set_log_level(50)
+    # not nncf.set_log_level: it also mutes every handler on that logger, those of others among them (pytest's)
+    logging.getLogger("nncf").setLevel(logging.CRITICAL)
     return nncf.quantize(
         model,
         nncf.Dataset(list(photos), lambda path: read_image(path)[None]),
