@@ -19,7 +19,7 @@ import pandas as pd
 
 from helpers.models.backbones import resolve_backbone
 from helpers.quiet import quiet_libraries
-from helpers.runs import PROJECT_ROOT, installed_versions, write_csv, write_json
+from helpers.runs import PROJECT_ROOT, Run, installed_versions, open_run, write_csv, write_json
 
 N_PATCHES, N_CHANNELS = 204_800, 128
 RATIOS = (0.005, 0.01)
@@ -29,6 +29,9 @@ BATCH_SIZE = 4
 IMAGE_SIZE = 256
 N_SIZING_MAPS = 1000
 SIZING = "sizes on 1,000 maps"  # the stock way is scikit-image, one defect after the other
+CLIP_FRAMES, CLIP_SIZE = 120, (640, 360)  # of the video: frames; width and height in pixels
+VIDEO = f"video, {CLIP_FRAMES} frames of {CLIP_SIZE[0]}x{CLIP_SIZE[1]}"
+BENCH_FOLDER = PROJECT_ROOT / "artifacts" / "bench"
 
 
 def peak_memory() -> int:
@@ -84,25 +87,33 @@ def coreset_anomalib(ratio: float, timed_picks: int = 0) -> dict[str, float]:
     return {"seconds": seconds}
 
 
-def fit_ours() -> dict[str, float]:
-    """Train, calibrate and evaluate PatchCore as notebooks 02 and 06 do."""
-    from helpers.analysis.calibration import conformal_threshold
-    from helpers.analysis.metrics import evaluate
+def train_patchcore(folder: Path) -> Run:
+    """Train PatchCore on the built-in mesh as notebook 02 does, with its thresholds from val."""
+    from helpers.analysis.calibration import held_out_thresholds
     from helpers.data.datamodule import SampleDataModule
+    from helpers.data.samples import write_table
     from helpers.models.catalog import build_model
-    from helpers.runs import open_run
 
     table, backbone = _bench_dataset(), resolve_backbone()
-    settings = {"image_size": [IMAGE_SIZE, IMAGE_SIZE], "center_crop": None}
+    settings = {"image_size": [IMAGE_SIZE, IMAGE_SIZE], "center_crop": None, "backbone": backbone.to_dict()}
+    settings |= {"coreset_sampling_ratio": FIT_RATIO, "num_neighbors": 9}
+    write_table(table, folder / "samples.csv")
+    run = open_run(folder, "patchcore", settings, table, 0)
+    if run.finished:
+        return run
+    model = build_model("patchcore", backbone, image_size=IMAGE_SIZE, coreset_sampling_ratio=FIT_RATIO)
+    run.fit(model, SampleDataModule(table, train_batch_size=BATCH_SIZE, eval_batch_size=BATCH_SIZE), device="cpu")
+    return run.finish(held_out_thresholds(run.predictions("val")))
+
+
+def fit_ours() -> dict[str, float]:
+    """Train, calibrate and evaluate PatchCore as notebooks 02 and 06 do."""
+    from helpers.analysis.metrics import evaluate
+
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        model = build_model("patchcore", backbone, image_size=IMAGE_SIZE, coreset_sampling_ratio=FIT_RATIO)
-        data = SampleDataModule(table, train_batch_size=BATCH_SIZE, eval_batch_size=BATCH_SIZE)
-        run = open_run(Path(folder), "patchcore", settings, table, 0)
-        run.fit(model, data, device="cpu")
-        val = run.predictions("val")
-        image = conformal_threshold(val["score"])
-        pixel = conformal_threshold(val["map_max"], kind="pixel")
+        run = train_patchcore(Path(folder))
+        image, pixel = run.thresholds["image"], run.thresholds["pixel"]
         measured = evaluate(run.predictions("test"), run.test_maps(), run.test_masks(), image, pixel, n_bootstrap=10)
         seconds = time.perf_counter() - started
     return {"seconds": seconds, "image_auroc": measured.overall["image_auroc"]}
@@ -204,6 +215,68 @@ def sizing_plain() -> dict[str, float]:
     return {"seconds": time.perf_counter() - started, "n_defects": len(pd.DataFrame(rows))}
 
 
+def draw_clip(path: Path) -> Path:
+    """A video of the mesh's test photos, one a frame, H.264."""
+    import cv2
+
+    from helpers.clips import ClipWriter
+    from helpers.data.images import read_image
+
+    table = _bench_dataset()
+    photos = table["image_path"][table["split"] == "test"].tolist()
+    with ClipWriter(path, 30) as clip:
+        for number in range(CLIP_FRAMES):
+            photo = read_image(photos[number * len(photos) // CLIP_FRAMES])
+            clip.write(cv2.resize(photo, CLIP_SIZE), number / 30)
+    return path
+
+
+def video_ours(backend: str) -> dict[str, float]:
+    """Time `judge_video`: decode, score, map, sizes, overlay, H.264, and a CSV row a frame."""
+    from helpers.clips import open_source
+    from helpers.inference.export import export_run
+    from helpers.inference.predictor import Predictor
+    from helpers.inference.video import judge_video
+
+    run = train_patchcore(BENCH_FOLDER)
+    if backend != "torch":
+        export_run(run, (backend,))
+    with tempfile.TemporaryDirectory() as folder:
+        source, predictor = open_source(draw_clip(Path(folder) / "clip.mp4")), Predictor(run, backend, device="cpu")
+        started = time.perf_counter()
+        result = judge_video(source, Path(folder) / "judged.mp4", predictor)
+        seconds = time.perf_counter() - started
+    return {"seconds": seconds, "frames_per_second": result.n_judged / seconds}
+
+
+def video_plain() -> dict[str, float]:
+    """Time the plain loop: OpenCV reads and writes (MPEG-4), anomalib's inferencer judges; no sizes, no table."""
+    import cv2
+    import numpy as np
+
+    from helpers.export_study import stock_inferencer
+
+    run = train_patchcore(BENCH_FOLDER)
+    low, high = run.thresholds["pixel"].value / 2, run.thresholds["pixel"].value * 2
+    with tempfile.TemporaryDirectory() as folder, stock_inferencer(run) as judge:
+        clip = cv2.VideoCapture(str(draw_clip(Path(folder) / "clip.mp4")))
+        out = cv2.VideoWriter(str(Path(folder) / "judged.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 30, CLIP_SIZE)
+        judge.predict(np.zeros((64, 64, 3), np.uint8))
+        started, n_frames = time.perf_counter(), 0
+        while True:
+            there, frame = clip.read()
+            if not there:
+                break
+            found = judge.predict(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+            shares = np.clip((found.anomaly_map.squeeze().numpy() - low) / (high - low), 0, 1)
+            colours = cv2.applyColorMap((255 * cv2.resize(shares, CLIP_SIZE)).astype(np.uint8), cv2.COLORMAP_JET)
+            out.write(cv2.addWeighted(frame, 0.6, colours, 0.4, 0))
+            n_frames += 1
+        out.release()
+        seconds = time.perf_counter() - started
+    return {"seconds": seconds, "frames_per_second": n_frames / seconds}
+
+
 MEASUREMENTS: dict[str, Callable[[], dict[str, float]]] = {
     **{f"coreset {ratio:.1%}: ours": lambda ratio=ratio: coreset_ours(ratio) for ratio in (*RATIOS, LARGE_RATIO)},
     **{f"coreset {ratio:.1%}: stock": lambda ratio=ratio: coreset_anomalib(ratio) for ratio in RATIOS},
@@ -212,6 +285,10 @@ MEASUREMENTS: dict[str, Callable[[], dict[str, float]]] = {
     "PatchCore end to end: stock": fit_anomalib,
     f"{SIZING}: ours": sizing_ours,
     f"{SIZING}: stock": sizing_plain,
+    f"{VIDEO}: ours": lambda: video_ours("torch"),
+    f"{VIDEO}: stock": video_plain,
+    f"{VIDEO}, OpenVINO: ours": lambda: video_ours("openvino"),
+    f"{VIDEO}, OpenVINO: stock": video_plain,
 }
 
 
@@ -239,6 +316,8 @@ def compare() -> pd.DataFrame:
             "stock_peak_gib": theirs["peak_bytes"] / 2**30,
             "ours_image_auroc": ours.get("image_auroc"),
             "stock_image_auroc": theirs.get("image_auroc"),
+            "ours_frames_per_second": ours.get("frames_per_second"),
+            "stock_frames_per_second": theirs.get("frames_per_second"),
         }
         rows.append(row)
         print(f"{name}: {row['times_faster']:.1f} times faster ({row['ours_seconds']:.1f} s)", flush=True)
@@ -256,8 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps({**result, "peak_bytes": peak_memory()}))
         return 0
     table = compare()
-    folder = PROJECT_ROOT / "artifacts" / "bench"
-    write_csv(table, folder / "bench.csv")
+    write_csv(table, BENCH_FOLDER / "bench.csv")
     about = {
         "patches": N_PATCHES,
         "channels": N_CHANNELS,
@@ -266,9 +344,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "batch_size": BATCH_SIZE,
         "versions": installed_versions(),
     }
-    write_json(about, folder / "bench.json")
-    print(f"\n{table.to_string(index=False, float_format='%.3g')}\n\n{folder / 'bench.csv'}")
-    return 0
+    write_json(about, BENCH_FOLDER / "bench.json")
+    print(f"\n{table.to_string(index=False, float_format='%.3g')}\n\n{BENCH_FOLDER / 'bench.csv'}\n", flush=True)
+    return subprocess.run([sys.executable, "-m", "helpers.bench_export"], check=False, cwd=PROJECT_ROOT).returncode
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     python -m helpers.bench_export [RUN] [--photos N] [--rounds N]
 
 Everything is measured in one run on the same photos, in rounds that alternate. Results: ``artifacts/bench/export.csv``.
+``make bench`` calls it last.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from helpers.bench import BENCH_FOLDER, train_patchcore
 from helpers.quiet import quiet_libraries
-from helpers.runs import PROJECT_ROOT, Run, project_path, write_csv
+from helpers.runs import Run, project_path, write_csv
 
-RUN = "artifacts/mesh/quick/patchcore"
 SAME = 1e-3  # difference of scores as a share, up to which two results count as the same
 
 
@@ -57,21 +58,24 @@ def measure(run: Run, n_photos: int = 40, rounds: int = 5) -> pd.DataFrame:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m helpers.bench_export", description=__doc__.split("\n")[0])
-    parser.add_argument("run", nargs="?", default=RUN, help=f"folder of a PatchCore run; default: {RUN}")
+    parser.add_argument("run", nargs="?", help="folder of a PatchCore run; default: one that `make bench` trains")
     parser.add_argument("--photos", type=int, default=40, help="photos that are timed")
     parser.add_argument("--rounds", type=int, default=5, help="rounds over them")
     options = parser.parse_args(arguments)
     quiet_libraries()
     from helpers.inference.predictor import open_finished
 
-    folder = Path(options.run).expanduser()
     try:
-        run = open_finished(folder.absolute() if folder.is_dir() else project_path(options.run))
+        if options.run:
+            folder = Path(options.run).expanduser()
+            run = open_finished(folder.absolute() if folder.is_dir() else project_path(options.run))
+        else:
+            run = train_patchcore(BENCH_FOLDER)
         table = measure(run, options.photos, options.rounds)
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 2
-    file = PROJECT_ROOT / "artifacts" / "bench" / "export.csv"
+    file = BENCH_FOLDER / "export.csv"
     write_csv(table, file)
     print(f"\n{table.to_string(index=False, float_format='%.4g')}\n\n{file}")
     return 0

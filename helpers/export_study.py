@@ -196,12 +196,30 @@ def _nothing() -> Iterator[None]:
     yield None
 
 
+class StockJudge:
+    """anomalib's ``TorchInferencer`` without gradients."""
+
+    def __init__(self, inferencer: Any) -> None:
+        self.inferencer = inferencer
+
+    def predict(self, photo: Path | np.ndarray) -> Any:
+        """anomalib's ``ImageBatch`` of one photo: a file, or (H, W, 3) uint8 RGB."""
+        import torch
+
+        with torch.no_grad():
+            return self.inferencer.predict(photo)
+
+    def __call__(self, files: Sequence[Path]) -> list[float]:
+        """Raw scores, one call of the inferencer each."""
+        return [float(self.predict(file).pred_score.reshape(-1)[0]) for file in files]
+
+
 @contextmanager
-def stock_inferencer(run: Run) -> Iterator[Callable[[Sequence[Path]], list[float]]]:
+def stock_inferencer(run: Run) -> Iterator[StockJudge]:
     """anomalib's ``TorchInferencer`` and Patchcore with the run's weights, memory bank and threshold.
 
     Yields:
-        Files -> raw scores, one call of the inferencer each.
+        Called with files, it gives their raw scores, one call of the inferencer each.
 
     Raises:
         ValueError: for another model than PatchCore.
@@ -241,11 +259,7 @@ def stock_inferencer(run: Run) -> Iterator[Callable[[Sequence[Path]], list[float
             if before is not None:
                 os.environ["TRUST_REMOTE_CODE"] = before
 
-        def judge(files: Sequence[Path]) -> list[float]:
-            with torch.no_grad():
-                return [float(inferencer.predict(file).pred_score.reshape(-1)[0]) for file in files]
-
-        yield judge
+        yield StockJudge(inferencer)
 
 
 def stock_difference(run: Run, paths: Sequence[str | Path]) -> float:

@@ -16,6 +16,8 @@ from PIL import Image
 os.environ["HELPERS_HEADLESS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("BACKBONE", None)
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share the cores; before torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from helpers.quiet import quiet_libraries  # noqa: E402
 
@@ -24,6 +26,12 @@ quiet_libraries()
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
 SHARED_BACKBONE = SHARED / "backbones" / "mobilenetv2_100"
+SERIES_BACKBONE = f"local-dir:{SHARED_BACKBONE}" if SHARED_BACKBONE.is_dir() else "untrained:"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no process of pytest-xdist is left alone with them at the end."""
+    items.sort(key=lambda item: item.path.name not in ("test_smoke.py", "test_nbval.py"))
 
 
 def draw_photos(
@@ -157,3 +165,27 @@ def openable_folder(tmp_path_factory, table, settings, fit_run, backbone_folder)
     folder = dataset_folder(tmp_path_factory.mktemp("artifacts"), "stripes", "smoke")
     fit_run(open_run(folder, "patchcore", parameters, table, seed=0, note="untrained backbone"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_mesh(tmp_path_factory) -> Path:
+    """60 training photos of 128 x 128 pixels, 12 good ones and 3 of each of 4 defects for testing."""
+    from helpers.data.synthetic import draw_mesh
+
+    out = tmp_path_factory.mktemp("datasets")
+    return draw_mesh(out, image_size=128, pixel_size=0.1, n_train=60, n_test_normal=12, n_test_per_defect=3)
+
+
+@pytest.fixture(scope="session")
+def small_nuts(tmp_path_factory) -> Path:
+    """60 training photos of single nuts, 8 good ones and 3 of each defect for testing, and 8 raw frames."""
+    from helpers.data.synthetic import draw_nuts
+
+    out = tmp_path_factory.mktemp("nuts")
+    return draw_nuts(out, image_size=128, n_train=60, n_test_normal=8, n_test_per_defect=3, n_frames=8)
+
+
+@pytest.fixture(scope="session")
+def series_settings(small_nuts) -> list[str]:
+    """Parameters for all runs; raw frames of nuts to cut out are among them."""
+    return [f"BACKBONE={SERIES_BACKBONE}", "DEVICE=cpu", f"FRAMES={small_nuts / 'frames'}"]

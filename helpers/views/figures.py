@@ -555,7 +555,7 @@ def training_curves(
         best: Epoch (from 0) by model whose weights were kept; marked by a circle.
         note: Printed in the corner.
     """
-    figure = new_figure(3.4, note)
+    figure = new_figure(3.8, note)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     styles = ("-", "--", ":", "-.")
     for axis, (label, columns) in zip(axes, panels.items(), strict=True):
@@ -575,7 +575,9 @@ def training_curves(
         axis.set_xlabel("epoch")
         axis.set_ylabel(label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.legend(frameon=False, fontsize=8)
+        # below the axis: curves may run anywhere above it
+        ncols = 1 if len(axis.get_lines()) <= 3 else 2
+        axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=ncols)
         clean_axis(axis)
         axis.set_title(f"{label} by epoch" + (" (circle: weights kept)" if best else ""), fontsize=10)
     return figure
