@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, SupportsFloat
 from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from helpers.files import write_whole
@@ -85,22 +86,28 @@ class MahalanobisScorer:
         Raises:
             ValueError: When the width is another one or a value is not finite.
         """
-        from scipy.linalg import LinAlgError, cholesky, solve_triangular
-
         values = _matrix(embeddings, "embeddings")
         if values.shape[1] != self.means.shape[1]:
             raise ValueError(f"embeddings are {values.shape[1]} wide, but it was fitted on {self.means.shape[1]}.")
+        root, centres = self._whitening
+        whitened = torch.linalg.solve_triangular(root, torch.from_numpy(values).T, upper=False).T
+        # a class at a time: the expanded square would lose the small distances
+        return torch.stack([(whitened - centre).norm(dim=1) for centre in centres], dim=1).numpy()
+
+    @cached_property
+    def _whitening(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cholesky root (D, D) of the covariance, and the means (C, D) in its coordinates.
+
+        In torch, as the network before it: NumPy's own threads would be awake beside torch's and make it wait.
+        """
         try:
-            root = cholesky(self.covariance, lower=True)
-        except LinAlgError as error:
+            root = torch.linalg.cholesky(torch.from_numpy(self.covariance))
+        except torch.linalg.LinAlgError as error:
             raise ValueError(
                 "The covariance is singular: some embedding values never vary and shrinkage came out as "
                 f"{self.shrinkage:.3g}. Fit on more different photos."
             ) from error
-        whitened = solve_triangular(root, values.T, lower=True).T
-        centres = solve_triangular(root, self.means.T, lower=True).T
-        # a class at a time: the expanded square would lose the small distances
-        return np.stack([np.linalg.norm(whitened - centre, axis=1) for centre in centres], axis=1)
+        return root, torch.linalg.solve_triangular(root, torch.from_numpy(self.means).T, upper=False).T
 
     def scores(self, embeddings: ArrayLike) -> NDArray[np.float64]:
         """Distance to the nearest class, (N,): larger is more unknown; see `distances`."""
@@ -254,21 +261,18 @@ def _matrix(values: ArrayLike, name: str) -> NDArray[np.float64]:
 
 
 def _max_softmax(logits: NDArray[np.float64]) -> ArrayLike:
-    import torch
     from pytorch_ood.detector import MaxSoftmax
 
     return MaxSoftmax.score(torch.from_numpy(logits)).numpy()
 
 
 def _energy(logits: NDArray[np.float64]) -> ArrayLike:
-    import torch
     from pytorch_ood.detector import EnergyBased
 
     return EnergyBased.score(torch.from_numpy(logits)).numpy()
 
 
 def _knn(train: NDArray[np.float64], photos: NDArray[np.float64], neighbour: int) -> ArrayLike:
-    import torch
     from pytorch_ood.detector import KNN
 
     if not 1 <= neighbour <= len(train):
@@ -282,7 +286,6 @@ def _knn(train: NDArray[np.float64], photos: NDArray[np.float64], neighbour: int
 def _vim(
     train: NDArray[np.float64], photos: NDArray[np.float64], weight: ArrayLike | None, bias: ArrayLike | None
 ) -> ArrayLike:
-    import torch
     from pytorch_ood.detector import ViM
 
     if weight is None or bias is None:
