@@ -114,15 +114,16 @@ def test_reconstruction_terms_agree_with_scikit_image():
 # ----------------------------------------------------------------------------------------------------- score and map
 
 
-def test_one_bright_pixel_is_a_441st_of_a_defect_that_fills_the_window():
-    maps = torch.zeros(2, 1, SIZE, SIZE)
-    maps[0, 0, 30, 30] = 1
-    maps[1, 0, 20:41, 20:41] = 1
-    torch.testing.assert_close(smoothed_maximum(maps), torch.tensor([1 / 441, 1.0]))
+@pytest.mark.parametrize(("side", "window"), [(256, 21), (128, 11), (384, 31), (64, 5), (8, 1)])
+def test_the_window_is_the_authors_21_of_256_pixels(side, window):
+    maps = torch.zeros(2, 1, side, side + 9)
+    maps[0, 0, side // 2, side // 2] = 1
+    maps[1, 0, :window, 3 : 3 + window] = 1
+    torch.testing.assert_close(smoothed_maximum(maps), torch.tensor([1 / window**2, 1.0]))
 
 
 def test_outside_the_photo_the_mean_counts_zeros_as_the_authors_do():
-    maps = torch.zeros(1, 1, SIZE, SIZE)
+    maps = torch.zeros(1, 1, 256, 256)
     maps[0, 0, 0:11, 0:11] = 1  # all that the window in the corner can see, and nothing that others see more of
     assert float(smoothed_maximum(maps)) == pytest.approx(121 / 441)
 

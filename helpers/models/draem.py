@@ -3,7 +3,7 @@ anomaly detection", arXiv 2108.07610) on anomalib's implementation, with what an
 
 - Focal loss: anomalib's ``FocalLoss(alpha=1)`` of kornia weighs normal pixels with ``1 - alpha``, which is zero: to
   call everything a defect cost nothing. Here no class is weighted, and the mean is over pixels, as with the authors.
-- Score: the highest value of the map after a mean over 21 x 21 pixels (authors), not that of a single pixel.
+- Score: the highest value of the map after a mean over 21 x 21 pixels of 256 (authors), not that of a single pixel.
 - Schedule: a fifth of the learning rate after 80 % and again after 90 % of the epochs (authors), not after fixed 400.
 - Photos are turned with a probability of 0.3 before a defect is put on them, and weights begin as N(0, 0.02) (authors).
 - Nothing is downloaded; textures come from a checked folder, in an order that does not depend on the file system.
@@ -31,7 +31,7 @@ from helpers.data.anomaly_source import texture_files
 if TYPE_CHECKING:
     from anomalib.data import Batch
 
-SMOOTHING = 21  # pixels; side of the mean filter before the map's maximum becomes the score
+SMOOTHING, SMOOTHED_SIDE = 21, 256  # pixels of the mean filter before the map's maximum becomes the score; of photos
 MILESTONES, DECAY = (0.8, 0.9), 0.2  # shares of the epochs; factor of the learning rate
 WEIGHT_STD = 0.02
 SSIM_WINDOW = 11  # pixels
@@ -145,8 +145,13 @@ class DraemNetwork(DraemModel):
 
 
 def smoothed_maximum(anomaly_map: torch.Tensor) -> torch.Tensor:
-    """Score (B,) of maps (B, 1, H, W): their maximum after a mean over 21 x 21 pixels, zeros outside (authors)."""
-    return functional.avg_pool2d(anomaly_map, SMOOTHING, stride=1, padding=SMOOTHING // 2).amax(dim=(1, 2, 3))
+    """Score (B,) of maps (B, 1, H, W): their maximum after a mean over 21 x 21 pixels, zeros outside.
+
+    That is the authors' filter for photos of 256 x 256 pixels. On others its side is the same share of the shorter
+    side, odd: 11 at 128 pixels, where 21 would drown a defect in four times its surroundings.
+    """
+    side = 2 * round((SMOOTHING * min(anomaly_map.shape[-2:]) / SMOOTHED_SIDE - 1) / 2) + 1
+    return functional.avg_pool2d(anomaly_map, side, stride=1, padding=side // 2).amax(dim=(1, 2, 3))
 
 
 def init_weights(module: nn.Module) -> None:
