@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, Resize
 from torchvision.tv_tensors import Image as TensorImage
 from torchvision.tv_tensors import Mask
 
+from helpers.data import datamodule
 from helpers.data.datamodule import EpochSampler, SampleDataModule, SampleDataset
 from helpers.data.images import read_image, to_network_frame
 from helpers.data.samples import assign_splits, make_table
@@ -50,6 +51,14 @@ def table(tmp_path) -> pd.DataFrame:
         )
     made = make_table(rows, root=tmp_path, layout="mvtec", name="parts", published_split=True)
     return assign_splits(made, val_fraction=0.25, val_abnormal_fraction=0.25, seed=4)
+
+
+class Halved(torch.nn.Module):
+    """An augmentation that writes into what it is given."""
+
+    def forward(self, image: torch.Tensor, *masks: Mask) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        image.mul_(0.5)
+        return (image, *masks) if masks else image
 
 
 def seen(loader) -> list[str]:
@@ -242,6 +251,23 @@ def test_workers_read_the_same(table):
     module = SampleDataModule(table, num_workers=1)
     module.setup()
     assert seen(module.test_dataloader()) == of(table, "test")
+
+
+@pytest.mark.parametrize(("room", "in_worker", "again"), [(2**20, False, 0), (300, False, 13), (2**20, True, 15)])
+def test_a_photo_is_decoded_once_while_there_is_room(table, monkeypatch, room, in_worker, again):
+    """15 photos of 6 * 8 * 3 = 144 bytes: 300 bytes hold two."""
+    read = []
+    monkeypatch.setattr(datamodule, "KEPT_BYTES", room)
+    monkeypatch.setattr(datamodule, "get_worker_info", lambda: object() if in_worker else None)
+    monkeypatch.setattr(datamodule, "read_image", lambda path: read.append(path) or read_image(path))
+    dataset = SampleDataset(table, "train", augmentations=Halved())
+    first = [item.image.clone() for item in dataset]
+    assert len(read) == len(dataset) == 15
+    second = [item.image for item in dataset]
+    assert len(read) - 15 == again
+    by_hand = [torch.from_numpy(read_image(path)).permute(2, 0, 1) / 255 / 2 for path in of(table, "train")]
+    for found in (first, second):
+        torch.testing.assert_close(torch.stack(found), torch.stack(by_hand))
 
 
 def test_order_follows_from_seed_and_epoch_alone():

@@ -13,6 +13,7 @@ from anomalib.models import Glass as StockGlass
 from conftest import draw_photos, split_table
 from PIL import Image
 from torch.export import Dim
+from torch.utils.data import DataLoader
 
 from helpers.analysis.calibration import Threshold
 from helpers.data.anomaly_source import resolve_anomaly_source
@@ -150,21 +151,46 @@ def test_photos_without_any_defect_give_a_finite_loss(backbone, textures, photos
 
 
 class OneLoader:
-    """Stands in for the trainer."""
+    """Stands in for the trainer: training photos in a random order, two a batch."""
 
-    def __init__(self, batches: list[torch.Tensor]) -> None:
-        self.train_dataloader = [ImageBatch(image=batch) for batch in batches]
+    def __init__(self, photos: torch.Tensor) -> None:
+        self.passes = 0
+        self.train_dataloader = DataLoader(list(photos), batch_size=2, shuffle=True, collate_fn=self.collate)
+
+    def collate(self, photos: list[torch.Tensor]) -> ImageBatch:
+        self.passes += 1
+        return ImageBatch(image=torch.stack(photos))
 
 
-def test_the_centre_is_the_mean_of_normalised_photos(backbone, textures, monkeypatch):
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_the_centre_is_the_mean_of_normalised_photos_in_every_epoch(backbone, textures, monkeypatch, layers):
     raw = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(4))
-    model = build(backbone, textures).eval()
-    monkeypatch.setattr(Glass, "trainer", OneLoader([raw[:2], raw[2:]]))
-    model.on_train_epoch_start()
+    model = build(backbone, textures, pre_projection=layers).eval()
+    trainer = OneLoader(raw)
+    monkeypatch.setattr(Glass, "trainer", trainer)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (backbone.mean, backbone.std))
-    with torch.no_grad():
-        by_hand = torch.stack([model.model.embed((photo[None] - mean) / std)[0] for photo in raw]).mean(0)
-    torch.testing.assert_close(model.model.center, by_hand, rtol=1e-4, atol=1e-5)
+    for _ in range(2):
+        model.on_train_epoch_start()
+        with torch.no_grad():
+            by_hand = torch.stack([model.model.embed((photo[None] - mean) / std)[0] for photo in raw]).mean(0)
+        torch.testing.assert_close(model.model.center, by_hand, rtol=1e-4, atol=1e-5)
+        with torch.no_grad():  # as an epoch of training would
+            for parameter in model.model.projection.parameters() if layers else []:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    assert trainer.passes == 2  # batches: the photos were looked at once, in the first epoch
+
+
+def test_the_centre_does_not_depend_on_the_order_of_training(backbone, textures, monkeypatch):
+    raw = torch.rand(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(4))
+    found = []
+    for seed in range(4):
+        torch.manual_seed(0)
+        model = build(backbone, textures).eval()
+        monkeypatch.setattr(Glass, "trainer", OneLoader(raw))
+        torch.manual_seed(seed)
+        model.on_train_epoch_start()
+        found.append(model.model.center)
+    assert all(torch.equal(center, found[0]) for center in found)
 
 
 def test_anomalibs_centre_is_of_photos_as_they_are_read(backbone, textures):

@@ -18,7 +18,7 @@ from anomalib.data.datasets.base.image import AnomalibDataset
 from anomalib.data.datasets.image.tabular import TabularDataset
 from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.data.utils import DirType, TestSplitMode, ValSplitMode
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, get_worker_info
 from torchvision.transforms.v2 import CenterCrop, Compose, Resize, Transform
 from torchvision.transforms.v2.functional import to_dtype, to_image
 from torchvision.tv_tensors import Mask
@@ -27,9 +27,13 @@ from helpers.data.images import read_image, read_mask
 from helpers.data.samples import COLUMNS, SPLITS
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 logger = logging.getLogger(__name__)
+
+KEPT_BYTES = 2**29
+"""Decoded photos that a dataset keeps in memory: decoding costs more than all else that is done to a small photo."""
 
 
 class SampleDataset(TabularDataset):
@@ -41,6 +45,9 @@ class SampleDataset(TabularDataset):
     Masks are read (task "segmentation") if the table has any and no abnormal photo of this split lacks its own. Where
     one lacks it, the whole split is read without masks (task "classification") and a warning says so: a photo without
     mask would otherwise count as free of defects in every pixel metric.
+
+    Photos are decoded once and kept for the next epoch, up to ``KEPT_BYTES``; worker processes, which end with an
+    epoch, keep none.
 
     Args:
         table: a sample table.
@@ -88,6 +95,8 @@ class SampleDataset(TabularDataset):
         samples.attrs = {"task": "segmentation" if has_masks and not without else "classification"}
         # past the setter, which sorts by the absolute path: the table's order stays
         self._samples = samples
+        self._kept: dict[str, np.ndarray] = {}
+        self._room = KEPT_BYTES
 
     def __getitem__(self, index: int) -> ImageItem:
         """Read one photo, and its mask where this split has masks.
@@ -96,7 +105,7 @@ class SampleDataset(TabularDataset):
             ValueError: photo or mask cannot be read, or differ in size.
         """
         row = self.samples.iloc[index]
-        image = to_dtype(to_image(read_image(row.image_path)), torch.float32, scale=True)
+        image = to_dtype(to_image(self._photo(row.image_path)), torch.float32, scale=True)
         mask = None
         if self.task == "segmentation":
             shape = (int(image.shape[-2]), int(image.shape[-1]))
@@ -116,6 +125,15 @@ class SampleDataset(TabularDataset):
             image_path=row.image_path,
             mask_path=row.mask_path,
         )
+
+    def _photo(self, path: str) -> np.ndarray:
+        photo = self._kept.get(path)
+        if photo is None:
+            photo = read_image(path)
+            if photo.nbytes <= self._room and get_worker_info() is None:
+                self._kept[path] = photo
+                self._room -= photo.nbytes
+        return photo
 
 
 class EpochSampler(Sampler[int]):

@@ -31,6 +31,7 @@ from anomalib.models import Glass as StockGlass
 from anomalib.models.image.glass.torch_model import GlassModel
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import DataLoader
 from torchvision import io
 from torchvision.transforms.v2.functional import resize
 
@@ -242,32 +243,40 @@ class GlassNetwork(GlassModel):
         return self
 
     def embed(self, photos: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
-        """Adapted features (B * h * w, D) of normalised photos (B, 3, H, W), and the grid (h, w) of the first layer.
+        """Adapted features (B * h * w, D) of normalised photos (B, 3, H, W), and the grid (h, w) of the first layer."""
+        features, grid = self.patch_features(photos)
+        return self.project(features), grid
+
+    @torch.no_grad()
+    def patch_features(self, photos: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        """Features of the frozen backbone, before the projection; shapes as in :meth:`embed`.
 
         As anomalib's ``generate_embeddings``, but channels are averaged before the deeper maps are enlarged, which is
         the same and less work, and no size of a batch is fixed, so that an exported model takes any.
         """
-        with torch.no_grad():
-            extracted = self.forward_modules["feature_aggregator"](photos)
-            maps = [extracted[layer] for layer in self.layers]
-            grid = maps[0].shape[-2:]
-            pooled = []
-            for features in maps:
-                side = self.patch_maker.patchsize
-                columns = functional.unfold(features, side, padding=side // 2).transpose(1, 2)
-                width = self.forward_modules["preprocessing"].output_dim
-                columns = functional.adaptive_avg_pool1d(columns, width).transpose(1, 2)
-                columns = columns.reshape(-1, width, *features.shape[-2:])
-                if features.shape[-2:] != grid:
-                    columns = functional.interpolate(columns, size=grid, mode="bilinear", align_corners=False)
-                pooled.append(columns.flatten(2).transpose(1, 2))
-            joined = functional.adaptive_avg_pool1d(torch.cat(pooled, dim=2), self.target_embed_dimension)
-            joined = joined.reshape(-1, self.target_embed_dimension)
-        return self.projection(joined) if self.pre_projection > 0 else joined, (int(grid[0]), int(grid[1]))
+        extracted = self.forward_modules["feature_aggregator"](photos)
+        maps = [extracted[layer] for layer in self.layers]
+        grid = maps[0].shape[-2:]
+        pooled = []
+        for features in maps:
+            side = self.patch_maker.patchsize
+            columns = functional.unfold(features, side, padding=side // 2).transpose(1, 2)
+            width = self.forward_modules["preprocessing"].output_dim
+            columns = functional.adaptive_avg_pool1d(columns, width).transpose(1, 2)
+            columns = columns.reshape(-1, width, *features.shape[-2:])
+            if features.shape[-2:] != grid:
+                columns = functional.interpolate(columns, size=grid, mode="bilinear", align_corners=False)
+            pooled.append(columns.flatten(2).transpose(1, 2))
+        joined = functional.adaptive_avg_pool1d(torch.cat(pooled, dim=2), self.target_embed_dimension)
+        return joined.reshape(-1, self.target_embed_dimension), (int(grid[0]), int(grid[1]))
+
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (N, D) after the projection, which is linear in all its layers."""
+        return self.projection(features) if self.pre_projection > 0 else features
 
     @torch.no_grad()
     def mean_features(self, batches: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Mean over photos of the features at each place of the grid, (h * w, D).
+        """Mean over photos of :meth:`patch_features` at each place of the grid, (h * w, D).
 
         Args:
             batches: (B, 3, H, W) photos, normalised as in training.
@@ -277,7 +286,7 @@ class GlassNetwork(GlassModel):
         """
         total, count = None, 0
         for photos in batches:
-            features = self.embed(photos)[0]
+            features = self.patch_features(photos)[0]
             features = features.reshape(len(photos), -1, features.shape[-1]).sum(0)
             total, count = features if total is None else total + features, count + len(photos)
         if total is None:
@@ -474,6 +483,7 @@ class Glass(StockGlass):
         self.automatic_optimization = False
         self.object_masks: ObjectMasks | None = None
         self._val: list[torch.Tensor] = []
+        self._mean: torch.Tensor | None = None  # of the good photos' features before the projection
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -490,10 +500,24 @@ class Glass(StockGlass):
             raise ValueError("ANOMALY_SOURCE: GLASS learns from invented defects and needs a folder of textures.")
 
     def on_train_epoch_start(self) -> None:
-        """Measure the centre anew, since the projection has moved."""
-        batches = (batch.image.to(self.device) for batch in self.trainer.train_dataloader)
-        normalised = (self.pre_processor.transform(photos.as_subclass(torch.Tensor)) for photos in batches)
-        self.model.center = self.model.mean_features(normalised)
+        """Move the centre with the projection.
+
+        The projection is linear and the backbone frozen: the projected mean is the mean of the projected, and one pass
+        over the training photos serves all epochs. In their own order, so that a resumed training finds the same sums.
+        """
+        if self._mean is None:
+            trained = self.trainer.train_dataloader
+            ordered = DataLoader(
+                trained.dataset,
+                batch_size=trained.batch_size,
+                num_workers=trained.num_workers,
+                collate_fn=trained.collate_fn,
+                generator=torch.Generator(),  # else a random number of the training's would be used up
+            )
+            batches = (batch.image.to(self.device).as_subclass(torch.Tensor) for batch in ordered)
+            self._mean = self.model.mean_features(self.pre_processor.transform(photos) for photos in batches)
+        with torch.no_grad():
+            self.model.center = self.model.project(self._mean)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of both optimisers."""
