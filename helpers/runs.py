@@ -35,6 +35,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.analysis.calibration import Threshold
+from helpers.analysis.runtime import full_precision
 from helpers.data.samples import fingerprint, read_table, relative_path, write_table
 from helpers.files import write_whole
 
@@ -316,7 +317,8 @@ class Run:
         clock = FitClock()
         if epochs is None:
             engine = make_engine(self.folder, device, [clock], limit_val_batches=0, **trainer)
-            engine.fit(model, datamodule=data)
+            with full_precision():  # PatchCore's memory bank, which scores are distances to
+                engine.fit(model, datamodule=data)
             engine.trainer.save_checkpoint(self.folder / "model.ckpt")
         else:
             self._fit_epochs(model, data, device, epochs, clock, (monitor, mode, patience), keep_last, trainer)

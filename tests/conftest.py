@@ -189,3 +189,16 @@ def small_nuts(tmp_path_factory) -> Path:
 def series_settings(small_nuts) -> list[str]:
     """Parameters for all runs; raw frames of nuts to cut out are among them."""
     return [f"BACKBONE={SERIES_BACKBONE}", "DEVICE=cpu", f"FRAMES={small_nuts / 'frames'}"]
+
+
+@pytest.fixture
+def tf32_seen(monkeypatch) -> set[bool]:
+    """Whether convolutions that ran since could take TF32: a set of True, False or both."""
+    seen, forward = set(), torch.nn.Conv2d.forward
+
+    def noted(layer: torch.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        seen.add(torch.backends.cudnn.allow_tf32)
+        return forward(layer, x)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", noted)
+    return seen

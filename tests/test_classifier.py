@@ -329,10 +329,12 @@ def test_history_agrees_with_the_predictions(draft):
     assert last["val_loss"] == pytest.approx(-np.log(own).mean(), rel=1e-3)
 
 
-def test_reloaded_it_gives_the_same(draft, tmp_path):
+def test_reloaded_it_gives_the_same(draft, tmp_path, tf32_seen):
     model = load_classifier(draft.folder, "helpers_r10t")
     test = draft.predictions("test")
+    tf32_seen.clear()
     found = predict_classes(model, list(test["image_path"]), SIZE, batch_size=1, device="cpu")
+    assert tf32_seen == {False}
     np.testing.assert_allclose(found.probabilities, test[["p_good", "p_square", "p_stripes"]], rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(found.embeddings, np.load(draft.folder / "embeddings_test.npy"), rtol=1e-4, atol=1e-5)
     assert found.embeddings.dtype == np.float32

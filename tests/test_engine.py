@@ -174,6 +174,15 @@ def test_mask_frame_by_hand():
     assert np.array_equal(cropped, expected[2:6, 2:6])
 
 
+def test_predictions_are_in_float32(make_model, table, tmp_path, tf32_seen):
+    model, data = make_model(), SampleDataModule(table)
+    make_engine(tmp_path, "cpu", limit_val_batches=0).fit(model, datamodule=data)
+    assert tf32_seen == {True}
+    tf32_seen.clear()
+    predict_split(model, data, "test", tmp_path, "cpu")
+    assert tf32_seen == {False}
+
+
 def test_predictions_come_in_the_order_of_the_table(make_model, table, tmp_path):
     model = make_model()
     data = SampleDataModule(table, train_batch_size=4, eval_batch_size=4)  # 9 test photos: 4 + 4 + 1

@@ -166,6 +166,7 @@ class Brightness(nn.Module):
     """Logit of the mean of the channels, so that the map is the grey photo."""
 
     def forward(self, photos: torch.Tensor) -> torch.Tensor:
+        assert not torch.backends.cudnn.allow_tf32
         return torch.logit(photos.mean(1, keepdim=True).clamp(1e-6, 1 - 1e-6))
 
 

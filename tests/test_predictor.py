@@ -385,6 +385,13 @@ def test_a_classifier_gives_classes_and_probabilities(classifier_run, photos):
     np.testing.assert_allclose(found.confidences, sure, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["patchcore", "unet", "draem", "classifier"])
+def test_scores_come_from_convolutions_in_float32(runs, classifier_run, photos, tf32_seen, name):
+    run = classifier_run if name == "classifier" else runs[name].folder
+    Predictor(run, device="cpu").predict(sorted((photos / "test" / "square").iterdir()))
+    assert tf32_seen == {False}
+
+
 def test_a_failed_prediction_says_why():
     failed = Prediction.failed("a.png", ValueError("broken"))
     assert (failed.source, failed.error, failed.abnormal) == ("a.png", "broken", False)

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+import torch
 
 from helpers.analysis.runtime import (
     TIME_COLUMNS,
     break_even_share,
+    full_precision,
     synchroniser,
     throughput_against_defects,
     time_calls,
@@ -139,3 +141,14 @@ def test_bad_arguments_are_named():
         time_calls(len, [[1]], repeats=0)
     with pytest.raises(ValueError, match=r"1\.\.3"):
         time_stages({"a": len}, [1, 2, 3], [16])
+
+
+def test_full_precision_ends_with_its_block_even_by_an_error():
+    assert torch.backends.cudnn.allow_tf32  # torch's default, which training keeps
+    with pytest.raises(ZeroDivisionError), full_precision():
+        assert not torch.backends.cudnn.allow_tf32
+        with full_precision():
+            assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cudnn.allow_tf32
+        _ = 1 / 0
+    assert torch.backends.cudnn.allow_tf32

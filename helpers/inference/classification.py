@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import Transform
 from torchvision.transforms.v2.functional import resize, to_dtype, to_image
 
 from helpers.analysis.calibration import Threshold, held_out_thresholds
+from helpers.analysis.runtime import full_precision
 from helpers.data.augment import make_augmentations
 from helpers.data.datamodule import EpochSampler
 from helpers.data.images import read_image
@@ -412,7 +413,7 @@ def predict_classes(
     # both there also where there is no photo
     logits = [np.zeros((0, len(model.classes)), np.float32)]
     embeddings = [np.zeros((0, model.head.in_features), np.float32)]
-    with torch.inference_mode():
+    with torch.inference_mode(), full_precision():
         for images, _ in progress(DataLoader(data, batch_size=batch_size, num_workers=num_workers), "classifying"):
             embedding = model.embed(images.to(where))
             embeddings.append(embedding.cpu().numpy())

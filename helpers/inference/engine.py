@@ -15,6 +15,7 @@ from anomalib.engine import Engine
 from lightning import seed_everything
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
+from helpers.analysis.runtime import full_precision
 from helpers.progress import SECONDS_BETWEEN_LINES, is_interactive
 from helpers.quiet import quiet_libraries
 
@@ -278,7 +279,8 @@ def predict_split(
     engine = make_engine(folder, device, callbacks=[writer])
     data.predict_split = split
     started = time.monotonic()
-    engine.predict(model, datamodule=data, return_predictions=False)
+    with full_precision():
+        engine.predict(model, datamodule=data, return_predictions=False)
     seconds = time.monotonic() - started
     rows = writer.close().set_index("image_path")
     columns = ["image_path", "label_index", "defect_type", "split"]

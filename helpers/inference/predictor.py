@@ -18,6 +18,7 @@ from PIL import Image
 from torch.nn import functional
 
 from helpers.analysis.calibration import Threshold
+from helpers.analysis.runtime import full_precision
 from helpers.data.images import DecodedImage, ImageReadError, find_images, read_image, to_network_frame
 from helpers.runs import RUN_FILE, MissingRunError, Run, file_sha256, installed_versions, project_path
 
@@ -92,7 +93,7 @@ class TorchDetector:
 
     def __call__(self, photos: Sequence[np.ndarray]) -> Output:
         """Score photos, all of them at once."""
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision():
             # One by one: photos of a batch need not be of one size, and the network must not see the others' sizes.
             frames = [self.model.pre_processor.transform(_unit_tensor(photo))[0] for photo in photos]
             found = self.model.model(torch.stack(frames).to(self.device))
@@ -124,7 +125,7 @@ class TorchClassifier:
         from torchvision.transforms.v2.functional import resize
 
         size = list(self.parameters["image_size"])
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision():
             frames = torch.cat([resize(_unit_tensor(photo), size, antialias=True) for photo in photos])
             embeddings = self.model.embed(frames.to(self.device))
             probabilities = self.model.head(embeddings).float().softmax(1).cpu().numpy()

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from helpers.analysis.runtime import full_precision
+
 if TYPE_CHECKING:
     from anomalib.models import AnomalibModule
 
@@ -39,7 +41,7 @@ def predict_photo(
     """
     _check_photo(photo)
     model, device = _ready(model, device)
-    with torch.inference_mode():
+    with torch.inference_mode(), full_precision():
         found = model.model(model.pre_processor.transform(photo[None].to(device))).anomaly_map.float()
         height, width = _resized(model)
         # torchvision's centre crop begins at half of what is left over, rounded
@@ -97,7 +99,7 @@ def predict_tiled(
     for first in range(0, len(corners), batch_size):
         chosen = corners[first : first + batch_size]
         batch = torch.stack([whole[:, top : top + tile[0], left : left + tile[1]] for top, left in chosen])
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision():
             maps = model.model(normalise(batch.to(device))).anomaly_map.float().cpu()
         for (top, left), found in zip(chosen, maps[:, 0], strict=True):
             place = (slice(top, top + tile[0]), slice(left, left + tile[1]))

@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from helpers.analysis.runtime import full_precision
 from helpers.data.images import read_image
 from helpers.files import write_whole
 from helpers.inference.engine import MinuteLines, trainer_device
@@ -376,6 +377,7 @@ def train_foreground(
 
 
 @torch.inference_mode()
+@full_precision()
 def predict_distance(net: ForegroundNet, photo: np.ndarray) -> np.ndarray:
     """The distance map of a photo of any size, predicted at the network's own size and enlarged.
 
