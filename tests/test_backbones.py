@@ -186,6 +186,7 @@ def test_a_hub_that_does_not_answer(monkeypatch):
 
 def test_layers_of_a_resnet_are_those_of_the_paper():
     assert default_layers("resnet18") == ("layer2", "layer3")
+    assert default_layers("wide_resnet50_2") == ("layer2", "layer3")  # the papers', of the profile full
     assert feature_strides("resnet18") == {"act1": 2, "layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
 
 

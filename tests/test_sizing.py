@@ -266,6 +266,27 @@ def test_closing_bridges_small_gaps_and_never_reaches_the_border():
     assert not row["touches_border"]
 
 
+@pytest.mark.parametrize("diameters", [(3, 3), (1, 9), (7, 1), (5, 5)])
+def test_a_photo_with_more_background_has_the_same_defects(diameters):
+    """Of a mask that keeps off the border, far background decides nothing, whatever lies near it."""
+    draw = np.random.default_rng(0)
+    options = dict(zip(("opening_diameter", "closing_diameter"), diameters, strict=True)) | {"merge_distance": 3}
+    for _ in range(40):
+        picture = cv2.GaussianBlur(draw.random((48, 40)), (0, 0), float(draw.uniform(0.5, 3)))
+        near = np.zeros((48, 40), bool)
+        near[12:36, 12:28] = picture[12:36, 12:28] > np.quantile(picture, draw.uniform(0.4, 0.95))
+        far = np.zeros((200, 150), bool)
+        top, left = int(draw.integers(-11, 163)), int(draw.integers(-11, 121))
+        expected = np.zeros((200, 150), np.int32)
+        rows, columns = np.s_[max(0, top) : top + 48], np.s_[max(0, left) : left + 40]
+        inside = np.s_[
+            max(0, -top) : max(0, -top) + far[rows].shape[0], max(0, -left) : max(0, -left) + far[:, columns].shape[1]
+        ]
+        far[rows, columns] = near[inside]
+        expected[rows, columns] = label_defects(near, **options)[inside]
+        np.testing.assert_array_equal(label_defects(far, **options), expected)
+
+
 def test_fragments_nearer_than_the_distance_are_one():
     mask = block(10, 10, 10, 10) | block(10, 26, 10, 10)  # a gap of 6 px, 0.3 mm
     options = {"pixel_size": 0.05, "unit": "mm"}

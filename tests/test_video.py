@@ -16,6 +16,7 @@ import wave
 import weakref
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -30,6 +31,7 @@ from PIL import Image
 from helpers import clips, read_dataset
 from helpers.clips import ClipWriter, Frame, FrameSource, at_source_pace, fitted, open_source, photo_sequence
 from helpers.inference import predictor as predictor_module
+from helpers.inference import video as video_module
 from helpers.inference.predictor import Predictor
 from helpers.inference.video import (
     FRAME_COLUMNS,
@@ -64,6 +66,13 @@ KEY_EVERY = 12
 def known_networks(monkeypatch):
     monkeypatch.setitem(predictor_module.BACKENDS, "torch", KnownBackend)
     monkeypatch.setattr(KnownBackend, "seconds_a_photo", 0.0)
+
+
+@pytest.fixture(params=[False, True], ids=["at once", "in a thread"])
+def beside(request, monkeypatch) -> bool:
+    """Frames are drawn before the next ones are judged, or while they are."""
+    monkeypatch.setattr(video_module, "_draws_beside", lambda predictor: request.param)
+    return request.param
 
 
 @pytest.fixture
@@ -385,7 +394,7 @@ def test_pictures_of_another_size_are_fitted_into_the_first():
 # ------------------------------------------------------------------------------------------------------------- judging
 
 
-def test_each_frame_gets_its_verdict_its_defects_and_its_row(run, tmp_path):
+def test_each_frame_gets_its_verdict_its_defects_and_its_row(run, beside, tmp_path):
     source = open_source(write_video(tmp_path / "clip.mp4"))
     result = judge_video(source, tmp_path / "out.mp4", Predictor(run), pixel_size=0.5, unit="mm", layout="side")
     frames = result.frames()
@@ -409,7 +418,7 @@ def test_each_frame_gets_its_verdict_its_defects_and_its_row(run, tmp_path):
     ]
 
 
-def test_what_is_drawn_lies_where_the_defect_is(run, tmp_path):
+def test_what_is_drawn_lies_where_the_defect_is(run, beside, tmp_path):
     pictures: list[np.ndarray] = []
     folder = write_photos(tmp_path / "frames", 10)
     judge_video(open_source(folder), tmp_path / "out.mp4", Predictor(run), layout="side", on_picture=pictures.append)
@@ -426,7 +435,7 @@ def test_what_is_drawn_lies_where_the_defect_is(run, tmp_path):
             assert np.ptp(drawn_map) < 1, "one value, one colour"
 
 
-def test_a_broken_image_in_a_sequence_is_counted_shown_and_not_fatal(run, tmp_path):
+def test_a_broken_image_in_a_sequence_is_counted_shown_and_not_fatal(run, beside, tmp_path):
     folder = write_photos(tmp_path / "frames", 6)
     content = (folder / "2.png").read_bytes()
     (folder / "2.png").write_bytes(content[: len(content) // 2])
@@ -439,7 +448,7 @@ def test_a_broken_image_in_a_sequence_is_counted_shown_and_not_fatal(run, tmp_pa
     assert pictures[2][body].mean() < 0.5 * pictures[1][body].mean(), "the last whole photo, darkened"
 
 
-def test_a_damaged_video_is_judged_around_the_damage(run, tmp_path):
+def test_a_damaged_video_is_judged_around_the_damage(run, beside, tmp_path):
     video = damaged(write_video(tmp_path / "clip.mp4"), tmp_path / "damaged.mp4", (14,))
     result = judge_video(open_source(video), tmp_path / "out.mp4", Predictor(run))
     frames = result.frames()
@@ -450,14 +459,14 @@ def test_a_damaged_video_is_judged_around_the_damage(run, tmp_path):
     assert (sure["verdict"] == "DEFECT").tolist() == [is_defect(number) for number in sure["frame"]]
 
 
-def test_a_first_frame_that_is_broken_has_a_row_but_no_picture(run, tmp_path):
+def test_a_first_frame_that_is_broken_has_a_row_but_no_picture(run, beside, tmp_path):
     folder = write_photos(tmp_path / "frames", 3)
     (folder / "0.png").write_bytes(b"no picture")
     result = judge_video(open_source(folder), tmp_path / "out.mp4", Predictor(run))
     assert result.frames()["status"].tolist() == ["broken", "judged", "judged"] and len(decode(result.video)) == 2
 
 
-def test_when_no_frame_can_be_judged_the_reason_is_given_and_nothing_left(run, tmp_path):
+def test_when_no_frame_can_be_judged_the_reason_is_given_and_nothing_left(run, beside, tmp_path):
     folder = tmp_path / "frames"
     folder.mkdir()
     (folder / "0.png").write_bytes(b"no picture")
@@ -483,7 +492,7 @@ def test_odd_sizes_are_judged_in_every_layout(run, tmp_path):
         assert result.n_judged == 2 and all(side % 2 == 0 for side in decode(result.video)[0].shape[:2])
 
 
-def test_only_a_few_frames_are_held_at_a_time(run, tmp_path):
+def test_only_a_few_frames_are_held_at_a_time(run, beside, tmp_path):
     alive: list[weakref.ref] = []
     most = 0
 
@@ -497,10 +506,10 @@ def test_only_a_few_frames_are_held_at_a_time(run, tmp_path):
 
     gc.collect()
     judge_video(FrameSource("drawn", FPS, 60, False, read), tmp_path / "out.mp4", Predictor(run))
-    assert len(alive) == 60 and most <= 4
+    assert len(alive) == 60 and most <= (7 if beside else 4)
 
 
-def test_ctrl_c_keeps_what_is_done_playable(run, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_keeps_what_is_done_playable(run, beside, tmp_path, monkeypatch, capsys):
     known, seen = KnownBackend.__call__, []
 
     def interrupted(self, photos):
@@ -516,6 +525,39 @@ def test_ctrl_c_keeps_what_is_done_playable(run, tmp_path, monkeypatch, capsys):
     assert len(decode(tmp_path / "out.mp4")) == 4 == len(pd.read_csv(tmp_path / "out.csv"))
     assert json.loads((tmp_path / "out.json").read_text())["results"]["interrupted"] is True
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_thread_draws_the_same_pictures_in_the_same_order(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(video_module._Judge, "_speed", lambda judge, row: "")
+    made = []
+    for beside in (False, True):
+        monkeypatch.setattr(video_module, "_draws_beside", lambda predictor, beside=beside: beside)
+        shown: list[np.ndarray] = []
+        out = tmp_path / f"{beside}.mp4"
+        result = judge_video(moving(30), out, Predictor(run), layout="sizes", on_picture=shown.append)
+        made.append((result.frames().drop(columns="latency_ms"), shown, decode(out)))
+    pd.testing.assert_frame_equal(made[0][0], made[1][0])
+    for at_once, later in zip(made[0][1:], made[1][1:], strict=True):
+        assert len(at_once) == len(later) == 30
+        assert all(np.array_equal(one, other) for one, other in zip(at_once, later, strict=True))
+
+
+def test_an_error_while_drawing_reaches_the_caller_and_leaves_nothing(run, beside, tmp_path, monkeypatch):
+    monkeypatch.setattr("helpers.views.video_figures.draw_frame", lambda *given: 1 / 0)
+    threads = torch.get_num_threads()
+    with pytest.raises(ZeroDivisionError):
+        judge_video(moving(30), tmp_path / "out" / "out.mp4", Predictor(run))
+    assert not list((tmp_path / "out").iterdir())
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "threads", "beside"),
+    [("torch", "cpu", 2, False), ("torch", "cpu", 4, True), ("torch", "cuda:0", 2, True), ("openvino", "cpu", 2, True)],
+)
+def test_frames_are_drawn_in_a_thread_where_a_core_is_left(monkeypatch, backend, device, threads, beside):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert video_module._draws_beside(SimpleNamespace(backend=backend, device=device)) is beside
 
 
 def test_a_classifier_says_the_class_and_has_no_sizes(tmp_path):

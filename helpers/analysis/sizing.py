@@ -243,22 +243,31 @@ def label_defects(
             raise ValueError(f"{name} must be an odd number of pixels, or 0 for none; got {value}.")
     if min_defect_area < 0 or not merge_distance >= 0:
         raise ValueError(f"min_defect_area={min_defect_area} and merge_distance={merge_distance} must not be negative.")
-    mask = _thresholded(map_or_mask, threshold)
+    whole = _thresholded(map_or_mask, threshold)
+    labels = np.zeros(whole.shape, dtype=np.int32)
+    left, top, width, height = cv2.boundingRect(whole)
+    if not width:
+        return labels
+    # Nothing happens far from pixels above the threshold; the margin keeps the cut from acting as the photo's border.
+    margin = max(opening_diameter, closing_diameter) + 1
+    part = np.s_[max(0, top - margin) : top + height + margin, max(0, left - margin) : left + width + margin]
+    mask = np.ascontiguousarray(whole[part])
     if use_morphology:
         mask = _opened(mask, opening_diameter // 2, min_defect_area)
         mask = _closed(mask, closing_diameter // 2)
     if fill_holes:
         mask = _filled(mask)
-    _, labels = cv2.connectedComponents(mask, connectivity=8, ltype=cv2.CV_32S)
+    _, regions = cv2.connectedComponents(mask, connectivity=8, ltype=cv2.CV_32S)
     if merge_distance > 0:
-        labels = _merged(labels, merge_distance, size)
-    areas = np.bincount(labels.ravel())
+        regions = _merged(regions, merge_distance, size)
+    areas = np.bincount(regions.ravel())
     areas[0] = 0
     kept = np.flatnonzero(areas >= max(min_defect_area, 1))
     kept = kept[np.argsort(-areas[kept], kind="stable")]
     numbers = np.zeros(len(areas), dtype=np.int32)
     numbers[kept] = np.arange(1, len(kept) + 1)
-    return numbers[labels]
+    labels[part] = numbers[regions]
+    return labels
 
 
 def measure_labels(
@@ -717,7 +726,12 @@ def _frame(parts: Sequence[dict[str, Any]], size: PixelSize) -> pd.DataFrame:
     for name in MEASURES:
         columns[f"{name}_error"] = columns[name] * size.relative_error * (2 if name == "area" else 1)
     columns["unit"] = [size.unit] * len(columns["defect"])
-    table = pd.DataFrame({name: pd.Series(columns[name]).astype(kind) for name, kind in COLUMNS.items()})
+    # cast by NumPy, in a tenth of the time of Series
+    cast = {
+        name: pd.array(columns[name], dtype="str") if kind == "str" else columns[name].astype(kind)
+        for name, kind in COLUMNS.items()
+    }
+    table = pd.DataFrame(cast)
     table.attrs["pixel_size"] = size.to_dict()
     return table
 

@@ -252,6 +252,7 @@ class Predictor:
     Attributes:
         run: the run.
         backend: the backend's name.
+        device: where it runs, torch's name; ``cpu`` for an exported run.
         parameters: it was trained with.
         thresholds: stored with it, by name; in 8 bits those that were set anew on the same photos.
         classes: names of a classifier's classes, or None.
@@ -282,6 +283,7 @@ class Predictor:
         normal_scores = val.loc[val["label_index"] == 0, "score"].to_numpy(np.float32)
         self._masks = run_object_masks(self.run)
         self._backend = BACKENDS[backend](self.run, device)
+        self.device: str = getattr(self._backend, "device", "cpu")
         calibration = getattr(self._backend, "calibration", None)
         if calibration is not None:  # in 8 bits scores are others, and so are the thresholds on them
             self.thresholds, normal_scores = calibration.thresholds, calibration.normal_scores
