@@ -35,7 +35,7 @@ def full_precision() -> Iterator[None]:
     """Convolutions on an NVIDIA GPU in float32, not in TF32, which torch takes by default: for whatever makes a score.
 
     TF32 has 10 bits of fraction, and which products are rounded depends on the size of the batch: on an H200 scores of
-    a U-Net and a DeepLabV3+ differed by up to 0.8 % between photos judged alone and in one batch of 16; so they differ by
+    a U-Net and a DeepLabV3+ differed by up to 0.8 % between photos judged alone and in one batch of 16; in float32 by
     2e-6 at most.
     """
     import torch
