@@ -761,6 +761,9 @@ def test_the_command_says_that_frames_were_broken(run, tmp_path, capsys):
         (["{folder}", "{out}", "--run", "{run}", "--backend", "abacus"], "backend='abacus'"),
         (["{folder}", "{out}.gif", "--run", "{run}"], "must be a folder or end with .mp4"),
         (["{video}", "{video}", "--run", "{run}"], "OUT is IN"),
+        (["{folder}", "{out}", "--run", "{run}", "--start", "300"], "does the start, in seconds, lie behind its end"),
+        (["{folder}", "{out}", "--start", "300"], "does the start, in seconds, lie behind its end"),
+        (["{folder}", "{out}", "--extract", "--start", "300"], "does the start, in seconds, lie behind its end"),
     ],
 )
 def test_refusals_say_why(run, tmp_path, capsys, arguments, message):
@@ -768,7 +771,7 @@ def test_refusals_say_why(run, tmp_path, capsys, arguments, message):
     names |= {"run": run, "out": tmp_path / "new/out"}
     assert main([word.format(**names) for word in arguments]) == 2
     assert message in capsys.readouterr().err
-    assert not list(tmp_path.glob("new/*"))
+    assert not [path for path in tmp_path.glob("new/**/*") if path.is_file()]
 
 
 def test_as_a_module_it_explains_itself_and_imports_nothing_heavy():

@@ -54,6 +54,7 @@ FRAME_COLUMNS = (
 )
 """Of the CSV. ``status`` is judged, broken or dropped. ``largest_length`` and ``largest_area`` are each the maximum of
 the frame's defects. ``latency_ms`` is from the frame's arrival to its verdict: waiting, network, map and sizes."""
+_NONE_CAME = "None came: does the start, in seconds, lie behind its end?"
 _RATE_FRAMES = 30  # behind the burnt-in frame rate
 _HISTORY = 100  # scores shown in the layout "side"
 _DRAWN_LATER = 2  # frames that may wait to be drawn and encoded while the next ones are judged
@@ -301,7 +302,8 @@ def judge_video(
         if not judge.counts[JUDGED]:
             if interrupted:
                 raise KeyboardInterrupt
-            raise ValueError(f"{source.name}: no frame could be judged. {judge.first_error}".strip())
+            why = judge.first_error if any(judge.counts.values()) else _NONE_CAME
+            raise ValueError(f"{source.name}: no frame could be judged. {why}".strip())
     result = VideoResult(
         video=out,
         n_frames=sum(judge.counts.values()),
@@ -641,7 +643,7 @@ def write_clip(source: FrameSource, out: str | Path, *, labels: bool = False) ->
             text = f"{frame.label or 'no label'}   {Path(frame.source).name}"
             clip.write(labelled_photo(frame.photo, text) if labels else frame.photo, frame.seconds)
         if not clip.n_written:
-            raise ValueError(f"{source.name}: no frame can be read. {error}".strip())
+            raise ValueError(f"{source.name}: no frame can be read. {error or _NONE_CAME}")
     return clip.n_written
 
 
@@ -673,7 +675,7 @@ def extract_frames(source: FrameSource, folder: str | Path, split: str = "train/
         write_whole(Path(folder) / split / f"{frame.number:06d}.png", image.save)
         count += 1
     if not count:
-        raise ValueError(f"{source.name}: no frame can be read. {error}".strip())
+        raise ValueError(f"{source.name}: no frame can be read. {error or _NONE_CAME}")
     return count
 
 
