@@ -14,8 +14,10 @@ from sklearn.metrics import f1_score
 from torch import nn
 
 from helpers.analysis.calibration import conformal_threshold
+from helpers.data import datamodule
 from helpers.data.images import ImageReadError, read_image
 from helpers.data.samples import make_table
+from helpers.inference import classification
 from helpers.inference.classification import (
     BalancedSampler,
     ClassPhotos,
@@ -202,6 +204,15 @@ def test_photos_are_resized_as_the_detectors_do_it(table):
     torch.testing.assert_close(image, expected)
     from_array, _ = ClassPhotos([read_image(path)], [2], (40, 48))[0]
     assert torch.equal(from_array, image)
+
+
+def test_training_decodes_a_photo_once(table, monkeypatch):
+    decoded: list[str] = []
+    monkeypatch.setattr(datamodule, "read_image", lambda path: decoded.append(path) or read_image(path))
+    rows = table[table["split"] == "train"]
+    data = classification._photos(rows, sorted(photo_classes(rows).unique()), False, (40, 48), None)
+    epochs = [torch.stack([image for image, _ in data]) for _ in range(2)]
+    assert torch.equal(*epochs) and sorted(decoded) == sorted(rows["image_path"])
 
 
 def test_scores_by_hand():

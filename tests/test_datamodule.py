@@ -270,6 +270,14 @@ def test_a_photo_is_decoded_once_while_there_is_room(table, monkeypatch, room, i
         torch.testing.assert_close(torch.stack(found), torch.stack(by_hand))
 
 
+def test_photos_of_test_are_not_kept(table, monkeypatch):
+    read = []
+    monkeypatch.setattr(datamodule, "read_image", lambda path: read.append(path) or read_image(path))
+    dataset = SampleDataset(table, "test")
+    assert [len(list(dataset)), len(list(dataset))] == [len(of(table, "test"))] * 2
+    assert read == of(table, "test") * 2
+
+
 def test_order_follows_from_seed_and_epoch_alone():
     """Epoch 3 is the same whether the epochs before it were run through or skipped (a resumed training)."""
     through, resumed = EpochSampler([0] * 9, seed=1), EpochSampler([0] * 9, seed=1)

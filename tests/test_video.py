@@ -549,7 +549,7 @@ def test_an_error_while_drawing_reaches_the_caller_and_leaves_nothing(run, besid
     threads = torch.get_num_threads()
     with pytest.raises(ZeroDivisionError):
         judge_video(moving(30), tmp_path / "out" / "out.mp4", Predictor(run))
-    assert not list((tmp_path / "out").iterdir())
+    assert not list(tmp_path.glob("out/*"))
     assert torch.get_num_threads() == threads
 
 
@@ -773,7 +773,7 @@ def test_refusals_say_why(run, tmp_path, capsys, arguments, message):
     names |= {"run": run, "out": tmp_path / "new/out"}
     assert main([word.format(**names) for word in arguments]) == 2
     assert message in capsys.readouterr().err
-    assert not [path for path in tmp_path.glob("new/**/*") if path.is_file()]
+    assert not list(tmp_path.glob("new/*"))
 
 
 def test_as_a_module_it_explains_itself_and_imports_nothing_heavy():

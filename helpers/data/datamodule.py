@@ -33,7 +33,28 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KEPT_BYTES = 2**29
-"""Decoded photos that a dataset keeps in memory: decoding costs more than all else that is done to a small photo."""
+"""Decoded photos that a `PhotoMemory` keeps: decoding costs more than all else that is done to a small photo."""
+
+
+class PhotoMemory:
+    """Reads photos, each once, and keeps them for the next epoch, up to ``KEPT_BYTES``.
+
+    Worker processes, which end with an epoch, keep none.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str | Path, np.ndarray] = {}
+        self._room = KEPT_BYTES
+
+    def __call__(self, path: str | Path) -> np.ndarray:
+        """As `helpers.data.images.read_image`; what comes back must not be written into."""
+        photo = self._kept.get(path)
+        if photo is None:
+            photo = read_image(path)
+            if photo.nbytes <= self._room and get_worker_info() is None:
+                self._kept[path] = photo
+                self._room -= photo.nbytes
+        return photo
 
 
 class SampleDataset(TabularDataset):
@@ -46,8 +67,7 @@ class SampleDataset(TabularDataset):
     one lacks it, the whole split is read without masks (task "classification") and a warning says so: a photo without
     mask would otherwise count as free of defects in every pixel metric.
 
-    Photos are decoded once and kept for the next epoch, up to ``KEPT_BYTES``; worker processes, which end with an
-    epoch, keep none.
+    Photos of train and val, which every epoch sees, come from a `PhotoMemory`; those of test are read as they come.
 
     Args:
         table: a sample table.
@@ -95,8 +115,7 @@ class SampleDataset(TabularDataset):
         samples.attrs = {"task": "segmentation" if has_masks and not without else "classification"}
         # past the setter, which sorts by the absolute path: the table's order stays
         self._samples = samples
-        self._kept: dict[str, np.ndarray] = {}
-        self._room = KEPT_BYTES
+        self._read = read_image if split == "test" else PhotoMemory()
 
     def __getitem__(self, index: int) -> ImageItem:
         """Read one photo, and its mask where this split has masks.
@@ -105,7 +124,7 @@ class SampleDataset(TabularDataset):
             ValueError: photo or mask cannot be read, or differ in size.
         """
         row = self.samples.iloc[index]
-        image = to_dtype(to_image(self._photo(row.image_path)), torch.float32, scale=True)
+        image = to_dtype(to_image(self._read(row.image_path)), torch.float32, scale=True)
         mask = None
         if self.task == "segmentation":
             shape = (int(image.shape[-2]), int(image.shape[-1]))
@@ -125,15 +144,6 @@ class SampleDataset(TabularDataset):
             image_path=row.image_path,
             mask_path=row.mask_path,
         )
-
-    def _photo(self, path: str) -> np.ndarray:
-        photo = self._kept.get(path)
-        if photo is None:
-            photo = read_image(path)
-            if photo.nbytes <= self._room and get_worker_info() is None:
-                self._kept[path] = photo
-                self._room -= photo.nbytes
-        return photo
 
 
 class EpochSampler(Sampler[int]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from torchvision.transforms.v2.functional import resize, to_dtype, to_image
 from helpers.analysis.calibration import Threshold, held_out_thresholds
 from helpers.analysis.runtime import full_precision
 from helpers.data.augment import make_augmentations
-from helpers.data.datamodule import EpochSampler
+from helpers.data.datamodule import EpochSampler, PhotoMemory
 from helpers.data.images import read_image
 from helpers.data.samples import NORMAL, SPLITS, relative_path, write_table
 from helpers.files import write_whole
@@ -109,6 +109,7 @@ class ClassPhotos(Dataset):
         labels: class indices.
         image_size: (height, width) in pixels.
         augmentations: from :func:`helpers.data.augment.make_augmentations`; applied after the resizing.
+        read: what reads a file.
     """
 
     def __init__(
@@ -117,16 +118,17 @@ class ClassPhotos(Dataset):
         labels: Sequence[int],
         image_size: tuple[int, int],
         augmentations: Transform | None = None,
+        read: Callable[[str | Path], np.ndarray] = read_image,
     ) -> None:
         self.photos, self.labels = list(photos), list(labels)
-        self.image_size, self.augmentations = list(image_size), augmentations
+        self.image_size, self.augmentations, self.read = list(image_size), augmentations, read
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         photo = self.photos[index]
-        photo = photo if isinstance(photo, np.ndarray) else read_image(photo)
+        photo = photo if isinstance(photo, np.ndarray) else self.read(photo)
         image = resize(to_dtype(to_image(photo), torch.float32, scale=True), self.image_size, antialias=True)
         if self.augmentations is not None:
             image = self.augmentations(image)
@@ -343,7 +345,7 @@ def _photos(
 ) -> ClassPhotos:
     index = {each: position for position, each in enumerate(names)}
     labels = [index.get(each, -1) for each in photo_classes(rows, binary)]
-    return ClassPhotos(rows["image_path"].tolist(), labels, size, augmentations)
+    return ClassPhotos(rows["image_path"].tolist(), labels, size, augmentations, PhotoMemory())
 
 
 def _fit(

@@ -28,7 +28,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from helpers.quiet import quiet_libraries
 
@@ -545,23 +545,30 @@ class _Judge:
 
 
 class _TableFile:
-    """A CSV that grows row by row and appears under its name when the block ends; after an error nothing is left."""
+    """A CSV that grows row by row, from its first row on, and appears under its name when the block ends.
+
+    After an error nothing is left.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._partial = path.with_name(f".{path.name}.partial")
+        self._file: TextIO | None = None
 
     def __enter__(self) -> _TableFile:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._partial.open("w", newline="", encoding="utf-8")
-        self._writer = csv.DictWriter(self._file, FRAME_COLUMNS)
-        self._writer.writeheader()
         return self
 
     def add(self, row: dict[str, Any]) -> None:
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._partial.open("w", newline="", encoding="utf-8")
+            self._writer = csv.DictWriter(self._file, FRAME_COLUMNS)
+            self._writer.writeheader()
         self._writer.writerow(row)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._file is None:
+            return
         self._file.close()
         if kind is None:
             self._partial.replace(self.path)
