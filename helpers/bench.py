@@ -89,10 +89,10 @@ def coreset_anomalib(ratio: float, timed_picks: int = 0) -> dict[str, float]:
 
 def train_patchcore(folder: Path) -> Run:
     """Train PatchCore on the built-in mesh as notebook 02 does, with its thresholds from val."""
-    from helpers.analysis.calibration import held_out_thresholds
     from helpers.data.datamodule import SampleDataModule
     from helpers.data.samples import write_table
     from helpers.models.catalog import build_model
+    from helpers.thresholds import held_out_thresholds
 
     table, backbone = _bench_dataset(), resolve_backbone()
     settings = {"image_size": [IMAGE_SIZE, IMAGE_SIZE], "center_crop": None, "backbone": backbone.to_dict()}

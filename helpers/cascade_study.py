@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers.analysis.calibration import Threshold
 from helpers.analysis.cascade_costs import (
     Prices,
     best_first_threshold,
@@ -40,6 +39,7 @@ from helpers.models.foreground import predict_distance
 from helpers.presets import PRESETS_FOLDER, find_cascade, read_cascade
 from helpers.progress import progress
 from helpers.runs import MissingRunError
+from helpers.thresholds import Threshold
 
 CALLED = 0.5  # threshold of ``score_2``, which is 1 where the last stage calls a photo a defect, else 0
 OUTCOMES = ("stopped by stage 1", "stopped by stage 2", "called defect")

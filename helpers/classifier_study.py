@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers.analysis.calibration import Threshold
 from helpers.analysis.open_set import accepted_shares, open_set_thresholds
 from helpers.analysis.runtime import synchroniser, time_stages
 from helpers.data.images import read_image
@@ -27,6 +26,7 @@ from helpers.models.classifier import load_classifier
 from helpers.models.open_set import OPEN_SET_FILE, MahalanobisScorer
 from helpers.open_set_study import ONE_STAGE, TWO_STAGES, Gate
 from helpers.runs import Run, write_json
+from helpers.thresholds import Threshold
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from helpers.analysis.calibration import Threshold
 from helpers.analysis.severity import check_rules, rate_severity, read_rules, read_severity_limits, verdicts
 from helpers.analysis.sizing import PixelSize, label_defects, measure_labels
 from helpers.cascade_study import test_frames
@@ -27,6 +26,7 @@ from helpers.inference.stages import Item, RunStage, Seen
 from helpers.presets import PRESETS_FOLDER, Choice
 from helpers.runs import Run
 from helpers.size_inspection import rating_file, shapes
+from helpers.thresholds import Threshold
 
 MOVED = "moved by hand"
 NOWHERE = Path()  # where stages save pictures; here they save none
@@ -88,7 +88,7 @@ def read_upload(name: str, content: bytes, max_megapixels: float = 60) -> np.nda
     try:
         return decode_image(name, content).rgb()
     except ImageReadError as error:
-        raise RefusedPhotoError(f"{name} {error.problem}; {error.mend}.") from error
+        raise RefusedPhotoError(f"{name} {error.problem}; {error.fix}.") from error
 
 
 def _header_size(content: bytes) -> tuple[float, float]:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from helpers.analysis.calibration import Threshold
 from helpers.analysis.metrics import evaluate
 from helpers.data.anomaly_source import AnomalySource, resolve_anomaly_source
 from helpers.data.datamodule import SampleDataModule
@@ -27,6 +26,7 @@ from helpers.data.samples import assign_splits
 from helpers.models.backbones import Backbone, resolve_backbone
 from helpers.models.catalog import build_model, network_frame
 from helpers.runs import Run, dataset_folder, open_run, project_path, write_csv
+from helpers.thresholds import Threshold
 
 if TYPE_CHECKING:
     from anomalib.models import AnomalibModule

@@ -32,7 +32,6 @@ import pandas as pd
 import torch
 
 from helpers import read_dataset
-from helpers.analysis.calibration import Threshold, held_out_thresholds
 from helpers.analysis.classification import confusion_table, learnable_classes
 from helpers.analysis.metrics import wilson_interval
 from helpers.analysis.open_set import accepted_shares, embedding_plane, open_set_report, open_set_thresholds
@@ -49,6 +48,7 @@ from helpers.models.classifier import load_classifier
 from helpers.models.open_set import METHODS, OPEN_SET_FILE, MahalanobisScorer, decide, unknown_scores
 from helpers.progress import progress
 from helpers.runs import PROJECT_ROOT, RUN_FILE, MissingRunError, Run, open_run, project_path, write_csv, write_json
+from helpers.thresholds import Threshold, held_out_thresholds
 from helpers.views import class_figures
 
 if TYPE_CHECKING:

@@ -34,10 +34,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from helpers.analysis.calibration import Threshold
 from helpers.analysis.runtime import full_precision
 from helpers.data.samples import fingerprint, read_table, relative_path, write_table
 from helpers.files import write_whole
+from helpers.thresholds import Threshold
 
 if TYPE_CHECKING:
     from anomalib.models import AnomalibModule

@@ -18,7 +18,6 @@ import yaml
 from PIL import Image
 from scipy.sparse import csr_array
 
-from helpers.analysis.calibration import Threshold
 from helpers.analysis.pixel_size import (
     BoardCalibration,
     calibrate_checkerboard,
@@ -34,6 +33,7 @@ from helpers.inference.predictor import START, map_at_photo_size, open_finished
 from helpers.notebook import ParameterError, check_number
 from helpers.progress import progress
 from helpers.runs import PROJECT_ROOT, MissingRunError, Run, project_path, write_csv, write_json
+from helpers.thresholds import Threshold
 from helpers.views.size_figures import annotate_photo
 
 OUTLINE_ORDER = ("unet", "deeplabv3plus", "patchcore", "glass", "draem")  # those that learned to draw outlines first

@@ -121,9 +121,9 @@ def settings() -> dict:
 @pytest.fixture(scope="session")
 def fit_run(make_model) -> Callable:
     """Train a draft on the tiny backbone and finish it, with thresholds from val."""
-    from helpers.analysis.calibration import conformal_threshold
     from helpers.data.datamodule import SampleDataModule
     from helpers.runs import Run
+    from helpers.thresholds import conformal_threshold
 
     def fit(draft: Run) -> Run:
         parameters = draft.info["parameters"]

@@ -20,7 +20,6 @@ from cascade_runs import CLASSES, KnownBackend, shrink, write_run
 from conftest import REPOSITORY
 from PIL import Image
 
-from helpers.analysis.calibration import Threshold
 from helpers.data.images import find_images
 from helpers.files import write_whole
 from helpers.inference import Cascade, Predictor, predictor
@@ -31,6 +30,7 @@ from helpers.inference.saving import draw_overlay
 from helpers.inference.stages import STAGE_COLUMNS, CutterStage, Item, Rule, RunStage
 from helpers.models.open_set import MahalanobisScorer
 from helpers.runs import MissingRunError, write_json
+from helpers.thresholds import Threshold
 
 PAIR = {
     "name": "pair",

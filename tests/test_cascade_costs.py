@@ -2,7 +2,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.analysis.calibration import describe
 from helpers.analysis.cascade_costs import (
     Prices,
     best_first_threshold,
@@ -14,6 +13,7 @@ from helpers.analysis.cascade_costs import (
     lost_photos,
 )
 from helpers.analysis.metrics import wilson_interval
+from helpers.thresholds import describe
 
 # Four normal photos, four defect ones; thresholds 0.5 and 0.5.
 SCORES = pd.DataFrame(

@@ -17,7 +17,6 @@ from PIL import Image
 
 from helpers import cascade_study as study
 from helpers import pipeline
-from helpers.analysis.calibration import Threshold
 from helpers.analysis.cascade_costs import Prices
 from helpers.data.coco import InstancePhoto
 from helpers.data.samples import fingerprint, make_table
@@ -25,6 +24,7 @@ from helpers.inference import Cascade, predictor
 from helpers.inference.stages import CutterStage, Item, RunStage
 from helpers.pipeline import Node
 from helpers.runs import MissingRunError
+from helpers.thresholds import Threshold
 from helpers.views import class_figures
 from helpers.views.widgets import cost_explorer
 

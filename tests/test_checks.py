@@ -96,7 +96,7 @@ def found(findings):
 
 def test_clean_dataset_has_no_findings(dataset):
     findings = dataset.check()
-    assert list(findings.columns) == ["severity", "path", "problem", "mend", "code"]
+    assert list(findings.columns) == ["code", "severity", "path", "problem", "fix"]
     assert len(findings) == 0
     raise_on_errors(findings)
     assert helpers.check_dataset is check_dataset

@@ -7,7 +7,6 @@ import torch
 from sklearn import metrics as sk
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from helpers.analysis.calibration import Threshold
 from helpers.analysis.classification import (
     classification_report,
     confusion_table,
@@ -17,6 +16,7 @@ from helpers.analysis.classification import (
     threshold_rates,
 )
 from helpers.analysis.metrics import bootstrap_interval, wilson_interval
+from helpers.thresholds import Threshold
 
 CLASSES = ["crack", "fray", "hole"]
 

@@ -13,7 +13,6 @@ from PIL import Image
 from sklearn.metrics import f1_score
 from torch import nn
 
-from helpers.analysis.calibration import conformal_threshold
 from helpers.data import datamodule
 from helpers.data.images import ImageReadError, read_image
 from helpers.data.samples import make_table
@@ -31,6 +30,7 @@ from helpers.models.backbones import resolve_backbone
 from helpers.models.classifier import Classifier, build_classifier, load_classifier, soft_target_loss
 from helpers.models.patchcore import make_pre_processor
 from helpers.runs import Run
+from helpers.thresholds import conformal_threshold
 
 SIZE = 64
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

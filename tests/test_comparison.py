@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from helpers.analysis.calibration import Threshold
 from helpers.analysis.comparison import (
     operating_points,
     overall_leaderboard,
@@ -20,6 +19,7 @@ from helpers.analysis.comparison import (
     zero_miss_threshold,
 )
 from helpers.analysis.published import PUBLISHED_COLUMNS, published_results
+from helpers.thresholds import Threshold
 
 N_NORMAL, N_ABNORMAL = 120, 80
 

@@ -14,7 +14,6 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 from torch.export import Dim
 
-from helpers.analysis.calibration import Threshold
 from helpers.data.anomaly_source import resolve_anomaly_source
 from helpers.inference.training import train_on_synthetic
 from helpers.models.catalog import build_model, load_model
@@ -26,6 +25,7 @@ from helpers.models.draem import (
     smoothed_maximum,
     validation_figures,
 )
+from helpers.thresholds import Threshold
 
 MEND = "anomalib no longer needs this mend of helpers/models/draem.py: remove it."
 SIZE = 64

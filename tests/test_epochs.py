@@ -11,7 +11,6 @@ import pytest
 import torch
 from conftest import draw_photos, split_table
 
-from helpers.analysis.calibration import Threshold
 from helpers.analysis.metrics import photo_overlap
 from helpers.data.augment import make_augmentations
 from helpers.data.datamodule import SampleDataModule
@@ -20,6 +19,7 @@ from helpers.models.backbones import resolve_backbone
 from helpers.models.catalog import build_model, load_model
 from helpers.models.segmentation import Segmenter
 from helpers.runs import MissingRunError, Run, find_runs, open_run
+from helpers.thresholds import Threshold
 
 SETTINGS = {"image_size": [64, 64], "center_crop": None, "scheme": "supervised"}
 THRESHOLDS = {"image": Threshold(value=0.5, origin="by hand"), "pixel": Threshold(value=0.5, origin="by hand")}

@@ -8,9 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 from scipy.special import expit
 
-from helpers.analysis.calibration import Threshold
 from helpers.analysis.comparison import operating_points, paired_differences, recall_by_size, threshold_counts
 from helpers.analysis.detection_probability import fit_pod, pod_bins, pod_curve
+from helpers.thresholds import Threshold
 from helpers.views import evaluation_figures as figures
 
 DRAW = np.random.default_rng(0)

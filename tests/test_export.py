@@ -15,7 +15,6 @@ from torch import nn
 from torch.nn import functional
 from torchvision.transforms.v2 import CenterCrop, Compose, Resize
 
-from helpers.analysis.calibration import held_out_thresholds
 from helpers.data.images import read_image
 from helpers.data.samples import relative_path, write_table
 from helpers.inference import Predictor, export, exported
@@ -26,6 +25,7 @@ from helpers.models.backbones import resolve_backbone
 from helpers.models.catalog import build_model
 from helpers.models.classifier import build_classifier
 from helpers.runs import MissingRunError, Run, open_run
+from helpers.thresholds import held_out_thresholds
 
 SMALL = {
     "patchcore": {},

@@ -9,8 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from helpers.analysis.calibration import conformal_threshold
 from helpers.analysis.metrics import by_defect_type, image_curves
+from helpers.thresholds import conformal_threshold
 from helpers.views import figures
 
 RNG = np.random.default_rng(0)

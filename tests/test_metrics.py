@@ -6,7 +6,6 @@ from anomalib.metrics.aupro import _AUPRO
 from skimage.measure import label
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from helpers.analysis.calibration import conformal_threshold
 from helpers.analysis.metrics import (
     IMAGE_METRICS,
     LEADERBOARD_COLUMNS,
@@ -25,6 +24,7 @@ from helpers.analysis.metrics import (
     photo_overlap,
     wilson_interval,
 )
+from helpers.thresholds import conformal_threshold
 
 LABELS = [0, 0, 0, 1, 1, 0, 1, 1]
 SCORES = [1, 2, 3, 4, 5, 6, 7, 8]

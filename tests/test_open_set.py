@@ -10,7 +10,6 @@ from scipy.special import logsumexp, softmax
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 
-from helpers.analysis.calibration import conformal_threshold, describe
 from helpers.analysis.open_set import (
     accepted_shares,
     embedding_plane,
@@ -19,6 +18,7 @@ from helpers.analysis.open_set import (
     oscr_curve,
 )
 from helpers.models.open_set import METHODS, MahalanobisScorer, decide, unknown_scores
+from helpers.thresholds import conformal_threshold, describe
 
 RNG = np.random.default_rng(0)
 CENTRES = RNG.normal(0, 4, (3, 40))

@@ -11,10 +11,10 @@ from PIL import Image
 
 from helpers import open_set_study as study
 from helpers import read_dataset
-from helpers.analysis.calibration import Threshold
 from helpers.data.known_unknown import ClassSplit
 from helpers.models.backbones import resolve_backbone
 from helpers.models.open_set import MahalanobisScorer
+from helpers.thresholds import Threshold
 
 LIMITS = {
     "tau": Threshold(value=2.0, origin="given"),

@@ -13,7 +13,6 @@ import torch
 from conftest import draw_photos, split_table
 from PIL import Image
 
-from helpers.analysis.calibration import held_out_thresholds
 from helpers.data.anomaly_source import resolve_anomaly_source
 from helpers.data.images import ImageReadError, read_image, to_network_frame
 from helpers.data.samples import supervised_table
@@ -26,6 +25,7 @@ from helpers.models.backbones import resolve_backbone
 from helpers.models.catalog import load_model
 from helpers.models.draem import smoothed_maximum
 from helpers.runs import MissingRunError, Run, open_run
+from helpers.thresholds import held_out_thresholds
 
 SIZE = 64
 

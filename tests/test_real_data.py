@@ -9,8 +9,8 @@ from conftest import SHARED, SHARED_BACKBONE
 from sklearn.metrics import roc_auc_score
 
 from helpers import read_dataset
-from helpers.analysis.calibration import conformal_threshold
 from helpers.data.samples import assign_splits, relative_path
+from helpers.thresholds import conformal_threshold
 
 TILES = SHARED / "data" / "magnetic_tile"
 

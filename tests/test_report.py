@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from helpers.analysis.calibration import Threshold, conformal_threshold
 from helpers.analysis.comparison import operating_points
 from helpers.analysis.detection_probability import fit_pod, pod_table
+from helpers.thresholds import Threshold, conformal_threshold
 from helpers.views import report
 from helpers.views.figures import NotebookFigure
 

@@ -14,7 +14,6 @@ import pytest
 from conftest import draw_photos, split_table
 from PIL import Image
 
-from helpers.analysis.calibration import Threshold, conformal_threshold
 from helpers.data.samples import fingerprint, write_table
 from helpers.runs import (
     PROJECT_ROOT,
@@ -28,6 +27,7 @@ from helpers.runs import (
     write_csv,
     write_json,
 )
+from helpers.thresholds import Threshold, conformal_threshold
 
 THRESHOLDS = {"image": Threshold(value=1.5, origin="by hand"), "pixel": Threshold(value=2.5, origin="by hand")}
 

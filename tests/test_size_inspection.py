@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from helpers.analysis.calibration import Threshold
 from helpers.analysis.calibration_scene import LENS, PATTERN, SQUARE, TILTS, bar_sizes, photograph
 from helpers.analysis.severity import check_rules, parse_rules, parse_severity_limits, rate_severity, verdicts
 from helpers.analysis.sizing import PixelSize
@@ -37,6 +36,7 @@ from helpers.size_inspection import (
     write_annotated,
     write_measurements,
 )
+from helpers.thresholds import Threshold
 
 SIZE = Calibration(PixelSize(0.1, 0.1, 0.001, "mm"))
 SHAPE = (96, 128)  # of the photos; maps have half of it

@@ -12,7 +12,6 @@ import pytest
 from pycocotools import mask as coco_mask
 from skimage.measure import perimeter_crofton, regionprops
 
-from helpers.analysis.calibration import Threshold
 from helpers.analysis.sizing import (
     COLUMNS,
     LENGTHS,
@@ -28,6 +27,7 @@ from helpers.analysis.sizing import (
 )
 from helpers.data._drawing import feret_diameter, photo_seed, polygon_mask
 from helpers.data.synthetic import MESH_DEFECTS, NUT_DEFECTS, render_mesh, render_nut
+from helpers.thresholds import Threshold
 
 PLAIN = {"use_morphology": False, "min_defect_area": 1}
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from helpers.analysis.calibration import Threshold
+from helpers.thresholds import Threshold
 from helpers.views.widgets import OUTCOMES, threshold_explorer
 
 TEST = pd.DataFrame({"label_index": [0, 0, 0, 1, 1, 1, 1], "score": [0.1, 0.3, 0.5, 0.2, 0.4, 0.6, 0.8]})

@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from helpers.analysis.calibration import Threshold, percent
 from helpers.analysis.metrics import wilson_interval
+from helpers.thresholds import Threshold, percent
 
 SCORE_COLUMNS = ("label_index", "score_1", "score_2")
 

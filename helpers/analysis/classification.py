@@ -14,8 +14,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
-from helpers.analysis.calibration import Threshold
 from helpers.analysis.metrics import wilson_interval
+from helpers.thresholds import Threshold
 
 UNKNOWN = "unknown"
 N_BINS = 15  # Guo et al. 2017

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from helpers.analysis.calibration import Threshold, _just_below, best_f1_threshold
 from helpers.analysis.metrics import IMAGE_METRICS, bootstrap_draws, check_scores, image_metrics, wilson_interval
 from helpers.runs import RUN_FILE, Run
+from helpers.thresholds import Threshold, _just_below, best_f1_threshold
 
 AT_THRESHOLD = ("recall_at_threshold", "false_alarm_at_threshold")
 BYTES_PER_MB = 1e6

@@ -30,10 +30,10 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 from scipy.stats import chi2
 
-from helpers.analysis.calibration import percent
 from helpers.analysis.comparison import recall_by_size, size_edges, size_groups
 from helpers.analysis.sizing import MEASURES, PixelSizeLike, as_pixel_size, label_defects, measure_labels
 from helpers.progress import progress
+from helpers.thresholds import percent
 
 if TYPE_CHECKING:
     from helpers.runs import Run

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from helpers.analysis.calibration import Threshold, conformal_threshold
 from helpers.analysis.classification import UNKNOWN, confusion_table
 from helpers.analysis.metrics import image_intervals, image_metrics, wilson_interval
 from helpers.models.open_set import decide
+from helpers.thresholds import Threshold, conformal_threshold
 
 _RANKING = {"image_auroc": "auroc", "fpr_at_95_recall": "fpr_at_95_tpr"}  # with the known photos as positives
 
@@ -36,7 +36,7 @@ def open_set_thresholds(
 ) -> dict[str, Threshold]:
     """Sets tau and kappa on held-out photos of known classes.
 
-    By :func:`helpers.analysis.calibration.conformal_threshold` each of the two accepts a share ``accept`` by itself.
+    By :func:`helpers.thresholds.conformal_threshold` each of the two accepts a share ``accept`` by itself.
     Photos that pass both are fewer: at least 2 accept - 1 (90 % for 95 %; the bound of Bonferroni), and as many as
     ``accept`` only where both reject the same photos. What both accept together is reported by `accepted_shares`; set
     ``accept`` to (1 + share) / 2 for a share of both together.

@@ -176,7 +176,7 @@ def detection_rates(scores: pd.DataFrame, thresholds: Mapping[str, SupportsFloat
 
     Args:
         scores: a row for each model, photo and opacity: ``model``, ``kind``, ``opacity``, ``score`` (finite).
-        thresholds: model -> threshold, a number or a :class:`helpers.analysis.calibration.Threshold`.
+        thresholds: model -> threshold, a number or a :class:`helpers.thresholds.Threshold`.
 
     Returns:
         A row for each model (in the order of ``scores``) and opacity (rising): ``model``, ``opacity``, ``n`` photos,

@@ -37,21 +37,21 @@ class Notes:
 
     Attributes:
         root: folder that paths are made relative to.
-        rows: dictionaries with ``severity`` (error, warning, info), ``path``, ``problem``, ``mend`` and ``code``.
+        rows: dictionaries with ``severity`` (error, warning, info), ``path``, ``problem``, ``fix`` and ``code``.
     """
 
     root: Path
     rows: list[dict[str, str]] = field(default_factory=list)
 
-    def add(self, severity: str, path: Path, code: str, problem: str, mend: str) -> None:
+    def add(self, severity: str, path: Path, code: str, problem: str, fix: str) -> None:
         """Note one thing that is wrong."""
         name = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
         name = "" if name == "." else name
-        self.rows.append({"severity": severity, "path": name, "problem": problem, "mend": mend, "code": code})
+        self.rows.append({"severity": severity, "path": name, "problem": problem, "fix": fix, "code": code})
 
     def summary(self, limit: int = 5) -> str:
         """The first findings, one a line."""
-        lines = [f"- {row['path']}: {row['problem']}; {row['mend']}." for row in self.rows[:limit]]
+        lines = [f"- {row['path']}: {row['problem']}; {row['fix']}." for row in self.rows[:limit]]
         return "\n".join(lines + ([f"- and {len(self.rows) - limit} more"] if len(self.rows) > limit else []))
 
 
@@ -246,7 +246,7 @@ def photo_size(path: Path, stated: tuple[int, int] | None, source: Path, notes: 
         height, width = (int(value) for value in image_sizes([path])[0])
     except ImageReadError as error:
         if stated is None:
-            notes.add("error", path, error.code, error.problem, error.mend)
+            notes.add("error", path, error.code, error.problem, error.fix)
         return stated  # that the photo is broken is said by check_dataset, which reads it whole
     if stated is not None and stated != (height, width):
         turned = ", turned: see its EXIF orientation" if stated == (width, height) else ""

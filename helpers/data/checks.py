@@ -1,4 +1,4 @@
-"""Findings on a dataset: what is wrong, where, and how to mend it.
+"""Findings on a dataset: what is wrong, where, and how to fix it.
 
 An ``error`` would make training or its numbers wrong and stops it (`raise_on_errors`). A ``warning`` is something that
 the readers handle (`helpers.data.images`) or that a person should know. ``info`` is for the record.
@@ -27,7 +27,7 @@ from helpers.data.images import IMAGE_SUFFIXES, DecodedImage, ImageReadError, de
 from helpers.progress import progress
 
 SEVERITIES: tuple[str, ...] = ("error", "warning", "info")
-FINDING_COLUMNS: tuple[str, ...] = ("severity", "path", "problem", "mend", "code")
+FINDING_COLUMNS: tuple[str, ...] = ("code", "severity", "path", "problem", "fix")
 
 MAX_PATH_LENGTH = 240
 _REQUIRED_COLUMNS = ("image_path", "mask_path", "label_index", "defect_type", "split", "group")
@@ -62,19 +62,19 @@ def raise_on_errors(findings: pd.DataFrame, *, limit: int = 20) -> None:
         limit: how many errors the message lists.
 
     Raises:
-        DatasetError: there is at least one error; the message lists them with their mends.
+        DatasetError: there is at least one error; the message lists them with their fixes.
     """
     errors = findings[findings["severity"] == "error"]
     if not len(errors):
         return
     lines = [
-        f"- {f'{row.path}: ' if row.path else ''}{row.problem}; {row.mend}."
+        f"- {f'{row.path}: ' if row.path else ''}{row.problem}; {row.fix}."
         for row in errors.head(limit).itertuples(index=False)
     ]
     if len(errors) > limit:
         lines.append(f"- and {len(errors) - limit} more")
     count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
-    raise DatasetError(f"The dataset has {count}; mend it before training:\n" + "\n".join(lines), errors)
+    raise DatasetError(f"The dataset has {count}; fix it before training:\n" + "\n".join(lines), errors)
 
 
 def check_dataset(
@@ -103,7 +103,7 @@ def check_dataset(
 
     Returns:
         One row a finding, errors first, then by path: ``severity`` (error, warning, info), ``path`` (relative to the
-        root where it lies inside, "" for the dataset as a whole), ``problem``, ``mend`` and ``code``, a short stable
+        root where it lies inside, "" for the dataset as a whole), ``problem``, ``fix`` and ``code``, a short stable
         name of the kind of finding.
 
     Raises:
@@ -118,7 +118,7 @@ def check_dataset(
     samples = _samples(table)
     findings = _Findings(root)
     for noted in table.attrs.get("findings", []):  # what its reader found, that the table cannot show
-        findings.add(noted["severity"], noted["path"], noted["code"], noted["problem"], noted["mend"])
+        findings.add(noted["severity"], noted["path"], noted["code"], noted["problem"], noted["fix"])
     if not samples:
         findings.add("error", "", "no-photos", "there is no photo in the table", "check the path of the dataset")
         return findings.frame()
@@ -189,8 +189,8 @@ class _Findings:
         self.root = Path(os.path.abspath(root))  # noqa: PTH100  (resolve would follow links)
         self._rows: list[tuple[str, str, str, str, str]] = []
 
-    def add(self, severity: str, path: str, code: str, problem: str, mend: str) -> None:
-        self._rows.append((severity, self.name(path), printable(problem), printable(mend), code))
+    def add(self, severity: str, path: str, code: str, problem: str, fix: str) -> None:
+        self._rows.append((code, severity, self.name(path), printable(problem), printable(fix)))
 
     def name(self, path: str) -> str:
         return printable(self.relative(path)) if path else ""
@@ -207,7 +207,7 @@ class _Findings:
             return Path(path).as_posix()
 
     def frame(self) -> pd.DataFrame:
-        rows = sorted(self._rows, key=lambda row: (SEVERITIES.index(row[0]), row[1], row[4], row[2]))
+        rows = sorted(self._rows, key=lambda row: (SEVERITIES.index(row[1]), row[2], row[0], row[3]))
         frame = pd.DataFrame(rows, columns=list(FINDING_COLUMNS))
         return frame.astype({column: "str" for column in FINDING_COLUMNS})
 
@@ -345,8 +345,8 @@ def _check_table(samples: list[_Sample], table: pd.DataFrame, findings: _Finding
             findings.add("error", sample.image, "invalid-label", problem, "use 0 for normal and 1 for abnormal")
         elif (sample.defect_type == "good") != (sample.label == 0):
             problem = f"has label_index {sample.label} but defect_type {sample.defect_type!r}"
-            mend = "normal photos are 'good', abnormal ones have the name of their defect"
-            findings.add("error", sample.image, "label-and-type", problem, mend)
+            fix = "normal photos are 'good', abnormal ones have the name of their defect"
+            findings.add("error", sample.image, "label-and-type", problem, fix)
         if sample.split not in ("", *_SPLITS):
             problem = f"is in split {sample.split!r}"
             findings.add("error", sample.image, "invalid-split", problem, "use train, val, test or nothing")
@@ -380,8 +380,8 @@ def _check_counts(
             if supervised
             else "a detector learns from normal ones (scheme 'supervised' can do without)"
         )
-        mend = "add photos of good parts, or correct the labels"
-        findings.add("warning" if supervised else "error", "", "no-normals", problem, mend)
+        fix = "add photos of good parts, or correct the labels"
+        findings.add("warning" if supervised else "error", "", "no-normals", problem, fix)
         return
     if not abnormals.total():
         problem = "there is no defect photo: only false alarms can be measured, not what is found"
@@ -420,18 +420,18 @@ def _check_names(samples: list[_Sample], findings: _Findings) -> None:
         by_folded[unicodedata.normalize("NFC", relative).casefold()].append(path)
         serious, portable = name_problems(relative)
         if serious:
-            mend = "rename it with letters, digits, dots, dashes and underscores"
-            findings.add("error", path, "unusable-name", f"its name {' and '.join(serious)}", mend)
+            fix = "rename it with letters, digits, dots, dashes and underscores"
+            findings.add("error", path, "unusable-name", f"its name {' and '.join(serious)}", fix)
         elif portable:
-            mend = "rename it if the dataset is to be used on Windows too"
-            findings.add("warning", path, "unportable-name", f"its name {' and '.join(portable)}", mend)
+            fix = "rename it if the dataset is to be used on Windows too"
+            findings.add("warning", path, "unportable-name", f"its name {' and '.join(portable)}", fix)
     for same in by_folded.values():
         if len(same) > 1:
             problem = (
                 f"differs from {findings.names(same[1:])} only in upper and lower case or in how accents are written"
             )
-            mend = "rename one of them: on Windows and macOS they are the same file"
-            findings.add("warning", same[0], "name-collision", problem, mend)
+            fix = "rename one of them: on Windows and macOS they are the same file"
+            findings.add("warning", same[0], "name-collision", problem, fix)
 
 
 def name_problems(relative: str) -> tuple[list[str], list[str]]:
@@ -477,8 +477,8 @@ def _check_location(samples: list[_Sample], mask_cache: str | None, findings: _F
             problem = "leads out of the dataset through a link"
         else:
             continue
-        mend = "copy the file into the dataset, so that the dataset can be moved and shared"
-        findings.add("error", path, "outside-root", problem, mend)
+        fix = "copy the file into the dataset, so that the dataset can be moved and shared"
+        findings.add("error", path, "outside-root", problem, fix)
 
 
 # -------------------------------------------------------------------------------------------------------------- photos
@@ -489,7 +489,7 @@ def _check_photos(photos: dict[str, _PhotoRecord], findings: _Findings) -> None:
     kinds: Counter[str] = Counter()
     for path, record in photos.items():
         if record.error is not None:
-            findings.add("error", path, record.error.code, record.error.problem, record.error.mend)
+            findings.add("error", path, record.error.code, record.error.problem, record.error.fix)
             continue
         shapes[record.shape] += 1
         kinds["grey" if record.mode in ("1", "L", "LA", "La", "I") or record.mode.startswith("I;16") else "colour"] += 1
@@ -507,20 +507,20 @@ def _check_photos(photos: dict[str, _PhotoRecord], findings: _Findings) -> None:
             findings.add("warning", path, "alpha", problem, f"{_PREPROCESS} --mode RGB")
         if record.orientation != 1:
             problem = f"has EXIF orientation {record.orientation}; it is turned upright when read"
-            mend = f"other programs may not turn it; {_PREPROCESS}"
-            findings.add("warning", path, "exif-rotation", problem, mend)
+            fix = f"other programs may not turn it; {_PREPROCESS}"
+            findings.add("warning", path, "exif-rotation", problem, fix)
         if record.pages > 1:
             problem = f"has {record.pages} pages or frames; only the first is used"
             findings.add("warning", path, "several-pages", problem, "save the pages as files of their own")
     if len(shapes) > 1:
         listed = ", ".join(f"{w}x{h} ({count})" for (h, w), count in shapes.most_common(5))
         problem = f"photos have {len(shapes)} sizes (width x height): {listed}{', ...' if len(shapes) > 5 else ''}"
-        mend = f"every photo is resized alike for the model, so scale and aspect may differ; {_PREPROCESS} --size H,W"
-        findings.add("warning", "", "mixed-sizes", problem, mend)
+        fix = f"every photo is resized alike for the model, so scale and aspect may differ; {_PREPROCESS} --size H,W"
+        findings.add("warning", "", "mixed-sizes", problem, fix)
     if len(kinds) > 1:
         problem = "photos have mixed modes: " + ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common())
-        mend = f"colour alone may tell them apart; {_PREPROCESS} --mode L"
-        findings.add("warning", "", "mixed-modes", problem, mend)
+        fix = f"colour alone may tell them apart; {_PREPROCESS} --mode L"
+        findings.add("warning", "", "mixed-modes", problem, fix)
 
 
 # --------------------------------------------------------------------------------------------------------------- masks
@@ -537,10 +537,10 @@ def _check_masks(
         if record.error is None:
             _check_mask_values(path, record, findings)
         elif record.error.code == "missing-file":
-            mend = "restore it, or empty mask_path of its row"
-            findings.add("error", path, "missing-mask", "is the mask of a photo and does not exist", mend)
+            fix = "restore it, or empty mask_path of its row"
+            findings.add("error", path, "missing-mask", "is the mask of a photo and does not exist", fix)
         else:
-            findings.add("error", path, record.error.code, f"the mask {record.error.problem}", record.error.mend)
+            findings.add("error", path, record.error.code, f"the mask {record.error.problem}", record.error.fix)
 
     some_masks = any(sample.mask for sample in samples if sample.label == 1)
     seen: set[tuple[str, str]] = set()
@@ -550,9 +550,9 @@ def _check_masks(
         seen.add((sample.image, sample.mask))
         if not sample.mask:
             if sample.label == 1 and some_masks:
-                mend = "draw its mask; without it pixel figures would count every pixel found as a false alarm"
+                fix = "draw its mask; without it pixel figures would count every pixel found as a false alarm"
                 problem = "is a defect photo without a mask, while others have theirs"
-                findings.add("error", sample.image, "missing-mask", problem, mend)
+                findings.add("error", sample.image, "missing-mask", problem, fix)
             continue
         mask, photo = masks[sample.mask], photos[sample.image]
         if mask.error is not None:
@@ -568,9 +568,9 @@ def _check_masks(
                 f"the mask is empty, but {findings.name(sample.image)} is a defect photo: image figures count it as "
                 "abnormal, pixel figures as having no defect pixel"
             )
-            mend = "draw the defect, or correct the label"
+            fix = "draw the defect, or correct the label"
             # published data sets have some, and the few pixels they are about make no figure wrong
-            findings.add("warning", sample.mask, "empty-mask", problem, mend)
+            findings.add("warning", sample.mask, "empty-mask", problem, fix)
         if sample.label == 0 and mask.defect_share > 0:
             problem = f"the mask marks {100 * mask.defect_share:.2g} % of {findings.name(sample.image)}, a normal photo"
             findings.add("error", sample.mask, "mask-on-good", problem, "correct the label or the mask")
@@ -600,7 +600,7 @@ def _check_mask_values(path: str, record: _MaskRecord, findings: _Findings) -> N
 
 
 def _check_orphans(samples: list[_Sample], table: pd.DataFrame, findings: _Findings) -> None:
-    problem, mend = "is a mask without a photo", "add its photo, correct its name, or remove it"
+    problem, fix = "is a mask without a photo", "add its photo, correct its name, or remove it"
     for name in table.attrs.get("ignored", []):
         path = str(findings.root / name)
         findings.add(
@@ -611,7 +611,7 @@ def _check_orphans(samples: list[_Sample], table: pd.DataFrame, findings: _Findi
     else:
         orphans = list(_orphans(samples, findings.root))
     for path in orphans:
-        findings.add("warning", path, "mask-without-photo", problem, mend)
+        findings.add("warning", path, "mask-without-photo", problem, fix)
 
 
 def _orphans(samples: list[_Sample], root: Path) -> Iterator[str]:
@@ -667,8 +667,8 @@ def _check_exact_copies(samples: list[_Sample], photos: dict[str, _PhotoRecord],
             listed = ", ".join(f"{findings.name(sample.image)} ({sample.split or 'no split'})" for sample in others[:5])
             more = f" and {len(others) - 5} more" if len(others) > 5 else ""
             problem = f"({first.split or 'no split'}) {what} {listed}{more}: the same content in two splits"
-            mend = "remove the copies, or give them one group so that they stay in one split"
-            findings.add("error", first.image, "split-leak", problem, mend)
+            fix = "remove the copies, or give them one group so that they stay in one split"
+            findings.add("error", first.image, "split-leak", problem, fix)
         elif len(labels) == 1:
             problem = f"{what} {findings.names(sample.image for sample in others)}"
             findings.add("warning", first.image, "duplicate", problem, "keep one of them: copies count double")
@@ -701,8 +701,8 @@ def _check_near_duplicates(samples: list[_Sample], photos: dict[str, _PhotoRecor
             f"({sample.split}) looks the same as {findings.name(other.image)} ({other.split}){more}: they differ by "
             f"{distance[pair]:.2g} grey values where {typical[pair]:.2g} is usual"
         )
-        mend = "if it is the same part or sequence, give both one group so that they stay in one split"
-        findings.add("warning", sample.image, "near-duplicate", problem, mend)
+        fix = "if it is the same part or sequence, give both one group so that they stay in one split"
+        findings.add("warning", sample.image, "near-duplicate", problem, fix)
 
 
 def near_duplicate_pairs(

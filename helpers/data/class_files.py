@@ -167,8 +167,8 @@ def _photos(root: Path, notes: Notes, ignored: list[Path]) -> list[_Photo]:
             unused.discard(file)
             photos.append(_Photo(photo, pair.split, file, _load(file, notes) if file else None))
         for file in sorted(unused):
-            mend = "add the photo, or remove the file"
-            notes.add("error", file, "missing-photo", f"belongs to no photo: none in {pair.images.name} is so", mend)
+            fix = "add the photo, or remove the file"
+            notes.add("error", file, "missing-photo", f"belongs to no photo: none in {pair.images.name} is so", fix)
     return photos
 
 
@@ -216,12 +216,12 @@ def _row(photo: _Photo, by_name: bool, notes: Notes, mixed: list[Path]) -> dict[
         regions = _regions(photo, photo.content, size, notes)
         if photo.content.objects and not regions and not by_name:
             problem = "none of its objects can be used, so it is not known to be normal; it is left out"
-            notes.add("error", photo.path, "photo-left-out", problem, f"mend {photo.file.name}")
+            notes.add("error", photo.path, "photo-left-out", problem, f"fix {photo.file.name}")
             return None
     elif not by_name:
         if photo.file is not None:  # one without a file is counted in _note_gaps
             problem = f"{photo.file.name} cannot be read, so it is not known to be normal; it is left out"
-            notes.add("error", photo.path, "photo-left-out", problem, "mend that file")
+            notes.add("error", photo.path, "photo-left-out", problem, "fix that file")
         return None
     regions = {name: drawn for name, drawn in regions.items() if name.lower() not in NORMAL_NAMES}
     if by_name:
@@ -297,5 +297,5 @@ def _note_gaps(path: Path, photos: list[_Photo], by_name: bool, mixed: list[Path
         how = "their name counts" if by_name else "the one with the largest area counts"
         other = "other names than their file" if by_name else "several names"
         problem = f"{len(mixed)} photo(s) have objects of {other} ({mixed[0].name} first): {how}"
-        mend = "see the column defect_types; leave them out where one class a photo is needed"
-        notes.add("info" if by_name else "warning", path, "several-classes", problem, mend)
+        fix = "see the column defect_types; leave them out where one class a photo is needed"
+        notes.add("info" if by_name else "warning", path, "several-classes", problem, fix)

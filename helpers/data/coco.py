@@ -341,7 +341,7 @@ def _photos(root: Path, annotations: str | Sequence[str] | None, notes: Notes) -
                 notes.add("error", photo.path, "photo-listed-twice", problem, "remove it from all but one")
             elif photo.lost and not photo.objects:
                 problem = f"none of its annotations can be used, so it is not known to be normal; {_LEFT_OUT}"
-                notes.add("error", photo.path, "photo-left-out", problem, "mend its annotations")
+                notes.add("error", photo.path, "photo-left-out", problem, "fix its annotations")
             else:
                 found[photo.path] = photo
     _note_unlisted(root, listed, notes)
@@ -399,8 +399,8 @@ class _File:
             self._note("warning", "boxes-only", problem, "export outlines, if there are any")
         return list({id(photo): photo for photo in by_id.values() if photo is not None}.values())
 
-    def _note(self, severity: str, code: str, problem: str, mend: str, path: Path | None = None) -> None:
-        self.notes.add(severity, path or self.file, code, problem, mend)
+    def _note(self, severity: str, code: str, problem: str, fix: str, path: Path | None = None) -> None:
+        self.notes.add(severity, path or self.file, code, problem, fix)
 
     def _read_categories(self) -> dict[Any, str]:
         names: dict[Any, str] = {}
@@ -485,8 +485,8 @@ class _File:
             return False
         copy = seen[number] == annotation
         problem = f"annotation id {number} is used twice, for {'the same' if copy else 'different'} content"
-        mend = "remove the copy" if copy else "give each annotation its own id"
-        self._note("warning", "duplicate-annotation-id", problem, mend)
+        fix = "remove the copy" if copy else "give each annotation its own id"
+        self._note("warning", "duplicate-annotation-id", problem, fix)
         return copy
 
     def _add(self, photo: _Photo, annotation: dict[str, Any], number: Any, categories: dict[Any, str]) -> None:
@@ -538,8 +538,8 @@ class _File:
             left_out = "what lies outside is cut off" if part.code == "clipped" else _LEFT_OUT
             which = f", part {index + 1} of {len(parts)}," if len(parts) > 1 else ""
             problem = f"annotation {number}{which} {part.problem}; {left_out}"
-            mend = "correct its outline"
-            self._note("warning" if harmless else "error", part.code, problem, mend, photo.path)
+            fix = "correct its outline"
+            self._note("warning" if harmless else "error", part.code, problem, fix, photo.path)
         if len(regions) > 1 and _one_inside_another(regions):
             problem = f"annotation {number} has a part inside another: COCO adds parts, so it is filled and no hole"
             self._note("warning", "part-inside-part", problem, "export holes as run lengths (RLE)", photo.path)

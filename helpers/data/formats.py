@@ -708,7 +708,7 @@ def _dataset_json(folder: Path) -> dict[str, Any]:
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not valid JSON ({error}); mend or remove it.") from error
+        raise ValueError(f"{file} is not valid JSON ({error}); fix or remove it.") from error
     return about if isinstance(about, dict) else {}
 
 

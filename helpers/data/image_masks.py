@@ -270,7 +270,7 @@ def _records(file: Path) -> list[tuple[str, dict[str, Any]]]:
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LayoutError(f"{file} is not valid JSON ({error}); mend or remove it.") from error
+        raise LayoutError(f"{file} is not valid JSON ({error}); fix or remove it.") from error
     if isinstance(content, list):
         records = []
         for index, record in enumerate(content):

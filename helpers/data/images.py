@@ -40,14 +40,14 @@ class ImageReadError(ValueError):
         code: what is wrong: ``empty-file``, ``not-an-image``, ``truncated``, ``unreadable``, ``too-large`` or
             ``32-bit``.
         problem: the same in words, without the path.
-        mend: what to do.
+        fix: what to do.
     """
 
-    def __init__(self, path: str | Path, code: str, problem: str, mend: str) -> None:
-        super().__init__(f"{path}: {problem}; {mend}.")
+    def __init__(self, path: str | Path, code: str, problem: str, fix: str) -> None:
+        super().__init__(f"{path}: {problem}; {fix}.")
         self.code = code
         self.problem = problem
-        self.mend = mend
+        self.fix = fix
 
 
 @dataclass(frozen=True)

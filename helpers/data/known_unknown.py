@@ -60,7 +60,7 @@ def read_split(path: str | Path) -> ClassSplit:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not valid YAML ({error}); mend it.") from error
+        raise ValueError(f"{file} is not valid YAML ({error}); fix it.") from error
     if not isinstance(content, dict) or set(content) != set(_FIELDS):
         has = ", ".join(map(str, content)) if isinstance(content, dict) else "none of them"
         raise ValueError(f"{file} needs the fields {', '.join(_FIELDS)} and no others; it has {has}.")

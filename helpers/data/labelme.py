@@ -111,8 +111,8 @@ def read_labelme(path: Path, *, line_width: float = LINE_WIDTH, mask_cache: str 
         notes.add("info", path, "photos-not-annotated", problem, "annotate them if they have defects")
     for file in sorted(set(files.values()) - used):
         if b'"shapes"' in file.read_bytes():
-            problem, mend = "belongs to no photo: none of its name lies beside it", "add the photo, or remove the file"
-            notes.add("error", file, "missing-photo", problem, mend)
+            problem, fix = "belongs to no photo: none of its name lies beside it", "add the photo, or remove the file"
+            notes.add("error", file, "missing-photo", problem, fix)
     if not rows:
         raise LayoutError(f"{path} has labelme files, but no photo that can be used:\n{notes.summary()}")
     ignored = [file for file in others if file not in used]
@@ -166,7 +166,7 @@ def _shapes(
             notes.add(severity, photo, drawn.code, problem, "correct it in labelme")
     if content["shapes"] and not found:
         problem = "none of its shapes can be used, so it is not known to be normal; it is left out"
-        notes.add("error", photo, "photo-left-out", problem, "mend its shapes")
+        notes.add("error", photo, "photo-left-out", problem, "fix its shapes")
         return None
     return found
 

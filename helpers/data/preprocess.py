@@ -135,7 +135,7 @@ def preprocess_dataset(
         if errors:
             more = f"\n- and {len(errors) - _MAX_LISTED} more" if len(errors) > _MAX_LISTED else ""
             raise ValueError(
-                f"{len(errors)} photo(s) cannot be processed, so nothing was written; mend or remove them:\n- "
+                f"{len(errors)} photo(s) cannot be processed, so nothing was written; fix or remove them:\n- "
                 + "\n- ".join(errors[:_MAX_LISTED])
                 + more
             )
@@ -233,19 +233,19 @@ def _parsed_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
 def _parsed_crop(crop: tuple[int, int, int, int] | str | None) -> Crop | None:
     if crop is None:
         return None
-    mend = "give (top, left, height, width) in pixels, or 'center:HxW'"
+    fix = "give (top, left, height, width) in pixels, or 'center:HxW'"
     if isinstance(crop, str):
         kind, _, numbers = crop.partition(":")
         parts = numbers.lower().split("x")
         if kind not in ("center", "centre") or len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
-            raise ValueError(f"crop is {crop!r}; {mend}.")
+            raise ValueError(f"crop is {crop!r}; {fix}.")
         window = Crop(None, None, int(parts[0]), int(parts[1]))
     else:
         if len(crop) != 4 or not all(isinstance(value, int) for value in crop):
-            raise ValueError(f"crop is {crop!r}; {mend}.")
+            raise ValueError(f"crop is {crop!r}; {fix}.")
         window = Crop(*crop)
     if window.height < 1 or window.width < 1 or (window.top or 0) < 0 or (window.left or 0) < 0:
-        raise ValueError(f"crop is {crop!r}, which holds no pixel of the photo; {mend}.")
+        raise ValueError(f"crop is {crop!r}, which holds no pixel of the photo; {fix}.")
     return window
 
 

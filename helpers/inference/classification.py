@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Transform
 from torchvision.transforms.v2.functional import resize, to_dtype, to_image
 
-from helpers.analysis.calibration import Threshold, held_out_thresholds
 from helpers.analysis.runtime import full_precision
 from helpers.data.augment import make_augmentations
 from helpers.data.datamodule import EpochSampler, PhotoMemory
@@ -41,6 +40,7 @@ from helpers.models.classifier import Classifier, build_classifier
 from helpers.progress import is_interactive, progress
 from helpers.quiet import quiet_libraries
 from helpers.runs import CHECKPOINTS, DRAFT_FILE, LAST_CHECKPOINT, Run, open_run, write_json
+from helpers.thresholds import Threshold, held_out_thresholds
 
 BINARY_CLASSES = (NORMAL, "defect")
 MONITORS = {"val_loss": "min", "val_accuracy": "max", "val_f1": "max"}
@@ -287,7 +287,7 @@ def classifier_thresholds(run: Run, accept: float = 0.95, start: float = 0.4) ->
         start: the starting value.
 
     Returns:
-        ``image`` on the good photos of val (:func:`helpers.analysis.calibration.conformal_threshold`); where there is
+        ``image`` on the good photos of val (:func:`helpers.thresholds.conformal_threshold`); where there is
         none, the starting value, and its origin says that nothing was calibrated. With good and defect photos in val
         also ``image_best_f1``. Always ``image_start``, the starting value.
     """

@@ -39,7 +39,6 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from helpers.analysis.calibration import held_out_thresholds
 from helpers.data.images import read_image
 from helpers.files import write_whole, write_whole_folder
 from helpers.inference.exported import (
@@ -58,6 +57,7 @@ from helpers.inference.predictor import CHECKPOINT, CLASSIFICATION, Predictor, c
 from helpers.models.catalog import SEGMENTERS
 from helpers.quiet import quiet_libraries
 from helpers.runs import Run, file_sha256, installed_versions, project_path
+from helpers.thresholds import held_out_thresholds
 
 if TYPE_CHECKING:
     import onnx

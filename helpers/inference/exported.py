@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helpers.analysis.calibration import Threshold
 from helpers.runs import MissingRunError, Run, file_sha256
+from helpers.thresholds import Threshold
 
 if TYPE_CHECKING:
     import openvino

@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from helpers.analysis.calibration import Threshold
 from helpers.analysis.runtime import full_precision
 from helpers.data.images import DecodedImage, ImageReadError, find_images, read_image, to_network_frame
 from helpers.runs import RUN_FILE, MissingRunError, Run, file_sha256, installed_versions, project_path
+from helpers.thresholds import Threshold
 
 if TYPE_CHECKING:
     from helpers.inference.object_mask import ObjectMasks

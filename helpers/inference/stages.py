@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import numpy as np
 from scipy import ndimage
 
-from helpers.analysis.calibration import Threshold
 from helpers.data.cutouts import BORDERS, background_colour, cut_window, own_pixels
 from helpers.data.images import to_network_frame
 from helpers.inference.object_mask import clean_mask, otsu_object_mask
@@ -23,6 +22,7 @@ from helpers.inference.predictor import NOTEBOOKS, Prediction, Predictor, foregr
 from helpers.inference.saving import save_boxes, save_pictures
 from helpers.models.open_set import OPEN_SET_FILE, MahalanobisScorer, decide
 from helpers.runs import MissingRunError, file_sha256
+from helpers.thresholds import Threshold
 
 UNKNOWN = "unknown"  # what a classifier names a defect that is like none it knows
 ERROR = "ERROR"  # verdict on a photo that could not be judged

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from helpers.analysis.calibration import Threshold
     from helpers.analysis.sizing import PixelSize, PixelSizeLike
     from helpers.clips import Frame, FrameSource
     from helpers.inference.predictor import Prediction, Predictor
     from helpers.runs import Run
+    from helpers.thresholds import Threshold
     from helpers.views.video_figures import Found, MapScale
 
 GLASS_START = 0.8  # on normalised scores: where the tools that come with GLASS begin
@@ -115,7 +115,7 @@ def video_threshold(predictor: Predictor, name: float | str, pixel: bool = False
     Raises:
         ValueError: there is none of that name, or the number is none.
     """
-    from helpers.analysis.calibration import Threshold
+    from helpers.thresholds import Threshold
 
     word, _, number = str(name).partition(":")
     if word != NORMALISED:

@@ -130,7 +130,7 @@ class PatchCore(Patchcore):
     """PatchCore as an anomalib module; arguments are those of ``anomalib.models.Patchcore``.
 
     Scores are raw distances in feature space (0 upwards, no unit); nothing is normalised and no threshold is set here:
-    thresholds come from held-out normal photos (:mod:`helpers.analysis.calibration`).
+    thresholds come from held-out normal photos (:mod:`helpers.thresholds`).
 
     One photo costs ``H/8 * W/8 * D * 4`` bytes of features while training with layers of stride 8 and 16, D their
     channels together (see :func:`embedding_cost`); the memory bank keeps ``coreset_sampling_ratio`` of that.

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
-from helpers.analysis.calibration import Threshold, percent
+from helpers.thresholds import Threshold, percent
 from helpers.views.figures import (
     BLACK,
     CYCLE,

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-from helpers.analysis.calibration import Threshold
 from helpers.analysis.detection_probability import PodFit
+from helpers.thresholds import Threshold
 from helpers.views.figures import (
     BLACK,
     BLUE,

@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from helpers.analysis.calibration import Threshold, describe, percent
 from helpers.analysis.metrics import wilson_interval
 from helpers.files import write_whole
+from helpers.thresholds import Threshold, describe, percent
 
 Part = str | pd.DataFrame | Figure
 

@@ -18,9 +18,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 from PIL import Image, ImageDraw, ImageFont
 
-from helpers.analysis.calibration import percent
 from helpers.analysis.severity import LEVELS, p_chart_limits
 from helpers.analysis.sizing import PixelSizeLike, as_pixel_size
+from helpers.thresholds import percent
 from helpers.views.figures import (
     BLUE,
     CYCLE,

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from helpers.analysis.calibration import Threshold
 from helpers.analysis.cascade_costs import (
     Prices,
     best_first_threshold,
@@ -19,6 +18,7 @@ from helpers.analysis.cascade_costs import (
     expected_costs,
     first_thresholds,
 )
+from helpers.thresholds import Threshold
 from helpers.views import class_figures
 from helpers.views.figures import NotebookFigure, map_gallery
 

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import beta
 from sklearn.metrics import f1_score
 
-from helpers.analysis.calibration import (
+from helpers.thresholds import (
     Threshold,
     acceptance_interval,
     best_dice_threshold,
@@ -254,3 +254,26 @@ def test_nothing_is_calibrated_without_good_photos():
     assert {threshold.value for threshold in found.values()} == {0.3}
     assert all("not calibrated" in threshold.origin for threshold in found.values())
     assert found["image"].guaranteed is None
+
+
+def test_the_rule_compares_as_float32():
+    threshold = Threshold(value=0.1, origin="given")
+    assert not threshold.exceeds(np.float32(0.1)).any()  # float32(0.1) is 0.100000001490116
+    assert threshold.exceeds(np.nextafter(np.float32(0.1), np.float32(1)))
+    assert not threshold.exceeds(np.full((8, 8), 0.1, np.float64)).any()
+    confidence = Threshold(value=0.1, origin="given", below=True)
+    assert confidence.exceeds([0.05, 0.1, 0.2]).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), None, "high", 1e39])
+def test_a_threshold_is_finite(value):
+    with pytest.raises(ValueError, match="finite"):
+        Threshold(value=value, origin="given")
+    with pytest.raises(ValueError, match="finite"):
+        Threshold.from_dict({"value": value, "origin": "stored"})
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_is_no_verdict(score):
+    with pytest.raises(ValueError, match="not finite"):
+        Threshold(value=0.5, origin="given").exceeds([0.1, score])

@@ -1,6 +1,6 @@
 """Thresholds with a stated origin: set on held-out normal photos, never on test data.
 
-Every threshold here is used with one rule: a photo (or pixel) is abnormal when ``score > threshold``.
+Every verdict, mask, size, metric, cascade, export and page goes through one rule, `Threshold.exceeds`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, SupportsFloat
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,8 @@ class Threshold:
     """A number with its origin and with what it can promise.
 
     Attributes:
-        value: Abnormal is a score strictly above it, in the detector's raw score units (with ``below`` strictly under).
+        value: Abnormal is a score strictly above it, in the detector's raw score units (with ``below`` strictly under);
+            finite, also as float32.
         origin: Where it comes from, in words.
         kind: "image" (compared with a photo's score) or "pixel" (compared with every pixel of an anomaly map).
         accept: Share of normal photos asked to be accepted, in (0, 1); None for a threshold that asks for no share.
@@ -58,8 +59,30 @@ class Threshold:
     population: Population = "normal"
     below: bool = False
 
+    def __post_init__(self) -> None:
+        try:
+            value = float(self.value)
+        except (TypeError, ValueError):
+            value = math.nan
+        if not abs(value) <= np.finfo(np.float32).max:
+            raise ValueError(f"A threshold is a finite number, got {self.value!r} ({self.origin or 'no origin'}).")
+        object.__setattr__(self, "value", value)
+
     def __float__(self) -> float:
         return self.value
+
+    def exceeds(self, values: ArrayLike) -> np.ndarray:
+        """Whether values are abnormal: above the threshold (under it with ``below``), compared as float32.
+
+        Scores and maps are stored as float32, so a value that set the threshold must not lie a hair above it.
+
+        Args:
+            values: any shape; CPU tensors too. A number gives an array of shape ().
+
+        Raises:
+            ValueError: A value is not finite: that is no verdict.
+        """
+        return exceeds(values, self)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as plain JSON types."""
@@ -76,6 +99,17 @@ class Threshold:
             if name not in fields:
                 raise ValueError(f"A stored threshold needs the field '{name}'; it has {sorted(fields)}.")
         return cls(**{name: fields[name] for name in cls.__dataclass_fields__ if name in fields})
+
+
+def exceeds(values: ArrayLike, threshold: SupportsFloat) -> np.ndarray:
+    """`Threshold.exceeds` for a threshold that may also be a plain number."""
+    array = np.asarray(values, dtype=np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError(
+            f"{int((~np.isfinite(array)).sum())} of {array.size} values are not finite: that is no verdict."
+        )
+    limit = threshold if isinstance(threshold, Threshold) else Threshold(value=float(threshold), origin="given")
+    return array < np.float32(limit.value) if limit.below else array > np.float32(limit.value)
 
 
 def conformal_threshold(
