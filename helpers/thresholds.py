@@ -20,6 +20,7 @@ Population = Literal["normal", "known"]
 _REJECTED = {"normal": "abnormal", "known": "unknown"}  # what a photo that is not accepted is called
 
 _INTERVAL_LEVEL = 0.90
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Threshold:
             value = float(self.value)
         except (TypeError, ValueError):
             value = math.nan
-        if not abs(value) <= np.finfo(np.float32).max:
+        if not abs(value) <= _FLOAT32_MAX:
             raise ValueError(f"A threshold is a finite number, got {self.value!r} ({self.origin or 'no origin'}).")
         object.__setattr__(self, "value", value)
 
