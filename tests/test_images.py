@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ def colours():
 
 
 def save(path, array, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path, **options)
     return path
 
@@ -220,3 +222,53 @@ def test_find_images(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)] == ["a.jpeg", "b/1.png", "b/2.PNG"]
+
+
+def linked(link: Path, target: Path) -> None:
+    try:
+        link.symlink_to(target, target_is_directory=target.is_dir())
+    except OSError:
+        pytest.skip("this machine makes no symbolic links")
+
+
+def names(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in find_images(folder)]
+
+
+def test_linked_folders_are_followed(tmp_path):
+    save(tmp_path / "archive/1.png", np.zeros((2, 2), np.uint8))
+    save(tmp_path / "photos/0.png", np.zeros((2, 2), np.uint8))
+    linked(tmp_path / "photos/line", tmp_path / "archive")
+    linked(tmp_path / "photos/same", tmp_path / "archive")
+    assert names(tmp_path / "photos") == ["0.png", "line/1.png"]
+
+
+@pytest.mark.parametrize("target", [".", "day", ".."])
+def test_link_to_a_folder_around_it_is_not_followed(tmp_path, target, caplog):
+    root = tmp_path / "photos"
+    for name in ("photos/day/a.png", "photos/night/b.png", "beside.png"):
+        save(tmp_path / name, np.zeros((2, 2), np.uint8))
+    linked(root / "day/again", root / target)
+    linked(root / "night/again", root / target)
+    assert names(root) == ["day/a.png", "night/b.png"]
+    assert "again" in caplog.text
+
+
+def test_links_between_folders_outside_end(tmp_path):
+    for name in ("root/a.png", "one/b.png", "two/c.png"):
+        save(tmp_path / name, np.zeros((2, 2), np.uint8))
+    linked(tmp_path / "root/one", tmp_path / "one")
+    linked(tmp_path / "one/two", tmp_path / "two")
+    linked(tmp_path / "two/one", tmp_path / "one")
+    linked(tmp_path / "two/root", tmp_path / "root")
+    linked(tmp_path / "two/all", tmp_path)
+    assert names(tmp_path / "root") == ["a.png", "one/b.png", "one/two/c.png"]
+
+
+def test_photo_with_links_to_it_is_listed_once(tmp_path):
+    save(tmp_path / "in/z.png", np.zeros((2, 2), np.uint8))
+    save(tmp_path / "out/y.png", np.zeros((2, 2), np.uint8))
+    linked(tmp_path / "in/latest.png", tmp_path / "in/z.png")
+    linked(tmp_path / "in/one.png", tmp_path / "out/y.png")
+    linked(tmp_path / "in/two.png", tmp_path / "out/y.png")
+    assert names(tmp_path / "in") == ["one.png", "z.png"]

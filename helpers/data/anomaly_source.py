@@ -19,6 +19,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from helpers.data.images import files_below
 from helpers.data.textures import write_textures
 
 BUILTIN_SOURCE = "builtin:"
@@ -61,13 +62,13 @@ def texture_files(folder: Path | str) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"ANOMALY_SOURCE={str(folder)!r}: there is no such folder; give one of textures, or builtin:.")
-    files = [path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file()]
+    files = [path for path in files_below(folder, []) if path.suffix.lower() in IMG_EXTENSIONS]
     if not files:
         raise ValueError(
             f"ANOMALY_SOURCE={str(folder)!r}: no picture in it (a download that failed leaves such a folder). Remove "
             "it, or give a folder of textures, or builtin:."
         )
-    return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
+    return files
 
 
 def resolve_anomaly_source(name: str, cache: Path) -> AnomalySource:

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from helpers.data.images import IMAGE_SUFFIXES, DecodedImage, ImageReadError, decode_image
+from helpers.data.images import IMAGE_SUFFIXES, DecodedImage, ImageReadError, decode_image, files_below
 from helpers.progress import progress
 
 SEVERITIES: tuple[str, ...] = ("error", "warning", "info")
@@ -461,6 +461,7 @@ def name_problems(relative: str) -> tuple[list[str], list[str]]:
 def _check_location(samples: list[_Sample], mask_cache: str | None, findings: _Findings) -> None:
     real_root = Path(os.path.realpath(findings.root))
     real_folders: dict[str, str] = {}
+    linked: dict[str, list[str]] = defaultdict(list)
     for path in dict.fromkeys(path for sample in samples for path in (sample.image, sample.mask) if path):
         folder = str(Path(path).parent)
         try:
@@ -472,13 +473,15 @@ def _check_location(samples: list[_Sample], mask_cache: str | None, findings: _F
         if mask_cache and Path(path).is_relative_to(mask_cache):
             continue  # drawn from annotations, which lie in the dataset
         if not Path(path).is_relative_to(findings.root):
-            problem = "lies outside the root of the dataset"
+            fix = "copy the file into the dataset, so that the dataset can be moved and shared"
+            findings.add("error", path, "outside-root", "lies outside the root of the dataset", fix)
         elif not Path(real).is_relative_to(real_root):
-            problem = "leads out of the dataset through a link"
-        else:
-            continue
-        fix = "copy the file into the dataset, so that the dataset can be moved and shared"
-        findings.add("error", path, "outside-root", problem, fix)
+            linked[folder].append(path)
+    for folder, paths in linked.items():
+        files = f"{len(paths)} files of this folder lie" if len(paths) > 1 else "lies"
+        problem = f"{files} outside the dataset, reached through a link, which is followed"
+        fix = "nothing, or copy the files into the dataset, so that it can be moved and shared"
+        findings.add("warning", folder if len(paths) > 1 else paths[0], "outside-root", problem, fix)
 
 
 # -------------------------------------------------------------------------------------------------------------- photos
@@ -622,7 +625,7 @@ def _orphans(samples: list[_Sample], root: Path) -> Iterator[str]:
     trees = {parent for folder in folders for parent in (folder, *folder.parents) if parent.name == "ground_truth"}
     trees |= {root / "ground_truth"} if (root / "ground_truth").is_dir() else set()
     for tree in trees:
-        folders |= {Path(parent) for parent, _, _ in os.walk(tree)}
+        folders |= {file.parent for file in files_below(tree, [])}
     for folder in sorted(folders):
         if not folder.is_dir():
             continue

@@ -19,6 +19,7 @@ from pycocotools import mask as coco_mask
 
 from helpers.data.annotations import Notes, cached_mask, draw_box, is_published, mask_folder, photo_size, united
 from helpers.data.formats import NORMAL_NAMES, Found, LayoutError, folders_in, images_in, split_folders, tree
+from helpers.data.images import files_below
 from helpers.data.samples import NORMAL
 from helpers.progress import progress
 
@@ -150,8 +151,7 @@ def _pairs(path: Path) -> Iterator[_Pair]:
 
 
 def _xml_files(folder: Path) -> list[Path]:
-    files = (file for file in folder.rglob("*") if file.suffix.lower() == ".xml" and not file.name.startswith("."))
-    return sorted(files)
+    return [file for file in files_below(folder, []) if file.suffix.lower() == ".xml"]
 
 
 def _photos(root: Path, notes: Notes, ignored: list[Path]) -> list[_Photo]:

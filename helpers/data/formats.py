@@ -10,14 +10,16 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from helpers.data.images import IMAGE_SUFFIXES
+from helpers.data.annotations import Notes
+from helpers.data.images import CLUTTER, IMAGE_SUFFIXES, files_below, repeated_links
 from helpers.data.samples import NORMAL, absolute_path, make_table, read_frame, read_table, relative_path
 
 logger = logging.getLogger(__name__)
@@ -42,7 +44,6 @@ SPLIT_NAMES = {
 
 _NORMAL_LABELS = NORMAL_NAMES | {"0", "0.0", "false", "normal_test"}
 _NAMELESS_LABELS = frozenset({"1", "1.0", "true"})
-_CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 _CLASS_PHOTO_FOLDERS = ("imgs", "images", "img")
 
 
@@ -144,6 +145,7 @@ def read_dataset(
         raise TypeError(f"The {known.title} has no option {', '.join(foreign)}; {takes}.")
 
     found = known.read(path, **options)
+    _note_links(found)
     if not found.rows:
         raise LayoutError(f"{path} was read as {known.title}, but no photo was found in it.\n{tree(path)}")
     about = _dataset_json(path if path.is_dir() else path.parent) if layout != "table" else {}
@@ -669,7 +671,7 @@ def _entries(folder: Path) -> list[Path]:
     """Files and folders that are neither hidden nor clutter of an operating system, by name."""
     if not folder.is_dir():
         return []
-    return sorted(e for e in folder.iterdir() if not e.name.startswith(".") and e.name.lower() not in _CLUTTER)
+    return sorted(e for e in folder.iterdir() if not e.name.startswith(".") and e.name.lower() not in CLUTTER)
 
 
 def folders_in(folder: Path) -> list[Path]:
@@ -682,19 +684,32 @@ def _child(folder: Path, name: str) -> Path | None:
 
 
 def images_in(folder: Path, ignored: list[Path]) -> list[Path]:
-    """Image files in a folder and below, by suffix; other files are added to ``ignored``."""
+    """Image files in a folder and below, by suffix; other files, and links that loop, are added to ``ignored``."""
     images = []
-    for file in _files(folder):
+    for file in files_below(folder, ignored):
         (images if file.suffix.lower() in IMAGE_SUFFIXES else ignored).append(file)
     return images
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name.lower() not in _CLUTTER)
-        for name in sorted(files):
-            if not name.startswith(".") and name.lower() not in _CLUTTER:
-                yield Path(parent, name)
+def _note_links(found: Found) -> None:
+    """Findings for links that loop, and for photos that another row has under another name, which are left out."""
+    notes = Notes(found.root, found.attrs.get("findings", []))
+    loops = [file for file in found.ignored if file.is_symlink() and file.is_dir()]
+    for loop in loops:
+        problem = "is a link to a folder around it, whose photos are read once, where they lie"
+        notes.add("warning", loop, "link-loop", problem, "nothing, or remove the link")
+    found.ignored = [file for file in found.ignored if file not in loops]
+    alike: dict[Any, list[Path]] = defaultdict(list)
+    for row in found.rows:
+        what = tuple(str(row.get(column, "")) for column in ("label_index", "defect_type", "split", "mask_path"))
+        alike[what].append(found.root / str(row.get("image_path", "")))
+    repeated = {link for paths in alike.values() for link in repeated_links(paths)}
+    for link in sorted(repeated):
+        problem = "is a link to a photo that is in the table already; it is left out"
+        notes.add("info", link, "repeated-link", problem, "nothing, or remove the link")
+    found.rows = [row for row in found.rows if found.root / str(row.get("image_path", "")) not in repeated]
+    if notes.rows:
+        found.attrs["findings"] = notes.rows
 
 
 def _relative_names(files: list[Path], root: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,11 +13,16 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+logger = logging.getLogger(__name__)
+
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp"})
 """Lower-case suffixes of the files that count as images."""
 
 LOSSY_MASK_THRESHOLD = 128
 """Grey value from which a pixel of a lossy mask (JPEG and the like) is defect."""
+
+CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+"""Lower-case names of files and folders that operating systems leave behind."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP")  # no others: Pillow would hand EPS files to Ghostscript
 _ORIENTATION_TAG = 0x0112
@@ -216,18 +222,64 @@ def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> np.ndar
     return mask
 
 
+def files_below(folder: str | Path, loops: list[Path]) -> list[Path]:
+    """Files in a folder and below, without hidden ones and an operating system's clutter, by relative posix path.
+
+    Links are followed, and a folder that several lead to is listed once, under its own name if it lies inside. A link
+    to a folder above itself, or to one that ``folder`` lies in, is not followed but appended to ``loops``.
+    """
+    root = Path(folder)
+    files: list[Path] = []
+    seen: set[str] = set()
+    starts = [root]
+    for start in starts:  # grows: links wait until what lies here under its own name is listed
+        if start.is_symlink() and is_loop(start, root):
+            loops.append(start)
+            continue
+        for parent, folders, names in os.walk(start):
+            real = os.path.realpath(parent)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(filter(_is_wanted, folders))
+            starts += [link for link in (Path(parent, name) for name in folders) if link.is_symlink()]
+            files += [Path(parent, name) for name in filter(_is_wanted, names)]
+    return sorted(files, key=lambda path: path.relative_to(root).as_posix())
+
+
+def is_loop(link: Path, root: Path) -> bool:
+    """Whether a link leads to a folder that it lies in itself, or that ``root`` lies in."""
+    target = Path(os.path.realpath(link))
+    return any(Path(os.path.realpath(place)).is_relative_to(target) for place in (link.parent, root.parent))
+
+
+def _is_wanted(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in CLUTTER
+
+
 def find_images(folder: str | Path) -> list[Path]:
-    """Image files (by suffix) in a folder and below, without hidden ones, sorted by their relative posix path."""
-    folder = Path(folder)
-    found = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(parent, name)
-            for name in names
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
-        ]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    """Photos (by suffix) as `files_below` finds them, one that several links lead to once; loops are logged."""
+    loops: list[Path] = []
+    files = [path for path in files_below(folder, loops) if path.suffix.lower() in IMAGE_SUFFIXES]
+    for loop in loops:
+        logger.warning("%s is a link to a folder around it and is not followed.", loop)
+    repeated = repeated_links(files)
+    return [path for path in files if path not in repeated]
+
+
+def repeated_links(files: Iterable[Path]) -> set[Path]:
+    """Links among the files whose target is listed too, or that another link leads to as well (the first is kept)."""
+    files = list(files)
+    links = [path for path in files if path.is_symlink()]
+    known = {os.path.realpath(path) for path in files if not path.is_symlink()} if links else set()
+    repeated: set[Path] = set()
+    for link in links:
+        real = os.path.realpath(link)
+        if real in known:
+            repeated.add(link)
+        known.add(real)
+    return repeated
 
 
 def _decoded(path: Path, image: Image.Image, data: bytes | None) -> DecodedImage:

@@ -337,10 +337,10 @@ def train(
 
 def photos_in(folder: Path) -> np.ndarray:
     """Every photo below a folder, cut or grown to 256 x 256: (N, 256, 256, 3) uint8."""
-    from helpers.data.images import IMAGE_SUFFIXES, read_image
+    from helpers.data.images import find_images, read_image
 
     pictures = []
-    for file in sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES):
+    for file in find_images(folder):
         photo = read_image(file)
         scale = PICTURE_SIZE / min(photo.shape[:2])
         photo = cv2.resize(
