@@ -1,0 +1,102 @@
+"""Which file of a dataset a name means that was written elsewhere."""
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from helpers.data.layouts import match_names
+
+ROOT = Path("/data/set")
+
+
+def matched(names: list[str], files: list[str], folders: tuple[str, ...] = (), **options: bool) -> dict[str, str]:
+    """Names with the file that they mean, "?" where they are refused, without those that are not found."""
+    found, refused = match_names(names, [ROOT / file for file in files], ROOT, [ROOT / f for f in folders], **options)
+    assert not set(found) & set(refused)
+    return {name: file.relative_to(ROOT).as_posix() for name, file in found.items()} | dict.fromkeys(refused, "?")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("images/a.jpg", "images/a.jpg"),
+        ("./images/a.jpg", "images/a.jpg"),
+        ("images\\a.jpg", "images/a.jpg"),
+        ("images/part%20A%20%231.png", "images/part A #1.png"),
+        ("part A.png", "part%20A.png"),
+        (unicodedata.normalize("NFC", "Größe.jpg"), unicodedata.normalize("NFD", "Größe.jpg")),
+        (unicodedata.normalize("NFD", "Größe.jpg"), unicodedata.normalize("NFC", "Größe.jpg")),
+        ("IMAGES/A.JPG", "images/a.jpg"),
+        ("D:\\line3\\images\\cam1\\1.png", "images/cam1/1.png"),
+        ("D:\\line3\\pics\\1.png", "photos/1.png"),
+        ("/home/me/set/1.png", "1.png"),
+        ("1.png", "pictures/2026/1.png"),
+        ("https://host/a/images/b%20c.jpg?token=1#x", "images/b c.jpg"),
+        ("s3://bucket/images/b.jpg", "images/b.jpg"),
+        ("/data/local-files/?d=set/images/b%20c.jpg", "images/b c.jpg"),
+        ("/data/upload/3/1a2b3c4d-part.jpg", "images/part.jpg"),
+        ("../../label-studio/data/media/upload/1/1a2b3c4d-part.jpg", "images/1a2b3c4d-part.jpg"),
+        ("..\\images\\a.jpg", "images/a.jpg"),
+    ],
+)
+def test_a_name_means_the_file_that_is_written_otherwise(name: str, file: str) -> None:
+    assert matched([name], [file, "other/z.png"]) == {name: file}
+
+
+def test_case_counts_where_two_files_differ_by_it_alone() -> None:
+    assert matched(["a.JPG", "A.JPG"], ["a.JPG", "A.JPG"]) == {"a.JPG": "a.JPG", "A.JPG": "A.JPG"}
+    assert matched(["a.jpg"], ["a.JPG", "A.JPG"]) == {"a.jpg": "?"}
+    assert matched(["a.JPG", "A.JPG"], ["a.JPG"]) == {"a.JPG": "a.JPG", "A.JPG": "?"}
+
+
+def test_encoding_counts_where_two_files_differ_by_it_alone() -> None:
+    files = ["a b.jpg", "a%20b.jpg"]
+    assert matched(files, files) == {file: file for file in files}
+    files = [unicodedata.normalize(form, "ö.jpg") for form in ("NFC", "NFD")]
+    assert matched(files, files) == {file: file for file in files}
+
+
+def test_an_end_that_several_files_have_is_refused() -> None:
+    files = ["images/cam1/1.png", "images/cam2/1.png"]
+    assert matched(["1.png"], files) == {"1.png": "?"}
+    assert matched(["D:\\x\\cam2\\1.png"], files) == {"D:\\x\\cam2\\1.png": "images/cam2/1.png"}
+    # the folder that is named first says which
+    assert matched(["1.png"], files, ("images/cam2", "images/cam1")) == {"1.png": "images/cam2/1.png"}
+
+
+def test_names_that_differ_do_not_mean_one_file() -> None:
+    names = ["D:\\x\\cam1\\1.png", "D:\\x\\cam2\\1.png"]
+    assert matched(names, ["1.png"]) == dict.fromkeys(names, "?")
+    assert matched(names, ["pics/cam2/1.png"]) == {names[1]: "pics/cam2/1.png"}
+    assert matched(["x/1.png", "1.png"], ["1.png"]) == {"1.png": "1.png", "x/1.png": "?"}
+    # two spellings of one name do
+    assert matched(["x\\1.png", "./x/1.png"], ["x/1.png"]) == {"x\\1.png": "x/1.png", "./x/1.png": "x/1.png"}
+
+
+def test_what_all_names_begin_with_may_have_another_name() -> None:
+    names = ["raw/cam1/1.png", "raw/cam2/1.png", "raw/cam2/2.png"]
+    files = ["photos/cam1/1.png", "photos/cam2/1.png"]
+    assert matched(names, files) == {names[0]: files[0], names[1]: files[1]}
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "/etc/passwd", "..\\..\\secret.png", "%2e%2e/secret.png", "", "..", "."]
+)
+def test_a_name_never_leads_out_of_the_dataset(name: str) -> None:
+    assert matched([name], ["a.png"], ("images",)) == {}
+
+
+def test_names_without_suffix() -> None:
+    assert matched(["P1", "cam/p2"], ["x/p1.JPG", "cam/p2.png"], suffix=False) == {
+        "P1": "x/p1.JPG",
+        "cam/p2": "cam/p2.png",
+    }
+    assert matched(["p1"], ["p1.jpg", "p1.png"], suffix=False) == {"p1": "?"}
+
+
+def test_ten_thousand_names_of_one_stem_take_no_quadratic_time() -> None:
+    files = [f"part{i}/image.png" for i in range(10_000)]
+    names = [f"D:/x/{file}" for file in files]
+    assert matched(names, files) == dict(zip(names, files, strict=True))
+    assert set(matched(["image.png"], files).values()) == {"?"}
