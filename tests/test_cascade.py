@@ -21,9 +21,8 @@ from conftest import REPOSITORY
 from PIL import Image
 
 from helpers.data.images import find_images
-from helpers.files import write_whole
+from helpers.files import InUseError, hold
 from helpers.inference import Cascade, Predictor, predictor
-from helpers.inference import cascade as cascade_module
 from helpers.inference.cascade import PRESETS_FOLDER, VERDICT_COLUMNS, CascadeError
 from helpers.inference.object_mask import clean_mask
 from helpers.inference.saving import draw_overlay
@@ -610,11 +609,11 @@ def test_a_torn_line_is_dropped_and_its_photo_done_again(tmp_path, artifacts, dr
     journal = tmp_path / "out/journal.jsonl"
     content = journal.read_bytes()
     journal.write_bytes(content[: content.rindex(b"\n", 0, -1) + 40])
-    (tmp_path / "out/first/masks/.19.0123abcd.png").write_bytes(b"half")
+    (tmp_path / "out/first/masks/.0123456789ab.partial.png").write_bytes(b"half")
     again = cascade.run(drawn, tmp_path / "out")
     pd.testing.assert_frame_equal(again.drop(columns="milliseconds"), expected.drop(columns="milliseconds"))
     assert sum(json.loads(line)["key"] == "19" for line in journal.read_bytes().splitlines()[1:]) == 1
-    assert "first/masks/.19.0123abcd.png" not in files_below(tmp_path / "out")
+    assert "first/masks/.0123456789ab.partial.png" not in files_below(tmp_path / "out")
     lines = content.splitlines(keepends=True)
     journal.write_bytes(b"".join([*lines[:5], lines[5][:40] + b"\n", *lines[6:]]))
     with pytest.raises(CascadeError, match="damaged at byte"):
@@ -877,7 +876,8 @@ def test_no_stage_and_two_cutters(artifacts, cutter):
         Cascade("cut", [cutter, other, last])
 
 
-def test_half_written_files_are_those_of_write_whole(tmp_path):
-    names = []
-    write_whole(tmp_path / "a.png", lambda path: (names.append(path.name), path.touch()))
-    assert cascade_module._HALF_WRITTEN.fullmatch(names[0])
+def test_one_process_at_a_time_writes_into_a_folder_of_results(artifacts, drawn, tmp_path):
+    cascade = open_pair(tmp_path, artifacts)
+    with hold(tmp_path / "out/.lock", "it"), pytest.raises(InUseError, match="out is in use by process"):
+        cascade.run(drawn, tmp_path / "out")
+    assert len(cascade.run(drawn, tmp_path / "out")) and not (tmp_path / "out/.lock").exists()

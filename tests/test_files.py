@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 
-from helpers.files import write_whole, write_whole_folder
+from helpers.files import InUseError, hold, partial_path, remove_partial, write_whole, write_whole_folder
 
 
 def fill(text: str):
@@ -73,3 +77,41 @@ def test_failed_file_leaves_the_old_one(tmp_path):
     with pytest.raises(ZeroDivisionError):
         write_whole(file, lambda partial: (partial.write_text("half"), 1 / 0))
     assert file.read_text() == "old" and names(tmp_path) == ["a.txt"]
+
+
+def test_one_process_at_a_time_and_a_dead_one_is_taken_over(tmp_path):
+    lock = tmp_path / "out" / ".lock"
+    script = "import sys, pathlib, time; from helpers.files import hold\n"
+    script += f"with hold(pathlib.Path({str(lock)!r}), 'it'): print('held', flush=True); time.sleep(60)"
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(InUseError, match=f"The folder is in use by process {holder.pid} on "),
+            hold(lock, "The folder"),
+        ):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+    assert lock.is_file(), "killed, it left its file"
+    with hold(lock, "The folder"), pytest.raises(InUseError), hold(lock, "The folder"):
+        pass
+    assert names(lock.parent) == []
+
+
+def test_a_name_as_long_as_names_can_be(tmp_path):
+    file = tmp_path / ("x" * 251 + ".txt")
+    write_whole(file, lambda partial: partial.write_text("whole"))
+    assert file.read_text() == "whole" and names(tmp_path) == [file.name]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / "below").mkdir()
+    left = partial_path(tmp_path / "below" / "a.png")
+    for kept in (tmp_path / ".notes.partial", tmp_path / ".a.0123abcd.png", tmp_path / "a.png"):
+        kept.write_text("kept")
+    left.write_text("half")
+    remove_partial(tmp_path)
+    assert not left.exists() and names(tmp_path) == [".a.0123abcd.png", ".notes.partial", "a.png", "below"]

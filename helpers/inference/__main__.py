@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted; what is done is kept, and the same command goes on with the rest.", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+    except (ValueError, TypeError, OSError) as error:
         print(f"{error}", file=sys.stderr)
         return 2
     return _report(verdicts, out)

@@ -38,7 +38,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -50,7 +49,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from helpers.files import write_whole
+from helpers.files import hold, remove_partial, write_whole
 from helpers.inference.predictor import Picture, Predictor, as_pictures, read_batches
 from helpers.inference.saving import FOLDERS
 from helpers.inference.stages import (
@@ -80,13 +79,12 @@ from helpers.presets import (
 from helpers.progress import progress
 from helpers.runs import Run, project_path, write_json
 
-JOURNAL, ABOUT = "journal.jsonl", "cascade.json"
+JOURNAL, ABOUT, LOCK = "journal.jsonl", "cascade.json", ".lock"
 VERSION = 1  # of the journal
 VERDICT_COLUMNS = (
     *("photo", "image_path", "verdict", "abnormal", "stage", "rule", "value", "threshold", "origin"),
     *("score", "confidence", "class", "n_objects", "n_abnormal", "milliseconds", "error"),
 )
-_HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}\.\w+")  # see helpers.files.write_whole
 
 
 class Cascade:
@@ -240,6 +238,7 @@ class Cascade:
         Raises:
             CascadeError: the folder holds results of another cascade or of other photos, or something else.
             FileNotFoundError: there are no such photos.
+            InUseError: another process judges into this folder.
         """
         unknown = [kind for kind in save if kind not in FOLDERS]
         if unknown:
@@ -251,13 +250,16 @@ class Cascade:
             raise CascadeError(
                 f"{out} lies among the photos of {root}; the results need a folder of their own (--out)."
             )
+        if out.exists() and not out.is_dir():
+            raise CascadeError(f"{out} is a file; give a folder for the results.")
         about = self.describe() | {"save": sorted(save), "root": root}
-        journal = Journal(out, about, restart)
-        write_json(about | {"parameters": self.parameters, "about": self.about}, out / ABOUT)
-        try:
-            self._judge_all(jobs, journal, out, save)
-        finally:
-            rows = self._write_tables(jobs, journal, out)
+        with hold(out / LOCK, f"The folder of results {out}"):
+            journal = Journal(out, about, restart)
+            write_json(about | {"parameters": self.parameters, "about": self.about}, out / ABOUT)
+            try:
+                self._judge_all(jobs, journal, out, save)
+            finally:
+                rows = self._write_tables(jobs, journal, out)
         return pd.DataFrame(rows, columns=list(VERDICT_COLUMNS))
 
     def _judge_all(self, jobs: Jobs, journal: Journal, out: Path, save: Collection[str]) -> None:
@@ -449,14 +451,12 @@ class Journal:
         self._stamps: dict[str, str] = {}
         # as JSON gives it back: tuples become lists
         self._about = json.loads(json.dumps(dict(about)))
-        if folder.exists() and not folder.is_dir():
-            raise CascadeError(f"{folder} is a file; give a folder for the results.")
         if restart and self.file.is_file():
             shutil.rmtree(folder)
         if self.file.is_file():
             self._open()
             return
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(file.name != LOCK for file in folder.iterdir()):
             raise CascadeError(
                 f"{folder} holds other files (no {JOURNAL}); give a new or empty folder for the results."
             )
@@ -464,9 +464,7 @@ class Journal:
         write_whole(self.file, lambda file: file.write_text(header, encoding="utf-8"))
 
     def _open(self) -> None:
-        for file in self.file.parent.rglob(".*"):
-            if _HALF_WRITTEN.fullmatch(file.name):  # by a run that was killed
-                file.unlink()
+        remove_partial(self.file.parent)
         with self.file.open("rb") as lines:
             self._check_header(lines.readline())
             place = lines.tell()
