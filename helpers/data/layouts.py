@@ -16,13 +16,14 @@ _ALIKE = 8  # more files of one name do not differ by case or encoding
 
 def match_names(
     names: Iterable[str], files: Iterable[Path], root: Path, folders: Sequence[Path] = (), *, suffix: bool = True
-) -> tuple[dict[str, Path], dict[str, str]]:
-    """Files that names mean, and names that might mean several, each with the reason in words.
+) -> tuple[dict[str, Path], dict[str, list[Path]]]:
+    """Files that names mean, and names that cannot be told apart, each with the files that it may mean.
 
     Names are compared percent-decoded, in Unicode's NFC, with ``\\`` as ``/``, and by case only where two differ by
     case alone. A name is relative to one of ``folders`` (default: ``root``), the first counts; else its end must be
     that of one file below ``root`` only, whatever stands before it in all names alike (another machine's folders). A
-    name that is found in neither way is in neither result. Only members of ``files`` are ever given.
+    name that is found in neither way is in neither result; one that ends like another and shares its only file is
+    refused. Only members of ``files`` are ever given.
 
     Args:
         names: as they were written; paths, URLs and Label Studio's ``/data/local-files/?d=NAME`` too.
@@ -34,7 +35,7 @@ def match_names(
     readings = {name: _readings(name) for name in dict.fromkeys(names)}
     starts = {absolute: _common_start(readings, absolute) for absolute in (False, True)}
     found: dict[str, Path] = {}
-    refused: dict[str, str] = {}
+    refused: dict[str, list[Path]] = {}
     claims: dict[Path, dict[tuple[str, ...], list[tuple[str, bool]]]] = defaultdict(lambda: defaultdict(list))
     for name, spelled in readings.items():
         for parts, raw in spelled:
@@ -43,7 +44,7 @@ def match_names(
                 found[name] = hits[0]
                 claims[hits[0]][tuple(parts)].append((name, whole))
             elif hits:
-                refused[name] = f"may be {index.relative(hits[0])} or {index.relative(hits[1])}"
+                refused[name] = hits
             if hits:
                 break
     for file, by_parts in claims.items():
@@ -51,7 +52,7 @@ def match_names(
             for name, whole in (claim for group in by_parts.values() for claim in group):
                 if not whole:
                     del found[name]
-                    refused[name] = f"ends like another name that is listed, and only {index.relative(file)} is there"
+                    refused[name] = [file]
     return found, refused
 
 
