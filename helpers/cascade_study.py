@@ -39,7 +39,7 @@ from helpers.models.foreground import predict_distance
 from helpers.presets import PRESETS_FOLDER, find_cascade, read_cascade
 from helpers.progress import progress
 from helpers.runs import MissingRunError
-from helpers.thresholds import Threshold
+from helpers.thresholds import Threshold, exceeds
 
 CALLED = 0.5  # threshold of ``score_2``, which is 1 where the last stage calls a photo a defect, else 0
 OUTCOMES = ("stopped by stage 1", "stopped by stage 2", "called defect")
@@ -134,7 +134,7 @@ class ByHand:
             (1 or 0 for a rule without a number); ``score_2``, 1.0 where the second stage's verdict is a defect, else
             0.0; ``alone_2`` bool, what the second stage says when nothing is in front of it; ``named``, the class that
             it names, or "".
-        limit: a photo goes on when ``score_1 > limit``.
+        limit: a photo goes on when ``score_1`` exceeds it.
         first: name of the first stage.
         second: name of the second stage.
         second_decides: whether the second stage has a say in the verdict, or only shows where the defect is. If not,
@@ -182,13 +182,13 @@ def score_by_hand(cascade: Cascade, photos: pd.DataFrame) -> ByHand:
     scores = photos[["image_path", "split", "label_index", "defect_type"]].reset_index(drop=True)
     values, limit = _above(first, [_looked_at(first, one) for one in ones])
     if first.ignore_no_defect:
-        limit = Threshold(value=-np.inf, origin="the first stage's word is ignored")
+        limit = Threshold(value=-float(np.finfo(np.float32).max), origin="the first stage's word is ignored")
     scores["score_1"] = values
     called = _calls(second, twos)
     scores["score_2"] = called.astype(float)
     decides = not (second.rule.kind == "always" and second.then != CLASS)
-    stored = second.predictor.thresholds["image"].value
-    scores["alone_2"] = called if decides else np.array([one.score for one in twos], np.float32) > np.float32(stored)
+    stored = second.predictor.thresholds["image"]
+    scores["alone_2"] = called if decides else stored.exceeds([one.score for one in twos])
     scores["named"] = [_named(second, one) for one in twos]
     return ByHand(scores, limit, first.name, second.name, decides)
 
@@ -203,8 +203,8 @@ def disagreements(by_hand: ByHand, verdicts: pd.DataFrame) -> pd.DataFrame:
     both = verdicts.merge(by_hand.scores, on="image_path", validate="one_to_one")
     if len(both) != len(verdicts):
         raise ValueError(f"{len(verdicts) - len(both)} photos of the cascade were not run by hand.")
-    goes_on = both["score_1"] > by_hand.limit.value
-    abnormal = goes_on & (both["score_2"] > CALLED)
+    goes_on = by_hand.limit.exceeds(both["score_1"])
+    abnormal = goes_on & exceeds(both["score_2"], CALLED)
     stage = np.where(goes_on, by_hand.second, by_hand.first)
     named = (both["named"] != "") & goes_on
     differ = (both["abnormal"].astype(bool) != abnormal) | (both["stage"] != stage)
@@ -334,7 +334,7 @@ def _looked_at(stage: RunStage, prediction: Prediction) -> float:
     if rule.kind == "peak":
         return float(prediction.network_map.max())
     if rule.kind == "area":
-        return float((prediction.network_map > stage.pixel_limit.value).mean())
+        return float(stage.pixel_limit.exceeds(prediction.network_map).mean())
     if rule.kind == "probability":
         return float(prediction.probabilities[stage.predictor.classes.index(rule.classes[0])])
     if rule.kind == "class":
@@ -344,23 +344,21 @@ def _looked_at(stage: RunStage, prediction: Prediction) -> float:
 
 def _above(stage: RunStage, values: Sequence[float]) -> tuple[np.ndarray, Threshold]:
     """Numbers and a limit so that a rule holds where a number is **above** the limit."""
-    found = np.asarray(values, dtype=np.float64)
+    found = np.asarray(values, dtype=np.float32)
     if stage.limit is None:
         return found, Threshold(value=0.5, origin=f"rule {stage.rule.text!r}")
-    limit = stage.limit.value
-    if stage.rule.kind != "area":  # those are float32, and so is what they are compared with
-        limit = float(np.float32(limit))
+    limit = np.float32(stage.limit.value)
     if stage.rule.sign in ("<", "<="):
         found, limit = -found, -limit
     if stage.rule.sign in (">=", "<="):
-        limit = float(np.nextafter(limit, -np.inf))
-    return found, Threshold(value=limit, origin=stage.limit.origin)
+        limit = np.nextafter(limit, np.float32(-np.inf))
+    return found, Threshold(value=float(limit), origin=stage.limit.origin)
 
 
 def _calls(stage: RunStage, found: Sequence[Prediction]) -> np.ndarray:
     """Whether a last stage calls each photo a defect, (N,) bool."""
     values, limit = _above(stage, [_looked_at(stage, one) for one in found])
-    holds = values > limit.value
+    holds = limit.exceeds(values)
     if stage.then != CLASS:
         return holds
     return holds & np.array([_named(stage, one) != stage.predictor.normal_class for one in found])
@@ -373,7 +371,7 @@ def _named(stage: RunStage, prediction: Prediction) -> str:
     if stage.unknown is not None and stage.unknown(prediction.embedding[None], prediction.probabilities[None])[1][0]:
         return UNKNOWN
     ranked = [stage.predictor.classes[index] for index in np.argsort(-prediction.probabilities, kind="stable")]
-    if stage.rule.kind == "score" and prediction.score > stage.limit.value:
+    if stage.rule.kind == "score" and stage.limit.exceeds(prediction.score):
         ranked = [name for name in ranked if name != stage.predictor.normal_class]
     return ranked[0]
 
@@ -554,11 +552,10 @@ def _call_objects(judge: RunStage, parts: Sequence[Item]) -> dict[int, bool]:
         value = _looked_at(judge, one)
         if judge.rule.kind in ("peak", "area"):
             confined = one.network_map * to_network_frame(part.mask, judge.predictor.parameters)
-            limit = judge.pixel_limit.value
-            value = float(confined.max() if judge.rule.kind == "peak" else (confined > limit).mean())
+            value = float(confined.max() if judge.rule.kind == "peak" else judge.pixel_limit.exceeds(confined).mean())
         looked_at.append(value)
     values, limit = _above(judge, looked_at)
-    return {part.number: bool(value > limit.value) for part, value in zip(parts, values, strict=True)}
+    return {part.number: bool(limit.exceeds(value)) for part, value in zip(parts, values, strict=True)}
 
 
 # ---------------------------------------------------------------------------------------------------------------- time

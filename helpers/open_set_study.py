@@ -48,7 +48,7 @@ from helpers.models.classifier import load_classifier
 from helpers.models.open_set import METHODS, OPEN_SET_FILE, MahalanobisScorer, decide, unknown_scores
 from helpers.progress import progress
 from helpers.runs import PROJECT_ROOT, RUN_FILE, MissingRunError, Run, open_run, project_path, write_csv, write_json
-from helpers.thresholds import Threshold, held_out_thresholds
+from helpers.thresholds import Threshold, exceeds, held_out_thresholds
 from helpers.views import class_figures
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Gate:
         """Share of the good photos of its own test set that it flags, and their number; NaN without any."""
         test = self.run.predictions("test")
         scores = test.loc[test["label_index"] == 0, "score"]
-        flagged = scores > float(self.run.thresholds["image"])
+        flagged = self.run.thresholds["image"].exceeds(scores)
         return (float(flagged.mean()) if len(scores) else float("nan")), len(scores)
 
 
@@ -450,7 +450,7 @@ def _verdicts(
     distance, confidence, predicted = test["mahalanobis"], test["confidence"], test["predicted"]
     unknown = {
         "distance": decide(distance, confidence, tau),
-        "confidence": decide(distance, confidence, np.inf, kappa),
+        "confidence": decide(distance, confidence, None, kappa),
         "both": decide(distance, confidence, tau, kappa),
     }
     verdicts = test[["image_path", "defect_type", "known"]].copy()
@@ -460,7 +460,7 @@ def _verdicts(
     if "gate" in thresholds:
         # what the gate flags and the classifier calls good is like no defect that it knows
         second = predicted.mask(unknown[unknown_by] | (predicted == NORMAL), UNKNOWN)
-        passed = (test["gate"] > float(thresholds["gate"])) | ignore_no_defect
+        passed = exceeds(test["gate"], thresholds["gate"]) | ignore_no_defect
         # where good photos are a known class, what the gate lets go is called good
         nothing = NORMAL if (predicted == NORMAL).any() or (test["defect_type"] == NORMAL).any() else NO_DEFECT
         verdicts[TWO_STAGES] = second.where(passed, nothing)

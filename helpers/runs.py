@@ -190,7 +190,7 @@ def code_fingerprint() -> str:
     package = Path(__file__).parent
     files = [*package.glob("data/*.py"), *package.glob("models/*.py")]
     files += [file for file in package.glob("inference/*.py") if file.name not in USES_RUNS]
-    files += [package / "analysis" / "calibration.py", package / "runs.py"]
+    files += [package / "thresholds.py", package / "runs.py"]
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(files):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())

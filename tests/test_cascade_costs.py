@@ -95,15 +95,15 @@ def test_the_share_of_defects_in_the_table_does_not_matter():
 
 
 def test_costs_are_those_of_a_loop():
-    scores, prices = _draw(), Prices(50, 3, 1, (20, 200))
+    scores, prices = _draw().astype({"score_1": np.float32, "score_2": np.float32}), Prices(50, 3, 1, (20, 200))
     limits = first_thresholds(scores)
     table = expected_costs(scores, limits, 0.7, prevalence=0.05, prices=prices)
     for limit, cost in zip(limits, table["cost"], strict=True):
         total = 0.0
         for label, weight in ((0, 0.95), (1, 0.05)):
             photos = scores[scores["label_index"] == label]
-            goes_on = photos["score_1"] > limit
-            called = goes_on & (photos["score_2"] > 0.7)
+            goes_on = photos["score_1"] > np.float32(limit)
+            called = goes_on & (photos["score_2"] > np.float32(0.7))
             wrong = called.mean() * 3 if label == 0 else (1 - called.mean()) * 50
             total += weight * (wrong + (20 + 200 * goes_on.mean()) / 1000)
         assert cost == pytest.approx(total)

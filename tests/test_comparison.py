@@ -145,12 +145,9 @@ def test_points_that_need_defects_are_refused_where_val_has_none():
     assert points.loc["acceptance", "found"] == 2
     assert "val holds no defect photo" in points.loc["zero misses", "refused"]
     assert "val holds no defect photo" in points.loc["best F1", "refused"]
-    only_defects = operating_points(VAL[VAL["label_index"] == 1], TEST, Threshold(float("nan"), "none")).set_index(
-        "point"
-    )
+    only_defects = operating_points(VAL[VAL["label_index"] == 1], TEST, Threshold(0.55, "given")).set_index("point")
     assert "no normal photo" in only_defects.loc["best F1", "refused"]
-    assert "stored threshold is nan" in only_defects.loc["acceptance", "refused"]
-    assert only_defects["found"].isna().tolist() == [True, True, False] and only_defects["found"].iloc[2] == 3
+    assert only_defects["found"].isna().tolist() == [False, True, False] and only_defects["found"].iloc[2] == 3
     assert points[["threshold", "recall"]].iloc[1:].isna().all(axis=None) and points["found"].isna().sum() == 2
     only_good = operating_points(VAL, TEST[TEST["label_index"] == 0], Threshold(0.55, "given"))
     assert only_good["recall"].isna().all() and (only_good["n_test_abnormal"] == 0).all()

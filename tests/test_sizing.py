@@ -345,8 +345,8 @@ def test_what_cannot_be_measured_is_refused():
     broken = heat.copy()
     broken[3, 4] = np.nan
     for picture, message in (
-        (broken, "1 pixels that are NaN"),
-        (np.full((4, 4), np.inf), "16 pixels"),
+        (broken, "1 of 400 values are not finite"),
+        (np.full((4, 4), np.inf), "16 of 16"),
         (np.zeros((20, 20, 3)), r"\(20, 20, 3\)"),
         (np.zeros((0, 4)), "not empty"),
         (np.full((4, 4), "a"), "type <U1"),
@@ -405,7 +405,7 @@ def test_many_photos_and_their_statistics():
 
 
 def test_many_photos_name_the_one_at_fault():
-    with pytest.raises(ValueError, match="b.png: map_or_mask has 1 pixels"):
+    with pytest.raises(ValueError, match="b.png: 1 of 2 values are not finite"):
         measure_table([np.zeros((2, 2)), np.array([[np.nan, 0]])], ["a.png", "b.png"])
     two = [np.zeros((2, 2))] * 2
     for maps, options, message in (

@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from helpers.analysis.metrics import wilson_interval
-from helpers.thresholds import Threshold, percent
+from helpers.thresholds import Threshold, exceeds, percent
 
 SCORE_COLUMNS = ("label_index", "score_1", "score_2")
 
@@ -58,8 +58,8 @@ def cascade_rates(
 
     Args:
         scores: `SCORE_COLUMNS`, a row a photo of test.
-        threshold_1: defect, or going on, is score_1 > threshold_1.
-        threshold_2: defect is score_2 > threshold_2.
+        threshold_1: defect, or going on, is a score_1 above it.
+        threshold_2: defect is a score_2 above it.
         level: of Wilson's intervals.
 
     Returns:
@@ -71,7 +71,7 @@ def cascade_rates(
         ValueError: When a column is missing or a score not finite.
     """
     defect, first, second = _columns(scores)
-    flagged_1, flagged_2 = first > float(threshold_1), second > float(threshold_2)
+    flagged_1, flagged_2 = exceeds(first, threshold_1), exceeds(second, threshold_2)
     rows = []
     for name, flagged in (
         ("stage 1 alone", flagged_1),
@@ -101,8 +101,8 @@ def lost_photos(scores: pd.DataFrame, threshold_1: SupportsFloat, threshold_2: S
         the photo, so that stage 1 alone is to blame.
     """
     defect, first, second = _columns(scores)
-    lost = scores[defect & (first <= float(threshold_1))]
-    lost = lost.assign(found_by_stage_2=second[defect & (first <= float(threshold_1))] > float(threshold_2))
+    stopped = defect & ~exceeds(first, threshold_1)
+    lost = scores[stopped].assign(found_by_stage_2=exceeds(second[stopped], threshold_2))
     return lost.sort_values("score_1", ascending=False, kind="stable")
 
 
@@ -140,14 +140,16 @@ def expected_costs(
         raise ValueError(f"prevalence must lie in [0, 1], got {prevalence}.")
     if (prevalence > 0 and not defect.any()) or (prevalence < 1 and defect.all()):
         raise ValueError(f"scores holds no {'normal' if defect.any() else 'defect'} photo: its rate is not known.")
-    limits = np.array([float(value) for value in thresholds_1])
-    flagged_2 = second > float(threshold_2)
+    limits = np.array([float(value) for value in thresholds_1], dtype=np.float32)
+    flagged_2 = exceeds(second, threshold_2)
     # the share of photos above each limit: those that go on, and of these the ones that stage 2 flags
     passed = {kind: _above(first[defect == kind], limits, (defect == kind).sum()) for kind in (False, True)}
     called = {
         kind: _above(first[(defect == kind) & flagged_2], limits, (defect == kind).sum()) for kind in (False, True)
     }
-    table = pd.DataFrame({"threshold_1": limits, "recall": called[True], "false_alarm_rate": called[False]})
+    table = pd.DataFrame(
+        {"threshold_1": limits.astype(np.float64), "recall": called[True], "false_alarm_rate": called[False]}
+    )
     table["passed"] = _mixed(passed[True], passed[False], prevalence)
     table["miss_cost"] = _mixed(1 - called[True], np.zeros(limits.size), prevalence) * prices.miss
     table["false_alarm_cost"] = _mixed(np.zeros(limits.size), called[False], prevalence) * prices.false_alarm
@@ -173,9 +175,7 @@ def first_thresholds(scores: pd.DataFrame) -> NDArray[np.float64]:
         scores: `SCORE_COLUMNS`, of val.
     """
     distinct = np.unique(_columns(scores)[1])
-    # a step of float32, in which scores are often kept
-    below = np.nextafter(np.float32(distinct[0]), np.float32(-np.inf))
-    return np.r_[np.float64(below), distinct]
+    return np.r_[np.nextafter(distinct[0], np.float32(-np.inf)), distinct].astype(np.float64)
 
 
 def best_first_threshold(
@@ -244,7 +244,7 @@ def _cheapest(table: pd.DataFrame) -> int:
     return int(np.flatnonzero(cost <= cost.min() * (1 + 1e-12))[0])  # equal but for rounding
 
 
-def _above(values: NDArray[np.float64], limits: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+def _above(values: NDArray[np.float32], limits: NDArray[np.float32], n: int) -> NDArray[np.float64]:
     if not n:
         return np.full(limits.size, np.nan)
     return (values.size - np.searchsorted(np.sort(values), limits, side="right")) / n
@@ -256,11 +256,12 @@ def _mixed(defect: NDArray[np.float64], normal: NDArray[np.float64], prevalence:
     return np.sum(parts, axis=0)
 
 
-def _columns(scores: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
+def _columns(scores: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32]]:
+    """Whether each photo shows a defect, and both scores as thresholds compare them."""
     missing = [name for name in SCORE_COLUMNS if name not in scores]
     if missing or scores.empty:
         raise ValueError(f"scores lacks {', '.join(missing) or 'rows'}; it needs {', '.join(SCORE_COLUMNS)}.")
-    values = [scores[name].to_numpy(dtype=np.float64) for name in SCORE_COLUMNS[1:]]
+    values = [scores[name].to_numpy(dtype=np.float32) for name in SCORE_COLUMNS[1:]]
     for name, column in zip(SCORE_COLUMNS[1:], values, strict=True):
         if not np.isfinite(column).all():
             raise ValueError(

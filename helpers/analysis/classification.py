@@ -201,7 +201,7 @@ def threshold_rates(
     for name, threshold in thresholds.items():
         for split, photos in (("val", val), ("test", test)):
             row: dict[str, Any] = {"name": name, "value": threshold.value, "origin": threshold.origin, "split": split}
-            beyond = photos["score"] > threshold.value
+            beyond = pd.Series(threshold.exceeds(photos["score"]), photos.index)
             abnormal = photos["label_index"] == 1
             for count, share, chosen in (
                 ("n_normal", "accepted", ~beyond[~abnormal]),

@@ -1,6 +1,6 @@
 """Detectors side by side: paired differences, operating points, recall by size, and one table over all datasets.
 
-One rule everywhere: abnormal is ``score > threshold``, and no threshold is set on test photos.
+One rule everywhere: abnormal is what ``Threshold.exceeds`` says, and no threshold is set on test photos.
 """
 
 from __future__ import annotations
@@ -179,8 +179,6 @@ def operating_points(val: pd.DataFrame, test: pd.DataFrame, stored: Threshold) -
     n_normal, n_abnormal = int((~truth).sum()), int(truth.sum())
     thresholds = {"acceptance": stored, "best F1": None, "zero misses": None}
     refusals = dict.fromkeys(thresholds, "")
-    if not np.isfinite(stored.value):
-        refusals["acceptance"] = f"the stored threshold is {stored.value} ({stored.origin})"
     if not val_truth.any():
         refusals |= dict.fromkeys(("best F1", "zero misses"), "val holds no defect photo to set this threshold on")
     else:
@@ -197,7 +195,7 @@ def operating_points(val: pd.DataFrame, test: pd.DataFrame, stored: Threshold) -
         rows.append(row)
         if refusals[point] or threshold is None:
             continue
-        flagged = scores > threshold.value
+        flagged = threshold.exceeds(scores)
         row |= {"threshold": threshold.value, "origin": threshold.origin}
         for name, count, chosen, n in (
             ("recall", "found", truth, n_abnormal),
@@ -232,14 +230,16 @@ def threshold_counts(labels: ArrayLike, scores: ArrayLike) -> pd.DataFrame:
     truth, values = check_scores(labels, scores)
     if not truth.size:
         raise ValueError("scores is empty: there is nothing to count.")
+    values = values.astype(np.float32)  # as thresholds compare them
     distinct = np.unique(values)
-    table = pd.DataFrame({"threshold": np.r_[np.nextafter(distinct[0], -np.inf), distinct]})
+    limits = np.r_[np.nextafter(distinct[0], np.float32(-np.inf)), distinct]
+    table = pd.DataFrame({"threshold": limits.astype(float)})
     for above, below, rate, chosen in (
         ("found", "missed", "recall", truth),
         ("false_alarms", "accepted", "false_alarm", ~truth),
     ):
         ordered = np.sort(values[chosen])
-        table[below] = np.searchsorted(ordered, table["threshold"], side="right")
+        table[below] = np.searchsorted(ordered, limits, side="right")
         table[above] = ordered.size - table[below]
         table[rate] = table[above] / ordered.size if ordered.size else np.nan
     return table[["threshold", "found", "missed", "false_alarms", "accepted", "recall", "false_alarm"]]

@@ -19,6 +19,8 @@ from skimage.measure import label, regionprops
 from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
+from helpers.thresholds import exceeds
+
 TOUCH_DISTANCE = 2.0  # pixels between the nearest pixel centres of two masks that count as touching
 
 
@@ -61,7 +63,7 @@ def separate(
         raise ValueError(f"distance_map has the shape {surface.shape}; it must be (H, W).")
     if not 0 < threshold < 1 or h <= 0:
         raise ValueError(f"threshold={threshold} must lie between 0 and 1, and h={h} above 0.")
-    inside = surface > threshold
+    inside = exceeds(surface, threshold)
     if not inside.any():
         return np.zeros(surface.shape, dtype=np.int32)
     labels = watershed(-surface, _peaks(surface, h), mask=inside)

@@ -1,6 +1,7 @@
 """Image and pixel metrics with counts and bootstrap intervals; pixels are streamed.
 
-One rule everywhere: abnormal is ``score > threshold``. A metric that needs a class which is not there is NaN.
+One rule everywhere: abnormal is what :func:`helpers.thresholds.exceeds` says. A metric that needs a class which is not
+there is NaN.
 Sums over curves are scikit-learn's; this module brings the pixels into a form that does not grow with the test set.
 """
 
@@ -14,6 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+
+from helpers.thresholds import exceeds
 
 IMAGE_METRICS: tuple[str, ...] = (
     "image_auroc",
@@ -85,7 +88,7 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike, threshold: SupportsFloat
         result["image_f1max"] = float(_f1(precision, recall).max())
         result["fpr_at_95_recall"] = float(fpr[tpr >= 0.95 - 1e-12].min())
     if threshold is not None:
-        flagged = values > float(threshold)
+        flagged = exceeds(values, threshold)
         if n_abnormal:
             result["recall_at_threshold"] = float(flagged[truth].mean())
         if n_normal:
@@ -111,7 +114,7 @@ def image_curves(labels: ArrayLike, scores: ArrayLike, threshold: SupportsFloat 
         precision, recall, pr_thresholds = precision_recall_curve(truth, values)
     precision_at = np.nan
     if threshold is not None:
-        flagged = values > float(threshold)
+        flagged = exceeds(values, threshold)
         precision_at = float(truth[flagged].mean()) if flagged.any() else np.nan
     curves = {
         "fpr": fpr,
@@ -278,7 +281,7 @@ def bootstrap_draws(
                 drawn += np.arange(size)[:, None] * width
                 counts[label] = np.bincount(drawn.ravel(), minlength=size * width).reshape(size, width)
         if threshold is not None:
-            above = -distinct > float(threshold)
+            above = exceeds(-distinct, threshold)
             for label, name in ((True, "recall_at_threshold"), (False, "false_alarm_at_threshold")):
                 if label in counts:
                     draws[name][rows] = counts[label][:, above].sum(axis=1) / counts[label].sum(axis=1)
@@ -331,7 +334,7 @@ class PixelMetrics:
     photos; beside it stays a digest of at most 6 KB a photo (0.1 byte a pixel at 256 x 256), from which photos are
     resampled for the intervals.
 
-    Pixels compared with ``threshold`` (IoU, Dice) use the scores as they came.
+    Pixels compared with ``threshold`` (IoU, Dice) use the scores themselves, not their keys.
     """
 
     def __init__(self, threshold: SupportsFloat | None = None, *, bits: int = 24, buffer_pixels: int = 4_000_000):
@@ -396,8 +399,7 @@ class PixelMetrics:
         self.n_pixels += scores.size
         tp = fp = fn = 0
         if self.threshold is not None:
-            # In float64: a float32 comparison would round the threshold.
-            flagged = scores.astype(np.float64) > self.threshold
+            flagged = exceeds(scores, self.threshold)
             tp = int(np.count_nonzero(flagged & truth))
             fp = int(np.count_nonzero(flagged)) - tp
             fn = int(np.count_nonzero(truth)) - tp
@@ -756,12 +758,12 @@ def photo_overlap(
         One row a photo: ``dice`` = 2 |A and B| / (|A| + |B|) and ``iou`` = |A and B| / |A or B|; NaN where there is
         neither a defect nor a pixel called one, or no mask.
     """
-    limit, rows = float(threshold), []
+    rows = []
     for anomaly_map, mask in zip(maps, masks, strict=True):
         if mask is None:
             rows.append((np.nan, np.nan))
             continue
-        called = np.asarray(anomaly_map, dtype=np.float32) > limit
+        called = exceeds(anomaly_map, threshold)
         both, either = int((called & mask).sum()), int((called | mask).sum())
         rows.append((2 * both / (both + either), both / either) if either else (np.nan, np.nan))
     return pd.DataFrame(rows, columns=["dice", "iou"])

@@ -107,8 +107,7 @@ def accepted_shares(
             ("val", val_scores, val_confidence),
             ("test", test_scores, test_confidence),
         ):
-            limit = np.inf if score_limit is None else score_limit
-            accepted = ~decide(scores, confidence, limit, confidence_limit)
+            accepted = ~decide(scores, confidence, score_limit, confidence_limit)
             n, share = accepted.size, float(accepted.mean()) if accepted.size else np.nan
             low, high = wilson_interval(share, n, level)
             row: dict[str, Any] = {"rule": rule, "split": split, "n": n, "accepted": int(accepted.sum())}

@@ -29,6 +29,7 @@ from skimage.morphology import disk
 from helpers.data.annotations import region_of
 from helpers.data.writers import connected_regions
 from helpers.progress import progress
+from helpers.thresholds import exceeds
 
 MM_PER_UNIT = {"mm": 1.0, "cm": 10.0, "inch": 25.4}
 UNITS = ("px", *MM_PER_UNIT)
@@ -563,14 +564,7 @@ def _thresholded(map_or_mask: np.ndarray, threshold: SupportsFloat) -> np.ndarra
         return picture.astype(np.uint8)
     if not np.issubdtype(picture.dtype, np.integer) and not np.issubdtype(picture.dtype, np.floating):
         raise ValueError(f"map_or_mask is of type {picture.dtype}; it must hold bool or real numbers.")
-    if not np.isfinite(value := float(threshold)):
-        raise ValueError(f"threshold={value} must be a finite number.")
-    if np.issubdtype(picture.dtype, np.floating):
-        picture = picture.astype(np.float32, copy=False)  # a threshold is no number of float16
-        if not np.isfinite(picture).all():
-            bad = int((~np.isfinite(picture)).sum())
-            raise ValueError(f"map_or_mask has {bad} pixels that are NaN or infinite; mend the detector's map first.")
-    return (picture > value).astype(np.uint8)
+    return exceeds(picture, threshold).astype(np.uint8)
 
 
 def _opened(mask: np.ndarray, radius: int, min_defect_area: int) -> np.ndarray:

@@ -26,6 +26,7 @@ from helpers.data.samples import NORMAL, absolute_path, make_table, write_table
 from helpers.data.simulate import KINDS, simulate_defect
 from helpers.files import write_whole_folder
 from helpers.progress import progress
+from helpers.thresholds import exceeds
 
 if TYPE_CHECKING:
     from helpers.runs import Run
@@ -191,17 +192,13 @@ def detection_rates(scores: pd.DataFrame, thresholds: Mapping[str, SupportsFloat
         raise ValueError(f"scores lacks the column(s) {', '.join(missing)}.")
     if scores.empty:
         raise ValueError("scores is empty: there is nothing to count.")
-    # Beside float32 scores a threshold would be rounded to float32, and a score equal to it might pass.
-    values = scores["score"].astype(np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError(f"scores must be finite; {int((~np.isfinite(values)).sum())} of {len(values)} are not.")
     without = [model for model in scores["model"].unique() if model not in thresholds]
     if without:
         raise ValueError(f"thresholds has none for {', '.join(without)}; it has {', '.join(thresholds) or 'none'}.")
     rows = []
-    for model, of_model in scores.assign(score=values).groupby("model", sort=False):
+    for model, of_model in scores.groupby("model", sort=False):
         for opacity, of_level in of_model.groupby("opacity"):
-            n, found = len(of_level), int((of_level["score"] > float(thresholds[model])).sum())
+            n, found = len(of_level), int(exceeds(of_level["score"], thresholds[model]).sum())
             rows.append((model, float(opacity), n, found, found / n, *wilson_interval(found / n, n)))
     return pd.DataFrame(rows, columns=list(RATE_COLUMNS))
 

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from helpers.analysis.runtime import full_precision
 from helpers.progress import SECONDS_BETWEEN_LINES, is_interactive
 from helpers.quiet import quiet_libraries
+from helpers.thresholds import exceeds
 
 if TYPE_CHECKING:
     from anomalib.models import AnomalibModule
@@ -230,7 +231,7 @@ class PredictionWriter(Callback):
         flat = maps.reshape(len(scores), -1)
         rows = {"image_path": outputs.image_path, "score": scores.tolist(), "map_max": flat.max(1).tolist()}
         if self.area_threshold is not None:
-            rows["area"] = (flat > self.area_threshold).mean(1).tolist()
+            rows["area"] = exceeds(flat, self.area_threshold).mean(1).tolist()
         self.rows += [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
 
     def _write(self, maps: np.ndarray) -> None:

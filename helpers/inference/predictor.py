@@ -214,7 +214,7 @@ class Predictions:
 
     Attributes:
         scores: (N,) float32, raw, higher is more abnormal.
-        labels: (N,) bool, True is abnormal: ``score > threshold.value``.
+        labels: (N,) bool, True is abnormal: ``threshold.exceeds(scores)``.
         maps: (H, W) float32 a photo, at its own size, see :meth:`Predictor.photo_map`; None for a classifier.
         classes: names of the columns of ``probabilities``, or None for a detector.
         probabilities: (N, C) float32, or None for a detector.
@@ -385,8 +385,7 @@ class Predictor:
             prediction: without an error.
             threshold: see :meth:`threshold`.
         """
-        # as float32, which scores are: a threshold that was one of them must not lie a hair below it
-        abnormal = bool(np.float32(prediction.score) > np.float32(self.threshold(threshold).value))
+        abnormal = bool(self.threshold(threshold).exceeds(prediction.score))
         return replace(prediction, abnormal=abnormal, confidence=self.confidence(prediction.score, abnormal))
 
     def judge_each(

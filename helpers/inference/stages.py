@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import operator
 import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,7 +96,7 @@ class OpenSet:
             probabilities: (N, C).
         """
         distances = self.scorer.scores(embeddings)
-        return distances, decide(distances, probabilities.max(1), self.tau or math.inf, self.kappa)
+        return distances, decide(distances, probabilities.max(1), self.tau, self.kappa)
 
     def describe(self) -> dict[str, Any]:
         """What decides, plain data."""
@@ -109,7 +108,6 @@ class OpenSet:
 
 # --------------------------------------------------------------------------------------------------------------- rules
 
-_COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 _MEASURE = re.compile(r"(score|peak|area|probability of (?P<class>.+?))\s*(?P<sign>>=|<=|>|<)\s*(?P<limit>\S+)")
 _CLASS = re.compile(r"class (?P<negated>not )?in (?P<names>\[.*\]|\w+)")
 RULES = (
@@ -473,7 +471,7 @@ class RunStage:
         saved = save_pictures(out / self.name, item.key, item.photo, whole, mask, limit, save)
         return {
             "peak": float(network_map.max()),
-            "area": float((network_map > limit).mean()),
+            "area": float(self.pixel_limit.exceeds(network_map).mean()),
             "pixel_threshold": limit,
             "mask_pixels": int(mask.sum()),
             **{kind: f"{self.name}/{path}" for kind, path in saved.items()},
@@ -482,7 +480,7 @@ class RunStage:
     def photo_map(self, seen: Seen) -> tuple[np.ndarray, np.ndarray]:
         """The map at the item's own size, (H, W) float32, and its mask of defects, (H, W) bool."""
         whole = self.predictor.photo_map(seen.prediction)
-        mask = whole > self.pixel_limit.value
+        mask = self.pixel_limit.exceeds(whole)
         if seen.area is not None:
             mask &= seen.area
         return whole, clean_mask(mask, **self.morphology) if self.morphology else mask
@@ -502,15 +500,16 @@ class RunStage:
             return None, True
         if self.rule.kind == "class":
             return None, (label in self.rule.classes) != self.rule.negated
-        compare = _COMPARISONS[self.rule.sign]
-        if self.rule.kind == "area":
-            return measured["area"], bool(compare(measured["area"], self.limit.value))
         if self.rule.kind == "probability":
             value = float(prediction.probabilities[self.predictor.classes.index(self.rule.classes[0])])
         else:
-            value = prediction.score if self.rule.kind == "score" else measured["peak"]
-        # both as float32, which scores are: a threshold that was one of them must not lie a hair below it
-        return value, bool(compare(np.float32(value), np.float32(self.limit.value)))
+            value = prediction.score if self.rule.kind == "score" else measured[self.rule.kind]
+        return value, self._holds(value)
+
+    def _holds(self, value: float) -> bool:
+        """Whether a number fulfils the rule: ``>=`` is "not below", ``<=`` is "not above"."""
+        below = replace(self.limit, below=self.rule.sign in ("<", ">="))
+        return bool(below.exceeds(value)) != (self.rule.sign in (">=", "<="))
 
 
 class CutterStage:

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from helpers.files import write_whole
+from helpers.thresholds import Threshold, exceeds
 
 METHODS = ("mahalanobis", "max_softmax", "energy", "knn", "vim")
 OPEN_SET_FILE = "open_set.npz"
@@ -209,17 +210,15 @@ def unknown_scores(
 def decide(
     scores: ArrayLike,
     confidence: ArrayLike | None,
-    tau: SupportsFloat,
+    tau: SupportsFloat | None,
     kappa: SupportsFloat | None = None,
 ) -> NDArray[np.bool_]:
     """Which photos are called unknown: score above tau, or confidence below kappa.
 
-    A threshold is rounded to the type of what it is compared with: what float64 accepts, its float32 copy accepts too.
-
     Args:
         scores: (N,) finite, larger is more unknown; usually the distance.
         confidence: (N,) probability of the predicted class; may be None where kappa is.
-        tau: highest score that is accepted.
+        tau: highest score that is accepted; None: off.
         kappa: lowest confidence that is accepted; None: off.
 
     Returns:
@@ -228,27 +227,15 @@ def decide(
     Raises:
         ValueError: When a value is not finite, shapes differ, or kappa has no confidence to be compared with.
     """
-    unknown = _beyond(scores, tau, "scores")
+    unknown = np.zeros(np.shape(scores), dtype=bool) if tau is None else exceeds(scores, tau)
     if kappa is None:
         return unknown
     if confidence is None:
         raise ValueError("kappa is set, but confidence is None; give the confidences, or switch kappa off (None).")
-    doubtful = _beyond(-_floats(confidence), -float(kappa), "confidence")
+    doubtful = exceeds(confidence, Threshold(float(kappa), "kappa", below=True))
     if doubtful.shape != unknown.shape:
         raise ValueError(f"scores {unknown.shape} and confidence {doubtful.shape} must have one length.")
     return unknown | doubtful
-
-
-def _beyond(values: ArrayLike, limit: SupportsFloat, name: str) -> NDArray[np.bool_]:
-    array = _floats(values)
-    if array.ndim != 1 or not np.isfinite(array).all():
-        raise ValueError(f"{name} must be (N,) and finite, got shape {array.shape}.")
-    return array > array.dtype.type(float(limit))
-
-
-def _floats(values: ArrayLike) -> NDArray[np.floating]:
-    array = np.asarray(values)
-    return array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float64)
 
 
 def _matrix(values: ArrayLike, name: str) -> NDArray[np.float64]:

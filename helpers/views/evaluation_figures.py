@@ -346,7 +346,8 @@ def threshold_figure(counts: pd.DataFrame, threshold: float | Threshold, *, note
     x = counts["threshold"].to_numpy(dtype=float)
     span = max(x[-1], value) - min(x[0], value) or 1.0
     ends = (min(x[0], value) - 0.03 * span, max(x[-1], value) + 0.03 * span)
-    now = counts[counts["threshold"] <= value].iloc[-1] if value >= x[0] else counts.iloc[0]
+    at = np.searchsorted(x.astype(np.float32), np.float32(value), side="right")  # as scores are compared
+    now = counts.iloc[max(0, at - 1)]
     for column, of, n, colour, style in (
         ("missed", "abnormal", n_abnormal, VERMILLION, "-"),
         ("false_alarms", "normal", n_normal, SKY, "--"),

@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
-from helpers.thresholds import Threshold, percent
+from helpers.thresholds import Threshold, exceeds, percent
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, YELLOW, BLACK, GREY = "#56B4E9", "#CC79A7", "#F0E442", "#000000", "#B8B8B8"
@@ -341,7 +341,7 @@ def map_gallery(
         row[1].set_title(f"map, highest {np.max(values):.3g}", fontsize=9, loc="left")
         _outline(row[1], mask, photo, MASK_COLOUR)
         if threshold is not None:
-            flagged = np.asarray(values) > float(threshold)
+            flagged = exceeds(values, threshold)
             _photo(row[2], photo)
             _outline(row[2], mask, photo, MASK_COLOUR)
             _outline(row[2], flagged, photo, PREDICTED_COLOUR)
@@ -440,7 +440,7 @@ def reconstruction_gallery(
         row[1].set_title("reconstruction", fontsize=9, loc="left")
         image = row[2].imshow(values, cmap=MAP_COLOURS, vmin=0, vmax=1)
         row[2].set_title(f"map, highest {np.max(values):.3g}", fontsize=9, loc="left")
-        flagged = np.asarray(values) > float(threshold)
+        flagged = exceeds(values, threshold)
         _photo(row[3], photo)
         _outline(row[3], mask, photo, MASK_COLOUR)
         _outline(row[3], flagged, photo, PREDICTED_COLOUR)

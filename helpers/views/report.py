@@ -208,7 +208,7 @@ def misses_section(model: str, test: pd.DataFrame, threshold: Threshold, figures
         threshold: the stored one.
         figures: such as galleries, shown below.
     """
-    defect, flagged = test["label_index"] == 1, test["score"].astype(float) > threshold.value
+    defect, flagged = test["label_index"] == 1, threshold.exceeds(test["score"])
     n, missed = int(defect.sum()), int((defect & ~flagged).sum())
     n_good, alarms = int((~defect).sum()), int((~defect & flagged).sum())
     texts = [

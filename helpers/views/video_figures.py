@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 
 from helpers.analysis.sizing import PixelSize
 from helpers.inference.saving import DEFECT, SOUND, draw_overlay
+from helpers.thresholds import exceeds
 from helpers.views.figures import BLACK, BLUE, GREY, ORANGE, PURPLE, VERMILLION, WIDTH, clean_axis, new_figure
 from helpers.views.size_figures import annotate_photo, picture_font
 
@@ -296,7 +297,7 @@ def _score_line(
         pen.line((start, y(threshold), min(start + 4, right), y(threshold)), fill=_DIM)
     xs = right - (len(scores) - 1 - np.arange(len(scores))) * (right - left) / 100
     for place in np.flatnonzero(np.isfinite(scores)):
-        colour = DEFECT if scores[place] > threshold else SOUND
+        colour = DEFECT if exceeds(scores[place], threshold) else SOUND
         spot = xs[place], y(scores[place])
         if place and np.isfinite(scores[place - 1]):
             pen.line((xs[place - 1], y(scores[place - 1]), *spot), fill=_DIM)

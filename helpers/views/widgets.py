@@ -18,7 +18,7 @@ from helpers.analysis.cascade_costs import (
     expected_costs,
     first_thresholds,
 )
-from helpers.thresholds import Threshold
+from helpers.thresholds import Threshold, exceeds
 from helpers.views import class_figures
 from helpers.views.figures import NotebookFigure, map_gallery
 
@@ -75,7 +75,7 @@ def threshold_explorer(
     gallery = ipywidgets.Image(format="png")
 
     def update(_: object = None) -> None:
-        flagged = scores > slider.value
+        flagged = exceeds(scores, slider.value)
         chosen = dict(
             zip(
                 OUTCOMES,
