@@ -30,7 +30,7 @@ from helpers.analysis.metrics import wilson_interval
 from helpers.analysis.runtime import time_stages
 from helpers.data.coco import InstancePhoto, read_instances
 from helpers.data.images import read_image, read_mask, to_network_frame
-from helpers.data.samples import NORMAL, fingerprint
+from helpers.data.samples import NORMAL, origin
 from helpers.inference.cascade import Cascade
 from helpers.inference.cutting import split_photos
 from helpers.inference.predictor import Prediction
@@ -102,7 +102,7 @@ def unseen_photos(cascade: Cascade, table: pd.DataFrame) -> pd.DataFrame:
     for stage in (one for one in cascade.stages if isinstance(one, RunStage)):
         run = stage.predictor.run
         split = run.table.set_index("image_path")["split"].reindex(splits.index)
-        if split.notna().any() and run.info["samples"] != fingerprint(table):
+        if split.notna().any() and run.info["samples"] not in origin(table):
             raise MissingRunError(f"{run.folder} was made with other photos or splits; train it again.")
         splits[stage.name] = split.fillna("test")
     trained, tested = (splits == "train").any(axis=1), (splits == "test").all(axis=1)

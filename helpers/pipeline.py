@@ -4,15 +4,14 @@
     python -m helpers.pipeline sweep --dataset datasets/mvtec --classes "screw grid" --profile quick
     python -m helpers.pipeline prepare --profile smoke --out DIR        copies with parameters, for pytest --nbval-lax
 
-Each notebook runs in a process of its own. What is finished and unchanged (its notebook, its parameters, the package,
-the dataset, and everything it reads) is skipped. The first failing cell stops the run, with its error and the path of
-the executed copy.
+Each notebook runs in a process of its own. What is finished and unchanged is skipped: its code cells, its parameters,
+the dataset's content, what the notebooks before it left, the libraries' versions and RECIPE numbers; not prose, and not
+the source of this package. The first failing cell stops the run, with its error and the path of the executed copy.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -20,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,21 @@ import pandas as pd
 import yaml
 
 from helpers.analysis.classification import learnable_classes
-from helpers.data.samples import can_be_supervised, read_table
+from helpers.data.samples import can_be_supervised, content_digest, read_table
 from helpers.models.backbones import ENVIRONMENT_VARIABLE, resolve_local_name
+from helpers.models.recipes import RECIPES
 from helpers.notebook import dataset_name
 from helpers.progress import SECONDS_BETWEEN_LINES
-from helpers.runs import PROJECT_ROOT, dataset_folder, project_path, write_csv, write_json
+from helpers.runs import (
+    MAKE_NUMBERS,
+    PROJECT_ROOT,
+    content_hash,
+    dataset_folder,
+    installed_versions,
+    project_path,
+    write_csv,
+    write_json,
+)
 
 NOTEBOOKS_FOLDER = PROJECT_ROOT / "notebooks"
 BUILT_IN = ("mesh", "nuts")
@@ -70,6 +80,7 @@ class Node:
         part_of: the notebook's file name without suffix, where the node runs a part of it only.
         without: tag of the cells that are then left out.
         reads: folder of files in ``notebooks/params`` that it reads.
+        recipe: raised by hand when what the package computes for it, beside the models, comes out different.
     """
 
     name: str
@@ -79,6 +90,7 @@ class Node:
     part_of: str = ""
     without: str = ""
     reads: str = ""
+    recipe: int = 1
 
     @property
     def number(self) -> str:
@@ -147,7 +159,7 @@ BESIDE: dict[str, tuple[str, tuple[Node, ...]]] = {
     "mesh": (
         "nuts",
         (
-            Node("01_setup_and_validate", (), ("samples.csv",)),
+            Node("01_setup_and_validate", (), ("samples.csv", "findings.csv")),
             Node("02_train_patchcore", ("01_setup_and_validate",), ("patchcore/run.json",)),
             Node(
                 "03_foreground",
@@ -207,24 +219,20 @@ def run(
     chosen = _choose(only, start)
     folder = dataset_folder(artifacts, dataset_name(str(dataset), name), profile)
     state = _State(folder)
-    fingerprints: dict[str, str] = {}
-    for node in SERIES:
-        before = [fingerprints[name] for name in node.after]
+    for node in chosen:
+        before = [state.made(one) for one in SERIES if one.name in node.after]
         if node.name == CASCADES:
             before += _run_beside(dataset, profile, settings, artifacts, left_alone=bool(only), again=force)
-        if node not in chosen:  # what is read from it was made as it is recorded, whatever is asked for now
-            fingerprints[node.name] = state.fingerprint(node)
-            continue
         again = force or (bool(start) and node.number >= start)
-        fingerprints[node.name] = _update(node, parameters[node.name], dataset, state, before, again)
+        _update(node, parameters[node.name], dataset, state, before, again)
     write_report(folder, state)
     return folder
 
 
 def _update(
     node: Node, parameters: dict[str, Any], dataset: Path, state: _State, before: Sequence[str], again: bool
-) -> str:
-    """Run a notebook unless it is finished and unchanged; returns its fingerprint."""
+) -> None:
+    """Run a notebook unless it is finished and unchanged."""
     fingerprint, folder = _fingerprint(node, parameters, dataset, before), state.folder
     if node.needs and (folder / "samples.csv").is_file() and not NEEDS[node.needs](read_table(folder / "samples.csv")):
         print(f"{node.name}: skipped, the dataset has no {node.needs}", flush=True)
@@ -236,13 +244,12 @@ def _update(
         seconds = execute(node, parameters, folder)
         state.finish(node, fingerprint, seconds)
         print(f"{node.name}: done in {seconds:.0f} s", flush=True)
-    return fingerprint
 
 
 def _run_beside(
     dataset: Path, profile: str, settings: Sequence[str], artifacts: str | Path, *, left_alone: bool, again: bool
 ) -> list[str]:
-    """Make the runs that notebook 07 needs of another built-in dataset, see :data:`BESIDE`; returns their fingerprints.
+    """Make the runs that notebook 07 needs of another built-in dataset, see :data:`BESIDE`; returns how they were made.
 
     Args:
         dataset: of the series; nothing is done for any but a built-in one.
@@ -257,17 +264,15 @@ def _run_beside(
     name, nodes = BESIDE[dataset.name]
     state = _State(dataset_folder(artifacts, name, profile))
     if left_alone:
-        return [state.fingerprint(node) for node in nodes]
+        return [state.made(node) for node in nodes]
     print(f"{name}, which a cascade of {CASCADES} judges:", flush=True)
     other = ensure_dataset(dataset.parent / name)
     given = {"DATASET": str(other), "PROFILE": profile, "ARTIFACTS": str(artifacts)}
     parameters = collect_parameters(profile, settings, given)
-    fingerprints: dict[str, str] = {}
     for node in nodes:
         values = {key: value for key, value in parameters[node.path.stem].items() if key not in FOLDERS}
-        before = [fingerprints[one] for one in node.after]
-        fingerprints[node.name] = _update(node, values, other, state, before, again)
-    return list(fingerprints.values())
+        _update(node, values, other, state, [state.made(one) for one in nodes if one.name in node.after], again)
+    return [state.made(node) for node in nodes]
 
 
 def ensure_dataset(dataset: Path) -> Path:
@@ -477,21 +482,29 @@ class _State:
         self.folder = folder
         self.file = folder / "pipeline.json"
         self.finished: dict[str, dict[str, Any]] = {}
+        with suppress(OSError, ValueError):
+            read_table(folder / "samples.csv")  # brings the hashes of the photos along: nobody reads them all again
         if self.file.is_file():
             try:
                 self.finished = {
                     name: {"fingerprint": str(entry["fingerprint"]), "seconds": float(entry["seconds"])}
+                    | {"left": str(entry.get("left"))}
                     for name, entry in json.loads(self.file.read_text(encoding="utf-8")).items()
                 }
             except (ValueError, AttributeError, KeyError, TypeError):
                 print(f"{self.file} is damaged and is written anew", flush=True)
 
-    def fingerprint(self, node: Node) -> str:
-        return self.finished.get(node.name, {}).get("fingerprint", "")
+    def made(self, node: Node) -> str:
+        """How a notebook's results, as they now lie there, came about."""
+        return content_hash([self.finished.get(node.name, {}).get("fingerprint"), self.left(node)])
+
+    def left(self, node: Node) -> str:
+        return content_hash([content_digest(self.folder / file) for file in node.leaves])
 
     def is_current(self, node: Node, fingerprint: str) -> bool:
-        same = self.fingerprint(node) == fingerprint
-        return same and all((self.folder / file).is_file() for file in node.leaves)
+        """Whether it ran like this, and nobody has changed its results since: in JupyterLab, say."""
+        entry = self.finished.get(node.name, {})
+        return (entry.get("fingerprint"), entry.get("left")) == (fingerprint, self.left(node))
 
     def begin(self, node: Node) -> None:
         """Forget that it was finished: if it fails halfway, what it left before may be overwritten."""
@@ -502,43 +515,36 @@ class _State:
         missing = [file for file in node.leaves if not (self.folder / file).is_file()]
         if missing:
             raise PipelineError(f"{node.name} ended without an error, but did not write {', '.join(missing)}.")
-        self.finished[node.name] = {"fingerprint": fingerprint, "seconds": round(seconds, 1)}
+        self.finished[node.name] = {"fingerprint": fingerprint, "left": self.left(node), "seconds": round(seconds, 1)}
         write_json(self.finished, self.file)
 
 
 def _fingerprint(node: Node, parameters: dict[str, Any], dataset: Path, before: Sequence[str]) -> str:
-    package = hashlib.blake2b(digest_size=16)
-    code = Path(__file__).parent
-    for file in sorted([*code.rglob("*.py"), *code.rglob("weights/*/config.json")]):
-        package.update(str(file.relative_to(PROJECT_ROOT)).encode() + file.read_bytes())
+    import nbformat
+
+    versions = installed_versions()
+    files = [project_path(file) for name in FILES for file in parameters.get(name, [])]
+    files += sorted(NOTEBOOKS_FOLDER.glob(f"params/{node.reads or '-'}/*.yml"))
     content = [
-        node.path.read_text(encoding="utf-8"),
-        package.hexdigest(),
+        [cell.source for cell in nbformat.read(node.path, as_version=4).cells if cell.cell_type == "code"],
+        [node.recipe, RECIPES, {name: versions[name] for name in MAKE_NUMBERS}],
         parameters,
-        _dataset_state(dataset),
-        [_dataset_state(project_path(parameters[name])) for name in FOLDERS if _is_folder(parameters.get(name, ""))],
-        [_file_text(project_path(file)) for name in FILES for file in parameters.get(name, [])],
-        [_file_text(file) for file in sorted(NOTEBOOKS_FOLDER.glob(f"params/{node.reads or '-'}/*.yml"))],
+        _folder_content(dataset),
+        [_folder_content(project_path(parameters[name])) for name in FOLDERS if _is_folder(parameters.get(name, ""))],
+        [content_digest(file) for file in files],
         list(before),
     ]
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def _file_text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    return content_hash(content)
 
 
 def _is_folder(text: str) -> bool:
     return bool(text) and project_path(text).is_dir()
 
 
-def _dataset_state(dataset: Path) -> str:
-    files = sorted(path for path in dataset.rglob("*") if path.is_file()) if dataset.is_dir() else [dataset]
-    digest = hashlib.blake2b(digest_size=16)
-    for file in files:
-        status = file.stat()
-        digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+def _folder_content(folder: Path) -> list[tuple[str, str]]:
+    """Relative path and hash of each file."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
+    return [(os.path.relpath(file, folder), content_digest(file)) for file in files]
 
 
 # ----------------------------------------------------------------------------------------------------------- report

@@ -35,8 +35,9 @@ import numpy as np
 import pandas as pd
 
 from helpers.analysis.runtime import full_precision
-from helpers.data.samples import fingerprint, read_table, relative_path, write_table
+from helpers.data.samples import fingerprint, origin, read_table, relative_path, write_table
 from helpers.files import write_whole
+from helpers.models.recipes import recipe_of
 from helpers.thresholds import Threshold
 
 if TYPE_CHECKING:
@@ -48,12 +49,9 @@ if TYPE_CHECKING:
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 RUN_FILE = "run.json"
 DRAFT_FILE = "draft.json"
-USES_RUNS = {
-    *("__main__.py", "cascade.py", "export.py", "exported.py", "grad_cam.py", "predictor.py"),
-    *("saving.py", "stages.py", "video.py"),
-}  # make none
 CHECKPOINTS, LAST_CHECKPOINT = "checkpoints", "last.ckpt"  # what a draft that trains by epochs goes on from
-VERSIONED = ("anomalib", "lightning", "numpy", "pandas", "scikit-learn", "timm", "torch", "torchvision")
+MAKE_NUMBERS = ("anomalib", "lightning", "numpy", "pillow", "scikit-learn", "segmentation-models-pytorch")
+MAKE_NUMBERS += ("timm", "torch", "torchvision")  # packages: with another version it is another run
 
 
 class MissingRunError(FileNotFoundError):
@@ -117,7 +115,7 @@ def find_runs(folder: Path, table: pd.DataFrame) -> list[Run]:
         raise MissingRunError(
             f"No finished run in {folder}. Run notebook 02_train_patchcore (or another of 02 to 05) first."
         )
-    stale = [run.name for run in runs if run.info["samples"] != fingerprint(table)]
+    stale = [run.name for run in runs if run.info["samples"] not in origin(table)]
     if stale:
         raise MissingRunError(
             f"{', '.join(stale)}: made with other photos or splits than {folder / 'samples.csv'} now holds. Train "
@@ -142,9 +140,9 @@ def open_run(
 ) -> Run:
     """The finished run with these parameters and these photos if there is one, else a draft.
 
-    A draft left over from an interrupted training with the same parameters, photos and code is gone on with if it has
-    a checkpoint, else thrown away. A finished run with other parameters stays until the new
-    one is complete, and is replaced then.
+    Versions of the libraries and the model's RECIPE number count too (see :func:`run_fingerprint`), source files do
+    not. A draft left over from an interrupted training of the same run is gone on with if it has a checkpoint, else
+    thrown away. A finished run with other parameters stays until the new one is complete, and is replaced then.
 
     Args:
         folder: a dataset's artifacts folder, see :func:`dataset_folder`.
@@ -158,7 +156,7 @@ def open_run(
     final = folder / model
     if (final / RUN_FILE).is_file():
         run = Run.load(final)
-        if run.info["fingerprint"] == identity:
+        if run.info["fingerprint"] == identity or _made_before_recipes(run, parameters, table, seed):
             return run
     draft = folder / f".{model}.partial"
     if draft.exists() and not (
@@ -166,10 +164,23 @@ def open_run(
     ):
         shutil.rmtree(draft)
     draft.mkdir(parents=True, exist_ok=True)
-    made_from = table.attrs.get("derived_from") or fingerprint(table)
-    info = {"model": model, "fingerprint": identity, "samples": made_from, "note": note, "seed": seed}
-    info["parameters"] = parameters
+    info = {"model": model, "recipe": recipe_of(model), "fingerprint": identity, "samples": origin(table)[0]}
+    info |= {"note": note, "seed": seed, "parameters": parameters}
     return Run(draft, info, table)
+
+
+def _made_before_recipes(run: Run, parameters: dict[str, Any], table: pd.DataFrame, seed: int) -> bool:
+    """Whether a run that notes no RECIPE number, which means 1, was made from the same."""
+    info, now = run.info, installed_versions()
+    then = info.get("versions", {})
+    return (
+        "recipe" not in info
+        and recipe_of(info["model"]) == 1
+        and (info["seed"], info["parameters"]) == (seed, json.loads(json.dumps(parameters)))
+        and all(then.get(name, now[name]) == now[name] for name in MAKE_NUMBERS)
+        and info["samples"] in origin(table)
+        and fingerprint(run.table) == fingerprint(table)
+    )
 
 
 def _draft_identity(draft: Path) -> str:
@@ -180,21 +191,14 @@ def _draft_identity(draft: Path) -> str:
 
 
 def run_fingerprint(model: str, parameters: dict[str, Any], table: pd.DataFrame, seed: int) -> str:
-    """Hash of what decides a run's result: parameters, seed, photos and splits, versions and the package's own code."""
-    content = [model, parameters, seed, fingerprint(table), installed_versions(), code_fingerprint()]
+    """Hash of what decides a run's result: RECIPE, parameters, seed, photos with masks and splits, library versions."""
+    versions = [metadata.version(name) for name in MAKE_NUMBERS]
+    return content_hash([model, recipe_of(model), parameters, seed, fingerprint(table), versions])
+
+
+def content_hash(content: Any) -> str:
+    """Hash (32 hexadecimal digits) of plain data."""
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def code_fingerprint() -> str:
-    """Hash of the code that results come from (data, models, inference, calibration), not of views and metrics."""
-    package = Path(__file__).parent
-    files = [*package.glob("data/*.py"), *package.glob("models/*.py")]
-    files += [file for file in package.glob("inference/*.py") if file.name not in USES_RUNS]
-    files += [package / "thresholds.py", package / "runs.py"]
-    digest = hashlib.blake2b(digest_size=16)
-    for file in sorted(files):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
 
 
 @dataclass
@@ -561,4 +565,4 @@ def _counts(table: pd.DataFrame) -> dict[str, int]:
 def installed_versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
     versions = {"python": ".".join(map(str, sys.version_info[:3]))}
-    return versions | {name: metadata.version(name) for name in VERSIONED}
+    return versions | {name: metadata.version(name) for name in (*MAKE_NUMBERS, "pandas")}

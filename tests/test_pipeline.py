@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -316,6 +318,53 @@ def test_changed_notebook_runs_again(notebooks, run):
     run()
     write_notebook(notebooks / "02_second.ipynb", SECOND_PARAMETERS, "print('edited')")
     assert run() == ["02"]
+
+
+def test_prose_and_the_packages_source_play_no_part(notebooks, run, monkeypatch, tmp_path):
+    run()
+    opened = []
+    real = io.open
+    monkeypatch.setattr("io.open", lambda path, *rest, **more: opened.append(str(path)) or real(path, *rest, **more))
+    notebook = nbformat.read(notebooks / "01_first.ipynb", as_version=4)
+    notebook.cells[0].source = "# Other prose"
+    notebook.cells.append(nbformat.v4.new_markdown_cell("And more of it."))
+    nbformat.write(notebook, notebooks / "01_first.ipynb")
+    assert run() == []
+    assert opened, "the notebook at least"
+    assert not [path for path in opened if path.endswith(".py")]
+    notebook.cells[2].source += "\nprint(1)"
+    nbformat.write(notebook, notebooks / "01_first.ipynb")
+    assert run() == ["01", "02"]
+
+
+@pytest.mark.parametrize("raised", ["model", "notebook", "library"])
+def test_another_recipe_or_library_runs_again(notebooks, run, monkeypatch, raised):
+    run()
+    if raised == "model":
+        monkeypatch.setitem(pipeline.RECIPES, "patchcore", 2)
+    elif raised == "notebook":
+        first, second = pipeline.SERIES
+        monkeypatch.setattr(pipeline, "SERIES", (first, replace(second, recipe=2)))
+    else:
+        versions = pipeline.installed_versions() | {"torch": "9.0"}
+        monkeypatch.setattr(pipeline, "installed_versions", lambda: versions)
+    assert run() == (["02"] if raised == "notebook" else ["01", "02"])
+    assert run() == []
+
+
+def test_touched_photo_is_the_same_photo(notebooks, run, dataset):
+    run()
+    os.utime(dataset / "a.png", ns=(5, 5))
+    assert run() == []
+
+
+def test_result_of_somebody_else_is_not_taken_for_ones_own(notebooks, run, tmp_path):
+    """Seed 5 finished, then a notebook opened by hand left seed 6: neither it nor what reads it is finished."""
+    run()
+    (tmp_path / "artifacts" / "tiles" / "quick" / "first.json").write_text('{"seed": 6}')
+    assert run(only=["02"]) == ["02"]
+    assert run() == ["01", "02"]
+    assert run() == []
 
 
 def test_missing_result_is_made_again(notebooks, run, tmp_path):

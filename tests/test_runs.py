@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 import shutil
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ import pytest
 from conftest import draw_photos, split_table
 from PIL import Image
 
-from helpers.data.samples import fingerprint, write_table
+from helpers.data.samples import fingerprint, origin, write_table
+from helpers.models import recipes
 from helpers.runs import (
     PROJECT_ROOT,
     MissingRunError,
@@ -123,8 +125,8 @@ def test_another_split_is_another_run(folder, settings, table):
 
 
 def test_changed_photo_is_another_run(tmp_path, finished_folder, settings, photos):
-    """Photos elsewhere with the same content and times are the same; one that was drawn again is not."""
-    copied = Path(shutil.copytree(photos, tmp_path / "stripes"))
+    """Photos elsewhere and of another time with the same content are the same; one that was drawn anew is not."""
+    copied = Path(shutil.copytree(photos, tmp_path / "stripes", copy_function=shutil.copyfile))
     folder = Path(shutil.copytree(finished_folder, tmp_path / "artifacts"))
     assert open_run(folder, "patchcore", settings, split_table(copied), seed=0).finished
     photo = next((copied / "train" / "good").iterdir())
@@ -136,8 +138,57 @@ def test_changed_mask_is_another_run(tmp_path, finished_folder, settings, photos
     copied = Path(shutil.copytree(photos, tmp_path / "stripes"))
     folder = Path(shutil.copytree(finished_folder, tmp_path / "artifacts"))
     mask = next((copied / "ground_truth" / "square").iterdir())
-    os.utime(mask, (1, 1))
+    mask.write_bytes(mask.read_bytes() + b"more")
     assert not open_run(folder, "patchcore", settings, split_table(copied), seed=0).finished
+
+
+def test_another_recipe_or_library_is_another_run(folder, settings, table, monkeypatch):
+    monkeypatch.setitem(recipes.RECIPES, "unet", 2)
+    assert open_run(folder, "patchcore", settings, table, seed=0).finished, "another model's"
+    with monkeypatch.context() as patch:
+        patch.setitem(recipes.RECIPES, "patchcore", 2)
+        draft = open_run(folder, "patchcore", settings, table, seed=0)
+        assert (draft.finished, draft.info["recipe"]) == (False, 2)
+    version = metadata.version
+    for package, same in (("torch", False), ("pandas", True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(metadata, "version", lambda name, package=package: "9" if name == package else version(name))
+            assert open_run(folder, "patchcore", settings, table, seed=0).finished is same
+
+
+def test_source_of_the_package_plays_no_part(folder, settings, table, monkeypatch):
+    """A comment changes a file's bytes: no file of the package is read to find a run again."""
+    opened = []
+    real = io.open
+    monkeypatch.setattr("io.open", lambda path, *rest, **more: opened.append(str(path)) or real(path, *rest, **more))
+    assert open_run(folder, "patchcore", settings, table, seed=0).finished
+    assert opened, "run.json at least"
+    assert not [path for path in opened if path.endswith(".py")]
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({}, True),
+        ({"seed": 1}, False),
+        ({"samples": "of another table"}, False),
+        ({"versions": {"torch": "1.0"}}, False),
+        ({"parameters": {}}, False),
+    ],
+)
+def test_run_made_before_recipes_is_found_by_what_it_notes(folder, settings, table, change, same, monkeypatch):
+    """They noted a hash that nobody can make again, and their photos by size and time."""
+    info = json.loads((folder / "patchcore" / "run.json").read_text())
+    del info["recipe"]
+    info |= {"fingerprint": "of sources long gone", "samples": origin(table)[1]} | change
+    write_json(info, folder / "patchcore" / "run.json")
+    assert open_run(folder, "patchcore", settings, table, seed=0).finished is same
+    if same:
+        assert [found.name for found in find_runs(folder, table)] == ["patchcore"]
+        moved = table.assign(split=table["split"].replace("val", "train"))
+        assert not open_run(folder, "patchcore", settings, moved, seed=0).finished
+        monkeypatch.setitem(recipes.RECIPES, "patchcore", 2)
+        assert not open_run(folder, "patchcore", settings, table, seed=0).finished
 
 
 def test_interrupted_run_leaves_nothing_that_looks_finished(tmp_path, settings, table, fit_run, monkeypatch):

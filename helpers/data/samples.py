@@ -23,7 +23,7 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from hashlib import blake2b
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any
 
@@ -230,13 +230,13 @@ def without_train_defects(table: pd.DataFrame) -> pd.DataFrame:
     """The table without the defect photos of train, for models that learn from good photos only.
 
     A table of scheme ``one_class`` comes back as it is. Else ``attrs`` of the result hold ``derived_from``, the
-    `fingerprint` of the table that was given.
+    `origin` of the table that was given.
     """
     rows = (table["split"] != "train") | (table["label_index"] == 0)
     if rows.all():
         return table
     kept = table[rows].reset_index(drop=True)
-    kept.attrs = {**table.attrs, "derived_from": fingerprint(table)}
+    kept.attrs = {**table.attrs, "derived_from": origin(table)}
     return kept
 
 
@@ -248,11 +248,11 @@ def supervised_table(table: pd.DataFrame, unseen_types: Sequence[str] = ()) -> p
         unseen_types: defect types to keep for test alone.
 
     Returns:
-        Its ``attrs`` also hold ``derived_from``, the `fingerprint` of the table that was given.
+        Its ``attrs`` also hold ``derived_from``, the `origin` of the table that was given.
     """
     names = ("val_fraction", "test_fraction", "val_abnormal_fraction", "seed")
     again = assign_splits(table, "supervised", **{name: table.attrs[name] for name in names}, unseen_types=unseen_types)
-    again.attrs["derived_from"] = fingerprint(table)
+    again.attrs["derived_from"] = origin(table)
     return again
 
 
@@ -428,17 +428,17 @@ def split_counts(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(counts, index=pd.Index(splits, name="split"))
 
 
-def fingerprint(table: pd.DataFrame) -> str:
-    """Hash (32 hexadecimal digits) of what a run depends on: rows, splits, and size and time of every file.
+def fingerprint(table: pd.DataFrame, state: Callable[[str], Any] | None = None) -> str:
+    """Hash (32 hexadecimal digits) of what a run depends on: rows, splits, and the content of every photo and mask.
 
-    It covers relative path, label, defect type, split and group of every photo and size and modification time of photo
-    and mask, in the order of the relative paths; so it changes when a file does, and not with the order of the rows.
+    It covers relative path, label, defect type, split and group of every photo, in the order of the relative paths; so
+    it changes when a file does, and not with the order of the rows. ``state`` says what is taken of a file.
     """
-    root = Path(table.attrs["root"])
+    root, state = Path(table.attrs["root"]), state or content_digest
     masks = _relative_paths(table["mask_path"], root)
     lines = sorted(
         json.dumps(
-            [path, _file_state(row.image_path), mask, _file_state(row.mask_path)]
+            [path, state(row.image_path), mask, state(row.mask_path)]
             + [int(row.label_index), row.defect_type, row.split, row.group]
         )
         for path, mask, row in zip(relative_path(table), masks, table.itertuples(index=False), strict=True)
@@ -446,7 +446,33 @@ def fingerprint(table: pd.DataFrame) -> str:
     return blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
 
-def _file_state(path: str) -> list[int]:
+def origin(table: pd.DataFrame) -> list[str]:
+    """Fingerprints by which a run knows the table it was made from, or the one which that was derived from.
+
+    By content, and by size and modification time as runs made before RECIPE numbers noted it.
+    """
+    return table.attrs.get("derived_from") or [fingerprint(table), fingerprint(table, _file_state)]
+
+
+def content_digest(path: str | Path) -> str:
+    """Hash of a file's content, "" for none; it is read again only when its size or modification time has changed."""
+    state = _file_state(path)
+    known = _DIGESTS.get(str(path))
+    if state and (known is None or known[:2] != state):
+        try:
+            with Path(path).open("rb") as file:
+                known = [*state, file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()]
+        except OSError:
+            return ""
+        _DIGESTS[str(path)] = known
+    return known[2] if state else ""
+
+
+_DIGESTS: dict[str, list[Any]] = {}
+"""Path -> size, modification time in ns, hash of the content; tables on disk bring those of their files along."""
+
+
+def _file_state(path: str | Path) -> list[int]:
     if not path:  # Path("") would be the current directory
         return []
     try:
@@ -462,7 +488,8 @@ def _file_state(path: str) -> list[int]:
 def write_table(table: pd.DataFrame, path: str | Path) -> Path:
     """Write the table as CSV or Parquet (by suffix), paths relative to its root, and ``<path>.json`` beside it.
 
-    The JSON file holds ``table.attrs``. Both are written to a temporary file first and then moved into place.
+    The JSON file holds ``table.attrs``, and the hashes of photos and masks, so that nobody need read them again to know
+    them. Both are written to a temporary file first and then moved into place.
 
     Raises:
         ValueError: the suffix is neither .csv nor .parquet.
@@ -474,7 +501,9 @@ def write_table(table: pd.DataFrame, path: str | Path) -> Path:
     stored.attrs = {}
     stored["image_path"] = _relative_paths(table["image_path"], root)
     stored["mask_path"] = _relative_paths(table["mask_path"], root)
-    attrs = json.dumps(table.attrs, indent=2, ensure_ascii=False)
+    pairs = [pair for column in ("image_path", "mask_path") for pair in zip(stored[column], table[column], strict=True)]
+    digests = {name: " ".join(map(str, _DIGESTS[path])) for name, path in pairs if content_digest(path)}
+    attrs = json.dumps(table.attrs | {"digests": digests}, indent=2, ensure_ascii=False)
     # the table comes last: where there is a table there are its attributes
     write_whole(path.with_name(path.name + ".json"), lambda file: file.write_text(attrs + "\n", encoding="utf-8"))
     if suffix == ".csv":
@@ -503,6 +532,9 @@ def read_table(path: str | Path, root: str | Path | None = None) -> pd.DataFrame
     attrs_path = path.with_name(path.name + ".json")
     attrs = json.loads(attrs_path.read_text(encoding="utf-8")) if attrs_path.is_file() else {}
     root = Path(root if root is not None else attrs.get("root", path.parent))
+    for name, known in attrs.pop("digests", {}).items():
+        size, time, digest = known.split()
+        _DIGESTS[_absolute(name, absolute_path(root))] = [int(size), int(time), digest]
     published = bool(attrs.get("published_split", (frame["split"] != "").any()))
     table = make_table(
         frame.astype({"label_index": "int64"}).to_dict("records"),

@@ -52,7 +52,7 @@ def photo_table(photos: Sequence[InstancePhoto]) -> pd.DataFrame:
 def train_or_load_foreground(
     parts: Mapping[str, Sequence[InstancePhoto]], backbone: Backbone, folder: Path, *, seed: int = 0, **parameters: Any
 ) -> ForegroundNet:
-    """The network that an earlier call with the same photos, parameters and code left in the folder, or a new one.
+    """The network that an earlier call with the same photos and parameters left in the folder, or a new one.
 
     Args:
         parts: from :func:`split_photos`; test photos play no part.

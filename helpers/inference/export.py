@@ -67,6 +67,7 @@ OPSET = 20
 INPUT = "photos"
 OUTPUTS = {False: ("score", "map"), True: ("score", "probabilities", "embedding")}  # by: is it a classifier?
 BANK_ROWS = 8192  # of PatchCore's memory bank at once: bounds the memory, 32 MB a photo with 1,024 patches
+RECIPE = 1  # raised by hand when the same run gives another file; all are then written again
 N_CALIBRATION = 64  # good training photos that the ranges of 8-bit values are taken from
 
 
@@ -615,7 +616,7 @@ def identity(run: Run) -> dict[str, str]:
     return {
         "run_fingerprint": run.info["fingerprint"],
         "checkpoint_sha256": run.info.get("files", {}).get(CHECKPOINT) or file_sha256(run.folder / CHECKPOINT),
-        "exporter_sha256": file_sha256(Path(__file__)),
+        "exporter_recipe": str(RECIPE),
         "run_thresholds": json.dumps(thresholds),
     }
 
@@ -683,7 +684,7 @@ def _write_int8(file: Path, run: Run, graph: onnx.ModelProto, converted: openvin
     photos = calibration_photos(run)
     model = quantised(converted, photos, distances=run.name == "patchcore")
     entries = about(run) | {"precision": "int8", "calibration": f"ranges from {len(photos)} good photos of train"}
-    draft = {name: value for name, value in entries.items() if name != "exporter_sha256"}  # a draft is never current
+    draft = entries | {"exporter_recipe": "draft"}  # never current
     _save(file, model, draft)
     calibration = calibrated_again(run)
     if calibration is not None:

@@ -63,7 +63,7 @@ def is_current(file: Path, entries: Mapping[str, str]) -> bool:
     if not file.is_file():
         return False
     try:
-        found = read_about(file)
+        found = {"exporter_recipe": "1", **read_about(file)}  # files made before RECIPE numbers say none
     except Exception:  # a damaged file raises what its library likes
         return False
     return all(found.get(name) == value for name, value in entries.items())
