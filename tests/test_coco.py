@@ -170,6 +170,17 @@ def test_copies_that_roboflow_made_of_a_photo_share_a_group(tmp_path, read):
     assert groups[0] == groups[1] != groups[2]
 
 
+def test_copies_that_roboflow_made_of_a_photo_and_put_into_two_splits_are_a_leak(tmp_path, read):
+    for split, names in {
+        "train": ["p1_png.rf.0a.png", "p1_png.rf.0b.png"],
+        "valid": ["p1_png.rf.0c.png", "q.png"],
+    }.items():
+        write_coco_file(tmp_path / "set" / split / "_annotations.coco.json", names, [])
+    table = read(tmp_path / "set")
+    assert table["group"].tolist() == ["p1_png"] * 3 + ["valid/q.png"]
+    assert "group-leak" in set(check_dataset(table)["code"])
+
+
 @pytest.mark.parametrize(
     ("file", "photos", "name"),
     [
@@ -447,8 +458,128 @@ def test_unknown_category(tmp_path, read, category):
 
 def test_annotation_of_an_unknown_photo(tmp_path, read):
     table = broken(tmp_path, read, [annotation(1, 55, [SQUARE]), annotation(2, {}, [SQUARE])])
-    assert codes(table) == [("error", "unknown-photo")] * 2
-    assert table["label_index"].tolist() == [0, 1]
+    # {} may be any photo, so none without annotations is known to be normal
+    assert codes(table) == [("error", "unknown-photo")] * 2 + [("error", "photo-left-out")]
+    assert table["label_index"].tolist() == [1]
+    table = broken(tmp_path, read, [annotation(1, 55, [SQUARE])])
+    assert codes(table) == [("error", "unknown-photo")] and table["label_index"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("photo", "image", "named", "category"),
+    [("1", 1, 1, "1"), (1, "1", "1", 1), (1.0, " 1", 1, 1.0), ("0001", 1, "01", 1), ("a", "a", "x", "x")],
+)
+def test_ids_that_differ_in_type_only_are_one(tmp_path, read, photo, image, named, category):
+    content = write_coco_file(
+        tmp_path / "set" / "labels.json", ["a.png", "b.png"], [annotation(7, image, [SQUARE], category)]
+    )
+    content["images"][0]["id"], content["images"][1]["id"] = photo, 2
+    content["categories"] = [{"id": named, "name": "dent"}]
+    (tmp_path / "set" / "labels.json").write_text(json.dumps(content))
+    table = read(tmp_path / "set")
+    assert codes(table) == [] and table["defect_type"].tolist() == ["dent", "good"]
+
+
+@pytest.mark.parametrize("image", ["a.png", None, True, 1e300, "a"])
+def test_annotations_whose_photo_cannot_be_known_leave_no_photo_normal(tmp_path, read, image):
+    write_coco_file(tmp_path / "set" / "labels.json", ["a.png", "b.png"], [annotation(7, image, [SQUARE])])
+    with pytest.raises(LayoutError):
+        read(tmp_path / "set")
+
+
+def test_a_sound_object_beside_a_broken_defect_does_not_make_a_photo_normal(tmp_path, read):
+    def change(content):
+        content["categories"].append({"id": 3, "name": "ok"})
+
+    table = broken(tmp_path, read, [annotation(1, 0, [SQUARE], 3), annotation(2, 0, [[1, 1]])], change=change)
+    assert ("error", "photo-left-out") in codes(table)
+    assert table["label_index"].tolist() == [1]
+
+
+def test_a_category_id_of_two_names_is_neither(tmp_path, read):
+    def change(content):
+        content["categories"] += [{"id": 3, "name": "ok"}, {"id": "3", "name": "crack"}]
+
+    table = broken(tmp_path, read, [annotation(1, 0, [SQUARE], 3)], change=change)
+    expected = ["duplicate-category-id", "photo-left-out", "unknown-category"]
+    assert sorted(code for _, code in codes(table)) == expected and len(table) == 1
+
+
+def test_files_that_disagree_whether_a_photo_is_normal(tmp_path, read):
+    root = tmp_path / "set"
+    write_coco_file(root / "train" / "labels.json", ["a.png", "b.png"], [])
+    content = {"images": [{"id": 1, "file_name": "../train/a.png"}], "categories": CATEGORIES}
+    (root / "test").mkdir()
+    (root / "test" / "labels.json").write_text(json.dumps({**content, "annotations": [annotation(1, 1, [SQUARE])]}))
+    table = read(root)
+    assert codes(table) == [("error", "photo-listed-twice")] and relative_path(table).tolist() == ["train/b.png"]
+
+
+@pytest.mark.parametrize("folder", ["pictures", "raw/2026"])
+def test_a_photo_folder_of_another_name_is_found_or_named(tmp_path, read, folder):
+    root = tmp_path / "set"
+    write_coco_file(root / "labels.json", ["a.png", "b.png"], [annotation(1, 1, [SQUARE])], photos=root / folder)
+    for options in ({}, {"image_dir": folder}):
+        table = read(root, **options)
+        assert relative_path(table).tolist() == [f"{folder}/a.png", f"{folder}/b.png"]
+        assert table["label_index"].tolist() == [0, 1] and codes(table) == []
+    save_photo(root / "other" / "b.png")
+    table = read(root)
+    assert ("error", "ambiguous-name") in codes(table) and table["label_index"].tolist() == [0]
+    assert read(root, image_dir=folder)["label_index"].tolist() == [0, 1]
+    with pytest.raises(FileNotFoundError, match="image_dir"):
+        read(root, image_dir="nowhere")
+
+
+def test_a_photo_folder_is_named_for_every_split(tmp_path, read):
+    root = tmp_path / "set"
+    for split in ("train", "test"):
+        file = root / split / "_annotations.coco.json"
+        write_coco_file(file, ["a.png"], [annotation(1, 0, [SQUARE])], photos=root / split / "pictures")
+    for options in ({}, {"image_dir": "pictures"}):
+        table = read(root, **options)
+        assert table["split"].tolist() == ["test", "train"] and codes(table) == []
+
+
+def test_a_file_in_another_folder_can_be_named(tmp_path, read):
+    root = tmp_path / "set"
+    write_coco_file(root / "exports" / "b.json", ["a.png"], [annotation(1, 0, [SQUARE])], photos=root / "photos")
+    table = read(root, layout="coco", annotations="exports/b.json")
+    assert table["label_index"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("written", "stored"),
+    [
+        ("part%20A%20%231.png", "images/part A #1.png"),
+        ("Gr\u00f6\u00dfe.png", "images/Gro\u0308\u00dfe.png"),
+        ("D:\\line3\\images\\cam1\\1.png", "images/cam1/1.png"),
+        ("/data/local-files/?d=line/images/a%20b.png", "images/a b.png"),
+        ("IMAGES/A.PNG", "images/a.png"),
+    ],
+)
+def test_names_of_another_machine(tmp_path, read, written, stored):
+    root = tmp_path / "set"
+    for name in (stored, "images/cam2/1.png"):
+        save_photo(root / name)
+    images = [{"id": 1, "file_name": written}, {"id": 2, "file_name": "D:\\line3\\images\\cam2\\1.png"}]
+    content = {"images": images, "annotations": [annotation(1, 1, [SQUARE])], "categories": CATEGORIES}
+    (root / "result.json").write_text(json.dumps(content))
+    table = read(root)
+    assert codes(table) == []
+    assert relative_path(table)[table["label_index"] == 1].tolist() == [stored]
+
+
+def test_an_encoding_is_named_and_can_be_given(tmp_path, read):
+    file = tmp_path / "set" / "labels.json"
+    content = write_coco_file(file, ["a.png"], [annotation(1, 0, [SQUARE])])
+    content["categories"] = [{"id": 1, "name": "\u5212\u75d5"}]
+    file.write_bytes(json.dumps(content, ensure_ascii=False).encode("gb18030"))
+    with pytest.raises(LayoutError, match="gb18030"):
+        read(tmp_path / "set")
+    assert read(tmp_path / "set", encoding="gb18030")["defect_type"].tolist() == ["\u5212\u75d5"]
+    with pytest.raises(ValueError, match="encoding"):
+        read(tmp_path / "set", encoding="klingon")
 
 
 def test_duplicate_photo_ids_of_different_photos_leave_both_out(tmp_path, read):
@@ -508,7 +639,7 @@ def test_records_without_name_or_id(tmp_path, read, record):
 def test_entries_that_are_no_objects(tmp_path, read):
     def change(content):
         content["annotations"].append(None)
-        content["categories"] += ["dent", {"id": 1, "name": "again"}]
+        content["categories"] += ["dent", {"id": 2, "name": "again"}]
 
     table = broken(tmp_path, read, [], change=change)
     expected = ["duplicate-category-id", "invalid-annotation", "invalid-category"]
@@ -568,8 +699,11 @@ def test_car_damage(read):
     assert table["split"].value_counts().to_dict() == {"train": 59, "val": 11}
     assert set(table["defect_type"]) == {"damage"}
     # the 8 photos of test have no annotations: they show damage, and are not taken for good ones
-    (finding,) = table.attrs["findings"]
-    assert finding["path"] == "test" and finding["problem"].startswith("8 photo(s)")
+    # img holds copies
+    assert [(row["code"], row["path"]) for row in table.attrs["findings"]] == [
+        ("photos-not-annotated", "img"),
+        ("photos-not-annotated", "test"),
+    ]
     for split, number in (("train", 140), ("val", 24)):
         listed = json.loads((CAR_DAMAGE / split / f"COCO_{split}_annos.json").read_text())
         photos = [photo for photo in read_instances(CAR_DAMAGE, annotations="COCO_{split}_annos.json")]

@@ -8,6 +8,9 @@ is how pycocotools draws.
 
 from __future__ import annotations
 
+import codecs
+import json
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -29,6 +32,8 @@ MASK_CACHE = "artifacts/.masks"
 
 _BORDER_TOLERANCE = 0.5  # less than this beyond the border, and no pixel is lost
 _MAX_COORDINATE = 1e9
+_MAX_LENGTH = 2e6  # of an outline in pixels: pycocotools takes 100 bytes for each
+_ENCODINGS = ("gb18030", "cp1252")  # what editors write that do not write UTF-8
 
 
 @dataclass
@@ -53,6 +58,75 @@ class Notes:
         """The first findings, one a line."""
         lines = [f"- {row['path']}: {row['problem']}; {row['fix']}." for row in self.rows[:limit]]
         return "\n".join(lines + ([f"- and {len(self.rows) - limit} more"] if len(self.rows) > limit else []))
+
+    def refused(self, path: Path, name: str, files: Sequence[Path]) -> None:
+        """Note a name that `match_names` refused."""
+        those = " or ".join(file.relative_to(self.root).as_posix() for file in files[:2])
+        alike = f"may be {those}" if len(files) > 1 else f"is one of several names that may be {those}"
+        problem = f"names {name}, which {alike}; what it is about is left out"
+        self.add("error", path, "ambiguous-name", problem, "give each photo a name of its own, with its folder")
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+class AnnotationError(ValueError):
+    """A file of annotations that cannot be read; ``problem`` and ``fix`` in words."""
+
+    def __init__(self, file: Path, problem: str, fix: str) -> None:
+        super().__init__(f"{file} {problem}; {fix}.")
+        self.problem, self.fix = problem, fix
+
+
+def require_encoding(encoding: str | None) -> None:
+    """Raise ValueError for a name that is no text encoding of Python."""
+    try:
+        "".encode(encoding or "utf-8")
+    except (LookupError, TypeError):
+        raise ValueError(f"encoding is {encoding!r}; name one that Python knows, such as 'gb18030'.") from None
+
+
+def read_text(file: Path, encoding: str | None = None) -> str:
+    """Text of a file: UTF-8, UTF-16 with its mark, or as ``encoding`` says; nothing is guessed."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise AnnotationError(
+            file, f"cannot be read ({error.strerror})", "check the file and who may read it"
+        ) from None
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode(encoding or ("utf-16" if marked else "utf-8-sig"))
+    except UnicodeDecodeError:
+        likely = next((name for name in _ENCODINGS if name != encoding and _decodes(data, name)), "latin-1")
+        fix = f"read it with encoding={likely!r} if it is that, or convert it: iconv -f {likely.upper()} -t UTF-8"
+        raise AnnotationError(file, f"is not encoded as {(encoding or 'UTF-8').upper()}", fix) from None
+
+
+def _decodes(data: bytes, encoding: str) -> bool:
+    try:
+        return bool(data.decode(encoding)) or True
+    except UnicodeDecodeError:
+        return False
+
+
+def read_json(file: Path, encoding: str | None = None) -> Any:
+    """Content of a JSON file; AnnotationError says what is wrong with it."""
+    text = read_text(file, encoding)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: a number of 5,000 digits too
+        raise AnnotationError(file, f"is not valid JSON ({error})", "export it again") from None
+
+
+def known_id(value: Any) -> str | None:
+    """An id as text, so that "1", "01", 1 and 1.0 are one; None for what is none."""
+    if isinstance(value, float):
+        value = int(value) if math.isfinite(value) and value == int(value) else None
+    if value is None or isinstance(value, bool) or not isinstance(value, int | str):
+        return None
+    text = str(value).strip()
+    return re.sub(r"^([+-]?)0*(\d+)(\.0+)?$", r"\1\2", text) or None
 
 
 # -------------------------------------------------------------------------------------------------------------- regions
@@ -83,7 +157,7 @@ def draw_polygon(points: Any, size: tuple[int, int]) -> Drawn:
     """
     try:
         vertices = np.asarray(points, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         vertices = np.empty(1)
     pairs = vertices.ndim == 1 or vertices.shape[1:] == (2,)
     if not pairs or vertices.size % 2 or not (np.abs(vertices) < _MAX_COORDINATE).all():  # false for NaN too
@@ -102,6 +176,9 @@ def draw_polygon(points: Any, size: tuple[int, int]) -> Drawn:
     if (low < -extent).any() or (high > 2 * extent).any():
         # pycocotools walks along every edge, however far it goes
         vertices = _clipped(vertices, -extent, 2 * extent)
+    length = float(np.abs(np.diff(vertices, axis=0, append=vertices[:1])).max(axis=1, initial=0).sum())
+    if length > _MAX_LENGTH:
+        return Drawn(None, "invalid-polygon", f"has an outline of {length:.3g} pixels, which is no outline")
     region = coco_mask.frPyObjects([vertices.ravel().tolist()], height, width)[0]
     beyond = max(float((-low).max()), float((high - extent).max()))
     if not coco_mask.area(region):
@@ -175,7 +252,7 @@ def draw_box(box: Any, size: tuple[int, int]) -> Drawn:
     """Pixels of a rectangle [x, y, width, height]."""
     try:
         x, y, width, height = (float(value) for value in box)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return Drawn(None, "invalid-polygon", "has no box of four numbers")
     return draw_polygon([x, y, x + width, y, x + width, y + height, x, y + height], size)
 
@@ -224,7 +301,7 @@ def cached_mask(folder: Path, photo: str, regions: Sequence[dict[str, Any]]) -> 
     region = united(regions)
     digest = blake2b(os.fsencode(photo), digest_size=8)
     digest.update(repr(region["size"]).encode() + region["counts"])
-    path = folder / f"{Path(photo).stem[:80]}-{digest.hexdigest()}.png"
+    path = folder / f"{Path(photo).stem[:40]}-{digest.hexdigest()}.png"
     if not path.is_file():
         write_whole(path, lambda file: Image.fromarray(pixels_of(region).astype(np.uint8) * 255).save(file))
     return path
@@ -245,9 +322,8 @@ def photo_size(path: Path, stated: tuple[int, int] | None, source: Path, notes: 
     try:
         height, width = (int(value) for value in image_sizes([path])[0])
     except ImageReadError as error:
-        if stated is None:
-            notes.add("error", path, error.code, error.problem, error.fix)
-        return stated  # that the photo is broken is said by check_dataset, which reads it whole
+        notes.add("error", path, error.code, f"{error.problem}; it is left out", error.fix)
+        return None
     if stated is not None and stated != (height, width):
         turned = ", turned: see its EXIF orientation" if stated == (width, height) else ""
         problem = (

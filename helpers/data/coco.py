@@ -7,13 +7,12 @@ not, crowds included; pycocotools draws them, so parts are added together and a 
 whose line leads into the hole and back).
 
 What is broken becomes a finding and is left out, never an exception: a photo that is missing or has another size, an
-outline outside the picture, a part of zero area, an unknown category or photo, an id used twice. A photo whose
-annotations are all left out is left out too, for it is not known to be normal.
+outline outside the picture, a part of zero area, an unknown category or photo, an id used twice. A photo without a
+defect, some of whose annotations are left out, is left out too, for it is not known to be normal.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from helpers.data.annotations import (
+    AnnotationError,
     Drawn,
     Notes,
     cached_mask,
@@ -33,9 +33,12 @@ from helpers.data.annotations import (
     draw_polygon,
     draw_rle,
     is_published,
+    known_id,
     mask_folder,
     photo_size,
     pixels_of,
+    read_json,
+    require_encoding,
     united,
 )
 from helpers.data.formats import (
@@ -49,14 +52,14 @@ from helpers.data.formats import (
     tree,
 )
 from helpers.data.images import IMAGE_SUFFIXES
+from helpers.data.layouts import match_names
 from helpers.data.samples import absolute_path
 from helpers.progress import progress
 
 logger = logging.getLogger(__name__)
 
-_ANNOTATION_FOLDER = "annotations"
+_ANNOTATION_FOLDERS = ("annotations", "annotation", "labels", "json", "coco")
 _PHOTO_FOLDERS = ("images", "img", "imgs", "data")
-_ROBOFLOW_COPY = ".rf."
 _LEFT_OUT = "it is left out"
 
 
@@ -133,6 +136,8 @@ def read_coco(
     *,
     annotations: str | Sequence[str] | None = None,
     objects_are_defects: bool = True,
+    image_dir: str | Path | None = None,
+    encoding: str | None = None,
     mask_cache: str | Path | None = None,
 ) -> Found:
     """Read a folder with COCO annotations; reached through `helpers.read_dataset`.
@@ -141,40 +146,41 @@ def read_coco(
     without is normal, and so is one whose only categories are words for good photos (`NORMAL_NAMES`). Photos that no
     file lists are left out with a finding. Where the outline of an object is not known (boxes only), the photo has no
     mask. The folders train, valid and test are the published split, if there is more than one. A photo may name its
-    ``group``; copies that Roboflow made of one photo (``NAME.rf.HASH.jpg``) share one.
+    ``group``.
 
     Args:
         path: the folder.
         annotations: file name or pattern (``*``, ``?``), or a list of them, of the COCO files to read where a folder
-            holds several; ``{split}`` in it stands for train, val, test and their other spellings.
+            holds several, or its path in the dataset; ``{split}`` in it stands for train, val, test and their other
+            spellings.
         objects_are_defects: False where objects are parts, not defects (the frames of ``nuts``): photos are then
             abnormal only if an annotation has a key ``defect_type`` that says so, and have no masks. `read_instances`
             gives the objects.
+        image_dir: folder of the photos, relative to ``path`` or to the folder of each COCO file; default: found.
+        encoding: text encoding of the COCO files; default: UTF-8.
         mask_cache: folder for drawn masks; default: ``artifacts/.masks`` in the project.
 
     Raises:
         LayoutError: there is no COCO file, several to choose from, or no photo that can be used.
+        FileNotFoundError: there is no folder ``image_dir``.
     """
     if not isinstance(objects_are_defects, bool):
         raise ValueError(f"objects_are_defects is {objects_are_defects!r}; use True or False.")
+    require_encoding(encoding)
     notes = Notes(path)
     folder = mask_folder(path, mask_cache)
-    photos = _photos(path, annotations, notes)
+    photos = _photos(path, annotations, notes, image_dir, encoding, objects_are_defects)
     if not photos:
         raise LayoutError(f"{path} has COCO annotations, but no photo that can be used:\n{notes.summary()}")
     published = is_published([photo.split for photo in photos])
     rows = []
     for photo in progress(photos, "Drawing masks"):
         mask = ""
-        if objects_are_defects:
-            defects = [thing for thing in photo.objects if thing.category.lower() not in NORMAL_NAMES]
-            types = {thing.category for thing in defects}
-            regions = [thing.region for thing in defects if thing.region is not None]
-            if defects and len(regions) == len(defects):
-                mask = str(cached_mask(folder, photo.path.relative_to(path).as_posix(), regions))
-        else:
-            types = {thing.defect_type for thing in photo.objects if thing.defect_type.lower() not in NORMAL_NAMES}
-            types.discard("")
+        defects = photo.defects(objects_are_defects)
+        regions = [thing.region for thing in defects if thing.region is not None]
+        if objects_are_defects and defects and len(regions) == len(defects):
+            mask = str(cached_mask(folder, photo.path.relative_to(path).as_posix(), regions))
+        types = {thing.category if objects_are_defects else thing.defect_type for thing in defects}
         row = {
             "image_path": str(photo.path),
             "mask_path": mask,
@@ -191,10 +197,17 @@ def read_coco(
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
-def _searched(root: Path) -> list[tuple[Path, str]]:
+def _searched(root: Path, patterns: Sequence[str] = ()) -> list[tuple[Path, str]]:
     """Folders that annotation files are looked for in, each with the split it stands for."""
     folders = [(root, "")] + [(folder, split) for split, folder in split_folders(root).items()]
-    return [(place, split) for folder, split in folders for place in (folder, folder / _ANNOTATION_FOLDER)]
+    places = {root / pattern: "" for pattern in patterns if "/" in pattern and "{" not in pattern}
+    searched = {file.parent: split for file, split in places.items() if absolute_path(file).is_relative_to(root)}
+    for folder, split in folders:
+        searched[folder] = split
+        for inner in folders_in(folder):
+            if inner.name.lower() in _ANNOTATION_FOLDERS:
+                searched[inner] = split
+    return list(searched.items())
 
 
 def _json_files(folder: Path) -> list[Path]:
@@ -215,15 +228,13 @@ def _looks_like_coco(file: Path) -> bool:
     return b'"images"' in data and b'"annotations"' in data
 
 
-def _annotation_files(
-    root: Path, annotations: str | Sequence[str] | None, notes: Notes
-) -> list[tuple[Path, str, list[Path]]]:
-    """COCO files to read, each with its split and the folders its photos may lie in."""
+def _annotation_files(root: Path, annotations: str | Sequence[str] | None, notes: Notes) -> list[tuple[Path, str]]:
+    """COCO files to read, each with its split."""
     patterns = [annotations] if isinstance(annotations, str) else list(annotations or [])
     chosen: list[tuple[Path, str]] = []
     passed_over: list[Path] = []
     others: list[Path] = []
-    for folder, split in _searched(root):
+    for folder, split in _searched(root, patterns):
         files = _json_files(folder)
         candidates = [file for file in files if _looks_like_coco(file)]
         others += [file for file in files if file not in candidates]
@@ -234,8 +245,8 @@ def _annotation_files(
         if len(here) > 1 and (len(set(splits)) < len(here) or "" in splits):
             raise LayoutError(_several(folder, here))
         chosen += zip(here, splits, strict=True)
-        if candidates and not here:
-            passed_over += candidates
+        if not here or not patterns:
+            passed_over += [file for file in candidates if file not in here]
     if not chosen and passed_over:
         names = ", ".join(file.relative_to(root).as_posix() for file in passed_over)
         raise LayoutError(f"{root} has no COCO file called {annotations!r}; it has: {names}.")
@@ -244,8 +255,12 @@ def _annotation_files(
         raise LayoutError(f"{root} has no COCO annotations. {wrong}.\n{tree(root)}")
     for file in passed_over:
         problem = f"does not go with annotations={annotations!r}; {_LEFT_OUT}"
-        notes.add("warning", file, "annotations-not-read", problem, "widen the pattern if it should be read")
-    return [(file, split, _photo_folders(file, split, root)) for file, split in chosen]
+        if annotations is None:
+            problem = f"is not read, for another file there is called instances_...; {_LEFT_OUT}"
+        notes.add(
+            "warning", file, "annotations-not-read", problem, "widen the pattern annotations= if it should be read"
+        )
+    return chosen
 
 
 def _is_wanted(file: Path, root: Path, patterns: list[str]) -> bool:
@@ -273,13 +288,20 @@ def _several(folder: Path, files: list[Path]) -> str:
     )
 
 
-def _photo_folders(file: Path, split: str, root: Path) -> list[Path]:
+def _photo_folders(file: Path, split: str, root: Path, image_dir: str | Path | None) -> list[Path]:
     """Folders that a file's names may be relative to, the likeliest first."""
-    own = file.parent.parent if file.parent.name == _ANNOTATION_FOLDER and file.parent != root else file.parent
+    inside = file.parent.name.lower() in _ANNOTATION_FOLDERS and file.parent != root
+    own = file.parent.parent if inside else file.parent
     tail = file.stem.removeprefix("instances_")
+    parents = [own, root]
+    if image_dir is not None:
+        parents = [absolute_path(parent / image_dir) for parent in (own, file.parent, root)]
+        parents = [parent for parent in dict.fromkeys(parents) if parent.is_dir() and parent.is_relative_to(root)]
+        if not parents:
+            raise FileNotFoundError(f"There is no folder {root / image_dir}; check image_dir, which is inside {root}.")
     folders: list[Path] = []
-    for parent in (own, root):
-        inner = [parent] + [parent / name for name in _PHOTO_FOLDERS]
+    for parent in parents:
+        inner = [parent] + ([parent / name for name in _PHOTO_FOLDERS] if image_dir is None else [])
         # a split's own folder first, where several splits use the same names
         folders += [place / tail for place in inner]
         folders += [folder for place in inner for folder in folders_in(place) if split and _split_name(folder) == split]
@@ -291,11 +313,17 @@ def _split_name(folder: Path) -> str:
     return SPLIT_NAMES.get(folder.name.lower(), "")
 
 
-def _load(file: Path) -> dict[str, Any]:
+def _may_lie_in(path: Path, split: str, root: Path, splits: set[str]) -> bool:
+    """Whether no folder of a path speaks of another split, where the file's own split has a folder."""
+    words = {SPLIT_NAMES.get(part.lower(), "") for part in path.relative_to(root).parts[:-1]} - {""}
+    return not words or not split or split in words or split not in splits
+
+
+def _load(file: Path, encoding: str | None) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LayoutError(f"{file} is not valid JSON ({error}); export it again.") from error
+        content = read_json(file, encoding)
+    except AnnotationError as error:
+        raise LayoutError(str(error)) from error
     if not isinstance(content, dict) or not all(
         isinstance(content.get(key), list) for key in ("images", "annotations")
     ):
@@ -327,58 +355,91 @@ class _Photo:
     objects: list[_Object] = field(default_factory=list)
     lost: int = 0
 
+    def defects(self, objects_are_defects: bool = True) -> list[_Object]:
+        """Objects that make the photo abnormal."""
+        words = [thing.category if objects_are_defects else thing.defect_type for thing in self.objects]
+        return [
+            thing for thing, word in zip(self.objects, words, strict=True) if word and word.lower() not in NORMAL_NAMES
+        ]
 
-def _photos(root: Path, annotations: str | Sequence[str] | None, notes: Notes) -> list[_Photo]:
+
+def _photos(
+    root: Path,
+    annotations: str | Sequence[str] | None,
+    notes: Notes,
+    image_dir: str | Path | None = None,
+    encoding: str | None = None,
+    objects_are_defects: bool = True,
+) -> list[_Photo]:
     """All photos that can be used, by path; the rest are findings."""
     if not root.is_dir():
         raise LayoutError(f"{root} is no folder; give the folder that holds the photos and the COCO files.")
-    found: dict[Path, _Photo] = {}
+    others: list[Path] = []
+    images = images_in(root, others)
+    splits = {SPLIT_NAMES.get(part.lower(), "") for file in images for part in file.relative_to(root).parts[:-1]}
+    found: dict[Path, list[_Photo]] = {}
     listed: set[Path] = set()
-    for file, split, folders in _annotation_files(root, annotations, notes):
-        for photo in _File(file, split, folders, root, notes, listed).photos():
-            if photo.path in found:
-                problem = f"is listed in several COCO files, {file.relative_to(root).as_posix()} too; the first counts"
-                notes.add("error", photo.path, "photo-listed-twice", problem, "remove it from all but one")
-            elif photo.lost and not photo.objects:
-                problem = f"none of its annotations can be used, so it is not known to be normal; {_LEFT_OUT}"
-                notes.add("error", photo.path, "photo-left-out", problem, "fix its annotations")
-            else:
-                found[photo.path] = photo
-    _note_unlisted(root, listed, notes)
-    return [found[path] for path in sorted(found)]
+    for file, split in _annotation_files(root, annotations, notes):
+        folders = _photo_folders(file, split, root, image_dir)
+        files = [photo for photo in images + others if _may_lie_in(photo, split, root, splits)]
+        if image_dir is not None:
+            files = [photo for photo in files if any(photo.is_relative_to(folder) for folder in folders)]
+        for photo in _File(file, split, folders, files, root, notes, listed, encoding).photos():
+            found.setdefault(photo.path, []).append(photo)
+    kept = []
+    for path, photos in sorted(found.items()):
+        photo = photos[0]
+        defects = [bool(each.defects(objects_are_defects)) for each in photos]
+        if any(each.lost and not known for each, known in zip(photos, defects, strict=True)):
+            problem = f"an annotation of it cannot be used, so it is not known to be normal; {_LEFT_OUT}"
+            notes.add("error", path, "photo-left-out", problem, "fix its annotations")
+            continue
+        if len(photos) > 1:
+            counts = _LEFT_OUT if len(set(defects)) > 1 else "the first counts"
+            problem = f"is listed in several COCO files; {counts}"
+            notes.add("error", path, "photo-listed-twice", problem, "remove it from all but one")
+        if len(set(defects)) == 1:
+            kept.append(photo)
+    _note_unlisted(root, [file for file in images if file not in listed], notes)
+    return kept
 
 
-def _note_unlisted(root: Path, listed: set[Path], notes: Notes) -> None:
-    """Photos that lie among the annotated ones, or in a split's folder, and that no file lists."""
-    here = {path.parent for path in listed if path.is_file()}
-    places = {folder: {file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES} for folder in here}
-    for folder in split_folders(root).values():
-        if not any(place.is_relative_to(folder) for place in here):
-            places[folder] = set(images_in(folder, []))
-    for folder, files in sorted(places.items()):
-        unlisted = sorted(file.name for file in files - listed if not file.name.startswith("."))
-        if unlisted:
-            names = ", ".join(unlisted[:3]) + (", ..." if len(unlisted) > 3 else "")
-            problem = f"{len(unlisted)} photo(s) are in no COCO file ({names}): neither normal nor abnormal is known"
-            notes.add("warning", folder, "photos-not-annotated", problem, "list them, without annotations if normal")
+def _note_unlisted(root: Path, unlisted: list[Path], notes: Notes) -> None:
+    """One finding for each folder with photos that no file lists."""
+    by_folder: dict[Path, list[str]] = {}
+    for file in unlisted:
+        by_folder.setdefault(file.parent, []).append(file.name)
+    for folder, names in sorted(by_folder.items()):
+        first = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        problem = f"{len(names)} photo(s) are in no COCO file ({first}): neither normal nor abnormal is known"
+        notes.add("warning", folder, "photos-not-annotated", problem, "list them, without annotations if normal")
 
 
 class _File:
     """One COCO file being read; every method notes what it finds."""
 
     def __init__(
-        self, file: Path, split: str, folders: list[Path], root: Path, notes: Notes, listed: set[Path]
+        self,
+        file: Path,
+        split: str,
+        folders: list[Path],
+        files: list[Path],
+        root: Path,
+        notes: Notes,
+        listed: set[Path],
+        encoding: str | None,
     ) -> None:
-        self.file, self.split, self.folders, self.root, self.notes = file, split, folders, root, notes
-        self.listed = listed
-        self.content = _load(file)
+        self.file, self.split, self.folders, self.files = file, split, folders, files
+        self.root, self.notes, self.listed = root, notes, listed
+        self.content = _load(file, encoding)
         self.boxes_only = 0
 
     def photos(self) -> list[_Photo]:
         """The photos, with their annotations."""
         by_id = self._read_images()
         categories = self._read_categories()
-        seen: dict[Any, Any] = {}
+        seen: dict[str, Any] = {}
+        matched, strays = 0, []
         for index, annotation in enumerate(self.content["annotations"]):
             if not isinstance(annotation, dict):
                 self._note("error", "invalid-annotation", f"entry {index} of annotations is no object", "remove it")
@@ -386,66 +447,89 @@ class _File:
             number = annotation.get("id", f"number {index}")
             if self._is_copy(annotation, seen):
                 continue
-            image = annotation.get("image_id")
-            if not _is_id(image) or image not in by_id:
-                problem = f"annotation {number} belongs to photo {image!r}, which is not listed; {_LEFT_OUT}"
-                self._note("error", "unknown-photo", problem, "remove it, or list its photo")
+            image = known_id(annotation.get("image_id"))
+            if image is None or image not in by_id:
+                problem = f"annotation {number} belongs to photo {annotation.get('image_id')!r}, which is not listed"
+                self._note("error", "unknown-photo", f"{problem}; {_LEFT_OUT}", "remove it, or list its photo")
+                strays.append(image or "")
                 continue
+            matched += 1
             photo = by_id[image]
             if photo is not None:  # else the photo itself is a finding
                 self._add(photo, annotation, number, categories)
         if self.boxes_only:
             problem = f"{self.boxes_only} annotation(s) have a box but no outline: their photos get no pixel mask"
             self._note("warning", "boxes-only", problem, "export outlines, if there are any")
-        return list({id(photo): photo for photo in by_id.values() if photo is not None}.values())
+        photos = list({id(photo): photo for photo in by_id.values() if photo is not None}.values())
+        numbers = {image.isdecimal() for image in by_id}
+        if not strays or (matched and all(image.isdecimal() in numbers for image in strays)):
+            return photos
+        # the ids are of two kinds, so those annotations may be of any photo that has none
+        bare = [photo for photo in photos if not photo.objects and not photo.lost]
+        if bare:
+            problem = f"{len(bare)} photo(s) without annotations ({bare[0].path.name} first) are not known to be normal"
+            self._note(
+                "error", "photo-left-out", f"{problem}; left out", "make the ids of photos and annotations agree"
+            )
+        return [photo for photo in photos if photo.objects or photo.lost]
 
     def _note(self, severity: str, code: str, problem: str, fix: str, path: Path | None = None) -> None:
         self.notes.add(severity, path or self.file, code, problem, fix)
 
-    def _read_categories(self) -> dict[Any, str]:
-        names: dict[Any, str] = {}
+    def _read_categories(self) -> dict[str, str]:
+        """Names by id; "" for an id of several names."""
+        names: dict[str, str] = {}
         entries = self.content.get("categories")
         for entry in entries if isinstance(entries, list) else []:
-            number = entry.get("id") if isinstance(entry, dict) else None
-            if not _is_id(number):
+            number = known_id(entry.get("id")) if isinstance(entry, dict) else None
+            if number is None:
                 self._note("error", "invalid-category", f"category {entry!r} has no id", "give it one")
-            elif number in names:
-                problem = f"category id {number} is used twice, for {names[number]!r} too"
+                continue
+            name = str(entry.get("name") or number).strip()
+            if number in names and names[number] != name:
+                problem = f"category id {number} is used for {name!r} and for {names[number] or 'others'!r}"
                 self._note("error", "duplicate-category-id", problem, "give each category an id of its own")
-            else:
-                names[number] = str(entry.get("name") or number).strip()
+                name = ""
+            names[number] = name
         return names
 
-    def _read_images(self) -> dict[Any, _Photo | None]:
+    def _read_images(self) -> dict[str, _Photo | None]:
         """Photos by id; None for those that cannot be used."""
-        by_id: dict[Any, _Photo | None] = {}
-        names: dict[Any, str] = {}
+        by_id: dict[str, _Photo | None] = {}
+        names: dict[str, str] = {}
         by_path: dict[Path, _Photo] = {}
+        records: list[tuple[str, str, dict[str, Any]]] = []
         for index, record in enumerate(self.content["images"]):
             name = record.get("file_name") if isinstance(record, dict) else None
-            number = record.get("id") if isinstance(record, dict) else None
-            if not isinstance(name, str) or not name.strip() or not _is_id(number):
+            number = known_id(record.get("id")) if isinstance(record, dict) else None
+            if not isinstance(name, str) or not name.strip() or number is None:
                 problem = f"entry {index} of images lacks file_name or id; {_LEFT_OUT}"
                 self._note("error", "invalid-photo", problem, "give it both")
                 continue
+            records.append((number, name, record))
+        found, refused = match_names((name for _, name, _ in records), self.files, self.root, self.folders)
+        self.listed.update(found.values(), *refused.values())
+        for number, name, record in records:
             if number in names:
                 same = names[number] == name
                 what = "twice" if same else f"for {names[number]} and {name}, whose annotations cannot be told apart"
                 problem = f"photo id {number} is used {what}" + ("" if same else "; both are left out")
                 self._note("warning" if same else "error", "duplicate-photo-id", problem, "give each photo its own id")
                 if not same:
-                    self.listed.update(filter(None, [self._find(name)]))
                     by_id[number] = None
                 continue
             names[number] = name
             by_id[number] = None
-            path = self._find(name)
+            path = found.get(name)
             if path is None:
+                if name in refused:
+                    self.notes.refused(self.file, name, refused[name])
+                    continue
                 where = ", ".join(folder.relative_to(self.root).as_posix() for folder in self.folders[:3])
                 problem = f"lists {name}, which is in none of its folders ({where}, ...); {_LEFT_OUT}"
-                self._note("error", "missing-photo", problem, "put the photo there, or remove it from the file")
+                fix = "put the photo there, remove it from the file, or name the photos' folder with image_dir="
+                self._note("error", "missing-photo", problem, fix)
                 continue
-            self.listed.add(path)
             if path in by_path:
                 problem = "is listed twice; the annotations of both entries are put together"
                 self._note("warning", "photo-listed-twice", problem, "remove one entry", path)
@@ -453,32 +537,15 @@ class _File:
                 continue
             size = photo_size(path, _stated_size(record), self.file, self.notes)
             if size is not None:
-                by_path[path] = by_id[number] = _Photo(path, size, self.split, self._group(record, path))
+                group = record.get("group")
+                group = str(group) if isinstance(group, str | int) else ""
+                by_path[path] = by_id[number] = _Photo(path, size, self.split, group)
         return by_id
 
-    def _find(self, name: str) -> Path | None:
-        """The photo of a name, which may have the folders of another machine before it."""
-        name = name.strip().replace("\\", "/")
-        for candidate in (name.lstrip("/"), name.rsplit("/", 1)[-1]):
-            for folder in self.folders:
-                path = absolute_path(folder / candidate)
-                if path.is_relative_to(self.root) and path.is_file():
-                    return path
-        return None
-
-    def _group(self, record: dict[str, Any], path: Path) -> str:
-        group = record.get("group")
-        if isinstance(group, str | int) and str(group):
-            return str(group)
-        if _ROBOFLOW_COPY in path.name:
-            parent = path.parent.relative_to(self.root).as_posix()
-            return f"{parent}/{path.name.split(_ROBOFLOW_COPY)[0]}"
-        return ""
-
-    def _is_copy(self, annotation: dict[str, Any], seen: dict[Any, Any]) -> bool:
+    def _is_copy(self, annotation: dict[str, Any], seen: dict[str, Any]) -> bool:
         """Whether the very same annotation came before; an id used twice for different ones is noted, no more."""
-        number = annotation.get("id")
-        if not _is_id(number):
+        number = known_id(annotation.get("id"))
+        if number is None:
             return False
         if number not in seen:
             seen[number] = annotation
@@ -489,11 +556,11 @@ class _File:
         self._note("warning", "duplicate-annotation-id", problem, fix)
         return copy
 
-    def _add(self, photo: _Photo, annotation: dict[str, Any], number: Any, categories: dict[Any, str]) -> None:
+    def _add(self, photo: _Photo, annotation: dict[str, Any], number: Any, categories: dict[str, str]) -> None:
         """Draw one annotation and give it to its photo."""
         category = annotation.get("category_id")
-        name = categories.get(category) if _is_id(category) else None
-        if name is None:
+        name = categories.get(known_id(category) or "")
+        if not name:
             problem = f"annotation {number} has the unknown category {category!r}; {_LEFT_OUT}"
             self._note("error", "unknown-category", problem, "add the category, or correct the annotation", photo.path)
             photo.lost += 1
@@ -546,14 +613,10 @@ class _File:
         return united(regions) if regions else None
 
 
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int | float | str) and not isinstance(value, bool)
-
-
 def _stated_size(record: dict[str, Any]) -> tuple[int, int] | None:
     try:
         height, width = int(record["height"]), int(record["width"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     return (height, width) if height > 0 and width > 0 else None
 

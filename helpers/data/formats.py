@@ -629,7 +629,7 @@ LAYOUTS: dict[str, Layout] = {
         "annotations/instances_train.json and images/   (CVAT), result.json and images/ (Label Studio)",
         _detect_coco,
         _read_coco,
-        frozenset({"annotations", "objects_are_defects", "mask_cache"}),
+        frozenset({"annotations", "objects_are_defects", "image_dir", "encoding", "mask_cache"}),
     ),
     "labelme": Layout(
         "labelme layout",

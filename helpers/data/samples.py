@@ -8,7 +8,8 @@ mask_path       str     absolute path, or "" when there is none
 label_index     int64   0 normal, 1 abnormal
 defect_type     str     "good" for normal photos, else the name of the class or folder
 split           str     "train", "val", "test", or "" while the photo is in no split
-group           str     photos with the same group never part; by default every photo is a group of its own
+group           str     photos with the same group never part; by default every photo is a group of its own, with
+                        all copies that Roboflow made of it (``NAME.rf.HASH.jpg``)
 ==============  ======  =====================================================================================
 
 ``table.attrs`` says where it comes from: ``root`` (absolute), ``layout``, ``name``, ``pixel_size`` (mm a pixel, or
@@ -20,11 +21,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from hashlib import blake2b, file_digest
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -108,7 +110,7 @@ def make_table(
 
     keys = _keys(_relative_paths(frame["image_path"], root))
     groups = _filled(frame, "group")
-    frame["group"] = groups.mask(groups == "", keys).astype("str")
+    frame["group"] = groups.mask(groups == "", keys.map(_original)).astype("str")
     frame = frame.astype({"image_path": "str", "mask_path": "str"})
 
     twice = frame["image_path"].duplicated()
@@ -608,6 +610,12 @@ def _relative(path: str, root: Path) -> str:
 def _keys(relative: pd.Series) -> pd.Series:
     # macOS may hand out decomposed accents: the same file has the same key everywhere
     return relative.map(lambda path: unicodedata.normalize("NFC", path)).astype("str")
+
+
+def _original(key: str) -> str:
+    """Name of the photo that Roboflow made a copy of (``NAME.rf.HASH.jpg``), in whichever split; else the key."""
+    copy = re.fullmatch(r"(.+)\.rf\.[0-9A-Za-z]+\.\w+", PurePosixPath(key).name)
+    return copy.group(1) if copy else key
 
 
 def _filled(frame: pd.DataFrame, column: str) -> pd.Series:
