@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-from helpers.analysis.detection_probability import PodFit
+from helpers.analysis.detection_probability import PodFit, size_words
 from helpers.thresholds import Threshold
 from helpers.views.figures import (
     BLACK,
@@ -67,9 +67,8 @@ def pod_figure(
         ("a90", fit.a90, 0.9, "--"),
         ("a90/95", fit.a90_95, 0.9, "-"),
     ):
-        inside = left <= size <= right
-        label = f"{name}: {size:.3g} {fit.unit}" + ("" if inside else " (off the plot)")
-        if inside:
+        label = f"{name}: {size_words(size, fit.unit)}"
+        if np.isfinite(size):
             axis.vlines(size, -0.06, level, color=BLACK, linestyle=style, linewidth=1.4, label=label)
         else:
             axis.plot([], [], color=BLACK, linestyle=style, linewidth=1.4, label=label)

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from helpers.analysis.detection_probability import size_words
 from helpers.analysis.metrics import wilson_interval
 from helpers.files import write_whole
 from helpers.thresholds import Threshold, describe, percent
@@ -208,7 +209,7 @@ def misses_section(model: str, test: pd.DataFrame, threshold: Threshold, figures
         threshold: the stored one.
         figures: such as galleries, shown below.
     """
-    defect, flagged = test["label_index"] == 1, threshold.exceeds(test["score"])
+    defect, flagged = test["label_index"] == 1, pd.Series(threshold.exceeds(test["score"]), test.index)
     n, missed = int(defect.sum()), int((defect & ~flagged).sum())
     n_good, alarms = int((~defect).sum()), int((~defect & flagged).sum())
     texts = [
@@ -260,7 +261,7 @@ def sizes_section(pod: pd.DataFrame, parts: Sequence[Part] = ()) -> Section:
     """
     rows = []
     for row in pod.itertuples():
-        sizes = ["-" if np.isnan(size) else f"{size:.3g} {row.unit}" for size in (row.a50, row.a90, row.a90_95)]
+        sizes = [size_words(size, row.unit) for size in (row.a50, row.a90, row.a90_95)]
         rows.append((row.model, row.n, row.n_hits, *sizes, row.refused or row.warning))
     columns = [
         "detector",
