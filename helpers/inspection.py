@@ -61,13 +61,14 @@ class RefusedPhotoError(ValueError):
     """An upload that is not inspected; the message is a sentence for the person who sent it."""
 
 
-def read_upload(name: str, content: bytes, max_megapixels: float = 60) -> np.ndarray:
+def read_upload(name: str, content: bytes, max_megapixels: float = 60, bits: int | None = None) -> np.ndarray:
     """Read a photo that somebody sent, as :func:`helpers.data.images.read_image` reads a file.
 
     Args:
         name: of the file, for the message.
         content: of the file.
         max_megapixels: a photo of so many, or more, is refused before its pixels are decoded.
+        bits: of 16-bit photos, see :func:`helpers.data.images.read_image`.
 
     Returns:
         (H, W, 3) uint8.
@@ -86,7 +87,7 @@ def read_upload(name: str, content: bytes, max_megapixels: float = 60) -> np.nda
             f"{name} has {size}; a photo must have less than {max_megapixels:g}. Make it smaller first."
         )
     try:
-        return decode_image(name, content).rgb()
+        return decode_image(name, content).rgb(bits or 16)
     except ImageReadError as error:
         raise RefusedPhotoError(f"{name} {error.problem}; {error.fix}.") from error
 

@@ -152,6 +152,8 @@ def open_run(
         seed: of everything random.
         note: what every figure and table made from the run must say.
     """
+    if table.attrs.get("bit_depth", 16) != 16:  # how its photos were read is how others have to be
+        parameters = {**parameters, "bit_depth": table.attrs["bit_depth"]}
     identity = run_fingerprint(model, parameters, table, seed)
     final = folder / model
     if (final / RUN_FILE).is_file():
@@ -458,7 +460,9 @@ class Run:
         """One photo (H, W, 3) uint8, resized and cropped as for the network: what lies under its map."""
         from helpers.data.images import read_image, to_network_frame
 
-        return to_network_frame(read_image(Path(image_path)), self.info["parameters"])
+        return to_network_frame(
+            read_image(Path(image_path), self.info["parameters"].get("bit_depth")), self.info["parameters"]
+        )
 
     def examples(self, rows: pd.DataFrame) -> dict[str, list]:
         """Photos, maps, masks and titles of some rows of a split: what ``figures.map_gallery`` takes.

@@ -16,11 +16,14 @@ from torchvision.tv_tensors import Image as TensorImage
 from torchvision.tv_tensors import Mask
 
 from helpers.data import datamodule
+from helpers.data.checks import check_dataset
 from helpers.data.datamodule import EpochSampler, SampleDataModule, SampleDataset
+from helpers.data.formats import read_dataset
 from helpers.data.images import read_image, to_network_frame
-from helpers.data.samples import assign_splits, make_table
+from helpers.data.samples import assign_splits, make_table, read_table, write_table
 from helpers.models.catalog import network_frame
 from helpers.models.patchcore import make_pre_processor
+from helpers.runs import open_run
 
 
 def picture(file: Path, value: int, size: tuple[int, int] = (6, 8)) -> str:
@@ -259,7 +262,7 @@ def test_a_photo_is_decoded_once_while_there_is_room(table, monkeypatch, room, i
     read = []
     monkeypatch.setattr(datamodule, "KEPT_BYTES", room)
     monkeypatch.setattr(datamodule, "get_worker_info", lambda: object() if in_worker else None)
-    monkeypatch.setattr(datamodule, "read_image", lambda path: read.append(path) or read_image(path))
+    monkeypatch.setattr(datamodule, "read_image", lambda path, bits=None: read.append(path) or read_image(path, bits))
     dataset = SampleDataset(table, "train", augmentations=Halved())
     first = [item.image.clone() for item in dataset]
     assert len(read) == len(dataset) == 15
@@ -272,7 +275,7 @@ def test_a_photo_is_decoded_once_while_there_is_room(table, monkeypatch, room, i
 
 def test_photos_of_test_are_not_kept(table, monkeypatch):
     read = []
-    monkeypatch.setattr(datamodule, "read_image", lambda path: read.append(path) or read_image(path))
+    monkeypatch.setattr(datamodule, "read_image", lambda path, bits=None: read.append(path) or read_image(path, bits))
     dataset = SampleDataset(table, "test")
     assert [len(list(dataset)), len(list(dataset))] == [len(of(table, "test"))] * 2
     assert read == of(table, "test") * 2
@@ -332,3 +335,21 @@ def test_the_middle_of_photos_of_any_shape_is_cut_out_where_their_aspect_is_kept
     assert to_network_frame(np.ones((64, 128), bool), frame).shape == (32, 32)
     with pytest.raises(ValueError, match="keep_aspect"):
         network_frame(32, 16, keep_aspect=True)
+
+
+def test_twelve_bits_are_one_scale_for_the_data_set_and_its_runs(tmp_path):
+    values = np.random.default_rng(0).integers(0, 4096, (4, 8, 8)).astype(np.uint16)
+    values[1:] //= 8  # a photo alone would be taken for one of 10 bits
+    for number, name in enumerate(("train/good/0.png", "train/good/1.tif", "test/good/0.png", "test/dent/0.png")):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values[number]).save(tmp_path / "set" / name)
+    table = read_dataset(tmp_path / "set")
+    assert table.attrs["bit_depth"] == 12
+    write_table(table, tmp_path / "samples.csv")
+    table = read_table(tmp_path / "samples.csv")
+    dataset = SampleDataset(table, "train")
+    read = [(dataset[index].image[0] * 255).round().numpy() for index in range(2)]
+    np.testing.assert_array_equal(read, values[:2] >> 4)
+    found = check_dataset(table)
+    assert found.loc[found["code"] == "16-bit", "problem"].str.contains("4095").all()
+    assert open_run(tmp_path, "m", {"a": 1}, table, 0).info["parameters"] == {"a": 1, "bit_depth": 12}

@@ -11,7 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.data.images import IMAGE_SUFFIXES, decode_image, find_images, read_image, read_mask
+from helpers.data.images import (
+    IMAGE_SUFFIXES,
+    ImageReadError,
+    decode_image,
+    find_images,
+    image_sizes,
+    measure_bit_depth,
+    read_image,
+    read_mask,
+    remember_bit_depth,
+    to_network_frame,
+)
 
 # EXIF 2.32 names where row 0 and column 0 of the stored picture lie in the upright one; as numpy operations:
 UPRIGHT = {
@@ -101,6 +112,39 @@ def test_sixteen_bit_colour_is_shifted(tmp_path):
     path.write_bytes(sixteen_bit_rgb_png(values))
     np.testing.assert_array_equal(read_image(path), values >> 8)
     assert decode_image(path).bits == 16
+
+
+@pytest.mark.parametrize(
+    ("highest", "bits"), [(255, 8), (256, 10), (1023, 10), (1024, 12), (4095, 12), (4096, 14), (16384, 16), (65535, 16)]
+)
+def test_bit_depth_is_the_smallest_that_holds_every_photo(tmp_path, highest, bits):
+    grey = save(tmp_path / "grey.png", np.array([[0, 7]], np.uint16))
+    bright = save(tmp_path / "bright.tif", np.array([[3, highest]], np.uint16))
+    eight = save(tmp_path / "eight.tif", np.full((1, 2), 255, np.uint8))
+    assert measure_bit_depth([eight, grey, tmp_path / "missing.png", bright]) == bits
+    assert measure_bit_depth([eight]) is None
+    assert read_image(bright, bits)[0, 1, 0] == highest >> (bits - 8)
+    if bits > 8:
+        with pytest.raises(ImageReadError) as caught:
+            read_image(bright, 8)
+        assert caught.value.code == "beyond-range" and "bright.tif" in str(caught.value)
+
+
+def test_twelve_bits_of_colour_keep_their_levels(tmp_path):
+    values = np.random.default_rng(2).integers(0, 4096, (3, 5, 3)).astype(np.uint16)
+    path = tmp_path / "a.png"
+    path.write_bytes(sixteen_bit_rgb_png(values))
+    assert measure_bit_depth([path]) == 12
+    np.testing.assert_array_equal(read_image(path, 12), values >> 4)
+
+
+def test_depth_of_a_data_set_holds_for_all_its_photos_and_no_others(tmp_path):
+    values = np.array([[16, 4095]], np.uint16)
+    inside, outside = (save(tmp_path / name / "a.png", values) for name in ("in/deep", "in2"))
+    remember_bit_depth(tmp_path / "in", 12)
+    np.testing.assert_array_equal(read_image(inside)[..., 0], [[1, 255]])
+    np.testing.assert_array_equal(read_image(outside)[..., 0], [[0, 15]])
+    np.testing.assert_array_equal(read_image(inside, 16)[..., 0], [[0, 15]])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
@@ -272,3 +316,36 @@ def test_photo_with_links_to_it_is_listed_once(tmp_path):
     linked(tmp_path / "in/one.png", tmp_path / "out/y.png")
     linked(tmp_path / "in/two.png", tmp_path / "out/y.png")
     assert names(tmp_path / "in") == ["one.png", "z.png"]
+
+
+# ------------------------------------------------------------------------------------------------------------- thinness
+
+
+@pytest.mark.parametrize(("width", "height", "code"), [(20992, 10496, "too-large"), (0, 0, "empty-file")])
+def test_sizes_of_what_cannot_be_read_name_it(tmp_path, monkeypatch, width, height, code):
+    path = tmp_path / "big.png"
+    if width:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+        Image.new("1", (width, height)).save(path)
+        monkeypatch.undo()
+    else:
+        path.touch()
+    for read in (read_image, read_mask, lambda file: image_sizes([file])):
+        with pytest.raises(ImageReadError) as caught:
+            read(path)
+        assert caught.value.code == code and "big.png" in str(caught.value)
+
+
+def test_size_of_a_missing_file_names_it(tmp_path):
+    with pytest.raises(ImageReadError) as caught:
+        image_sizes([tmp_path / "gone.png"])
+    assert caught.value.code == "missing-file" and "gone.png" in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(1, 5000, 3), (20, 8000, 3), (8000, 20)])
+def test_a_strip_is_not_enlarged_without_bound(shape):
+    strip = np.zeros(shape, np.uint8 if len(shape) == 3 else bool)
+    with pytest.raises(ImageReadError) as caught:
+        to_network_frame(strip, {"image_size": [256], "center_crop": [256, 256]})
+    assert caught.value.code == "too-thin"
+    assert to_network_frame(strip, {"image_size": [64, 64]}).shape[:2] == (64, 64)

@@ -167,6 +167,22 @@ def test_files_arrays_and_pil_images_are_one(patchcore, photos):
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 
 
+def test_twelve_bits_are_read_as_the_run_has_learned_them(copy, photos, tmp_path):
+    array = read_image(sorted((photos / "test" / "square").iterdir())[0])[..., 0]
+    deep, name = array.astype(np.uint16) * 16 + 15, tmp_path / "deep.png"
+    Image.fromarray(deep).save(name)
+    rewrite(copy, parameters=json.loads((copy / "run.json").read_text())["parameters"] | {"bit_depth": 12})
+    predictor = Predictor(copy, device="cpu")
+    with Image.open(name) as image:
+        scores = predictor.predict([np.dstack([array] * 3), str(name), deep, np.dstack([deep] * 4), image]).scores
+    np.testing.assert_array_equal(scores, scores[0].repeat(5))
+    found = list(predictor.predict_stream([deep, deep + 1, deep]))
+    assert [bool(one.error) for one in found] == [False, True, False]
+    with pytest.raises(ImageReadError) as caught:
+        predictor.predict(deep + 1)
+    assert caught.value.code == "beyond-range"
+
+
 @pytest.mark.parametrize(
     ("picture", "expected"),
     [

@@ -160,7 +160,9 @@ def score_photos(run: Run, table: pd.DataFrame, *, device: str = "auto", batch_s
     predictor = Predictor(run, device=device, batch_size=batch_size)
     pictures = zip(table.get("source_path", table["image_path"]), table["image_path"], strict=True)
     scores: list[float] = []
-    for batch in read_batches(progress(pictures, f"Scoring with {run.name}", len(table)), batch_size):
+    for batch in read_batches(
+        progress(pictures, f"Scoring with {run.name}", len(table)), batch_size, predictor.bit_depth
+    ):
         for item in batch:
             if item.problem is not None:
                 raise item.problem

@@ -23,7 +23,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from helpers.data.images import IMAGE_SUFFIXES, DecodedImage, ImageReadError, decode_image, files_below
+from helpers.data.images import (
+    IMAGE_SUFFIXES,
+    DecodedImage,
+    ImageReadError,
+    decode_image,
+    files_below,
+    remember_bit_depth,
+)
 from helpers.progress import progress
 
 SEVERITIES: tuple[str, ...] = ("error", "warning", "info")
@@ -128,8 +135,9 @@ def check_dataset(
     _check_names(samples, findings)
     _check_location(samples, table.attrs.get("mask_cache"), findings)
 
+    remember_bit_depth(root, table.attrs.get("bit_depth"))
     photos, masks = _records(samples, workers)
-    _check_photos(photos, findings)
+    _check_photos(photos, table.attrs.get("bit_depth", 16), findings)
     _check_masks(samples, photos, masks, table, findings)
     _check_exact_copies(samples, photos, findings)
     if near_duplicates:
@@ -487,7 +495,7 @@ def _check_location(samples: list[_Sample], mask_cache: str | None, findings: _F
 # -------------------------------------------------------------------------------------------------------------- photos
 
 
-def _check_photos(photos: dict[str, _PhotoRecord], findings: _Findings) -> None:
+def _check_photos(photos: dict[str, _PhotoRecord], bits: int, findings: _Findings) -> None:
     shapes: Counter[tuple[int, int]] = Counter()
     kinds: Counter[str] = Counter()
     for path, record in photos.items():
@@ -497,8 +505,11 @@ def _check_photos(photos: dict[str, _PhotoRecord], findings: _Findings) -> None:
         shapes[record.shape] += 1
         kinds["grey" if record.mode in ("1", "L", "LA", "La", "I") or record.mode.startswith("I;16") else "colour"] += 1
         if record.bits == 16:
-            problem = "has 16 bits a channel; it is read as 8 bits (value >> 8)"
-            findings.add("warning", path, "16-bit", problem, f"scale dark ranges before; {_PREPROCESS} --mode RGB")
+            problem = (
+                f"has 16 bits a channel, of which the photos of this dataset use {bits} (values up to "
+                f"{(1 << bits) - 1}); it is read as 8 bits (value >> {bits - 8})"
+            )
+            findings.add("warning", path, "16-bit", problem, f"nothing: runs read other photos alike; {_PREPROCESS}")
         if record.mode in ("P", "PA"):
             problem = "has a palette (indexed colours); it is read as RGB"
             findings.add("warning", path, "palette", problem, f"{_PREPROCESS} --mode RGB")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from torchvision.transforms.v2 import CenterCrop, Compose, Resize, Transform
 from torchvision.transforms.v2.functional import to_dtype, to_image
 from torchvision.tv_tensors import Mask
 
-from helpers.data.images import read_image, read_mask
+from helpers.data.images import read_image, read_mask, require_resizable
 from helpers.data.samples import COLUMNS, SPLITS
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class PhotoMemory:
     Worker processes, which end with an epoch, keep none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bits: int | None = None) -> None:
+        self.bits = bits
         self._kept: dict[str | Path, np.ndarray] = {}
         self._room = KEPT_BYTES
 
@@ -50,7 +52,7 @@ class PhotoMemory:
         """As `helpers.data.images.read_image`; what comes back must not be written into."""
         photo = self._kept.get(path)
         if photo is None:
-            photo = read_image(path)
+            photo = read_image(path, self.bits)
             if photo.nbytes <= self._room and get_worker_info() is None:
                 self._kept[path] = photo
                 self._room -= photo.nbytes
@@ -115,7 +117,9 @@ class SampleDataset(TabularDataset):
         samples.attrs = {"task": "segmentation" if has_masks and not without else "classification"}
         # past the setter, which sorts by the absolute path: the table's order stays
         self._samples = samples
-        self._read = read_image if split == "test" else PhotoMemory()
+        bits = table.attrs.get("bit_depth")
+        self.resized_to: Sequence[int] = (0, 0)  # by the augmentations: (height, width), or (shorter side,)
+        self._read = partial(read_image, bits=bits) if split == "test" else PhotoMemory(bits)
 
     def __getitem__(self, index: int) -> ImageItem:
         """Read one photo, and its mask where this split has masks.
@@ -124,7 +128,9 @@ class SampleDataset(TabularDataset):
             ValueError: photo or mask cannot be read, or differ in size.
         """
         row = self.samples.iloc[index]
-        image = to_dtype(to_image(self._read(row.image_path)), torch.float32, scale=True)
+        photo = self._read(row.image_path)
+        require_resizable(photo.shape, self.resized_to, row.image_path)
+        image = to_dtype(to_image(photo), torch.float32, scale=True)
         mask = None
         if self.task == "segmentation":
             shape = (int(image.shape[-2]), int(image.shape[-1]))
@@ -281,6 +287,7 @@ class SampleDataModule(Tabular):
         if resize is not None and len(resize.size) == 1:
             crops = extract_transforms_by_type(model_transform, CenterCrop)
             dataset.augmentations = Compose([dataset.augmentations, *crops])
+            dataset.resized_to = resize.size
 
     def _create_test_split(self) -> None:
         """Leave the table's test split as it is."""

@@ -19,7 +19,14 @@ from typing import Any
 import pandas as pd
 
 from helpers.data.annotations import Notes
-from helpers.data.images import CLUTTER, IMAGE_SUFFIXES, files_below, repeated_links
+from helpers.data.images import (
+    CLUTTER,
+    IMAGE_SUFFIXES,
+    files_below,
+    measure_bit_depth,
+    remember_bit_depth,
+    repeated_links,
+)
 from helpers.data.samples import NORMAL, absolute_path, make_table, read_frame, read_table, relative_path
 
 logger = logging.getLogger(__name__)
@@ -161,6 +168,9 @@ def read_dataset(
         pixel_size=pixel_size or about.get("pixel_size_mm") or found.attrs.get("pixel_size"),
     )
     table.attrs = {**found.attrs, **table.attrs}
+    if "bit_depth" not in table.attrs and (bits := measure_bit_depth(table["image_path"])):
+        table.attrs["bit_depth"] = bits
+    remember_bit_depth(found.root, table.attrs.get("bit_depth"))
     table.attrs["ignored"] = _relative_names(found.ignored, found.root)
     table.attrs["unused_masks"] = _relative_names(found.unused_masks, found.root)
     if group is not None:

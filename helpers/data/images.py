@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,13 @@ logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp"})
 """Lower-case suffixes of the files that count as images."""
+
+BIT_DEPTHS = (8, 10, 12, 14, 16)
+"""Bits a channel that cameras deliver in files of 16."""
+
+MAX_RESIZED_PIXELS = 2**24
+"""Pixels of a photo resized for a network: one of 1x5000 would have 1.6 million times as many with a shorter side of
+1024."""
 
 LOSSY_MASK_THRESHOLD = 128
 """Grey value from which a pixel of a lossy mask (JPEG and the like) is defect."""
@@ -43,8 +52,8 @@ class ImageReadError(ValueError):
     """A file that cannot be read as a photo or mask.
 
     Attributes:
-        code: what is wrong: ``empty-file``, ``not-an-image``, ``truncated``, ``unreadable``, ``too-large`` or
-            ``32-bit``.
+        code: what is wrong: ``missing-file`` (of a photo's size), ``empty-file``, ``not-an-image``, ``truncated``,
+            ``unreadable``, ``too-large``, ``32-bit``, ``beyond-range`` or ``too-thin``.
         problem: the same in words, without the path.
         fix: what to do.
     """
@@ -65,6 +74,7 @@ class DecodedImage:
         image: the decoded pixels, not yet turned upright.
         mode: Pillow's name of the pixel format in the file (``L``, ``RGB``, ``P``, ``CMYK``, ``I;16``, ...).
         bits: bits a channel.
+        deep: the values of a 16-bit picture, uint16 (H, W) or (H, W, 3), not yet turned; None for all others.
         alpha: whether there is transparency.
         orientation: EXIF orientation, 1 to 8; 1 is upright.
         turn: EXIF orientation that is still to be applied to ``image``.
@@ -77,6 +87,7 @@ class DecodedImage:
     image: Image.Image
     mode: str
     bits: int
+    deep: np.ndarray | None
     alpha: bool
     orientation: int
     turn: int
@@ -84,20 +95,21 @@ class DecodedImage:
     pages: int
     shape: tuple[int, int]
 
-    def pixels(self) -> np.ndarray:
-        """Upright 8-bit pixels, uint8 (H, W) for grey pictures and (H, W, 3) for all others. 16 bits become 8 by >> 8.
+    def pixels(self, bits: int | None = None) -> np.ndarray:
+        """Upright 8-bit pixels, uint8 (H, W) for grey pictures and (H, W, 3) for all others.
+
+        ``bits``: see `read_image`.
 
         Raises:
-            ImageReadError: 32-bit or floating-point pixels, whose range is not known.
+            ImageReadError: 32-bit or floating-point pixels, whose range is not known, or 16-bit ones beyond ``bits``.
         """
         mode = self.image.mode
+        if self.deep is not None:
+            return self._upright(to_8_bits(self.deep, bits or _bit_depth_at(self.path), self.path))
         if mode in ("L", "RGB"):
             return self._upright(np.asarray(self.image))
         if mode in ("LA", "La", "1"):
             return self._upright(np.asarray(self.image.convert("L")))
-        if mode.startswith("I;16") or (mode == "I" and self.bits == 16):
-            values = np.asarray(self.image)
-            return self._upright((values.astype(np.uint16, copy=False) >> 8).astype(np.uint8))
         if mode in ("I", "F"):
             raise ImageReadError(
                 self.path,
@@ -110,9 +122,9 @@ class DecodedImage:
             return self._upright(np.asarray(self.image.convert("RGBA").convert("RGB")))
         return self._upright(np.asarray(self.image.convert("RGB")))
 
-    def rgb(self) -> np.ndarray:
-        """Upright RGB pixels, uint8 (H, W, 3)."""
-        pixels = self.pixels()
+    def rgb(self, bits: int | None = None) -> np.ndarray:
+        """Upright RGB pixels, uint8 (H, W, 3); ``bits``: see `read_image`."""
+        pixels = self.pixels(bits)
         if pixels.ndim == 2:
             return np.repeat(pixels[:, :, None], 3, axis=2)
         return pixels if pixels.flags.writeable else pixels.copy()
@@ -157,20 +169,27 @@ def decode_image(path: str | Path, data: bytes | None = None) -> DecodedImage:
         ImageReadError: it is empty, no image, truncated or too large (a ValueError that names the file).
     """
     path = Path(path)
-    if data is None:
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError:
-            raise FileNotFoundError(f"There is no file {path}; check the path.") from None
-        except (OSError, ValueError) as error:
-            raise _unreadable(path, error) from error
-    else:
-        size = len(data)
-    if size == 0:
-        raise ImageReadError(path, "empty-file", "has zero bytes", "copy it again from its source, or remove it")
     try:
-        with Image.open(path if data is None else io.BytesIO(data), formats=_FORMATS) as image:
+        with _opened(path, data) as image:
             return _decoded(path, image, data)
+    except ImageReadError as error:
+        if error.code == "missing-file":
+            raise FileNotFoundError(f"There is no file {path}; check the path.") from None
+        raise
+
+
+@contextmanager
+def _opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
+    """Pillow's image; whatever goes wrong with it becomes an ImageReadError."""
+    try:
+        if (path.stat().st_size if data is None else len(data)) == 0:
+            raise ImageReadError(path, "empty-file", "has zero bytes", "copy it again from its source, or remove it")
+        with Image.open(path if data is None else io.BytesIO(data), formats=_FORMATS) as image:
+            yield image
+    except ImageReadError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageReadError(path, "missing-file", "does not exist", "restore it, or remove its row") from error
     except UnidentifiedImageError as error:
         raise ImageReadError(
             path, "not-an-image", "is not an image (PNG, JPEG, BMP, TIFF, WebP)", "save it as PNG, or remove it"
@@ -186,17 +205,71 @@ def decode_image(path: str | Path, data: bytes | None = None) -> DecodedImage:
         raise _unreadable(path, error) from error
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, bits: int | None = None) -> np.ndarray:
     """Read a photo as uint8 (H, W, 3) RGB, upright (EXIF orientation applied).
 
-    16-bit values become 8-bit by ``>> 8``; palette, CMYK, grey and 1-bit pictures are converted; alpha is dropped; of
-    several pages the first is read.
+    Of 16-bit values the upper 8 of the lower ``bits`` are kept; default: those of the photo's data set
+    (`remember_bit_depth`), else 16. Palette, CMYK, grey and 1-bit pictures are converted; alpha is dropped; of several
+    pages the first is read.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is empty, no image, truncated, too large, or has 32 bits a pixel; the message names it.
+        ImageReadError: the file is empty, no image, truncated, too large, has 32 bits a pixel or values beyond
+            ``bits``; the message names it (a ValueError).
     """
-    return decode_image(path).rgb()
+    return decode_image(path).rgb(bits)
+
+
+# Bits that the 16-bit photos of a data set hold, by its folder: one scale for all its photos, whoever reads them.
+_known_depths: dict[str, int] = {}
+
+
+def remember_bit_depth(folder: str | Path, bits: int | None) -> None:
+    """From now on 16-bit photos in a folder and below are read with ``bits`` unless told otherwise; None: no news."""
+    if bits:
+        _known_depths[os.path.abspath(folder)] = bits  # noqa: PTH100  (resolve would follow links)
+
+
+def _bit_depth_at(path: Path) -> int:
+    folders = Path(os.path.abspath(path)).parents if _known_depths else ()  # noqa: PTH100
+    return next((_known_depths[str(folder)] for folder in folders if str(folder) in _known_depths), 16)
+
+
+def measure_bit_depth(paths: Iterable[str | Path]) -> int | None:
+    """The fewest bits (`BIT_DEPTHS`) that hold every value of the 16-bit photos among some; None if there are none."""
+
+    def highest(path: str | Path) -> int:
+        try:
+            with Path(path).open("rb") as file:
+                start = file.read(25)
+            if start[:2] not in (b"II", b"MM") and not (start[:4] == b"\x89PNG" and start[24:] == b"\x10"):
+                return -1
+            with _opened(Path(path)) as image:
+                deep = _decoded(Path(path), image, None).deep if is_deep(image) else None
+        except (OSError, ValueError):  # said by check_dataset
+            return -1
+        return -1 if deep is None else int(deep.max(initial=0))
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as executor:
+        most = max(executor.map(highest, paths), default=-1)
+    return None if most < 0 else next(bits for bits in BIT_DEPTHS if most < 1 << bits)
+
+
+def to_8_bits(values: np.ndarray, bits: int, name: str | Path) -> np.ndarray:
+    """The upper 8 of ``bits`` bits, uint8.
+
+    Raises:
+        ImageReadError: values beyond ``bits``: cut off or wrapped around they would show another photo.
+    """
+    highest = int(values.max(initial=0))
+    if highest >= 1 << bits:
+        raise ImageReadError(
+            name,
+            "beyond-range",
+            f"has values up to {highest}, but the photos it belongs to hold {bits} bits (up to {(1 << bits) - 1})",
+            "take it with the same camera settings, or read the dataset and train again with it",
+        )
+    return (values >> (bits - 8)).astype(np.uint8)
 
 
 def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> np.ndarray:
@@ -284,9 +357,7 @@ def repeated_links(files: Iterable[Path]) -> set[Path]:
 
 def _decoded(path: Path, image: Image.Image, data: bytes | None) -> DecodedImage:
     mode, kind = image.mode, image.format or ""
-    sixteen = mode.startswith("I;16") or any(";16" in str(tile.args) for tile in image.tile)
-    if mode == "I" and kind == "PNG":  # older versions of Pillow open 16-bit PNG files so
-        sixteen = True
+    sixteen = is_deep(image)
     lossy = kind in ("JPEG", "MPO") or (kind == "TIFF" and image.info.get("compression") == "jpeg")
     if kind == "WEBP":
         lossy = not _is_lossless_webp(path, data)
@@ -302,6 +373,7 @@ def _decoded(path: Path, image: Image.Image, data: bytes | None) -> DecodedImage
         image=image,
         mode=mode,
         bits=16 if sixteen else {"1": 1, "I": 32, "F": 32}.get(mode, 8),
+        deep=deep_values(path, image, data) if sixteen else None,
         alpha=mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info,
         orientation=next((value for value in (turn, stored) if value in _UPRIGHT), 1),
         turn=turn if turn in _UPRIGHT else 1,
@@ -309,6 +381,30 @@ def _decoded(path: Path, image: Image.Image, data: bytes | None) -> DecodedImage
         pages=pages,
         shape=(width, height) if turn in (5, 6, 7, 8) else (height, width),
     )
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether the file has 16 bits a channel, whatever Pillow makes of them."""
+    if image.mode == "I" and image.format == "PNG":  # older versions of Pillow open 16-bit PNG files so
+        return True
+    return image.mode.startswith("I;16") or any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
+
+
+def deep_values(path: Path, image: Image.Image, data: bytes | None = None) -> np.ndarray:
+    """Values of a 16-bit picture, uint16 (H, W) or (H, W, 3)."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min(initial=0) < 0:
+            problem = "has negative values, whose range is not known"
+            raise ImageReadError(path, "32-bit", problem, "scale it to 8 or 16 bits and save it again")
+        return values.astype(np.uint16)
+    import cv2  # Pillow keeps the upper 8 bits of 16-bit colours
+
+    stored = np.frombuffer(path.read_bytes() if data is None else data, np.uint8)
+    values = cv2.imdecode(stored, cv2.IMREAD_UNCHANGED) if image.mode in ("RGB", "RGBA", "LA") else None
+    if values is None or values.dtype != np.uint16:
+        return np.asarray(image.convert("RGB")).astype(np.uint16) << 8
+    return values if values.ndim == 2 else np.ascontiguousarray(values[:, :, 2::-1])
 
 
 def _unreadable(path: Path, error: Exception) -> ImageReadError:
@@ -344,18 +440,31 @@ def image_sizes(paths: Iterable[str | Path]) -> np.ndarray:
     """Sizes of photos as they are read, (N, 2) int64 of (height, width) in pixels; only the headers are read.
 
     Raises:
-        ImageReadError: a file is not an image; the message names it.
+        ImageReadError: a file is missing, not an image or too large; the message names it.
     """
     sizes = []
     for path in map(Path, paths):
-        try:
-            with Image.open(path) as image:
-                turned = image.getexif().get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8)
-                width, height = image.size
-        except OSError as error:
-            raise _unreadable(path, error) from error
+        with _opened(path) as image:
+            turned = image.getexif().get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8)
+            width, height = image.size
         sizes.append((width, height) if turned else (height, width))
     return np.array(sizes, dtype=np.int64).reshape(-1, 2)
+
+
+def require_resizable(shape: Sequence[int], image_size: Sequence[int], name: str | Path = "the photo") -> None:
+    """Raise ImageReadError where a photo (height, width, ...) is so thin that a given shorter side makes it huge."""
+    height, width = shape[:2]
+    if len(image_size) != 1:
+        return
+    pixels = height * width * (image_size[0] / max(1, min(height, width))) ** 2
+    if pixels > MAX_RESIZED_PIXELS:
+        raise ImageReadError(
+            name,
+            "too-thin",
+            f"is {width}x{height} pixels (width x height): with a shorter side of {image_size[0]} it would have "
+            f"{pixels / 1e6:.0f} million, of which only the middle is looked at",
+            "cut it into pieces (python -m helpers.data.patches), or squash it (KEEP_ASPECT false)",
+        )
 
 
 def to_network_frame(picture: np.ndarray, parameters: Mapping[str, Any]) -> np.ndarray:
@@ -368,11 +477,15 @@ def to_network_frame(picture: np.ndarray, parameters: Mapping[str, Any]) -> np.n
 
     Returns:
         The same kind of array at the size of the anomaly map.
+
+    Raises:
+        ImageReadError: see `require_resizable`.
     """
     import torch
     from torchvision.transforms.v2 import functional
     from torchvision.transforms.v2.functional import InterpolationMode
 
+    require_resizable(picture.shape[:2], parameters["image_size"])
     is_mask = picture.ndim == 2
     tensor = torch.from_numpy(picture.astype(np.uint8))
     tensor = tensor[None] if is_mask else tensor.permute(2, 0, 1)

@@ -31,6 +31,7 @@ from typing import Any
 
 import pandas as pd
 
+from helpers.data.images import remember_bit_depth
 from helpers.files import write_whole
 
 logger = logging.getLogger(__name__)
@@ -547,6 +548,7 @@ def read_table(path: str | Path, root: str | Path | None = None) -> pd.DataFrame
         pixel_size=attrs.get("pixel_size"),
     )
     table.attrs = {**attrs, **table.attrs}
+    remember_bit_depth(root, attrs.get("bit_depth"))
     return table
 
 

@@ -121,6 +121,11 @@ class Cascade:
             raise CascadeError(f"cascade {name}: objects are cut out once; two stages with 'foreground' are too many.")
         if batch_size < 1:
             raise CascadeError(f"batch_size must be 1 or more, got {batch_size}.")
+        depths = {stage.predictor.bit_depth for stage in stages if isinstance(stage, RunStage)}
+        if len(depths) > 1:
+            listed = " and ".join(map(str, sorted(depths)))
+            raise CascadeError(f"cascade {name}: its runs learned from photos of {listed} bits; train them alike.")
+        self.bit_depth = next(iter(depths), None)
         self.name, self.stages, self.about = name, list(stages), about
         self.parameters, self.batch_size = dict(parameters or {}), batch_size
 
@@ -271,7 +276,7 @@ class Cascade:
                 pending.append(job)
                 yield job.source, job.picture
 
-        for batch in read_batches(feed(), self.batch_size):
+        for batch in read_batches(feed(), self.batch_size, self.bit_depth):
             done = pending[: len(batch)]
             del pending[: len(batch)]
             items = [Item(job.source, job.key, read.photo) for job, read in zip(done, batch, strict=True)]

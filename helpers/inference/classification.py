@@ -345,7 +345,9 @@ def _photos(
 ) -> ClassPhotos:
     index = {each: position for position, each in enumerate(names)}
     labels = [index.get(each, -1) for each in photo_classes(rows, binary)]
-    return ClassPhotos(rows["image_path"].tolist(), labels, size, augmentations, PhotoMemory())
+    return ClassPhotos(
+        rows["image_path"].tolist(), labels, size, augmentations, PhotoMemory(rows.attrs.get("bit_depth"))
+    )
 
 
 def _fit(

@@ -18,7 +18,17 @@ from PIL import Image
 from torch.nn import functional
 
 from helpers.analysis.runtime import full_precision
-from helpers.data.images import DecodedImage, ImageReadError, find_images, read_image, to_network_frame
+from helpers.data.images import (
+    DecodedImage,
+    ImageReadError,
+    deep_values,
+    find_images,
+    is_deep,
+    read_image,
+    require_resizable,
+    to_8_bits,
+    to_network_frame,
+)
 from helpers.runs import RUN_FILE, MissingRunError, Run, file_sha256, installed_versions, project_path
 from helpers.thresholds import Threshold
 
@@ -254,6 +264,7 @@ class Predictor:
         backend: the backend's name.
         device: where it runs, torch's name; ``cpu`` for an exported run.
         parameters: it was trained with.
+        bit_depth: bits that the 16-bit photos it learned from hold; others are read alike.
         thresholds: stored with it, by name; in 8 bits those that were set anew on the same photos.
         classes: names of a classifier's classes, or None.
         normal_class: the one that is no defect, or None.
@@ -275,6 +286,7 @@ class Predictor:
         check_run(self.run)
         self.backend, self.batch_size = backend, batch_size
         self.parameters: dict[str, Any] = self.run.info["parameters"]
+        self.bit_depth: int = self.parameters.get("bit_depth", 16)
         self.thresholds = self.run.thresholds
         classifies = self.parameters.get("task") == CLASSIFICATION
         self.classes: list[str] | None = list(self.parameters["classes"]) if classifies else None
@@ -305,7 +317,7 @@ class Predictor:
         """
         limit = self.threshold(threshold)
         found: list[Prediction] = []
-        for batch in read_batches(named(as_pictures(images)), self.batch_size):
+        for batch in read_batches(named(as_pictures(images)), self.batch_size, self.bit_depth):
             for item in batch:
                 if item.problem is not None:
                     raise item.problem
@@ -335,7 +347,7 @@ class Predictor:
             threshold: see :meth:`threshold`.
         """
         limit = self.threshold(threshold)
-        for batch in read_batches(named(as_pictures(images)), self.batch_size):
+        for batch in read_batches(named(as_pictures(images)), self.batch_size, self.bit_depth):
             readable = [item for item in batch if item.problem is None]
             judged = iter(
                 self.judge_each([item.photo for item in readable], [item.source for item in readable], threshold=limit)
@@ -355,10 +367,13 @@ class Predictor:
 
         Raises:
             FileNotFoundError: the folder of object masks has none for a photo.
+            ImageReadError: a photo is too thin to be resized.
         """
         if not photos:
             return []
         limit = self.threshold(threshold)
+        for photo, source in zip(photos, sources, strict=True):
+            require_resizable(photo.shape, self.parameters["image_size"], source)
         output = self._backend(photos)
         scores, maps = output.scores, output.maps
         if self._masks is not None and maps is not None:
@@ -560,12 +575,14 @@ def named(pictures: Iterable[Picture]) -> Iterator[tuple[str, Picture]]:
         yield (str(picture) if isinstance(picture, str | Path) else f"#{number}"), picture
 
 
-def read_batches(pictures: Iterable[tuple[str, Picture]], batch_size: int) -> Iterator[list[ReadPhoto]]:
+def read_batches(
+    pictures: Iterable[tuple[str, Picture]], batch_size: int, bits: int | None = None
+) -> Iterator[list[ReadPhoto]]:
     """Read named photos, at most ``batch_size`` at once, fewer where they are large; one that fails says why."""
     batch: list[ReadPhoto] = []
     pixels = 0
     for source, picture in pictures:
-        item = read_photo(picture, source)
+        item = read_photo(picture, source, bits)
         size = 0 if item.photo is None else item.photo.shape[0] * item.photo.shape[1]
         if batch and (len(batch) >= batch_size or pixels + size > PIXELS_AT_ONCE):
             yield batch
@@ -576,37 +593,38 @@ def read_batches(pictures: Iterable[tuple[str, Picture]], batch_size: int) -> It
         yield batch
 
 
-def read_photo(picture: Picture, source: str) -> ReadPhoto:
+def read_photo(picture: Picture, source: str, bits: int | None = None) -> ReadPhoto:
     """Read one photo; what is wrong with it comes back in ``problem``."""
     try:
-        return ReadPhoto(source, as_photo(picture, source))
+        return ReadPhoto(source, as_photo(picture, source, bits))
     except (OSError, ValueError) as error:
         return ReadPhoto(source, None, error)
 
 
-def as_photo(picture: Picture, name: str = "picture") -> np.ndarray:
+def as_photo(picture: Picture, name: str = "picture", bits: int | None = None) -> np.ndarray:
     """Any picture as (H, W, 3) uint8 RGB, upright, as :func:`helpers.data.images.read_image` reads a file.
 
-    16 bits become 8 by ``>> 8``, False and True 0 and 255; alpha is dropped.
+    False and True become 0 and 255; alpha is dropped.
 
     Args:
         picture: see :data:`Picture`.
         name: for messages.
+        bits: of 16-bit pictures, see :func:`helpers.data.images.read_image`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ImageReadError: a file, or a PIL image, that cannot be read or has 32 bits a pixel.
+        ImageReadError: a file, or a PIL image, that cannot be read or has 32 bits a pixel, or values beyond ``bits``.
         ValueError: an array of another shape or type.
     """
     if isinstance(picture, str | Path):
-        return read_image(picture)
+        return read_image(picture, bits)
     if isinstance(picture, Image.Image):
-        return _from_pil(picture, name)
+        return _from_pil(picture, name, bits)
     array = np.asarray(picture)
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
         raise ValueError(f"{name}: an array must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}.")
     if array.dtype == np.uint16:
-        array = array >> 8
+        array = to_8_bits(array[:, :, :3] if array.ndim == 3 else array, bits or 16, name)
     elif array.dtype == bool:
         array = array * np.uint8(255)
     elif array.dtype != np.uint8:
@@ -619,25 +637,26 @@ def as_photo(picture: Picture, name: str = "picture") -> np.ndarray:
     return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else np.ascontiguousarray(array[:, :, :3])
 
 
-def _from_pil(image: Image.Image, name: str) -> np.ndarray:
+def _from_pil(image: Image.Image, name: str, bits: int | None) -> np.ndarray:
     try:
         image.load()
         turn = image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception as error:  # decoders of broken files raise nearly anything
         raise ImageReadError(name, "unreadable", f"cannot be decoded ({error})", "open it again") from error
-    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    sixteen = is_deep(image) and image.mode.startswith("I")  # of colours Pillow has 8 bits by now
     return DecodedImage(
         path=Path(name),
         image=image,
         mode=image.mode,
         bits=16 if sixteen else 8,
+        deep=deep_values(Path(name), image) if sixteen else None,
         alpha="A" in image.mode or "transparency" in image.info,
         orientation=turn,
         turn=turn,
         lossy=False,
         pages=1,
         shape=(image.height, image.width),
-    ).rgb()
+    ).rgb(bits or 16)
 
 
 def map_at_photo_size(network_map: np.ndarray, shape: tuple[int, int], parameters: Mapping[str, Any]) -> np.ndarray:

@@ -260,7 +260,7 @@ class InspectionPage:
             name = self._free_name("/".join(Path(source).parts[-2 if with_folder else -1 :]))
             self._say(f"Looking at {name} ({number} of {len(uploads)}) …")
             try:
-                photo = read_upload(name, content, self.max_megapixels)
+                photo = read_upload(name, content, self.max_megapixels, self.inspector.cascade.bit_depth)
                 held = sum(one.photo.shape[0] * one.photo.shape[1] for one in self.photos)
                 if held + photo.shape[0] * photo.shape[1] > MOST_PHOTOS_MEGAPIXELS * 1e6:
                     raise RefusedPhotoError(f"{name}: the page is full. Remove the photos that are on it first.")
