@@ -176,10 +176,10 @@ def test_twelve_bits_are_read_as_the_run_has_learned_them(copy, photos, tmp_path
     with Image.open(name) as image:
         scores = predictor.predict([np.dstack([array] * 3), str(name), deep, np.dstack([deep] * 4), image]).scores
     np.testing.assert_array_equal(scores, scores[0].repeat(5))
-    found = list(predictor.predict_stream([deep, deep + 1, deep]))
+    found = list(predictor.predict_stream([deep, deep + 4096, deep]))
     assert [bool(one.error) for one in found] == [False, True, False]
     with pytest.raises(ImageReadError) as caught:
-        predictor.predict(deep + 1)
+        predictor.predict(deep + 4096)
     assert caught.value.code == "beyond-range"
 
 
