@@ -208,7 +208,9 @@ def test_photos_are_resized_as_the_detectors_do_it(table):
 
 def test_training_decodes_a_photo_once(table, monkeypatch):
     decoded: list[str] = []
-    monkeypatch.setattr(datamodule, "read_image", lambda path, bits=None: decoded.append(path) or read_image(path, bits))
+    monkeypatch.setattr(
+        datamodule, "read_image", lambda path, bits=None: decoded.append(path) or read_image(path, bits)
+    )
     rows = table[table["split"] == "train"]
     data = classification._photos(rows, sorted(photo_classes(rows).unique()), False, (40, 48), None)
     epochs = [torch.stack([image for image, _ in data]) for _ in range(2)]
