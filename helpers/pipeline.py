@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ import yaml
 
 from helpers.analysis.classification import learnable_classes
 from helpers.data.samples import can_be_supervised, content_digest, read_table
+from helpers.files import hold
 from helpers.models.backbones import ENVIRONMENT_VARIABLE, resolve_local_name
 from helpers.models.recipes import RECIPES
 from helpers.notebook import dataset_name
@@ -210,6 +211,7 @@ def run(
 
     Raises:
         PipelineError: for an unknown parameter, profile or notebook, a missing dataset, or a failing cell.
+        InUseError: another pipeline is at work in that folder.
     """
     dataset = ensure_dataset(Path(dataset))
     given = {"DATASET": str(dataset), "PROFILE": profile, "ARTIFACTS": str(artifacts)} | (
@@ -218,15 +220,21 @@ def run(
     parameters = collect_parameters(profile, settings, given)
     chosen = _choose(only, start)
     folder = dataset_folder(artifacts, dataset_name(str(dataset), name), profile)
-    state = _State(folder)
-    for node in chosen:
-        before = [state.made(one) for one in SERIES if one.name in node.after]
-        if node.name == CASCADES:
-            before += _run_beside(dataset, profile, settings, artifacts, left_alone=bool(only), again=force)
-        again = force or (bool(start) and node.number >= start)
-        _update(node, parameters[node.name], dataset, state, before, again)
-    write_report(folder, state)
+    with _alone_in(folder):
+        state = _State(folder)
+        for node in chosen:
+            before = [state.made(one) for one in SERIES if one.name in node.after]
+            if node.name == CASCADES:
+                before += _run_beside(dataset, profile, settings, artifacts, left_alone=bool(only), again=force)
+            again = force or (bool(start) and node.number >= start)
+            _update(node, parameters[node.name], dataset, state, before, again)
+        write_report(folder, state)
     return folder
+
+
+def _alone_in(folder: Path) -> AbstractContextManager[None]:
+    """Two pipelines in one folder would read each other's runs."""
+    return hold(folder / ".pipeline.lock", str(folder))
 
 
 def _update(
@@ -269,9 +277,10 @@ def _run_beside(
     other = ensure_dataset(dataset.parent / name)
     given = {"DATASET": str(other), "PROFILE": profile, "ARTIFACTS": str(artifacts)}
     parameters = collect_parameters(profile, settings, given)
-    for node in nodes:
-        values = {key: value for key, value in parameters[node.path.stem].items() if key not in FOLDERS}
-        _update(node, values, other, state, [state.made(one) for one in nodes if one.name in node.after], again)
+    with _alone_in(state.folder):
+        for node in nodes:
+            values = {key: value for key, value in parameters[node.path.stem].items() if key not in FOLDERS}
+            _update(node, values, other, state, [state.made(one) for one in nodes if one.name in node.after], again)
     return [state.made(node) for node in nodes]
 
 

@@ -25,6 +25,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -36,7 +37,7 @@ import pandas as pd
 
 from helpers.analysis.runtime import full_precision
 from helpers.data.samples import fingerprint, origin, read_table, relative_path, write_table
-from helpers.files import write_whole
+from helpers.files import hold, write_whole
 from helpers.models.recipes import recipe_of
 from helpers.thresholds import Threshold
 
@@ -151,6 +152,9 @@ def open_run(
         table: the sample table with its splits.
         seed: of everything random.
         note: what every figure and table made from the run must say.
+
+    Raises:
+        InUseError: another process is training this run.
     """
     if table.attrs.get("bit_depth", 16) != 16:  # how its photos were read is how others have to be
         parameters = {**parameters, "bit_depth": table.attrs["bit_depth"]}
@@ -161,14 +165,19 @@ def open_run(
         if run.info["fingerprint"] == identity or _made_before_recipes(run, parameters, table, seed):
             return run
     draft = folder / f".{model}.partial"
-    if draft.exists() and not (
-        _draft_identity(draft) == identity and (draft / CHECKPOINTS / LAST_CHECKPOINT).is_file()
-    ):
-        shutil.rmtree(draft)
-    draft.mkdir(parents=True, exist_ok=True)
+    with _alone_at(final):
+        if draft.exists() and not (
+            _draft_identity(draft) == identity and (draft / CHECKPOINTS / LAST_CHECKPOINT).is_file()
+        ):
+            shutil.rmtree(draft)
+        draft.mkdir(parents=True, exist_ok=True)
     info = {"model": model, "recipe": recipe_of(model), "fingerprint": identity, "samples": origin(table)[0]}
     info |= {"note": note, "seed": seed, "parameters": parameters}
     return Run(draft, info, table)
+
+
+def _alone_at(run: Path) -> AbstractContextManager[None]:
+    return hold(run.with_name(f".{run.name}.lock"), str(run))
 
 
 def _made_before_recipes(run: Run, parameters: dict[str, Any], table: pd.DataFrame, seed: int) -> bool:
@@ -312,6 +321,7 @@ class Run:
 
         Raises:
             RuntimeError: if the run is finished already.
+            InUseError: another process is training it.
         """
         from lightning import seed_everything
 
@@ -319,31 +329,32 @@ class Run:
 
         if self.finished:
             raise RuntimeError(f"{self.folder} is a finished run; delete it or change a parameter to train again.")
-        seed_everything(self.info["seed"], workers=True, verbose=False)
-        clock = FitClock()
-        if epochs is None:
-            engine = make_engine(self.folder, device, [clock], limit_val_batches=0, **trainer)
-            with full_precision():  # PatchCore's memory bank, which scores are distances to
-                engine.fit(model, datamodule=data)
-            engine.trainer.save_checkpoint(self.folder / "model.ckpt")
-        else:
-            self._fit_epochs(model, data, device, epochs, clock, (monitor, mode, patience), keep_last, trainer)
-        self.note_time("fit_seconds", clock.seconds)
-        write_table(self.table, self.folder / "samples.csv")
-        parts = []
-        for split in (*(["train"] if predict_train else []), "val", "test"):
-            if (self.table["split"] == split).any():
-                maps_file = self.folder / f"maps_{split}.npy" if split != "train" else None
-                predictions, seconds = predict_split(
-                    model, data, split, self.folder, device, maps_file, area_threshold, refine
-                )
-                parts.append(predictions)
-                self.note_time("ms_per_image", 1000 * seconds / len(predictions))
-        predictions = pd.concat(parts, ignore_index=True)
-        predictions["image_path"] = _relative_to(predictions["image_path"], self.table)
-        predictions.to_csv(self.folder / "predictions.csv", index=False, float_format="%.9g")
-        # The engine's own folders are empty but for links with absolute paths, which the rename to come would break.
-        shutil.rmtree(self.folder / "lightning", ignore_errors=True)
+        with self.alone():
+            seed_everything(self.info["seed"], workers=True, verbose=False)
+            clock = FitClock()
+            if epochs is None:
+                engine = make_engine(self.folder, device, [clock], limit_val_batches=0, **trainer)
+                with full_precision():  # PatchCore's memory bank, which scores are distances to
+                    engine.fit(model, datamodule=data)
+                engine.trainer.save_checkpoint(self.folder / "model.ckpt")
+            else:
+                self._fit_epochs(model, data, device, epochs, clock, (monitor, mode, patience), keep_last, trainer)
+            self.note_time("fit_seconds", clock.seconds)
+            write_table(self.table, self.folder / "samples.csv")
+            parts = []
+            for split in (*(["train"] if predict_train else []), "val", "test"):
+                if (self.table["split"] == split).any():
+                    maps_file = self.folder / f"maps_{split}.npy" if split != "train" else None
+                    predictions, seconds = predict_split(
+                        model, data, split, self.folder, device, maps_file, area_threshold, refine
+                    )
+                    parts.append(predictions)
+                    self.note_time("ms_per_image", 1000 * seconds / len(predictions))
+            predictions = pd.concat(parts, ignore_index=True)
+            predictions["image_path"] = _relative_to(predictions["image_path"], self.table)
+            predictions.to_csv(self.folder / "predictions.csv", index=False, float_format="%.9g")
+            # The engine's own folders hold but links with absolute paths, which the rename to come would break.
+            shutil.rmtree(self.folder / "lightning", ignore_errors=True)
 
     def _fit_epochs(
         self,
@@ -387,6 +398,10 @@ class Run:
         files = sorted(logged.glob("version_*/metrics.csv"), key=lambda file: file.stat().st_mtime)
         rows = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
         write_csv(rows.groupby("epoch", as_index=False).last(), self.folder / "history.csv")
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Held while the draft is written to: another process that wants to is refused with an ``InUseError``."""
+        return _alone_at(self.folder.with_name(self.name))
 
     def note_time(self, name: str, value: float) -> None:
         """Note a timing for ``run.json``, such as ``fit_seconds``."""

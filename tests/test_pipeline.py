@@ -18,6 +18,7 @@ import yaml
 
 from helpers import pipeline
 from helpers.data.samples import make_table, write_table
+from helpers.files import InUseError
 from helpers.pipeline import Node, PipelineError, collect_parameters, declared_parameters, ensure_dataset, execute, main
 
 FIRST_PARAMETERS = """
@@ -365,6 +366,23 @@ def test_result_of_somebody_else_is_not_taken_for_ones_own(notebooks, run, tmp_p
     assert run(only=["02"]) == ["02"]
     assert run() == ["01", "02"]
     assert run() == []
+
+
+def test_two_pipelines_do_not_share_a_folder(notebooks, run, dataset, tmp_path, monkeypatch):
+    artifacts, refused = tmp_path / "artifacts", []
+    working = pipeline.execute
+
+    def meanwhile(node, parameters, folder):
+        if node.number == "02":
+            with pytest.raises(InUseError, match=rf"tiles.quick is in use by process {os.getpid()}"):
+                pipeline.run(dataset, "quick", settings=["COUNT=6"], artifacts=artifacts)
+            refused.append(main(["run", "--dataset", str(dataset), "--artifacts", str(artifacts)]))
+        return working(node, parameters, folder)
+
+    monkeypatch.setattr(pipeline, "execute", meanwhile)
+    assert run("COUNT=5") == ["01", "02"]
+    assert refused == [1]
+    assert run("COUNT=5") == []
 
 
 def test_missing_result_is_made_again(notebooks, run, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +17,8 @@ from conftest import draw_photos, split_table
 from PIL import Image
 
 from helpers.data.samples import fingerprint, origin, write_table
+from helpers.files import InUseError
+from helpers.inference import engine
 from helpers.models import recipes
 from helpers.runs import (
     PROJECT_ROOT,
@@ -189,6 +192,27 @@ def test_run_made_before_recipes_is_found_by_what_it_notes(folder, settings, tab
         assert not open_run(folder, "patchcore", settings, moved, seed=0).finished
         monkeypatch.setitem(recipes.RECIPES, "patchcore", 2)
         assert not open_run(folder, "patchcore", settings, table, seed=0).finished
+
+
+def test_draft_in_training_is_left_alone(tmp_path, settings, table, fit_run, make_model, monkeypatch):
+    """Another process asks for the same run, and tries to train it, while one trains."""
+    draft, refused = open_run(tmp_path, "patchcore", settings, table, seed=0), []
+
+    def meanwhile(*arguments, real=engine.predict_split):
+        for disturb in (
+            lambda: open_run(tmp_path, "patchcore", settings, table, seed=1),
+            lambda: draft.fit(None, None),
+        ):
+            with pytest.raises(InUseError, match=rf"patchcore is in use by process {os.getpid()}"):
+                disturb()
+            refused.append(1)
+        assert (draft.folder / "model.ckpt").is_file()
+        return real(*arguments)
+
+    monkeypatch.setattr(engine, "predict_split", meanwhile)
+    assert fit_run(draft).finished
+    assert len(refused) == 4, "for val and for test"
+    assert [path.name for path in tmp_path.iterdir()] == ["patchcore"]
 
 
 def test_interrupted_run_leaves_nothing_that_looks_finished(tmp_path, settings, table, fit_run, monkeypatch):

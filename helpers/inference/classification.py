@@ -273,8 +273,10 @@ def train_classifier(
     alone = len(data["train"]) % batch_size == 1
     train = DataLoader(data["train"], batch_size=batch_size, sampler=sampler, num_workers=num_workers, drop_last=alone)
     val = DataLoader(data["val"], batch_size=predict_batch_size, num_workers=num_workers) if "val" in data else None
-    _fit(run, model, train, val, epochs, monitor if select_on_val else "", device, trainer_precision(precision, device))
-    _predict(run, model, size, predict_batch_size, device, num_workers)
+    watched, precision = monitor if select_on_val else "", trainer_precision(precision, device)
+    with run.alone():
+        _fit(run, model, train, val, epochs, watched, device, precision)
+        _predict(run, model, size, predict_batch_size, device, num_workers)
     return run
 
 
