@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -208,7 +209,120 @@ def test_labelme_broken_files(tmp_path, read):
 def test_labelme_file_of_two_photos_with_one_stem(tmp_path, read):
     save_photo(tmp_path / "set/a.jpg")
     save_labelme(tmp_path / "set/a.png", [shape(SQUARE)])
-    assert labels(read(tmp_path / "set")) == {"a.jpg": ("good", ""), "a.png": ("dent", "")}
+    table = read(tmp_path / "set")
+    # a.jpg may be a copy of the photo with the dent
+    assert labels(table) == {"a.png": ("dent", "")} and codes(table) == [("warning", "photo-left-out")]
+    content = json.loads((tmp_path / "set/a.json").read_text())
+    save_photo(tmp_path / "set/b.png")
+    (tmp_path / "set/a.json").write_text(json.dumps(content | {"imagePath": "old.png"}))
+    table = read(tmp_path / "set")
+    assert labels(table) == {"b.png": ("good", "")} and ("error", "ambiguous-name") in codes(table)
+
+
+@pytest.mark.parametrize(
+    ("photo", "file", "written"),
+    [
+        ("images/a.png", "json/a.json", "..\\images\\a.png"),
+        ("images/a.png", "json/x.json", "../images/a.png"),
+        ("images/a.png", "json/a.json", "a.bmp"),
+        ("images/a.png", "json/a.json", "D:\\line 3\\raw\\a.png"),
+        ("images/cam1/a.png", "json/cam1/a.json", "a.png"),
+        ("images/Gro\u0308\u00dfe.png", "json/Gr\u00f6\u00dfe.json", "Gr\u00f6\u00dfe.png"),
+        ("images/a.PNG", "images/A.json", "old name.png"),
+    ],
+)
+def test_labelme_files_in_a_folder_of_their_own(tmp_path, read, photo, file, written):
+    root = tmp_path / "set"
+    for each in (photo, "images/cam2/b.png", "images/good.png"):
+        save_labelme(root / each, [])
+        (root / each).with_suffix(".json").unlink()
+    content = {"shapes": [shape(SQUARE)], "imagePath": written, "imageHeight": HEIGHT, "imageWidth": WIDTH}
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    (root / file).write_text(json.dumps(content))
+    (root / "json").mkdir(exist_ok=True)
+    other = content | {"shapes": [], "imagePath": "../images/cam2/b.png"}
+    (root / "json" / "other.json").write_text(json.dumps(other))
+    table = read(root, layout="labelme")
+    assert {name for name, (kind, _) in labels(table).items() if kind == "dent"} == {photo}
+    assert not [code for severity, code in codes(table) if severity == "error"]
+
+
+def test_labelme_photo_with_two_files_is_left_out(tmp_path, read):
+    save_labelme(tmp_path / "set/a.png", [])
+    save_labelme(tmp_path / "set/b.png", [shape(SQUARE)])
+    (tmp_path / "set/old").mkdir()
+    (tmp_path / "set/old/a.json").write_text(json.dumps({"shapes": [shape(SQUARE)], "imagePath": "..\\a.png"}))
+    table = read(tmp_path / "set")
+    assert labels(table) == {"b.png": ("dent", "")} and codes(table) == [("error", "photo-listed-twice")]
+
+
+def test_labelme_in_another_encoding(tmp_path, read):
+    save_labelme(tmp_path / "set/a.png", [shape(SQUARE, label="\u5212\u75d5")])
+    file = tmp_path / "set/a.json"
+    file.write_bytes(json.dumps(json.loads(file.read_text()), ensure_ascii=False).encode("gb18030"))
+    save_labelme(tmp_path / "set/b.png", [])
+    table = read(tmp_path / "set")
+    (finding,) = table.attrs["findings"]
+    assert (
+        finding["code"] == "invalid-annotation" and "encoding='gb18030'" in finding["fix"] and "iconv" in finding["fix"]
+    )
+    assert labels(table) == {"b.png": ("good", "")}
+    assert labels(read(tmp_path / "set", encoding="gb18030"))["a.png"] == ("\u5212\u75d5", "")
+    file.write_bytes(b"\xff\xfe" + file.read_bytes().decode("gb18030").encode("utf-16-le"))
+    assert labels(read(tmp_path / "set"))["a.png"] == ("\u5212\u75d5", "")
+
+
+@pytest.mark.parametrize("kind", ["rotation", "robndbox", "oriented_rectangle", "rectangle"])
+def test_labelme_shapes_of_four_corners(tmp_path, read, kind):
+    save_labelme(tmp_path / "set/a.png", [shape([[10, 5], [15, 10], [10, 15], [5, 10]], kind)])
+    mask = read_mask(read(tmp_path / "set")["mask_path"][0])
+    distance = np.abs(COLUMNS - 10) + np.abs(ROWS - 10)
+    assert mask[distance < 4.5].all() and not mask[distance > 5.5].any()
+    save_labelme(tmp_path / "set/b.png", [shape([[10, 5], [15, 10]], "rotation")])
+    assert ("error", "photo-left-out") in codes(read(tmp_path / "set"))
+
+
+def test_labelme_lost_shapes_and_flags_do_not_make_a_photo_normal(tmp_path, read):
+    save_labelme(tmp_path / "set/a.png", [shape(SQUARE, label="ok"), shape([[3, 3]], "point", "crack")])
+    save_labelme(tmp_path / "set/b.png", [], flags={"crack": True, "dent": False})
+    save_labelme(tmp_path / "set/c.png", [], flags={"ok": True})
+    table = read(tmp_path / "set")
+    assert labels(table) == {"b.png": ("crack", ""), "c.png": ("good", "")} and table["mask_path"].tolist() == ["", ""]
+    assert ("error", "photo-left-out") in codes(table)
+
+
+def test_labelme_pictures_that_are_no_photos_do_not_become_normal(tmp_path, read):
+    root = tmp_path / "set"
+    save_labelme(root / "photos/a.png", [shape(SQUARE)])
+    for name in ("a_json/img.png", "a_json/label.png", "viz/a.png", "good/b.png"):
+        save_photo(root / name)
+    table = read(root, layout="labelme")
+    assert labels(table) == {"good/b.png": ("good", ""), "photos/a.png": ("dent", "")}
+    assert sorted(codes(table)) == [
+        ("info", "photos-not-annotated"),
+        ("info", "photos-not-read"),
+        ("warning", "photos-not-annotated"),
+    ]
+
+
+def test_labelme_takes_a_time_proportional_to_the_number_of_photos(tmp_path, read):
+    counts = []
+    for number in (20, 200):
+        for index in range(number):
+            save_labelme(tmp_path / str(number) / f"{index}.png", [])
+        calls = 0
+
+        def count(frame, event, argument):
+            nonlocal calls
+            calls += event == "call"
+
+        sys.setprofile(count)
+        try:
+            read(tmp_path / str(number))
+        finally:
+            sys.setprofile(None)
+        counts.append(calls)
+    assert counts[1] < 20 * counts[0]
 
 
 def test_labelme_masks_are_drawn_again_when_the_file_changes(tmp_path, read):

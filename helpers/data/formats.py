@@ -646,7 +646,7 @@ LAYOUTS: dict[str, Layout] = {
         "a.jpg and a.json          (shapes; with or without folders train, val, test)",
         _detect_labelme,
         _read_labelme,
-        frozenset({"line_width", "mask_cache"}),
+        frozenset({"line_width", "encoding", "mask_cache"}),
     ),
     "voc": Layout(
         "Pascal VOC layout",
