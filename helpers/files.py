@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
-_PARTIAL = re.compile(r"\.[0-9a-f]{12}\.partial(\.\w+)?")
+PARTIAL = ".*.partial*"  # what finds them, see `partial_path`
+_PARTIAL = re.compile(r"\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.partial(\.\w+)?")
+_NO_NAME = re.compile(r'[/\\:*?"<>|\x00-\x1f\ud800-\udfff]')
+_LONGEST_NAME = 200  # bytes of UTF-8: systems end at 255, and a suffix may follow
 
 
 class InUseError(OSError):
@@ -41,13 +47,15 @@ def hold(lock: Path, what: str) -> Iterator[None]:
         held.acquire()
     except Timeout as error:
         raise InUseError(f"{what} is in use{_holder(lock)}. Wait until that has ended, or end it.") from error
+    mark = lock.stat().st_ino
     try:
         with suppress(OSError):  # for the message only: a full disk, or Windows, where a locked file is not written to
             lock.write_text(f"{os.getpid()}\n{platform.node()}\n", encoding="utf-8")
         yield
     finally:
         with suppress(OSError):
-            lock.unlink()  # before it is let go: filelock does not take one that has lost its name meanwhile
+            if lock.stat().st_ino == mark:  # not that of another process, in a folder that was deleted and made anew
+                lock.unlink()  # before it is let go: filelock does not take one that has lost its name meanwhile
         held.release()
 
 
@@ -77,15 +85,58 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def partial_path(path: Path) -> Path:
-    """Where a file is written until it is whole: a short name, for the file's own may be as long as names can be."""
-    return path.with_name(f".{uuid.uuid4().hex[:12]}.partial{path.suffix}")
+    """Where a file is written until it is whole.
+
+    The name is short, for the file's own may be as long as names can be, and says which process is writing.
+    """
+    return path.with_name(f".{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial{path.suffix}")
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove what killed processes left half written in a folder and those below; nothing may be writing there."""
-    for file in folder.rglob(".*.partial*"):
-        if _PARTIAL.fullmatch(file.name) and file.is_file():
-            file.unlink()
+def remove_partial(files: Iterable[Path]) -> None:
+    """Of files that `PARTIAL` finds, remove those that processes of this machine began, and that have ended."""
+    for file in files:
+        name = _PARTIAL.fullmatch(file.name)
+        if name and name["host"] == _host() and not psutil.pid_exists(int(name["pid"])):
+            file.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def check_name(name: Any, what: str) -> str:
+    """A name that becomes that of a file or folder, on any system.
+
+    Args:
+        name: as it was given.
+        what: it names, for the message.
+
+    Raises:
+        ValueError: it cannot be one, or would lie elsewhere or hidden.
+    """
+    if (
+        not isinstance(name, str)
+        or not name.strip(". ")
+        or name[0] in ". "
+        or name[-1] in ". "
+        or _NO_NAME.search(name)
+        or len(name.encode()) > _LONGEST_NAME
+    ):
+        raise ValueError(f"{what} becomes the name of a folder; {printable(str(name))[:80]!r} cannot be one.")
+    return name
+
+
+def printable(text: str) -> str:
+    """A file's name for tables and messages: bytes of it that are no UTF-8 are written as ``\\xe9``."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def short_name(name: str, longest: int = _LONGEST_NAME) -> str:
+    """A name of at most so many bytes of UTF-8; of a longer one the beginning, and a hash of the whole."""
+    if len(name.encode()) <= longest:
+        return name
+    digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+    return f"{name.encode()[: longest - 17].decode(errors='ignore')}-{digest}"
 
 
 def write_whole_folder(folder: Path, write: Callable[[Path], Any]) -> None:

@@ -37,7 +37,7 @@ import pandas as pd
 
 from helpers.analysis.runtime import full_precision
 from helpers.data.samples import fingerprint, origin, read_table, relative_path, write_table
-from helpers.files import hold, write_whole
+from helpers.files import check_name, hold, write_whole
 from helpers.models.recipes import recipe_of
 from helpers.thresholds import Threshold
 
@@ -67,10 +67,7 @@ def project_path(path: str | Path) -> Path:
 
 def dataset_folder(artifacts: str | Path, dataset: str, profile: str) -> Path:
     """``<artifacts>/<dataset>/<profile>``: where one dataset's results under one profile lie."""
-    for name, value in (("dataset", dataset), ("PROFILE", profile)):
-        if not value or value in (".", "..") or any(mark in value for mark in '/\\:*?"<>|'):
-            raise ValueError(f"{name} becomes the name of a folder; {value!r} cannot be one.")
-    return project_path(artifacts) / dataset / profile
+    return project_path(artifacts) / check_name(dataset, "dataset") / check_name(profile, "PROFILE")
 
 
 def load_samples(folder: Path, dataset: Path) -> pd.DataFrame:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -202,3 +204,10 @@ def tf32_seen(monkeypatch) -> set[bool]:
 
     monkeypatch.setattr(torch.nn.Conv2d, "forward", noted)
     return seen
+
+
+def dead_process() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid

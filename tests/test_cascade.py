@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -17,11 +18,11 @@ import pandas as pd
 import pytest
 import yaml
 from cascade_runs import CLASSES, KnownBackend, shrink, write_run
-from conftest import REPOSITORY
+from conftest import REPOSITORY, dead_process
 from PIL import Image
 
 from helpers.data.images import find_images
-from helpers.files import InUseError, hold
+from helpers.files import InUseError, hold, partial_path
 from helpers.inference import Cascade, Predictor, predictor
 from helpers.inference.cascade import PRESETS_FOLDER, VERDICT_COLUMNS, CascadeError
 from helpers.inference.object_mask import clean_mask
@@ -562,6 +563,59 @@ def test_an_unreadable_photo_is_a_row_and_the_rest_goes_on(tmp_path, artifacts, 
     assert mended.set_index("photo")["score"]["05b.png"] == mended.set_index("photo")["score"]["19.png"]
 
 
+def test_a_photo_that_failed_is_tried_again(tmp_path, artifacts, drawn):
+    """Repaired with the same size and time, as by a change of its rights or of what it needs."""
+    whole = (drawn / "05.png").read_bytes()
+    (drawn / "05.png").write_bytes(bytes(len(whole)))
+    os.utime(drawn / "05.png", (1e9, 1e9))
+    cascade = open_pair(tmp_path, artifacts)
+    assert cascade.run(drawn, tmp_path / "out")["verdict"].tolist().count("ERROR") == 1
+    (drawn / "05.png").write_bytes(whole)
+    os.utime(drawn / "05.png", (1e9, 1e9))
+    seen = KnownBackend.seen
+    assert cascade.run(drawn, tmp_path / "out")["error"].isna().all()
+    assert KnownBackend.seen == seen + 2, "that one alone, in both stages"
+
+
+def test_odd_names_are_judged_and_the_rest_goes_on(tmp_path, artifacts, drawn, cutter):
+    long = ["x" * 251 + ".png", "x" * 250 + "y.png", "ö" * 125 + ".png"]
+    bytes_name = os.fsencode(tmp_path / "photos") + b"/caf\xe9.png"
+    for name in [*(drawn / name for name in long), bytes_name]:
+        try:
+            shutil.copy(drawn / "19.png", name)
+        except OSError:
+            pytest.skip("this file system takes no such names")
+    judge = stage(artifacts, "first", "score > image", then="DEFECT", otherwise="OK")
+    for number, cascade in enumerate([Cascade("plain", [judge]), Cascade("objects", [cutter, judge])]):
+        out = tmp_path / f"out{number}"
+        verdicts = cascade.run(drawn, out).set_index("photo")
+        assert len(verdicts) == 24 and verdicts["error"].isna().all()
+        odd = verdicts.loc[[*long, "caf\\xe9.png"]]
+        assert set(odd["verdict"]) == {verdicts["verdict"]["19.png"]}
+        assert pd.read_csv(out / "verdicts.csv")["photo"].tolist() == verdicts.index.tolist()
+        rows = json.loads((out / "stages.json").read_text())
+        assert len({row["map"] for row in rows if row["map"]}) == sum(bool(row["map"]) for row in rows)
+        assert all((out / row["map"]).is_file() for row in rows if row["map"])
+        seen = KnownBackend.seen
+        cascade.run(drawn, out)
+        assert KnownBackend.seen == seen
+
+
+def test_a_path_that_is_too_long_is_an_error_and_the_rest_goes_on(tmp_path, artifacts, drawn):
+    """The photo can still be read, its mask in a deeper folder not be written any more."""
+    cascade = Cascade.of_run(artifacts / "drawn/quick/first")
+    limit = os.pathconf(tmp_path, "PC_PATH_MAX") if hasattr(os, "pathconf") else 4096
+    folder = drawn
+    while len(os.fsencode(folder)) + 203 < limit - 30:
+        folder = folder / ("d" * 200)
+    folder = folder / ("d" * (limit - 30 - len(os.fsencode(folder))))
+    folder.mkdir(parents=True)
+    shutil.copy(drawn / "19.png", folder / "deep.png")
+    verdicts = cascade.run(drawn, tmp_path / "a_longer_name_than_photos")
+    assert verdicts["verdict"].tolist().count("ERROR") == 1 and len(verdicts) == 21
+    assert verdicts.set_index("photo")["error"].dropna().index[0].endswith("deep.png")
+
+
 def test_pictures_without_a_path(tmp_path, artifacts):
     one = open_pair(tmp_path, artifacts)
     pictures = [photo(red=0.9, green=0.9), photo(), Image.fromarray(photo(red=0.9, green=0.1))]
@@ -603,17 +657,20 @@ def test_what_is_done_is_not_done_again(tmp_path, artifacts, drawn):
     assert KnownBackend.seen == seen + 2 and after["photo"].tolist() == [*before["photo"], "new.png"]
 
 
-def test_a_torn_line_is_dropped_and_its_photo_done_again(tmp_path, artifacts, drawn):
+def test_a_torn_line_is_dropped_and_its_photo_done_again(tmp_path, artifacts, drawn, monkeypatch):
     cascade = open_pair(tmp_path, artifacts)
     expected = cascade.run(drawn, tmp_path / "out")
     journal = tmp_path / "out/journal.jsonl"
     content = journal.read_bytes()
     journal.write_bytes(content[: content.rindex(b"\n", 0, -1) + 40])
-    (tmp_path / "out/first/masks/.0123456789ab.partial.png").write_bytes(b"half")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", dead_process)
+        half = partial_path(tmp_path / "out/first/masks/19.png")
+    half.write_bytes(b"half")
     again = cascade.run(drawn, tmp_path / "out")
     pd.testing.assert_frame_equal(again.drop(columns="milliseconds"), expected.drop(columns="milliseconds"))
     assert sum(json.loads(line)["key"] == "19" for line in journal.read_bytes().splitlines()[1:]) == 1
-    assert "first/masks/.0123456789ab.partial.png" not in files_below(tmp_path / "out")
+    assert not half.exists()
     lines = content.splitlines(keepends=True)
     journal.write_bytes(b"".join([*lines[:5], lines[5][:40] + b"\n", *lines[6:]]))
     with pytest.raises(CascadeError, match="damaged at byte"):
@@ -691,6 +748,71 @@ def test_a_killed_run_goes_on_and_every_photo_is_there_exactly_once(tmp_path, ar
     assert pictures == {name for name in files_below(tmp_path / "fresh") if "/" in name and not name.endswith(".json")}
 
 
+def test_a_full_disk_says_so_and_the_rest_comes_later(tmp_path, artifacts, drawn):
+    """The system's own limit on the size of a file: the journal breaks off within a line."""
+    resource = pytest.importorskip("resource")
+    cascade = open_pair(tmp_path, artifacts)
+    cascade.batch_size = 4
+    fresh = cascade.run(drawn, tmp_path / "fresh")
+    size = (tmp_path / "fresh/journal.jsonl").stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
+    try:
+        with pytest.raises(CascadeError, match="cannot be written to .*File too large"):
+            cascade.run(drawn, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    done = (tmp_path / "out/journal.jsonl").read_bytes()
+    n_done = len(done.splitlines()) - 1
+    assert 0 < n_done < 20 and n_done % 4 == 0 and done.endswith(b"\n")
+    before = KnownBackend.seen
+    again = cascade.run(drawn, tmp_path / "out")
+    pd.testing.assert_frame_equal(again.drop(columns="milliseconds"), fresh.drop(columns="milliseconds"))
+    assert KnownBackend.seen - before < 36
+
+
+@pytest.mark.parametrize("place", ["write", "fsync"])
+def test_what_did_not_get_to_the_disk_is_not_noted(tmp_path, artifacts, drawn, monkeypatch, place):
+    cascade = open_pair(tmp_path, artifacts)
+    cascade.batch_size = 4
+    calls = []
+
+    def full(*_: object) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        if place == "fsync":
+            patch.setattr(os, "fsync", full)
+        else:
+            original = Image.Image.save
+            patch.setattr(Image.Image, "save", lambda *given, **options: (full(), original(*given, **options)))
+        with pytest.raises(CascadeError, match="No space left on device"):
+            cascade.run(drawn, tmp_path / "out")
+    assert len(cascade.run(drawn, tmp_path / "out")) == 20
+    assert (tmp_path / "out/verdicts.csv").is_file()
+
+
+def test_a_folder_that_is_deleted_meanwhile_can_be_gone_on_with(tmp_path, artifacts, drawn, monkeypatch):
+    cascade = open_pair(tmp_path, artifacts)
+    cascade.batch_size = 4
+    original = KnownBackend.__call__
+
+    def delete(self, photos):
+        if KnownBackend.seen == 8:
+            shutil.rmtree(tmp_path / "out")
+        return original(self, photos)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KnownBackend, "__call__", delete)
+        with pytest.raises(CascadeError, match="deleted or moved meanwhile"):
+            cascade.run(drawn, tmp_path / "out")
+    again = cascade.run(drawn, tmp_path / "out")
+    fresh = cascade.run(drawn, tmp_path / "fresh")
+    pd.testing.assert_frame_equal(again.drop(columns="milliseconds"), fresh.drop(columns="milliseconds"))
+
+
 def test_results_of_something_else_are_not_mixed_in(tmp_path, artifacts, drawn):
     open_pair(tmp_path, artifacts).run(drawn, tmp_path / "out", save=())
     with pytest.raises(CascadeError, match=r"another cascade \(stages differ.*--restart"):
@@ -716,6 +838,41 @@ def test_restart_deletes_nothing_that_is_no_result(tmp_path, artifacts, drawn):
     with pytest.raises(CascadeError, match="holds other files"):
         open_pair(tmp_path, artifacts).run(drawn, tmp_path / "mine", restart=True)
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+
+
+def test_restart_removes_what_the_journal_names_and_nothing_else(tmp_path, artifacts, drawn):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere.txt"
+    open_pair(tmp_path, artifacts).run(drawn, out)
+    mine = [out / "letter.txt", out / "first/masks/notes.txt", out / "mine/photo.png", elsewhere]
+    for file in mine:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("dear")
+    lines = (out / "journal.jsonl").read_text().splitlines()
+    forged = json.loads(lines[1])
+    for name in ("../elsewhere.txt", str(elsewhere), "first/../../elsewhere.txt"):
+        forged["stages"][0]["mask"] = name
+        lines.append(json.dumps(forged))
+    (out / "journal.jsonl").write_text("\n".join([*lines, '{"no": "record"}', "null", ""]))
+    (drawn / "19.png").unlink()
+    other = Cascade.of_run(artifacts / "drawn/quick/second")
+    assert len(other.run(drawn, out, save=("mask",), restart=True)) == 19
+    assert all(file.read_text() == "dear" for file in mine)
+    names = {name for name in files_below(out) if "letter" not in name and "mine" not in name}
+    own = {"journal.jsonl", "cascade.json", "verdicts.csv", "verdicts.json", "stages.csv", "stages.json"}
+    masks = {f"second/masks/{n:02d}.png" for n in range(19)}
+    assert names == own | masks | {"second/inference_results.json", "first/masks/notes.txt"}
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", "..", "", ".lock", "verdicts.csv", "/tmp/x", "a\\b", "x" * 300])
+def test_names_that_would_write_elsewhere_are_refused(tmp_path, artifacts, drawn, name):
+    judge = stage(artifacts, "first", "score > image", then="DEFECT", otherwise="OK")
+    judge.name = name
+    with pytest.raises(CascadeError, match="'name'"):
+        Cascade("fine", [judge])
+    if name != "verdicts.csv":
+        judge.name = "fine"
+        with pytest.raises(CascadeError, match="'name'"):
+            Cascade(name, [judge])
 
 
 MEASURE = """

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, dead_process
 
-from helpers.files import InUseError, hold, partial_path, remove_partial, write_whole, write_whole_folder
+from helpers.files import (
+    PARTIAL,
+    InUseError,
+    check_name,
+    hold,
+    partial_path,
+    printable,
+    remove_partial,
+    short_name,
+    write_whole,
+    write_whole_folder,
+)
 
 
 def fill(text: str):
@@ -107,11 +119,32 @@ def test_a_name_as_long_as_names_can_be(tmp_path):
     assert file.read_text() == "whole" and names(tmp_path) == [file.name]
 
 
-def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
-    (tmp_path / "below").mkdir()
-    left = partial_path(tmp_path / "below" / "a.png")
-    for kept in (tmp_path / ".notes.partial", tmp_path / ".a.0123abcd.png", tmp_path / "a.png"):
-        kept.write_text("kept")
-    left.write_text("half")
-    remove_partial(tmp_path)
-    assert not left.exists() and names(tmp_path) == [".a.0123abcd.png", ".notes.partial", "a.png", "below"]
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
+    living = partial_path(tmp_path / "a.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", dead_process)
+        left = partial_path(tmp_path / "a.png")
+        patch.setattr(platform, "node", lambda: "another machine")
+        elsewhere = partial_path(tmp_path / "a.png")
+    kept = [living, elsewhere, tmp_path / ".notes.partial", tmp_path / ".a.0123abcd.png", tmp_path / "a.png"]
+    for file in [left, *kept]:
+        file.write_text("x")
+    remove_partial(tmp_path.rglob(PARTIAL))
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", ".lock", "a/b", "a\\b", "../a", "/a", "a:b", "a\n", "a.", " a", "x" * 256, 7, None]
+)
+def test_what_cannot_be_a_folder_s_name(name):
+    with pytest.raises(ValueError, match="stage becomes the name of a folder"):
+        check_name(name, "stage")
+
+
+def test_names_are_short_and_printable_and_remain_different():
+    assert check_name("Größe 2.5 (neu)", "stage") == "Größe 2.5 (neu)"
+    long = [f"{'ö' * 150}{number}" for number in range(3)]
+    short = [short_name(name) for name in long]
+    assert len(set(short)) == 3 and all(len(name.encode()) <= 200 for name in short)
+    assert short_name("a") == "a"
+    assert printable(os.fsdecode(b"caf\xe9.png")) == "caf\\xe9.png" and printable("café.png") == "café.png"

@@ -38,9 +38,9 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from helpers.files import hold, remove_partial, write_whole
+from helpers.files import PARTIAL, check_name, hold, printable, remove_partial, short_name, write_whole
 from helpers.inference.predictor import Picture, Predictor, as_pictures, read_batches
 from helpers.inference.saving import FOLDERS
 from helpers.inference.stages import (
@@ -80,6 +80,9 @@ from helpers.progress import progress
 from helpers.runs import Run, project_path, write_json
 
 JOURNAL, ABOUT, LOCK = "journal.jsonl", "cascade.json", ".lock"
+TABLES = ("verdicts.csv", "verdicts.json", "stages.csv", "stages.json")
+OWN_FILES = (JOURNAL, ABOUT, *TABLES)
+STAGE_FILE = "inference_results.json"
 VERSION = 1  # of the journal
 VERDICT_COLUMNS = (
     *("photo", "image_path", "verdict", "abnormal", "stage", "rule", "value", "threshold", "origin"),
@@ -112,9 +115,15 @@ class Cascade:
     ) -> None:
         if not stages:
             raise CascadeError(f"cascade {name}: it has no stages; give at least one.")
-        names = [stage.name for stage in stages]
+        try:
+            check_name(name, "name of the cascade")
+            names = [check_name(stage.name, f"cascade {name}: name of a stage").casefold() for stage in stages]
+        except ValueError as error:
+            raise CascadeError(f"{error} Give another 'name'.") from error
         for twice in (one for one in names if names.count(one) > 1):
             raise CascadeError(f"cascade {name}: two stages are called {twice}; give one of them another 'name'.")
+        for taken in {*names} & {*OWN_FILES}:
+            raise CascadeError(f"cascade {name}: {taken} is a file of the results; give that stage another 'name'.")
         for stage in stages:
             _check_verdicts(name, stage, is_last=stage is stages[-1])
         if sum(isinstance(stage, CutterStage) for stage in stages) > 1:
@@ -228,20 +237,21 @@ class Cascade:
         Memory does not grow with the number of photos, but for the table that is returned. Each finished batch is on
         the disk before the next one begins: after an interruption, or with more photos in the folder, the same call
         goes on with what is missing. A photo that has changed since is judged again. One that cannot be read has the
-        verdict ``ERROR``, and the rest goes on.
+        verdict ``ERROR``, and the rest goes on; the next call tries it again.
 
         Args:
             images: a folder (with those below), a photo, or several of either all paths or all pictures, see
                 :data:`helpers.inference.predictor.Picture`.
             out_dir: folder for the results (relative: to the project).
             save: pictures to save of each photo and stage with a map: ``mask``, ``map``, ``overlay``.
-            restart: throw away what an earlier run left in the folder.
+            restart: throw away what an earlier run wrote into the folder; other files stay.
 
         Returns:
             One row a photo, in order, with :data:`VERDICT_COLUMNS`.
 
         Raises:
-            CascadeError: the folder holds results of another cascade or of other photos, or something else.
+            CascadeError: the folder holds results of another cascade or of other photos, or something else; or it
+                cannot be written to.
             FileNotFoundError: there are no such photos.
             InUseError: another process judges into this folder.
         """
@@ -259,11 +269,16 @@ class Cascade:
             raise CascadeError(f"{out} is a file; give a folder for the results.")
         about = self.describe() | {"save": sorted(save), "root": root}
         with hold(out / LOCK, f"The folder of results {out}"):
-            journal = Journal(out, about, restart)
-            write_json(about | {"parameters": self.parameters, "about": self.about}, out / ABOUT)
+            with _writing(out):
+                journal = Journal(out, about, restart)
+                write_json(about | {"parameters": self.parameters, "about": self.about}, out / ABOUT)
             try:
                 self._judge_all(jobs, journal, out, save)
-            finally:
+            except BaseException:
+                with suppress(OSError):  # it must not hide what went wrong first
+                    self._write_tables(jobs, journal, out)
+                raise
+            with _writing(out):
                 rows = self._write_tables(jobs, journal, out)
         return pd.DataFrame(rows, columns=list(VERDICT_COLUMNS))
 
@@ -282,9 +297,10 @@ class Cascade:
             items = [Item(job.source, job.key, read.photo) for job, read in zip(done, batch, strict=True)]
             for item, read in zip(items, batch, strict=True):
                 if read.problem is not None:
-                    item.fail(self.stages[0].name, str(read.problem))
-            self.judge(items, out, save)
-            journal.add([_record(job, item) for job, item in zip(done, items, strict=True)])
+                    item.fail(self.stages[0].name, printable(str(read.problem)))
+            with _writing(out):
+                self.judge(items, out, save)
+                journal.add([_record(job, item) for job, item in zip(done, items, strict=True)])
 
     def judge(self, items: Sequence[Item], out: Path, save: Collection[str] = ()) -> None:
         """Take items that have been read through all stages; their rows and verdicts are noted in them.
@@ -320,8 +336,19 @@ class Cascade:
         _write_rows(lambda: iter(verdicts), VERDICT_COLUMNS, out / "verdicts")
         _write_rows(rows_of(""), STAGE_COLUMNS, out / "stages")
         for stage in self.stages:
-            _write_json_rows(rows_of(stage.name), out / stage.name / "inference_results.json")
+            _write_json_rows(rows_of(stage.name), out / stage.name / STAGE_FILE)
         return verdicts
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CascadeError(
+            f"{out} cannot be written to ({printable(str(error))}). What is done is kept; once it can be, the same "
+            "call goes on with the rest."
+        ) from error
 
 
 # ---------------------------------------------------------------------------------------------------------- the photos
@@ -373,6 +400,7 @@ def _jobs(images: Picture | Iterable[Picture]) -> tuple[str, Jobs]:
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise CascadeError(f"{root / twice} is given twice; give each photo once.")
+        names = [printable(name) for name in names]
         entries = list(zip(paths, names, _unique_keys(names), strict=True))
         return str(root), Jobs(
             lambda: (Job(path, str(path), key, name, _file_stamp(path)) for path, name, key in entries), len(entries)
@@ -401,8 +429,11 @@ def _common_folder(paths: Sequence[Path]) -> Path:
 
 
 def _unique_keys(names: Sequence[str]) -> list[str]:
-    """Names without suffix, with it where two would be the same file (also where case does not count)."""
-    keys = [str(Path(name).with_suffix("").as_posix()) for name in names]
+    """Names without suffix, with it where two would be the same file (also where case does not count); none too long
+    for a folder of its objects.
+    """
+    keys = [Path(name).with_suffix("").as_posix() for name in names]
+    keys = [(Path(key).parent / short_name(Path(key).name)).as_posix() for key in keys]
     counts: dict[str, int] = {}
     for key in keys:
         counts[key.casefold()] = counts.get(key.casefold(), 0) + 1
@@ -442,9 +473,9 @@ class Journal:
     left half written is dropped. Of two lines on one photo the later counts.
 
     Args:
-        folder: of the results; made if it is missing.
+        folder: of the results.
         about: what the results depend on.
-        restart: throw away what is there.
+        restart: remove what is noted here as written, and begin anew.
 
     Raises:
         CascadeError: the folder holds results of something else, or other files.
@@ -453,38 +484,51 @@ class Journal:
     def __init__(self, folder: Path, about: Mapping[str, Any], restart: bool = False) -> None:
         self.file = folder / JOURNAL
         self.keys: dict[str, int] = {}  # key -> where its line begins
-        self._stamps: dict[str, str] = {}
+        self._stamps: dict[str, str] = {}  # key -> of those that were judged without an error
         # as JSON gives it back: tuples become lists
         self._about = json.loads(json.dumps(dict(about)))
-        if restart and self.file.is_file():
-            shutil.rmtree(folder)
         if self.file.is_file():
-            self._open()
-            return
-        if folder.is_dir() and any(file.name != LOCK for file in folder.iterdir()):
+            remove_partial(folder.rglob(PARTIAL))
+            if not restart:
+                self._open()
+                return
+            _remove_results(self.file)
+        elif any(file.name != LOCK for file in folder.iterdir()):
             raise CascadeError(
                 f"{folder} holds other files (no {JOURNAL}); give a new or empty folder for the results."
             )
+        self._begin()
+
+    def _begin(self) -> None:
+        self.keys, self._stamps = {}, {}
         header = json.dumps({"version": VERSION, "about": self._about}, ensure_ascii=False) + "\n"
         write_whole(self.file, lambda file: file.write_text(header, encoding="utf-8"))
 
     def _open(self) -> None:
-        remove_partial(self.file.parent)
         with self.file.open("rb") as lines:
             self._check_header(lines.readline())
             place = lines.tell()
             for line in lines:
                 record = _parse(line)
-                if record is None:
+                if not _is_record(record):
                     break
-                self.keys[record["key"]], self._stamps[record["key"]] = place, record["stamp"]
+                self._note(record, place)
                 place += len(line)
             if lines.read(1):
                 raise CascadeError(f"{self.file} is damaged at byte {place}; start again with restart (--restart).")
         os.truncate(self.file, place)
 
+    def _note(self, record: Mapping[str, Any], place: int) -> None:
+        key = record["key"]
+        self.keys[key] = place
+        self._stamps[key] = record["stamp"]
+        if any(row["error"] for row in record["stages"]):
+            del self._stamps[key]  # it is tried again
+
     def _check_header(self, line: bytes) -> None:
-        header = _parse(line) or {}
+        header = _parse(line)
+        if not isinstance(header, dict) or not isinstance(header.get("about"), dict):
+            raise CascadeError(f"{self.file} is damaged at its beginning; start again with restart (--restart).")
         if header.get("version") != VERSION:
             raise CascadeError(f"{self.file} was written by another version; give another folder, or --restart.")
         there = header["about"]
@@ -492,7 +536,9 @@ class Journal:
         if not different:
             return
         if different == ["root"]:
-            what = f"of the photos in {there['root'] or 'memory'}, not of those in {self._about['root'] or 'memory'}"
+            what = (
+                f"of the photos in {there.get('root') or 'memory'}, not of those in {self._about['root'] or 'memory'}"
+            )
         else:
             what = f"of another cascade ({', '.join(different)} differ: other rules, thresholds or runs)"
         raise CascadeError(
@@ -501,20 +547,29 @@ class Journal:
         )
 
     def has(self, job: Job) -> bool:
-        """Whether a photo is done, and has not changed since."""
+        """Whether a photo is judged, and has not changed since."""
         return self._stamps.get(job.key) == job.stamp
 
     def add(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Append photos; they are on the disk when this returns."""
-        with self.file.open("ab") as file:
-            place = file.tell()
-            for record in records:
-                line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
-                file.write(line)
-                self.keys[record["key"]], self._stamps[record["key"]] = place, record["stamp"]
-                place += len(line)
-            file.flush()
-            os.fsync(file.fileno())
+        """Append photos; they are on the disk when this returns, and none is noted if that fails."""
+        lines = [(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode() for record in records]
+        try:
+            size = self.file.stat().st_size
+        except FileNotFoundError as error:
+            self._begin()  # so that the next call finds a journal to go on with
+            raise FileNotFoundError(f"{self.file.parent} was deleted or moved meanwhile") from error
+        try:
+            with self.file.open("ab") as file:
+                file.write(b"".join(lines))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):  # else the next call drops the half line
+                os.truncate(self.file, size)
+            raise
+        for record, line in zip(records, lines, strict=True):
+            self._note(record, size)
+            size += len(line)
 
     def read(self, keys: Iterable[str]) -> Iterator[dict[str, Any]]:
         """What is noted of photos, in the order of the keys; those that are not done are left out."""
@@ -525,14 +580,41 @@ class Journal:
                     yield json.loads(file.readline())
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """A whole line; None for one that breaks off."""
-    if not line.endswith(b"\n"):
-        return None
+def _parse(line: bytes) -> Any:
+    """What a whole line says; None for one that breaks off."""
     try:
-        return json.loads(line)
-    except ValueError:
+        return json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
         return None
+
+
+def _is_record(content: Any) -> bool:
+    """Whether a line is one of `_record`."""
+    return (
+        isinstance(content, dict)
+        and isinstance(content.get("key"), str)
+        and isinstance(content.get("verdict"), dict)
+        and isinstance(content.get("stages"), list)
+        and all(isinstance(row, dict) and {*STAGE_COLUMNS} <= {*row} for row in content["stages"])
+        and "stamp" in content
+    )
+
+
+def _remove_results(journal: Path) -> None:
+    """Remove what a journal says was written, the journal last, and the folders that are empty then."""
+    folder, names = journal.parent, {ABOUT, *TABLES}
+    with journal.open("rb") as lines:
+        for record in filter(_is_record, map(_parse, lines)):
+            for row in record["stages"]:
+                names |= {f"{row['stage']}/{STAGE_FILE}", *(str(row[kind]) for kind in FOLDERS if row[kind])}
+    # a journal is a file like others: what it names elsewhere was not written by us
+    within = [Path(name) for name in names if not Path(name).is_absolute() and ".." not in Path(name).parts]
+    for file in [*(folder / name for name in within), journal]:
+        if file.is_file():
+            file.unlink()
+    for below in sorted({folder / parent for name in within for parent in name.parents[:-1]}, reverse=True):
+        with suppress(OSError):  # not empty
+            below.rmdir()
 
 
 # ------------------------------------------------------------------------------------------------------------ verdicts
@@ -565,7 +647,7 @@ def _last(item: Item) -> dict[str, Any]:
 
 
 def _record(job: Job, item: Item) -> dict[str, Any]:
-    """One photo's line of the journal."""
+    """One photo's line of the journal, all text of it printable."""
     rows = [*item.rows, *(row for part in item.parts for row in part.rows)]
     for row in rows:
         row["photo"] = job.photo
@@ -573,7 +655,7 @@ def _record(job: Job, item: Item) -> dict[str, Any]:
     verdict = {name: deciding.get(name) for name in VERDICT_COLUMNS}
     verdict |= {
         "photo": job.photo,
-        "image_path": job.source,
+        "image_path": printable(job.source),
         "verdict": item.verdict,
         "abnormal": item.abnormal,
         "n_objects": len(item.parts) if item.parts else None,

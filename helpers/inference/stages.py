@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +18,7 @@ from scipy import ndimage
 
 from helpers.data.cutouts import BORDERS, background_colour, cut_window, own_pixels
 from helpers.data.images import to_network_frame
+from helpers.files import printable
 from helpers.inference.object_mask import clean_mask, otsu_object_mask
 from helpers.inference.predictor import NOTEBOOKS, Prediction, Predictor, foreground_segmenter
 from helpers.inference.saving import save_boxes, save_pictures
@@ -23,6 +26,7 @@ from helpers.models.open_set import OPEN_SET_FILE, MahalanobisScorer, decide
 from helpers.runs import MissingRunError, file_sha256
 from helpers.thresholds import Threshold
 
+NAME_ERRORS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)  # of a name, or the path with it
 UNKNOWN = "unknown"  # what a classifier names a defect that is like none it knows
 ERROR = "ERROR"  # verdict on a photo that could not be judged
 THRESHOLDS_FILE = "thresholds.json"  # of an open set, beside its open_set.npz
@@ -224,6 +228,17 @@ class Item:
         self.add_row(stage, decision=ERROR, error=error)
 
 
+@contextmanager
+def _saving(item: Item, stage: str) -> Iterator[None]:
+    """An item whose name, or the path with it, the file system refuses could not be judged; the rest goes on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NAME_ERRORS:
+            raise
+        item.fail(stage, f"its results cannot be saved under its name ({printable(str(error))})")
+
+
 @dataclass(frozen=True)
 class Seen:
     """What a stage's network says of one item, before any rule is applied.
@@ -393,9 +408,11 @@ class RunStage:
         What is decided is noted in the item; pictures are saved below ``out / name``.
         """
         if seen.prediction.error:
-            item.fail(self.name, seen.prediction.error)
+            item.fail(self.name, printable(seen.prediction.error))
             return False
-        return self._judge(item, seen, out, save)
+        with _saving(item, self.name):
+            return self._judge(item, seen, out, save)
+        return False
 
     @property
     def _score_limit(self) -> Threshold:
@@ -606,9 +623,10 @@ class CutterStage:
         """Save the photo with a box around each object, once all are judged."""
         if "overlay" in save and item.parts:
             boxes = [part.box for part in item.parts]
-            saved = save_boxes(out / self.name, item.key, item.photo, boxes, [bool(p.abnormal) for p in item.parts])
-            row = next(row for row in item.rows if row["stage"] == self.name)
-            row["overlay"] = f"{self.name}/{saved['overlay']}"
+            with _saving(item, self.name):
+                saved = save_boxes(out / self.name, item.key, item.photo, boxes, [bool(p.abnormal) for p in item.parts])
+                row = next(row for row in item.rows if row["stage"] == self.name)
+                row["overlay"] = f"{self.name}/{saved['overlay']}"
 
     def cut(self, item: Item, labels: np.ndarray) -> list[Item]:
         """One item for each object of a photo; ``labels`` (H, W) int says where they are, 0 is background."""
