@@ -10,8 +10,9 @@ import json
 import logging
 import os
 import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,8 @@ from helpers.data.samples import NORMAL, absolute_path, make_table, read_frame, 
 
 logger = logging.getLogger(__name__)
 
-NORMAL_NAMES = frozenset({"good", "normal", "ok", "free", "intact", "undamaged"})
+NORMAL_NAMES = frozenset({"good", "normal", "ok", "free", "intact", "undamaged", "defect_free", "no_defect"})
 """Folder and label names (lower case) that mean a normal photo."""
-
-MASK_ENDINGS = ("_mask", "", "_gt", "_ground_truth", "_label", "-mask", ".mask")
-"""What follows the photo's stem in the name of its mask, in the order they are tried."""
 
 MAX_IGNORED = 100
 SPLIT_NAMES = {
@@ -46,16 +44,20 @@ SPLIT_NAMES = {
     "validation": "val",
     "test": "test",
     "testing": "test",
+    "test_public": "test",
 }
 """Words for the splits in names of folders and files (lower case)."""
 
 _NORMAL_LABELS = NORMAL_NAMES | {"0", "0.0", "false", "normal_test"}
 _NAMELESS_LABELS = frozenset({"1", "1.0", "true"})
-_CLASS_PHOTO_FOLDERS = ("imgs", "images", "img")
 
 
 class LayoutError(ValueError):
-    """The folder has no layout that is known; the message shows what was found and what the known ones look like."""
+    """A folder that cannot be read as it lies; ``hints`` are arguments of `read_dataset` (``path`` too) to try."""
+
+    def __init__(self, message: str, hints: Sequence[dict[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.hints = list(hints)
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,33 @@ def describe(table: pd.DataFrame) -> str:
     )
 
 
-# ----------------------------------------------------------------------------------------------------- MVTec and plain
+# ----------------------------------------------------------------------------------------------------- words in names
+
+
+def words_in(name: str) -> tuple[str, ...]:
+    """Words and numbers that a name is made of, in lower case."""
+    return tuple(re.findall(r"[^\W\d_]+|\d+", unicodedata.normalize("NFC", name).lower()))
+
+
+DENIALS = frozenset(
+    words_in("no non not nok ng bad def defect defects defective damaged abnormal anomaly almost nearly but")
+)
+"""Words beside one for normal photos that take its meaning away."""
+
+
+def is_normal_name(name: str) -> bool:
+    """Whether a folder's name says that its photos are normal, with no more than a split or a number beside."""
+    words = words_in(name)
+    if "_".join(words) in NORMAL_NAMES:
+        return True
+    rest = [word for word in words if not word.isdecimal() and word not in SPLIT_NAMES]
+    return bool(rest) and all(word in NORMAL_NAMES for word in rest)
+
+
+def word_for_normal(name: str) -> bool:
+    """Whether a folder's name begins or ends with a word for normal photos (``ok_front``) and none denies it."""
+    words = words_in(name)
+    return bool(words) and bool({words[0], words[-1]} & (NORMAL_NAMES - {"free"})) and not DENIALS & set(words)
 
 
 def split_folders(path: Path) -> dict[str, Path]:
@@ -209,136 +237,6 @@ def split_folders(path: Path) -> dict[str, Path]:
         if split is not None:
             folders.setdefault(split, entry)
     return folders
-
-
-def _has_split_folders(path: Path) -> bool:
-    """Whether train or test holds a folder of normal photos, or a test set of defects has masks."""
-    splits = split_folders(path)
-    if any(entry.name.lower() in NORMAL_NAMES for folder in splits.values() for entry in folders_in(folder)):
-        return True
-    return "test" in splits and _ground_truth(path) is not None
-
-
-def _categories(path: Path) -> list[Path]:
-    return [] if split_folders(path) else [entry for entry in folders_in(path) if _has_split_folders(entry)]
-
-
-def _ground_truth(path: Path) -> Path | None:
-    """Folder with one folder of masks a defect type: inside the category or beside it."""
-
-    def named(folder: Path) -> Path | None:
-        return next((e for e in folders_in(folder) if e.name.lower() in ("ground_truth", "groundtruth")), None)
-
-    inside = named(path)
-    if inside is not None:
-        return inside
-    beside = named(path.parent)
-    if beside is None:
-        return None
-    if (beside / path.name).is_dir():
-        return beside / path.name
-    test = split_folders(path).get("test")
-    types = {entry.name.lower() for entry in folders_in(test)} if test else set()
-    # the masks of a single category, whose folder holds photos only
-    return beside if types & {entry.name.lower() for entry in folders_in(beside)} else None
-
-
-def _has_masks(path: Path) -> bool:
-    if _ground_truth(path) is not None:
-        return True
-    return any(
-        _child(defect, "gt") is not None for folder in split_folders(path).values() for defect in folders_in(folder)
-    )
-
-
-def _detect_mvtec(path: Path) -> bool:
-    if not path.is_dir():
-        return False
-    if split_folders(path):
-        return _has_split_folders(path) and _has_masks(path)
-    return any(_has_masks(category) for category in _categories(path))
-
-
-def _detect_plain(path: Path) -> bool:
-    return path.is_dir() and (_has_split_folders(path) or bool(_categories(path)))
-
-
-def _read_mvtec(path: Path, category: str | None = None) -> Found:
-    return _read_split_folders(path, category, with_masks=True)
-
-
-def _read_plain(path: Path, category: str | None = None) -> Found:
-    return _read_split_folders(path, category, with_masks=False)
-
-
-def _read_split_folders(path: Path, category: str | None, *, with_masks: bool) -> Found:
-    if not path.is_dir():
-        raise LayoutError(f"{path} is a file; this layout is a folder.")
-    categories = _categories(path)
-    if category is not None:
-        path = _chosen_category(path, category, [entry.name for entry in categories])
-    elif categories:
-        raise _many(path, [entry.name for entry in categories])
-    splits = split_folders(path)
-    truth = _ground_truth(path) if with_masks else None
-    # a root that holds the masks too, so that no path leaves it
-    root = path if truth is None or truth.is_relative_to(path) else path.parent
-    found = Found([], root, published_split=True, name=path.name)
-    masks_in: dict[Path, MaskFinder] = {}
-    # test first: the published masks are those of the test photos
-    for split, folder in sorted(splits.items(), key=lambda item: item[0] != "test"):
-        for type_folder in folders_in(folder):
-            defect_type = NORMAL if type_folder.name.lower() in NORMAL_NAMES else type_folder.name
-            photo_folder = _child(type_folder, "rgb") or type_folder  # MVTec 3D-AD: rgb, gt and xyz side by side
-            mask_folder = _child(type_folder, "gt") if photo_folder != type_folder else None
-            if mask_folder is None and truth is not None and (split == "test" or defect_type != NORMAL):
-                mask_folder = _child(truth, type_folder.name)
-            if with_masks and mask_folder is not None and mask_folder not in masks_in:
-                masks_in[mask_folder] = MaskFinder(images_in(mask_folder, found.ignored), mask_folder)
-            for photo in images_in(photo_folder, found.ignored):
-                mask = masks_in[mask_folder].take(photo.relative_to(photo_folder)) if mask_folder in masks_in else None
-                found.rows.append(
-                    {
-                        "image_path": str(photo),
-                        "mask_path": str(mask or ""),
-                        "label_index": int(defect_type != NORMAL),
-                        "defect_type": defect_type,
-                        "split": split,
-                    }
-                )
-    for masks in masks_in.values():
-        found.unused_masks.extend(masks.unused())
-    if truth is not None:
-        named = {entry.name.lower() for folder in splits.values() for entry in folders_in(folder)}
-        for entry in folders_in(truth):
-            if entry.name.lower() not in named:
-                found.unused_masks.extend(images_in(entry, found.ignored))
-    return found
-
-
-class MaskFinder:
-    """Masks of one folder, found by the photo's name; upper and lower case and the suffix do not matter."""
-
-    def __init__(self, files: list[Path], folder: Path) -> None:
-        self._by_name: dict[tuple[str, str], Path] = {}
-        for file in files:
-            relative = file.relative_to(folder)
-            self._by_name.setdefault((relative.parent.as_posix().lower(), relative.stem.lower()), file)
-        self._used: set[Path] = set()
-
-    def take(self, photo: Path) -> Path | None:
-        """The mask of a photo, given by its path relative to its folder; a mask is given out once."""
-        parent, stem = photo.parent.as_posix().lower(), photo.stem.lower()
-        for ending in MASK_ENDINGS:
-            mask = self._by_name.get((parent, stem + ending))
-            if mask is not None and mask not in self._used:
-                self._used.add(mask)
-                return mask
-        return None
-
-    def unused(self) -> list[Path]:
-        """Masks that no photo asked for."""
-        return [file for file in self._by_name.values() if file not in self._used]
 
 
 # ---------------------------------------------------------------------------------------------------------------- VisA
@@ -358,7 +256,7 @@ def _read_visa(path: Path, category: str | None = None) -> Found:
         raise LayoutError(f"{file} lacks the column(s) {', '.join(missing)}.")
     objects = sorted(frame["object"].astype("str").unique())
     if category is None and len(objects) > 1:
-        raise _many(path, objects, as_folder=False)
+        raise many_categories(path, objects, as_folder=False)
     category = category or objects[0]
     if category not in objects:
         raise ValueError(f"{file} has no object {category!r}; choose one of: {', '.join(objects)}.")
@@ -375,101 +273,6 @@ def _read_visa(path: Path, category: str | None = None) -> Found:
             }
         )
     return Found(rows, path, published_split=True, name=category)
-
-
-# ------------------------------------------------------------------------------------------------------- class folders
-
-
-def _class_folders(path: Path, normal: str | None = None) -> list[tuple[str, Path]]:
-    """Class names and folders, a common prefix such as ``MT_`` taken off; the normal class is called "good".
-
-    ``normal`` is the folder of the normal class, with or without the prefix; None: the one of `NORMAL_NAMES`.
-    """
-    folders = [entry for entry in folders_in(path) if images_in(_photo_folder(entry), [])]
-    names = [folder.name for folder in folders]
-    common = os.path.commonprefix(names) if len(names) > 1 else ""
-    prefix = common[: max(common.rfind("_"), common.rfind("-")) + 1]
-    classes = []
-    for folder in folders:
-        name = folder.name.removeprefix(prefix) or folder.name
-        is_normal = name.lower() in NORMAL_NAMES
-        if normal is not None:
-            is_normal = normal.lower() in (name.lower(), folder.name.lower())
-        classes.append((NORMAL if is_normal else name, _photo_folder(folder)))
-    return classes
-
-
-def _photo_folder(folder: Path) -> Path:
-    return next((entry for entry in folders_in(folder) if entry.name.lower() in _CLASS_PHOTO_FOLDERS), folder)
-
-
-def _detect_classes(path: Path) -> bool:
-    if not path.is_dir() or split_folders(path):
-        return False
-    # cheap look first: a folder called Free, good, ... with or without a prefix
-    if not any(re.split(r"[_-]", entry.name.lower())[-1] in NORMAL_NAMES for entry in folders_in(path)):
-        return False
-    names = {name for name, _ in _class_folders(path)}
-    return NORMAL in names and len(names) > 1
-
-
-def _read_classes(path: Path, normal: str | None = None) -> Found:
-    found = Found([], path, published_split=False, name=path.name)
-    classes = _class_folders(path, normal) if path.is_dir() else []
-    _require_normal_class(path, classes, normal)
-    files = [(name, folder, images_in(folder, found.ignored)) for name, folder in classes]
-    everything = {file for _, _, images in files for file in images}
-    stems = {file.with_suffix("") for file in everything if file.suffix.lower() != ".png"}
-    # where any JPEG lies beside a PNG of its name, PNGs are masks in the whole dataset
-    png_masks = any(file.suffix.lower() == ".png" and file.with_suffix("") in stems for file in everything)
-    bases = {file.with_suffix("") for file in everything}
-
-    def is_mask(file: Path) -> bool:
-        if png_masks and file.suffix.lower() == ".png":
-            return True
-        return any(
-            ending and file.stem.endswith(ending) and file.with_name(file.stem.removesuffix(ending)) in bases
-            for ending in MASK_ENDINGS
-        )
-
-    for name, folder, images in files:
-        masks = MaskFinder([file for file in images if is_mask(file)], folder)
-        for photo in images:
-            if is_mask(photo):
-                continue
-            mask = masks.take(photo.relative_to(folder))
-            found.rows.append(
-                {
-                    "image_path": str(photo),
-                    # a normal photo needs no mask; its file is there, all zero, in this layout
-                    "mask_path": "" if name == NORMAL else str(mask or ""),
-                    "label_index": int(name != NORMAL),
-                    "defect_type": name,
-                }
-            )
-        found.unused_masks.extend(masks.unused())
-    return found
-
-
-def _require_normal_class(path: Path, classes: list[tuple[str, Path]], normal: str | None) -> None:
-    names = [name for name, _ in classes]
-    if normal is None and NORMAL not in names:
-        raise LayoutError(
-            f"{path} has no class folder for normal photos; name it {', '.join(sorted(NORMAL_NAMES))} (a common prefix "
-            f"is allowed), say which it is with normal='FOLDER', or with normal='' that there is none.\n{tree(path)}"
-        )
-    if normal is None:
-        return
-    if normal and NORMAL not in names:
-        raise LayoutError(f"{path} has no class folder {normal!r} (normal=); it has: {', '.join(names) or 'none'}.")
-    if path.is_dir() and split_folders(path):
-        folders = ", ".join(folder.name for folder in split_folders(path).values())
-        raise LayoutError(f"{path} has folders of splits ({folders}), which are no classes; use layout='plain'.")
-    others = [name for name in names if name.lower() in NORMAL_NAMES]
-    if normal:
-        others.remove(NORMAL)
-    if others:
-        raise LayoutError(f"{path} has the class folder {others[0]!r}, a name of normal photos, but normal={normal!r}.")
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
@@ -529,7 +332,7 @@ def split_of(text: str, file: Path) -> str:
     return SPLIT_NAMES.get(word, "")
 
 
-# ---------------------------------------------------------------------------------------------------------- annotations
+# -------------------------------------------------------------------------------------------------------- other modules
 # Their modules build on this one, so they are imported when they are needed.
 
 
@@ -555,6 +358,42 @@ def _read_labelme(path: Path, **options: Any) -> Found:
     from helpers.data.labelme import read_labelme
 
     return read_labelme(path, **options)
+
+
+def _detect_mvtec(path: Path) -> bool:
+    from helpers.data.folders import has_mvtec
+
+    return has_mvtec(path)
+
+
+def _read_mvtec(path: Path, **options: Any) -> Found:
+    from helpers.data.folders import read_split_folders
+
+    return read_split_folders(path, with_masks=True, **options)
+
+
+def _detect_plain(path: Path) -> bool:
+    from helpers.data.folders import has_plain
+
+    return has_plain(path)
+
+
+def _read_plain(path: Path, **options: Any) -> Found:
+    from helpers.data.folders import read_split_folders
+
+    return read_split_folders(path, with_masks=False, **options)
+
+
+def _detect_classes(path: Path) -> bool:
+    from helpers.data.folders import has_classes
+
+    return has_classes(path)
+
+
+def _read_classes(path: Path, **options: Any) -> Found:
+    from helpers.data.folders import read_classes
+
+    return read_classes(path, **options)
 
 
 def _detect_image_masks(path: Path) -> bool:
@@ -616,14 +455,14 @@ LAYOUTS: dict[str, Layout] = {
         "train/good/000.png\ntest/good/000.png\ntest/scratch/000.png\nground_truth/scratch/000_mask.png",
         _detect_mvtec,
         _read_mvtec,
-        frozenset({"category"}),
+        frozenset({"category", "normal", "mask_cache"}),
     ),
     "plain": Layout(
         "plain layout",
         "train/good/000.png        (no masks: image-level results only)\ntest/good/000.png\ntest/defect/000.png",
         _detect_plain,
         _read_plain,
-        frozenset({"category"}),
+        frozenset({"category", "normal"}),
     ),
     "classes": Layout(
         "class folders",
@@ -631,7 +470,7 @@ LAYOUTS: dict[str, Layout] = {
         "MT_Crack/Imgs/b.jpg\nMT_Crack/Imgs/b.png       (mask, same name)",
         _detect_classes,
         _read_classes,
-        frozenset({"normal"}),
+        frozenset({"normal", "mask_cache"}),
     ),
     "coco": Layout(
         "COCO layout",
@@ -668,7 +507,7 @@ LAYOUTS: dict[str, Layout] = {
         "metadata.json             optional: per photo split, label or defect_type, group",
         _detect_image_masks,
         _read_image_masks,
-        frozenset({"image_dir", "mask_dir", "metadata_path"}),
+        frozenset({"image_dir", "mask_dir", "metadata_path", "mask_cache"}),
     ),
 }
 """Layouts by name, in the order they are tried."""
@@ -687,10 +526,6 @@ def _entries(folder: Path) -> list[Path]:
 def folders_in(folder: Path) -> list[Path]:
     """Folders directly inside one, by name, without hidden ones."""
     return [entry for entry in _entries(folder) if entry.is_dir()]
-
-
-def _child(folder: Path, name: str) -> Path | None:
-    return next((entry for entry in folders_in(folder) if entry.name.lower() == name.lower()), None)
 
 
 def images_in(folder: Path, ignored: list[Path]) -> list[Path]:
@@ -737,14 +572,8 @@ def _dataset_json(folder: Path) -> dict[str, Any]:
     return about if isinstance(about, dict) else {}
 
 
-def _chosen_category(path: Path, category: str, known: list[str]) -> Path:
-    if category not in known:
-        choose = f"choose one of: {', '.join(known)}" if known else "it holds one product only, so leave category out"
-        raise ValueError(f"{path} has no category {category!r}; {choose}.")
-    return path / category
-
-
-def _many(path: Path, names: list[str], *, as_folder: bool = True) -> ValueError:
+def many_categories(path: Path, names: list[str], *, as_folder: bool = True) -> ValueError:
+    """The error that says which products there are to choose from."""
     how = f"give the path of one, such as {path / names[0]}, or " if as_folder else "give "
     return ValueError(
         f"{path} holds {len(names)} categories ({', '.join(names)}); {how}category={names[0]!r} to read_dataset."
