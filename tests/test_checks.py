@@ -299,8 +299,12 @@ def test_mask_without_photo(dataset):
     }
     dataset.attrs["unused_masks"] = ["ground_truth/dent/lost_mask.png"]  # what the reader found is taken as it is
     dataset.attrs["ignored"] = ["train/good/notes.txt"]
+    save(dataset.root / "ground_truth/dent/blank_mask.png", np.zeros_like(blob()))
+    dataset.attrs["unused_masks"].append("ground_truth/dent/blank_mask.png")
+    # its photo may count as normal; an empty mask takes nothing from anybody
     assert found(dataset.check()) == {
-        ("warning", "mask-without-photo", "ground_truth/dent/lost_mask.png"),
+        ("error", "mask-without-photo", "ground_truth/dent/lost_mask.png"),
+        ("warning", "mask-without-photo", "ground_truth/dent/blank_mask.png"),
         ("info", "ignored-file", "train/good/notes.txt"),
     }
 

@@ -166,8 +166,10 @@ def test_mvtec_masks_without_photos_and_other_files_are_listed(tmp_path):
     assert table.attrs["unused_masks"] == ["ground_truth/hole/77_mask.png", "ground_truth/old/1.png"]
 
 
-def test_mvtec_mask_of_a_normal_photo_is_kept_for_the_checks(tmp_path):
+def test_mvtec_mask_of_a_normal_photo_is_kept_for_the_checks_if_it_marks_a_pixel(tmp_path):
     put(tmp_path, *MVTEC, "ground_truth/good/000_mask.png", "ground_truth/hole/000_mask.png")
+    assert rows(read_dataset(tmp_path), "mask_path")["test/good/000.png"] == ("",)
+    Image.fromarray(np.eye(4, dtype=np.uint8)).save(tmp_path / "ground_truth/good/000_mask.png")
     table = read_dataset(tmp_path)
     assert rows(table, "mask_path")["test/good/000.png"][0].endswith("000_mask.png")
     assert rows(table, "mask_path")["train/good/000.png"] == ("",)  # same name, but the masks belong to test
@@ -313,15 +315,15 @@ def test_class_folders_of_any_names_are_read_when_told(tmp_path):
         }
     table = read_dataset(tmp_path, layout="classes", normal="")
     assert table["label_index"].tolist() == [1, 1, 1] and table["defect_type"].tolist() == ["Whole", "bent", "torn"]
-    with pytest.raises(LayoutError, match=r"no class folder 'hole' \(normal=\); it has: Whole, bent, torn"):
+    with pytest.raises(LayoutError, match=r"no folder 'hole' \(normal=\); it has: bike_Whole"):
         read_dataset(tmp_path, layout="classes", normal="hole")
 
 
 @pytest.mark.parametrize(
     ("photos", "normal", "words"),
     [
-        (("ok/1.jpg", "bent/1.jpg"), "", "class folder 'ok', a name of normal photos, but normal=''"),
-        (("good/1.jpg", "whole/1.jpg"), "whole", "class folder 'good', a name of normal photos, but normal='whole'"),
+        (("ok/1.jpg", "bent/1.jpg"), "", "folder 'ok', a name of normal photos, but normal=''"),
+        (("good/1.jpg", "whole/1.jpg"), "whole", "folder 'good', a name of normal photos, but normal='whole'"),
         (("train/a/1.jpg", "test/a/1.jpg"), "", r"folders of splits \(test, train\).*layout='plain'"),
     ],
 )
@@ -505,7 +507,7 @@ def test_missing_folder_names_what_is_there(tmp_path):
 
 def test_foreign_options_are_named(tmp_path):
     put(tmp_path, "good/1.png", "hole/3.png")
-    with pytest.raises(TypeError, match="class folders has no option category, root; it takes normal"):
+    with pytest.raises(TypeError, match="class folders has no option category, root; it takes mask_cache, normal"):
         read_dataset(tmp_path, root=".", category="x")
     with pytest.raises(ValueError, match="Unknown layout 'yolo'; known are: table, visa, mvtec, plain, classes, coco"):
         read_dataset(tmp_path, layout="yolo")

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from helpers.data.image_masks import are_marked, is_mask_like
 from helpers.data.images import (
     IMAGE_SUFFIXES,
     DecodedImage,
@@ -138,6 +139,7 @@ def check_dataset(
     remember_bit_depth(root, table.attrs.get("bit_depth"))
     photos, masks = _records(samples, workers)
     _check_photos(photos, table.attrs.get("bit_depth", 16), findings)
+    _check_classes(samples, photos, findings)
     _check_masks(samples, photos, masks, table, findings)
     _check_exact_copies(samples, photos, findings)
     if near_duplicates:
@@ -175,6 +177,7 @@ class _PhotoRecord:
     pages: int = 1
     shape: tuple[int, int] = (0, 0)
     thumbnail: np.ndarray | None = None
+    mask_like: bool = False
 
 
 @dataclass(slots=True)
@@ -293,6 +296,7 @@ def _photo_record(path: str) -> _PhotoRecord:
         pages=decoded.pages,
         shape=decoded.shape,
         thumbnail=_thumbnail(decoded, pixels),
+        mask_like=bool(pixels.any()) and is_mask_like(decoded.mask_values(), lossy=decoded.lossy),
     )
 
 
@@ -537,6 +541,25 @@ def _check_photos(photos: dict[str, _PhotoRecord], bits: int, findings: _Finding
         findings.add("warning", "", "mixed-modes", problem, fix)
 
 
+def _check_classes(samples: list[_Sample], photos: dict[str, _PhotoRecord], findings: _Findings) -> None:
+    """Pictures among the photos that are masks or thumbnails of others, by what good photos look like."""
+    read = {sample.image: sample for sample in samples if photos[sample.image].error is None}
+    good = [photos[path] for path, sample in read.items() if sample.label == 0]
+    if 2 * sum(record.mask_like for record in good) < len(good):
+        for path in read:
+            if photos[path].mask_like:
+                problem = "is black and white as a mask is, but counts as a photo"
+                fix = "move masks to where this layout has them, or out of the dataset"
+                findings.add("error", path, "mask-as-photo", problem, fix)
+    smallest = np.min([record.shape for record in good], axis=0) if good else np.zeros(2)
+    for defect_type in sorted({sample.defect_type for sample in read.values() if sample.label == 1}):
+        paths = [path for path, sample in read.items() if sample.defect_type == defect_type]
+        if (2 * np.max([photos[path].shape for path in paths], axis=0) <= smallest).all():
+            problem = f"all {len(paths)} photos of type {defect_type!r} are at most half as wide and high as good ones"
+            fix = "take them out if they are thumbnails or cut-outs: size alone tells them apart"
+            findings.add("warning", paths[0], "small-photos", problem, fix)
+
+
 # --------------------------------------------------------------------------------------------------------------- masks
 
 
@@ -614,18 +637,21 @@ def _check_mask_values(path: str, record: _MaskRecord, findings: _Findings) -> N
 
 
 def _check_orphans(samples: list[_Sample], table: pd.DataFrame, findings: _Findings) -> None:
-    problem, fix = "is a mask without a photo", "add its photo, correct its name, or remove it"
     for name in table.attrs.get("ignored", []):
         path = str(findings.root / name)
         findings.add(
             "info", path, "ignored-file", "is no image by its suffix and is ignored", "nothing, or move it away"
         )
-    if "unused_masks" in table.attrs:  # the reader saw the whole dataset, of which the table may be a part
-        orphans = [str(findings.root / name) for name in table.attrs["unused_masks"]]
-    else:
-        orphans = list(_orphans(samples, findings.root))
-    for path in orphans:
-        findings.add("warning", path, "mask-without-photo", problem, fix)
+    # a reader saw the whole dataset; another table may be a part of it
+    whole = "unused_masks" in table.attrs
+    named = (str(findings.root / name) for name in table.attrs.get("unused_masks", []))
+    orphans = list(named if whole else _orphans(samples, findings.root))
+    fix = "add its photo, correct its name, or remove it: the photo that it means may count as normal"
+    for path, marks in zip(orphans, are_marked([[Path(path)] for path in orphans]), strict=True):
+        severity = "error" if whole and marks else "warning"
+        findings.add(
+            severity, path, "mask-without-photo", f"is {'a' if marks else 'an empty'} mask without a photo", fix
+        )
 
 
 def _orphans(samples: list[_Sample], root: Path) -> Iterator[str]:

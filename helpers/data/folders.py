@@ -120,7 +120,7 @@ def _require_normal(
         raise LayoutError(
             f"{path} has no folder for normal photos among {listed}; name it {', '.join(sorted(NORMAL_NAMES))}, say "
             f"which it is with normal='FOLDER', or with normal='' that there is none.\n{tree(path)}",
-            [{"layout": layout, "normal": name} for name in names],
+            hints=[{"layout": layout, "normal": name} for name in names],
         )
     if normal is None:
         return
@@ -297,6 +297,17 @@ def read_classes(
 
 def _photo_folder(folder: Path) -> Path:
     return next((child for child in (_child(folder, name) for name in _PHOTO_FOLDERS) if child), folder)
+
+
+def type_folders(path: Path) -> list[Path]:
+    """Folders of photos that may be types, in the split folders where there are any."""
+    types = [folder for _, folder in _split_types(path)] if split_folders(path) else _inside(path).types
+    return [folder for folder in types if images_in(folder, [])]
+
+
+def masked_layout(path: Path) -> str:
+    """Layout of split folders: with masks or without."""
+    return "mvtec" if _has_masks(path) else "plain"
 
 
 # ----------------------------------------------------------------------------------------------------- photos and masks

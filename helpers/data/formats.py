@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import unicodedata
@@ -28,6 +29,7 @@ from helpers.data.images import (
     remember_bit_depth,
     repeated_links,
 )
+from helpers.data.layouts import match_names
 from helpers.data.samples import NORMAL, absolute_path, make_table, read_frame, read_table, relative_path
 
 logger = logging.getLogger(__name__)
@@ -112,18 +114,18 @@ def read_dataset(
         name: name of the dataset; default: from dataset.json, else of the folder.
         pixel_size: mm a pixel; default: ``pixel_size_mm`` of dataset.json, else unknown.
         **options: of the layout: ``category`` (mvtec, plain, visa: which product of a data set with many), ``root``
-            (table: folder the paths are relative to; default: the folder of the file), ``normal`` (classes: which
-            folder holds the normal photos, upper and lower case alike; "" where none does, and then every photo is
-            abnormal; with ``layout="classes"``, for such folders are not recognised); those of coco, labelme,
-            voc, image_mask and severstal are described at `helpers.data.coco.read_coco`,
+            (table: folder the paths are relative to; default: the folder of the file), ``normal`` (mvtec, plain,
+            classes: which folder holds the normal photos, or a list of several, upper and lower case alike; "" where
+            none does, and then every photo is abnormal), ``mask_cache`` (mvtec, classes: folder for masks that are
+            drawn from several of one photo); those of coco, labelme, voc, image_mask and severstal are described at
+            `helpers.data.coco.read_coco`,
             `helpers.data.labelme.read_labelme`, `helpers.data.class_files.read_voc`,
             `helpers.data.image_masks.read_image_masks` and `helpers.data.severstal.read_severstal`.
 
     Returns:
-        The sample table. Its ``attrs`` also hold ``ignored`` and ``unused_masks``: up to 100 relative paths each of
-        files in the photo folders that are no images, and of masks that no photo goes with. Where annotations were
-        read, ``findings`` lists what is wrong with them (`check_dataset` repeats it) and ``mask_cache`` is the folder
-        in which masks were drawn.
+        The sample table. Its ``attrs`` also hold ``ignored`` (up to 100 relative paths of files in the photo folders
+        that are no images), ``unused_masks`` (those that no photo goes with), ``findings`` (what is wrong or was not
+        used; `check_dataset` repeats it) and, where masks were drawn, their folder ``mask_cache``.
 
     Raises:
         FileNotFoundError: nothing lies at ``path``.
@@ -139,14 +141,14 @@ def read_dataset(
             f"There is no dataset at {path}; check the path ({near} holds: {there or 'nothing'}). "
             "The built-in ones are drawn by `python -m helpers.data.synthetic mesh --out datasets`."
         )
-    if pixel_size is not None and not pixel_size > 0:
-        raise ValueError(f"pixel_size is {pixel_size!r}; give the mm of one pixel, above 0.")
+    if pixel_size is not None:
+        _require_pixel_size(pixel_size, "pixel_size")
     if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"Unknown layout {layout!r}; known are: {', '.join(LAYOUTS)}.")
     if layout is None:
-        layout = next((key for key, known in LAYOUTS.items() if known.detect(path)), None)
+        layout = _recognised(path, options)
     if layout is None:
-        raise LayoutError(_unknown_layout(path))
+        raise _unknown_layout(path)
     known = LAYOUTS[layout]
     foreign = sorted(set(options) - known.options)
     if foreign:
@@ -157,6 +159,11 @@ def read_dataset(
     _note_links(found)
     if not found.rows:
         raise LayoutError(f"{path} was read as {known.title}, but no photo was found in it.\n{tree(path)}")
+    if path.is_dir():
+        from helpers.data.beside import note_unused
+
+        category_folder = path / options.get("category", "")
+        note_unused(category_folder if category_folder.is_dir() else path, found, layout)
     about = _dataset_json(path if path.is_dir() else path.parent) if layout != "table" else {}
     category = options.get("category")
     if category is not None and (path / category).is_dir():
@@ -173,7 +180,7 @@ def read_dataset(
     if "bit_depth" not in table.attrs and (bits := measure_bit_depth(table["image_path"])):
         table.attrs["bit_depth"] = bits
     remember_bit_depth(found.root, table.attrs.get("bit_depth"))
-    table.attrs["ignored"] = _relative_names(found.ignored, found.root)
+    table.attrs["ignored"] = _relative_names(found.ignored, found.root)[:MAX_IGNORED]
     table.attrs["unused_masks"] = _relative_names(found.unused_masks, found.root)
     if group is not None:
         table["group"] = _groups(table, group)
@@ -305,9 +312,44 @@ def _read_table(path: Path, root: str | Path | None = None) -> Found:
             row["defect_type"] = defect_type
         if "split" in frame:
             row["split"] = "" if pd.isna(row["split"]) else split_of(str(row["split"]), path)
-    base = Path(root) if root is not None else path.parent
+    base = absolute_path(Path(root) if root is not None else path.parent)
     published = any(row.get("split") for row in rows)
-    return Found(rows, absolute_path(base), published_split=published, name=path.stem)
+    found = Found(rows, base, published_split=published, name=path.stem)
+    _find_files(path, found)
+    return found
+
+
+def _find_files(table: Path, found: Found) -> None:
+    """Put files in the place of names that were written otherwise, or on another machine; one finding says so."""
+
+    def file_of(name: Any) -> str:
+        return "" if pd.isna(name) or not str(name) else os.path.join(found.root, str(name))  # noqa: PTH118
+
+    columns = ("image_path", "mask_path")
+    there = {key: {file for row in found.rows if os.path.exists(file := file_of(row.get(key)))} for key in columns}  # noqa: PTH110
+    lost = {
+        key: [row for row in found.rows if (file := file_of(row.get(key))) and file not in there[key]]
+        for key in columns
+    }
+    if not any(lost.values()):
+        return
+    files = {file for file in map(str, images_in(found.root, []))}
+    examples = []
+    for key, other in zip(columns, reversed(columns), strict=True):
+        matched, _ = match_names(
+            [str(row[key]) for row in lost[key]], map(Path, sorted(files - there[other])), found.root
+        )
+        for row in lost[key]:
+            file = matched.get(str(row[key]))
+            if file is not None:
+                examples.append(f"{row[key]} is {file.relative_to(found.root).as_posix()}")
+                row[key] = str(file)
+                there[key].add(str(file))
+    if examples:
+        problem = f"{len(examples)} name(s) were found written otherwise: {examples[0]}"
+        found.attrs["findings"] = Notes(found.root).rows
+        notes = Notes(found.root, found.attrs["findings"])
+        notes.add("info", table, "names-matched", problem, "nothing, if that is what they mean")
 
 
 def label_of(text: str, file: Path) -> tuple[int, str]:
@@ -558,18 +600,31 @@ def _note_links(found: Found) -> None:
 
 
 def _relative_names(files: list[Path], root: Path) -> list[str]:
-    return [Path(os.path.relpath(file, root)).as_posix() for file in sorted(files)[:MAX_IGNORED]]
+    return [Path(os.path.relpath(file, root)).as_posix() for file in sorted(files)]
 
 
 def _dataset_json(folder: Path) -> dict[str, Any]:
+    """``name`` and ``pixel_size_mm`` of the file, where it has them."""
     file = folder / "dataset.json"
     if not file.is_file():
         return {}
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
+        about = json.loads(file.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not valid JSON ({error}); fix or remove it.") from error
-    return about if isinstance(about, dict) else {}
+    if not isinstance(about, dict):
+        return {}
+    if about.get("pixel_size_mm") is not None:
+        _require_pixel_size(about["pixel_size_mm"], f"{file}: pixel_size_mm")
+    if not isinstance(about.get("name", ""), str):
+        raise ValueError(f"{file}: name is {about['name']!r}; give a text.")
+    return about
+
+
+def _require_pixel_size(value: Any, what: str) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
+        raise ValueError(f"{what} is {value!r}; give the mm of one pixel as a number above 0, such as 0.05.")
 
 
 def many_categories(path: Path, names: list[str], *, as_folder: bool = True) -> ValueError:
@@ -605,14 +660,40 @@ def _groups(table: pd.DataFrame, group: str | Mapping[str, str] | pd.Series) -> 
     return pd.Series(values, index=table.index, dtype="str")
 
 
-def _unknown_layout(path: Path) -> str:
+def _recognised(path: Path, options: Mapping[str, Any]) -> str | None:
+    """The first layout that a path has and that takes the options, else the one that they are for, else the first."""
+    detected = []
+    for key, known in LAYOUTS.items():
+        if known.detect(path):
+            if known.options.issuperset(options):
+                return key
+            detected.append(key)
+    if "normal" in options and path.is_dir():
+        from helpers.data.folders import masked_layout
+
+        return masked_layout(path) if split_folders(path) else "classes"
+    if {"image_dir", "mask_dir"} <= set(options):
+        return "image_mask"
+    return detected[0] if detected else None
+
+
+def _unknown_layout(path: Path) -> LayoutError:
+    from helpers.data.beside import hints_for, unread_photos
+
+    hints = hints_for(path)
+    lines = []
+    for what, options in hints[:8]:
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        lines.append(f"  {what}; try {given}\n")
+    near = "Closest (arguments of read_dataset; LAYOUT, NORMAL, OPTIONS in notebook 01):\n" if lines else ""
     sketches = "\n".join(
         f"  {name}:\n" + "\n".join(f"    {line}" for line in known.sketch.splitlines())
         for name, known in LAYOUTS.items()
     )
-    return (
-        f"{path} has no layout that is known. Found:\n{tree(path)}\nKnown layouts:\n{sketches}\n"
-        "Move the photos into one of these, or list them in a table and read that."
+    return LayoutError(
+        f"{path} has no layout that is known. Found:\n{tree(path)}\n{near}{''.join(lines)}{unread_photos(path)}"
+        f"Known layouts:\n{sketches}\nMove the photos into one of these, or list them in a table and read that.",
+        [options for _, options in hints],
     )
 
 

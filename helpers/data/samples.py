@@ -566,9 +566,19 @@ def read_frame(path: str | Path) -> pd.DataFrame:
     if suffix == ".parquet":
         return pd.read_parquet(path)
     # a defect type may be called "NA" or "007"
-    frame = pd.read_csv(path, dtype="str", keep_default_na=False, encoding="utf-8-sig")
-    text = {*COLUMNS, PUBLISHED_COLUMN, "label"} - {"label_index"}
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            header = file.readline()
+        separator = next((sign for sign in ",;\t" if sign in header), ",")
+        frame = pd.read_csv(path, dtype="str", keep_default_na=False, encoding="utf-8-sig", sep=separator)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8 ({error}); save it as CSV UTF-8.") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise ValueError(f"{path} is no CSV table ({error}); save it again.") from error
+    text = {*COLUMNS, PUBLISHED_COLUMN, "label", "defect_types"} - {"label_index"}
     for column in frame.columns.difference(text):
+        if frame[column].str.match(r"0\d").any():  # 007 is a name
+            continue
         try:
             frame[column] = pd.to_numeric(frame[column])
         except (ValueError, TypeError):
