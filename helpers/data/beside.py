@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.data.annotations import Notes
-from helpers.data.folders import masked_layout, type_folders
+from helpers.data.folders import masked_layout, product_folders, type_folders
 from helpers.data.formats import LAYOUTS, Found, folders_in, images_in, split_folders
 from helpers.data.image_masks import looks_like_mask
 
@@ -63,6 +63,7 @@ def _note_folders(path: Path, pictures: list[Path], found: Found, notes: Notes) 
         return real.setdefault(folder, Path(os.path.realpath(folder)))  # a link may lead there
 
     used = {place(file.parent) for file in (*rows, *found.unused_masks)}
+    used |= {place(found.root / row["path"]) for row in notes.rows if row["path"]}  # its reader spoke of it
     around = used | {parent for folder in used for parent in folder.parents}
     unused: dict[Path, int] = defaultdict(int)
     for picture in pictures:
@@ -131,7 +132,7 @@ def _inner_hints(path: Path) -> list[tuple[str, dict[str, Any]]]:
     below = folders_in(path)[:20]
     for folder in below + [entry for outer in below for entry in folders_in(outer)[:20]]:
         title = next((known.title for known in LAYOUTS.values() if known.detect(folder)), "")
-        if title and not any(folder.is_relative_to(hint["path"]) for _, hint in hints):
+        if title and not product_folders(folder) and not any(folder.is_relative_to(hint["path"]) for _, hint in hints):
             hints.append((f"its folder {folder.relative_to(path).as_posix()} is of the {title}", {"path": str(folder)}))
     return hints
 

@@ -67,7 +67,7 @@ def _inside(parent: Path) -> _Inside:
                 inside.masks_of[rest] = entry
             else:
                 inside.masks.append(entry)
-        elif not RESULT_WORDS & set(own) or is_normal_name(entry.name):
+        elif not RESULT_WORDS & set(own) or DENIALS & set(own):
             inside.types.append(entry)
     # what is called ground_truth comes before label
     inside.masks.sort(key=lambda folder: "truth" not in folder.name.lower())
@@ -148,7 +148,8 @@ def _has_split_folders(path: Path, normal: str | Sequence[str] | None = None) ->
     return "test" in splits and bool(types) and _ground_truth(path) is not None
 
 
-def _categories(path: Path) -> list[Path]:
+def product_folders(path: Path) -> list[Path]:
+    """Folders of products that each have split folders."""
     return [] if split_folders(path) else [entry for entry in folders_in(path) if _has_split_folders(entry)]
 
 
@@ -190,12 +191,12 @@ def has_mvtec(path: Path) -> bool:
         return False
     if split_folders(path):
         return _has_split_folders(path) and _has_masks(path)
-    return any(_has_masks(category) for category in _categories(path))
+    return any(_has_masks(category) for category in product_folders(path))
 
 
 def has_plain(path: Path) -> bool:
     """Whether split folders hold types of photos, one of them normal."""
-    return path.is_dir() and (_has_split_folders(path) or bool(_categories(path)))
+    return path.is_dir() and (_has_split_folders(path) or bool(product_folders(path)))
 
 
 def read_split_folders(
@@ -214,7 +215,7 @@ def read_split_folders(
     """
     if not path.is_dir():
         raise LayoutError(f"{path} is a file; this layout is a folder.")
-    categories = [entry.name for entry in _categories(path)]
+    categories = [entry.name for entry in product_folders(path)]
     if category is not None:
         if category not in categories:
             choose = f"choose one of: {', '.join(categories)}" if categories else "it holds one product only"
@@ -297,6 +298,13 @@ def read_classes(
 
 def _photo_folder(folder: Path) -> Path:
     return next((child for child in (_child(folder, name) for name in _PHOTO_FOLDERS) if child), folder)
+
+
+def folder_name(defect_type: str) -> str:
+    """A name for the folder of a defect type that no reader takes for anything else."""
+    words = words_in(defect_type)
+    other = is_normal_name(defect_type) or word_for_normal(defect_type) or RESULT_WORDS & set(words)
+    return f"defect_{defect_type}" if other and not DENIALS & set(words) else defect_type
 
 
 def type_folders(path: Path) -> list[Path]:

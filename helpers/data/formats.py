@@ -627,12 +627,12 @@ def _require_pixel_size(value: Any, what: str) -> None:
         raise ValueError(f"{what} is {value!r}; give the mm of one pixel as a number above 0, such as 0.05.")
 
 
-def many_categories(path: Path, names: list[str], *, as_folder: bool = True) -> ValueError:
+def many_categories(path: Path, names: list[str], *, as_folder: bool = True) -> LayoutError:
     """The error that says which products there are to choose from."""
     how = f"give the path of one, such as {path / names[0]}, or " if as_folder else "give "
-    return ValueError(
-        f"{path} holds {len(names)} categories ({', '.join(names)}); {how}category={names[0]!r} to read_dataset."
-    )
+    what = f"{len(names)} categories" if len(names) > 1 else "1 category"
+    message = f"{path} holds {what} ({', '.join(names)}); {how}category={names[0]!r} to read_dataset."
+    return LayoutError(message, [{"category": name} for name in names])
 
 
 def _groups(table: pd.DataFrame, group: str | Mapping[str, str] | pd.Series) -> pd.Series:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -118,10 +118,11 @@ class MaskFinder:
             by_stem[_folded(relative.parent.as_posix()), _folded(relative.stem)].append(mask)
         alike = _grouped(photos, lambda photo: (_folded(photo.parent.as_posix()), _folded(photo.stem)))
         for (parent, stem), keys in alike.items():
+            names = Counter(photos[key].name for key in keys)
             for key in keys:
-                if key in pairs:
-                    continue
                 name = photos[key].name
+                if key in pairs or names[name] > 1:  # photos of several folders, whose masks lie in one
+                    continue
                 # of photos that differ in suffix or case alone, only the whole name says whose a mask is
                 stems = [name] if len(keys) > 1 else [name, stem]
                 exact = [by_stem.get((parent, _folded(text + ending)), []) for text in stems for ending in _ENDINGS]

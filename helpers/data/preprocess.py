@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from helpers.data.formats import NORMAL_NAMES
+from helpers.data.folders import folder_name
 from helpers.data.images import decode_image
 from helpers.files import write_whole_folder
 from helpers.progress import progress
@@ -310,9 +310,7 @@ def _folder_names(types: Sequence[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     taken: set[str] = set()
     for defect_type in types:
-        name = _clean(defect_type)
-        if name.lower() in NORMAL_NAMES:  # a defect type of this name would be read as normal
-            name = f"defect_{name}"
+        name = folder_name(_clean(defect_type))
         unique, number = name, 2
         while unique.lower() in taken:
             unique, number = f"{name}_{number}", number + 1

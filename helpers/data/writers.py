@@ -23,7 +23,7 @@ from PIL import Image
 from scipy import ndimage
 
 from helpers.data.annotations import draw_polygon, region_of
-from helpers.data.formats import NORMAL_NAMES
+from helpers.data.folders import folder_name
 from helpers.data.images import image_sizes, read_mask
 from helpers.data.samples import NORMAL, absolute_path, make_table, relative_path, write_table
 from helpers.files import write_whole_folder
@@ -125,7 +125,7 @@ def write_coco(table: pd.DataFrame, out: str | Path, *, force: bool = False) -> 
 
     def write(folder: Path) -> None:
         abnormal = table["label_index"] == 1
-        names = {kind: _not_normal(kind) for kind in sorted(table["defect_type"][abnormal].unique())}
+        names = {kind: folder_name(kind) for kind in sorted(table["defect_type"][abnormal].unique())}
         categories = {kind: number for number, kind in enumerate(names, start=1)}
         taken: set[str] = set()
         contents: dict[str, dict[str, Any]] = {}
@@ -288,11 +288,7 @@ def _type_names(table: pd.DataFrame) -> dict[str, str]:
     """Defect type -> name of its folder, different from all others whatever the case."""
     taken: set[str] = set()
     types = sorted(table["defect_type"][table["label_index"] == 1].unique())
-    return {kind: _unique(_not_normal(kind), "", taken) for kind in types}
-
-
-def _not_normal(kind: str) -> str:
-    return f"defect_{kind}" if kind.strip(" .").lower() in NORMAL_NAMES else kind
+    return {kind: _unique(folder_name(kind), "", taken) for kind in types}
 
 
 def _unique(name: str, place: str, taken: set[str]) -> str:
