@@ -412,10 +412,9 @@ def _put(part: Item, found: np.ndarray, found_mask: np.ndarray, anomaly_map: np.
     rows = slice(max(0, top), min(anomaly_map.shape[0], top + high))
     columns = slice(max(0, left), min(anomaly_map.shape[1], left + wide))
     inner = np.s_[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-    own = np.ones((high, wide), bool) if part.mask is None else part.mask
     place = anomaly_map[rows, columns]
-    np.maximum(place, np.where(own, found, 0)[inner], out=place)
-    mask[rows, columns] |= (found_mask & own)[inner]
+    np.maximum(place, found[inner], out=place)
+    mask[rows, columns] |= found_mask[inner]
 
 
 # ------------------------------------------------------------------------------------------------------ sizes

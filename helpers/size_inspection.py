@@ -26,10 +26,10 @@ from helpers.analysis.pixel_size import (
 )
 from helpers.analysis.severity import Quantity, Rule, SeverityLimits
 from helpers.analysis.sizing import PixelSize, coco_of_defects, label_defects, measure_labels, size_error_by_threshold
-from helpers.data.images import image_sizes, read_image, read_mask
+from helpers.data.images import image_sizes, map_at_photo_size, read_image, read_mask
 from helpers.data.samples import relative_path
 from helpers.files import write_whole_folder
-from helpers.inference.predictor import START, map_at_photo_size, open_finished
+from helpers.inference.predictor import START, open_finished
 from helpers.notebook import ParameterError, check_number
 from helpers.progress import progress
 from helpers.runs import PROJECT_ROOT, MissingRunError, Run, project_path, write_csv, write_json

@@ -21,7 +21,7 @@ from cascade_runs import CLASSES, KnownBackend, shrink, write_run
 from conftest import REPOSITORY, dead_process
 from PIL import Image
 
-from helpers.data.images import find_images
+from helpers.data.images import find_images, map_at_photo_size
 from helpers.files import InUseError, hold, partial_path
 from helpers.inference import Cascade, Predictor, predictor
 from helpers.inference.cascade import PRESETS_FOLDER, VERDICT_COLUMNS, CascadeError
@@ -322,11 +322,12 @@ def test_masks_are_cleaned_and_confined(tmp_path, artifacts):
     one = stage(artifacts, "first", "always", **options)
     item = Item("a.png", "a", picture)
     one.run([item], tmp_path / "out", ("mask",))
-    found = Predictor(artifacts / "drawn/quick/first").predict(picture).maps[0] > 0.3
-    inside = np.zeros((64, 64), bool)
-    inside[8:56, 8:56] = True
-    assert found[:8, :8].any() and found[36:46, 36:46].any()
-    expected = clean_mask(found & inside, opening_diameter=9)
+    (judged,) = Predictor(artifacts / "drawn/quick/first").predict_stream(picture)
+    inside = np.zeros(judged.network_map.shape, bool)
+    inside[1:-1, 1:-1] = True
+    found = map_at_photo_size(judged.network_map * inside, (64, 64), {}) > 0.3
+    assert found[8:24, 8:24].any() and found[36:46, 36:46].any()
+    expected = clean_mask(found, opening_diameter=9)
     assert expected[:20, :20].any() and not expected[36:46, 36:46].any() and not expected[:8].any()
     stored = np.asarray(Image.open(tmp_path / "out/first/masks/a.png")) > 0
     np.testing.assert_array_equal(stored, expected)

@@ -276,7 +276,7 @@ def test_impossible_hits_are_refused():
     ):
         with pytest.raises(ValueError, match=reason):
             defect_hits([(mask, values)], ["a"], ["x"], 0.5, **options)
-    with pytest.raises(ValueError, match="a.png: the map"):
+    with pytest.raises(ValueError, match="a.png: 400 of 400"):
         defect_hits([(mask, values * np.nan)], ["a.png"], ["x"], 0.5)
     with pytest.raises(ValueError, match="one a photo"):
         defect_hits([(mask, values)], ["a", "b"], ["x", "x"], 0.5)

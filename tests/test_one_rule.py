@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 
 from helpers.analysis.cascade_costs import Prices, cascade_rates, expected_costs, lost_photos
 from helpers.analysis.classification import threshold_rates
@@ -13,6 +14,7 @@ from helpers.analysis.comparison import operating_points, threshold_counts
 from helpers.analysis.metrics import PixelMetrics, bootstrap_draws, image_metrics, photo_overlap
 from helpers.analysis.sizing import label_defects, measure_defects
 from helpers.analysis.weak_defects import detection_rates
+from helpers.data.images import map_at_photo_size
 from helpers.thresholds import Threshold, exceeds
 
 WHOLE = {"min_defect_area": 0, "use_morphology": False, "fill_holes": False}
@@ -74,3 +76,36 @@ def test_a_tenth_as_a_threshold_is_not_below_a_tenth_as_float32():
     metric = PixelMetrics(0.1)
     metric.update(tenth)
     assert (metric.fp, int(label_defects(tenth, 0.1, **WHOLE).max()), float(tenth[0, 0]) > 0.1) == (0, 0, True)
+
+
+@given(maps_and_thresholds(), st.tuples(st.integers(1, 40), st.integers(1, 40)))
+@settings(deadline=None, max_examples=300)
+def test_a_photo_shows_a_defect_exactly_where_the_networks_map_does(drawn, shape):
+    found, value = drawn
+    above = found > np.float32(value)
+    whole = map_at_photo_size(found, shape, {})
+    mask = Threshold(value, "given").exceeds(whole)
+    assert (whole.dtype, whole.shape, whole.max()) == (np.float32, shape, found.max())
+    assert mask.any() == above.any() and measure_defects(whole, value, **WHOLE)["area_px"].sum() == mask.sum()
+    rows, columns = ((np.arange(cells) + 0.5) * side / cells for cells, side in zip(found.shape, shape, strict=True))
+    for row, column in np.argwhere(above):  # no found cell is lost
+        assert mask[int(rows[row] - 1e-9), int(columns[column] - 1e-9)]
+    labels, n = ndimage.label(mask, np.ones((3, 3)))
+    for number in range(1, n + 1):  # and no region is added: each lies within a cell of one that was found
+        place = np.argwhere(labels == number) + 0.5
+        cells = place * np.array(found.shape) / shape
+        near = np.abs(cells[:, None] - (np.argwhere(above)[None] + 0.5)).max(-1)
+        assert (near.min(1) <= 1 + 1 / min(shape)).all() or min(shape) < max(found.shape)
+
+
+def test_a_peak_of_one_cell_stays_a_peak_in_the_photo():
+    peak = np.zeros((8, 8), np.float32)
+    peak[3, 5] = 1.2
+    for shape in ((16, 16), (24, 24), (8, 8), (5, 7), (131, 97)):
+        whole = map_at_photo_size(peak, shape, {})
+        found = measure_defects(whole, 1.0, **WHOLE)
+        assert len(found) == 1 and found["peak_score"].item() == np.float32(1.2)
+        assert found["relative_x"].item() == pytest.approx(5.5 / 8, abs=0.5 / shape[1])
+        assert found["relative_y"].item() == pytest.approx(3.5 / 8, abs=0.5 / shape[0])
+    mirrored = map_at_photo_size(peak[:, ::-1], (24, 24), {})
+    np.testing.assert_array_equal(map_at_photo_size(peak, (24, 24), {})[:, ::-1], mirrored)

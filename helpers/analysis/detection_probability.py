@@ -37,8 +37,9 @@ from scipy.stats import chi2, norm
 
 from helpers.analysis.comparison import recall_by_size, size_edges, size_groups
 from helpers.analysis.sizing import MEASURES, PixelSizeLike, as_pixel_size, label_defects, measure_labels
+from helpers.data.images import map_at_photo_size, read_mask
 from helpers.progress import progress
-from helpers.thresholds import percent
+from helpers.thresholds import exceeds, percent
 
 if TYPE_CHECKING:
     from helpers.runs import Run
@@ -87,14 +88,13 @@ def defect_hits(
 ) -> pd.DataFrame:
     """Says of every true defect how large it is and whether the map shows it.
 
-    A defect is a connected region of the mask (eight neighbours), measured as it was drawn. A map smaller than its mask
-    is stretched over it: each pixel of a defect has the value of the map's cell it lies in, so that a defect smaller
-    than a cell is not lost, as it would be in a mask made smaller.
+    A defect is a connected region of the mask (eight neighbours), measured as it was drawn. It is found where the map,
+    at the mask's size (:func:`helpers.data.images.map_at_photo_size`), is above the threshold: in the pixels that are
+    saved and drawn as defects.
 
     Args:
         photos: true mask and anomaly map of each photo, read once. Masks are (H, W) bool, at the size that
-            ``pixel_size`` is meant for; None, or empty: left out. Maps are (h, w) floats, -inf where the detector did
-            not look.
+            ``pixel_size`` is meant for; None, or empty: left out. Maps are (h, w) floats.
         image_paths: one a photo.
         defect_types: likewise.
         threshold: a pixel of the map is called defect above it.
@@ -116,7 +116,7 @@ def defect_hits(
         raise ValueError(f"measure={measure!r} is unknown; use one of {', '.join(MEASURES)}.")
     if not 0 <= min_share <= 1:
         raise ValueError(f"min_share={min_share} must lie in 0 to 1.")
-    size, limit = as_pixel_size(pixel_size, unit), float(threshold)
+    size = as_pixel_size(pixel_size, unit)
     of_measure = f"{size.unit}²" if measure == "area" else size.unit
     rows: list[tuple[Any, ...]] = []
     n, n_photos = len(image_paths), 0
@@ -127,7 +127,13 @@ def defect_hits(
         if mask is None or not np.any(mask):
             continue
         truth = np.asarray(mask, dtype=bool)
-        flagged = _stretched(anomaly_map, truth.shape, path) > limit
+        values = np.asarray(anomaly_map, dtype=np.float32)
+        if values.ndim != 2:
+            raise ValueError(f"{path}: the map has the shape {values.shape}; it must be (h, w).")
+        try:
+            flagged = exceeds(map_at_photo_size(values, truth.shape, {}), threshold)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         labels = label_defects(truth, min_defect_area=min_defect_area, use_morphology=False, fill_holes=False)
         sizes = measure_labels(labels, size)[measure]
         pixels = np.bincount(labels.ravel(), minlength=1)[1:]
@@ -156,51 +162,18 @@ def run_defect_hits(run: Run, threshold: SupportsFloat | None = None, **options:
     Raises:
         ValueError: as `defect_hits` does, for a mask that cannot be read, or a run without a pixel threshold.
     """
-    from helpers.data.images import read_mask
-
     test, maps = run.predictions("test"), run.test_maps()
     rows = test[(test["label_index"] == 1) & (test["mask_path"] != "")]
 
     def photos() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for index, path in rows["mask_path"].items():
             mask = read_mask(path)
-            yield mask, _uncropped(maps[index], mask.shape, run.info["parameters"])
+            yield mask, map_at_photo_size(maps[index], mask.shape, run.info["parameters"])
 
     limit = run.thresholds.get("pixel") if threshold is None else threshold
     if limit is None:
         raise ValueError(f"{run.name} has no pixel threshold; give threshold=, a value of its maps' pixels.")
     return defect_hits(photos(), rows["image_path"].tolist(), rows["defect_type"].tolist(), limit, **options)
-
-
-def _stretched(anomaly_map: ArrayLike, shape: tuple[int, int], path: str) -> np.ndarray:
-    """(H, W) float32: the map's cell that each pixel's centre lies in."""
-    values = np.asarray(anomaly_map, dtype=np.float32)
-    if values.ndim != 2 or np.isnan(values).any():
-        raise ValueError(f"{path}: the map has the shape {values.shape} or holds NaN; it must be (h, w) without any.")
-    rows, columns = (
-        ((np.arange(side) + 0.5) * cells / side).astype(int) for side, cells in zip(shape, values.shape, strict=True)
-    )
-    return values[np.ix_(rows, columns)]
-
-
-def _uncropped(anomaly_map: np.ndarray, shape: tuple[int, int], parameters: Mapping[str, Any]) -> np.ndarray:
-    """The map of the whole photo, -inf where the centre crop left it out."""
-    from helpers.data.images import to_network_frame
-
-    found = np.asarray(anomaly_map, dtype=np.float32)
-    if not parameters.get("center_crop"):
-        return found
-    whole = to_network_frame(np.zeros(shape, dtype=bool), {**parameters, "center_crop": None}).shape
-    # torchvision's centre crop begins at half of what is left over, rounded; beyond the photo it pads
-    first = [round((side - part) / 2) for side, part in zip(whole, found.shape, strict=True)]
-    inside = [
-        slice(max(-start, 0), min(part, side - start))
-        for start, part, side in zip(first, found.shape, whole, strict=True)
-    ]
-    result = np.full(whole, -np.inf, dtype=np.float32)
-    target = [slice(part.start + start, part.stop + start) for part, start in zip(inside, first, strict=True)]
-    result[tuple(target)] = found[tuple(inside)]
-    return result
 
 
 # ------------------------------------------------------------------------------------------------------------- the fit

@@ -494,3 +494,52 @@ def to_network_frame(picture: np.ndarray, parameters: Mapping[str, Any]) -> np.n
     if parameters.get("center_crop"):
         tensor = functional.center_crop(tensor, list(parameters["center_crop"]))
     return tensor[0].numpy().astype(bool) if is_mask else tensor.permute(1, 2, 0).numpy()
+
+
+def map_at_photo_size(network_map: np.ndarray, shape: tuple[int, int], parameters: Mapping[str, Any]) -> np.ndarray:
+    """A network's map enlarged bilinearly to the photo; 0 where a centre crop hid the photo from the network.
+
+    The pixels at the middle of a cell have at least the cell's value. So what is above a threshold in the network's map
+    is so in the photo, however small it is, and nothing else: bilinear values lie below those of the cells around them,
+    and without this a peak of one cell would be lost. Masks, sizes and outlines all come from this map.
+
+    Args:
+        network_map: (h, w) of floats.
+        shape: (H, W) of the photo.
+        parameters: of the run, as for :func:`to_network_frame`; no ``center_crop``: the map shows the whole photo.
+
+    Returns:
+        (H, W) float32.
+    """
+    import torch
+    from torch.nn import functional
+
+    found = torch.from_numpy(np.ascontiguousarray(network_map, dtype=np.float32))[None, None]
+    if parameters.get("center_crop"):
+        height, width = _resized(parameters["image_size"], shape)
+        # torchvision's centre crop begins at half of what is left over, rounded
+        top, left = round((height - found.shape[-2]) / 2), round((width - found.shape[-1]) / 2)
+        margins = (left, width - found.shape[-1] - left, top, height - found.shape[-2] - top)
+        found = functional.pad(found, margins)
+    # in double and rounded once: in float32 the mean of equal values may come out a hair above them
+    enlarged = functional.interpolate(found.double(), size=shape, mode="bilinear")[0, 0].float().numpy()
+    cells = found[0, 0].numpy()
+    rows, columns = (_middles(*sides) for sides in zip(cells.shape, shape, strict=True))
+    for row in rows:
+        for column in columns:
+            np.maximum.at(enlarged, np.ix_(row, column), cells)
+    return enlarged
+
+
+def _middles(cells: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels, two where it lies between them, that the middle of each cell falls on."""
+    middle = (2 * np.arange(cells) + 1) * pixels  # in halves of a cell
+    return -(-middle // (2 * cells)) - 1, middle // (2 * cells)
+
+
+def _resized(image_size: Sequence[int], shape: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) after torchvision's Resize to a (height, width), or to a (shorter side,)."""
+    if len(image_size) == 2:
+        return image_size[0], image_size[1]
+    short, (height, width) = image_size[0], shape
+    return (short, int(short * width / height)) if height <= width else (int(short * height / width), short)

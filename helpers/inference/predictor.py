@@ -7,7 +7,7 @@ same resize, the same object mask. So a score compares with the stored threshold
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional
 
 from helpers.analysis.runtime import full_precision
 from helpers.data.images import (
@@ -24,6 +23,7 @@ from helpers.data.images import (
     deep_values,
     find_images,
     is_deep,
+    map_at_photo_size,
     read_image,
     require_resizable,
     to_8_bits,
@@ -442,11 +442,7 @@ class Predictor:
         return self.thresholds[name]
 
     def photo_map(self, prediction: Prediction) -> np.ndarray:
-        """The map at the photo's own size, (H, W) float32: the network's, enlarged bilinearly.
-
-        Where a centre crop kept the network from seeing the photo it is 0, as in
-        :func:`helpers.inference.tiles.predict_photo`.
-        """
+        """The map at the photo's own size, (H, W) float32, see :func:`helpers.data.images.map_at_photo_size`."""
         assert prediction.network_map is not None and prediction.shape is not None  # a detector, without an error
         return map_at_photo_size(prediction.network_map, prediction.shape, self.parameters)
 
@@ -659,32 +655,6 @@ def _from_pil(image: Image.Image, name: str, bits: int | None) -> np.ndarray:
     ).rgb(bits or 16)
 
 
-def map_at_photo_size(network_map: np.ndarray, shape: tuple[int, int], parameters: Mapping[str, Any]) -> np.ndarray:
-    """A network's map enlarged bilinearly to the photo, (H, W) float32; 0 where a centre crop hid the photo from it.
-
-    Args:
-        network_map: (h, w) of floats.
-        shape: (H, W) of the photo.
-        parameters: of the run: ``image_size`` and ``center_crop``, see :func:`helpers.data.images.to_network_frame`.
-    """
-    found = torch.from_numpy(np.ascontiguousarray(network_map, dtype=np.float32))[None, None]
-    if parameters.get("center_crop"):
-        height, width = _resized(parameters["image_size"], shape)
-        # torchvision's centre crop begins at half of what is left over, rounded
-        top, left = round((height - found.shape[-2]) / 2), round((width - found.shape[-1]) / 2)
-        margins = (left, width - found.shape[-1] - left, top, height - found.shape[-2] - top)
-        found = functional.pad(found, margins)
-    return functional.interpolate(found, size=shape, mode="bilinear")[0, 0].numpy()
-
-
 def _unit_tensor(photo: np.ndarray) -> torch.Tensor:
     """(1, 3, H, W) float32 in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(photo)).permute(2, 0, 1)[None].float() / 255
-
-
-def _resized(image_size: Sequence[int], shape: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) after torchvision's Resize to a (height, width), or to a (shorter side,)."""
-    if len(image_size) == 2:
-        return image_size[0], image_size[1]
-    short, (height, width) = image_size[0], shape
-    return (short, int(short * width / height)) if height <= width else (int(short * height / width), short)

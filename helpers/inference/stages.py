@@ -244,18 +244,16 @@ class Seen:
     """What a stage's network says of one item, before any rule is applied.
 
     Attributes:
-        prediction: of the run.
+        prediction: of the run, its map confined to the object where there is one.
         distance: to the nearest class that an open set knows; None without one.
         is_unknown: whether the open set calls it unknown.
         milliseconds: that the network took.
-        area: (H, W) bool, where the object is that the map is confined to; None: everywhere.
     """
 
     prediction: Prediction
     distance: float | None
     is_unknown: bool
     milliseconds: float
-    area: np.ndarray | None = None
 
 
 class Stage(Protocol):
@@ -281,8 +279,8 @@ class RunStage:
     The score is the run's own. Peak and area are of its map at the network's size, confined to the object where there
     is one (cut out by an earlier stage, or by ``object_mask``): the peak is its maximum, for which the run's ``pixel``
     threshold was set; the area is the share of the map above the pixel threshold, as in a run's ``predictions.csv``.
-    The mask that is saved is the map at the photo's own size above the pixel threshold, confined likewise, and cleaned
-    where that is asked for.
+    The mask that is saved is the same map at the photo's own size (:func:`helpers.data.images.map_at_photo_size`) above
+    the pixel threshold, so that there is one wherever the peak is above it, and cleaned where that is asked for.
 
     Args:
         predictor: the run.
@@ -398,7 +396,7 @@ class RunStage:
         unknown = self._ask_unknown(found)
         milliseconds = 1000 * (time.perf_counter() - started) / max(1, len(items))
         return [
-            Seen(one, *answer, milliseconds, None if one.network_map is None else self._object_area(item))
+            Seen(self._confined(one, item), *answer, milliseconds)
             for item, one, answer in zip(items, found, unknown, strict=True)
         ]
 
@@ -482,8 +480,6 @@ class RunStage:
     def _measure(self, item: Item, seen: Seen, out: Path, save: Collection[str]) -> dict[str, Any]:
         """Area and mask of one item; its pictures are saved."""
         limit, network_map = self.pixel_limit.value, seen.prediction.network_map
-        if seen.area is not None:
-            network_map = network_map * to_network_frame(seen.area, self.predictor.parameters)
         whole, mask = self.photo_map(seen)
         saved = save_pictures(out / self.name, item.key, item.photo, whole, mask, limit, save)
         return {
@@ -498,9 +494,15 @@ class RunStage:
         """The map at the item's own size, (H, W) float32, and its mask of defects, (H, W) bool."""
         whole = self.predictor.photo_map(seen.prediction)
         mask = self.pixel_limit.exceeds(whole)
-        if seen.area is not None:
-            mask &= seen.area
         return whole, clean_mask(mask, **self.morphology) if self.morphology else mask
+
+    def _confined(self, prediction: Prediction, item: Item) -> Prediction:
+        """A prediction whose map is 0 beyond the object."""
+        area = None if prediction.network_map is None else self._object_area(item)
+        if area is None:
+            return prediction
+        inside = to_network_frame(area, self.predictor.parameters)
+        return replace(prediction, network_map=prediction.network_map * inside)
 
     def _object_area(self, item: Item) -> np.ndarray | None:
         """Where the object is, (H, W) bool: as it was cut out, and as ``object_mask`` finds it; None: everywhere."""

@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional
 
 from helpers.analysis.runtime import full_precision
+from helpers.data.images import map_at_photo_size
 
 if TYPE_CHECKING:
     from anomalib.models import AnomalibModule
@@ -25,7 +26,7 @@ WINDOW_FLOOR = 1e-3  # a window that reached zero at its border would leave the 
 def predict_photo(
     model: AnomalibModule, photo: torch.Tensor, *, device: str | torch.device | None = None
 ) -> np.ndarray:
-    """Map of one photo as the model was trained: resized to the network, and the map resized back (bilinear).
+    """Map of one photo as the model was trained: resized to the network, and the map enlarged.
 
     Args:
         model: a detector with a pre-processor of :func:`helpers.models.patchcore.make_pre_processor`.
@@ -33,8 +34,7 @@ def predict_photo(
         device: where it runs, and where the model stays afterwards; default: where the model is.
 
     Returns:
-        (H, W) float32 in the unit of the model's map. Where the pre-processor cuts out the centre, the rest, which the
-        network does not see, is 0.
+        (H, W) float32 in the unit of the model's map, see :func:`helpers.data.images.map_at_photo_size`.
 
     Raises:
         ValueError: for a photo of another shape or type.
@@ -43,12 +43,8 @@ def predict_photo(
     model, device = _ready(model, device)
     with torch.inference_mode(), full_precision():
         found = model.model(model.pre_processor.transform(photo[None].to(device))).anomaly_map.float()
-        height, width = _resized(model)
-        # torchvision's centre crop begins at half of what is left over, rounded
-        top, left = round((height - found.shape[-2]) / 2), round((width - found.shape[-1]) / 2)
-        margins = (left, width - found.shape[-1] - left, top, height - found.shape[-2] - top)
-        whole = functional.interpolate(functional.pad(found, margins), size=photo.shape[-2:], mode="bilinear")
-    return whole[0, 0].cpu().numpy()
+    about = {"image_size": _resized(model), "center_crop": found.shape[-2:]}
+    return map_at_photo_size(found[0, 0].cpu().numpy(), tuple(photo.shape[-2:]), about)
 
 
 def predict_tiled(
