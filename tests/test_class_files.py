@@ -196,11 +196,97 @@ def test_split_folders_and_photos_in_folders_of_their_classes(tmp_path, read):
     assert types(table)["patches_2"] == "patches" and table.attrs["findings"] == []
 
 
+def test_lists_of_splits_are_kept(tmp_path, read):
+    root = tmp_path / "set"
+    for number in range(7):
+        put(root, f"p{number}", [("dent", BOX)] if number % 2 else [], images="JPEGImages", files="Annotations")
+    lists = root / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    for split, names in {
+        "train": "p0\np1 \nP2\n",
+        "val": "p3.jpg\n\n",
+        "test": "p4\np9\np0\n",
+        "trainval": "p5",
+    }.items():
+        (lists / f"{split}.txt").write_text(names)
+    (lists / "dent_train.txt").write_text("p0 -1\np1 1\n")
+    table = read()
+    assert dict(zip(types(table), table["split"], strict=True)) == {
+        "p1": "train",
+        "p2": "train",
+        "p3": "val",
+        "p4": "test",
+    }
+    assert table.attrs["published_split"] is True
+    assert codes(table) == [
+        ("error", "missing-photo"),
+        ("error", "split-contradiction"),
+        ("warning", "photos-not-in-lists"),
+    ]
+
+
+def test_files_beside_their_photos(tmp_path, read):
+    for split in ("train", "valid"):
+        for name, objects in (("1", [("dent", BOX)]), ("2", [])):
+            put(tmp_path / "set", name, objects, images=split, files=split)
+    table = read()
+    assert table.attrs["layout"] == "voc" and table["label_index"].tolist() == [1, 0, 1, 0]
+    assert table["split"].tolist() == ["train", "train", "val", "val"] and codes(table) == []
+
+
+def test_names_in_other_writing_and_two_photos_of_one_stem(tmp_path, read):
+    root = tmp_path / "set"
+    put(root, "Gro\u0308\u00dfe", None)
+    (root / "ANNOTATIONS" / "GR\u00d6\u00dfE.xml").write_text(voc([("dent", BOX)]))
+    for folder in ("cam1", "cam2"):
+        put(root, "1", None, images=f"IMAGES/{folder}")
+    (root / "ANNOTATIONS" / "1.xml").write_text(voc([("dent", BOX)]))
+    table = read()
+    assert table["defect_type"].tolist() == ["dent"]
+    assert codes(table) == [("error", "ambiguous-name")]
+    put(root, "2", None)
+    for suffix in ("jpg", "png"):
+        Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint8)).save(root / "IMAGES" / f"2.{suffix}")
+    text = voc([("dent", BOX)]).replace("<size>", "<filename>2.png</filename><size>")
+    (root / "ANNOTATIONS" / "2.xml").write_text(text)
+    assert [name for name in relative_path(read()) if "/2." in name] == ["IMAGES/2.png"]
+
+
+@pytest.mark.parametrize("spoiled", [("", BOX), ("dent", ("a", 1, 2, 3)), ("dent", (90, 90, 95, 95))])
+def test_a_lost_object_does_not_make_a_photo_normal(tmp_path, read, spoiled):
+    put(tmp_path / "set", "1", [("ok", BOX), spoiled])
+    put(tmp_path / "set", "2", [("ok", BOX)])
+    assert types(read()) == {"2": "good"}
+    put(tmp_path / "set", "good_3", [spoiled])
+    put(tmp_path / "set", "dent_4", [("dent", BOX)])
+    assert types(read(class_from="objects")) == {"2": "good", "dent_4": "dent"}
+    for name in ("1", "2"):
+        (tmp_path / "set" / "IMAGES" / f"{name}.jpg").unlink()
+    assert types(read(class_from="name")) == {"dent_4": "dent"}
+
+
+def test_boxes_that_are_turned(tmp_path, read):
+    box = "".join(
+        f"<{tag}>{value}</{tag}>"
+        for tag, value in zip(("cx", "cy", "w", "h", "angle"), (10, 8, 8, 4, np.pi / 2), strict=True)
+    )
+    thing = (
+        f"<annotation><object><type>robndbox</type><name>dent</name><robndbox>{box}</robndbox></object></annotation>"
+    )
+    put(tmp_path / "set", "1", thing)
+    mask = read_mask(read(boxes_as_masks=True)["mask_path"][0])
+    expected = np.zeros((HEIGHT, WIDTH), bool)
+    expected[4:12, 8:12] = True
+    assert np.array_equal(mask, expected)
+    put(tmp_path / "set", "2", thing.replace("8</w>", "nan</w>"))
+    assert ("error", "photo-left-out") in codes(read())
+
+
 def test_folders_of_other_names_are_no_voc(tmp_path):
     put(tmp_path, "1", [("dent", BOX)], images="a", files="b")
     with pytest.raises(LayoutError, match="no layout that is known"):
         read_dataset(tmp_path)
-    with pytest.raises(LayoutError, match="no folders IMAGES"):
+    with pytest.raises(LayoutError, match="no XML files"):
         read_dataset(tmp_path, layout="voc")
 
 

@@ -1,25 +1,38 @@
 """Photos whose class is in their file name or in Pascal VOC files of boxes, such as those of NEU, as a sample table.
 
-A VOC file (Everingham et al., "The Pascal Visual Object Classes Challenge", 2010) lies in a folder beside that of the
-photos and has the stem of its photo. Its boxes count from 1 and hold their last column and row. A box is no outline:
-most of what it holds may be sound, so photos get masks only on request, and pixel results on them say how well boxes
-are met.
+A VOC file (Everingham et al., "The Pascal Visual Object Classes Challenge", 2010) lies beside its photo or in a folder
+beside that of the photos, and has the stem of its photo. Its boxes count from 1 and hold their last column and row. A
+box is no outline: most of what it holds may be sound, so photos get masks only on request, and pixel results on them
+say how well boxes are met.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from pycocotools import mask as coco_mask
 
-from helpers.data.annotations import Notes, cached_mask, draw_box, is_published, mask_folder, photo_size, united
+from helpers.data.annotations import (
+    AnnotationError,
+    Notes,
+    cached_mask,
+    draw_box,
+    draw_polygon,
+    is_published,
+    mask_folder,
+    photo_size,
+    read_text,
+    united,
+)
 from helpers.data.formats import NORMAL_NAMES, Found, LayoutError, folders_in, images_in, split_folders, tree
-from helpers.data.images import files_below
+from helpers.data.images import IMAGE_SUFFIXES, files_below
+from helpers.data.layouts import match_names
 from helpers.data.samples import NORMAL
 from helpers.progress import progress
 
@@ -28,6 +41,8 @@ CLASS_SOURCES = ("auto", "name", "objects")
 _IMAGE_FOLDERS = ("images", "jpegimages", "image", "imgs", "img")
 _ANNOTATION_FOLDER = "annotations"
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_ROTATED = ("cx", "cy", "w", "h", "angle")  # roLabelImg; the angle in radians
+_SPLIT_LISTS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -41,20 +56,25 @@ class _Pair:
 
 @dataclass(frozen=True)
 class _Content:
-    """What a VOC file says: (H, W) if it does, and a name and corners (as text) for each object."""
+    """What a VOC file says: (H, W) if it does, and for each object a name and corners (or centre, size and angle)."""
 
     size: tuple[int, int] | None
     objects: list[tuple[str, list[str]]]
+    file_name: str
 
 
 @dataclass(frozen=True)
 class _Photo:
-    """A photo, its VOC file and what that says; None where there is no file, or none that can be read."""
+    """A photo, its VOC file and what that says; None where there is no file, or none that can be read.
+
+    ``unclear``: a file may be this photo's, or another's.
+    """
 
     path: Path
     split: str
     file: Path | None
     content: _Content | None
+    unclear: bool = False
 
 
 def has_voc(path: Path) -> bool:
@@ -85,6 +105,9 @@ def read_voc(
     cover most pixels, objects of those words count as none, and a photo without objects is normal; one without a file
     is left out, for it is not known to be normal.
 
+    Lists ``ImageSets/Main/train.txt``, ``val.txt`` and ``test.txt`` are the published split where they are there, and
+    photos in none of them are left out.
+
     Findings tell of photos whose objects have several names, or other names than the file, of files without a photo,
     that are missing or cannot be read, of photos of another size than their file states, and of boxes that are empty,
     reach out of the picture or lie outside. A file with a document type is refused unread: it could define entities
@@ -106,10 +129,10 @@ def read_voc(
     if not isinstance(boxes_as_masks, bool):
         raise ValueError(f"boxes_as_masks is {boxes_as_masks!r}; use True or False.")
     if not path.is_dir() or not any(_pairs(path)):
-        raise LayoutError(f"{path} has no folders IMAGES (or JPEGImages) and ANNOTATIONS side by side.\n{tree(path)}")
+        raise LayoutError(f"{path} has no XML files beside photos or in ANNOTATIONS beside IMAGES.\n{tree(path)}")
     notes = Notes(path)
     found = Found([], path, published_split=False, name=path.name, attrs={"findings": notes.rows})
-    photos = _photos(path, notes, found.ignored)
+    photos = _with_split_lists(path, _photos(path, notes, found.ignored), notes)
     by_name = class_from == "name" or (class_from == "auto" and _names_are_classes(photos))
     nameless = [photo.path for photo in photos if by_name and not class_in_name(photo.path)]
     if nameless:
@@ -140,7 +163,7 @@ def read_voc(
 
 
 def _pairs(path: Path) -> Iterator[_Pair]:
-    """Pairs of folders by their names: in the folder itself, else in its split folders."""
+    """Pairs of folders by their names, or folders of both kinds of file: the folder itself, else its split folders."""
     for split, folder in {"": path, **split_folders(path)}.items():
         inside = {entry.name.lower(): entry for entry in folders_in(folder)}
         images = next((inside[name] for name in _IMAGE_FOLDERS if name in inside), None)
@@ -148,6 +171,18 @@ def _pairs(path: Path) -> Iterator[_Pair]:
             yield _Pair(images, inside[_ANNOTATION_FOLDER], split)
             if not split:
                 return
+        elif _both_in(folder):
+            yield _Pair(folder, folder, split)
+            if not split:
+                return
+
+
+def _both_in(folder: Path) -> bool:
+    stems = {"xml": set(), "photo": set()}
+    for file in folder.iterdir():
+        if file.suffix.lower() in (".xml", *IMAGE_SUFFIXES):
+            stems["xml" if file.suffix.lower() == ".xml" else "photo"].add(file.stem.lower())
+    return bool(stems["xml"] & stems["photo"])
 
 
 def _xml_files(folder: Path) -> list[Path]:
@@ -158,23 +193,96 @@ def _photos(root: Path, notes: Notes, ignored: list[Path]) -> list[_Photo]:
     """All photos with what their files say; findings for files that belong to none or cannot be read."""
     photos = []
     for pair in _pairs(root):
-        files = {file.relative_to(pair.annotations).with_suffix(""): file for file in _xml_files(pair.annotations)}
-        unused = set(files.values())
-        for photo in images_in(pair.images, ignored):
-            relative = photo.relative_to(pair.images).with_suffix("")
-            # photos may lie in folders of their classes while the files lie together
-            file = files.get(relative) or files.get(Path(relative.name))
-            unused.discard(file)
-            photos.append(_Photo(photo, pair.split, file, _load(file, notes) if file else None))
-        for file in sorted(unused):
-            fix = "add the photo, or remove the file"
-            notes.add("error", file, "missing-photo", f"belongs to no photo: none in {pair.images.name} is so", fix)
+        images = images_in(pair.images, ignored)
+        stems = {
+            file: file.relative_to(pair.annotations).with_suffix("").as_posix() for file in _xml_files(pair.annotations)
+        }
+        # photos may lie in folders of their classes while the files lie together
+        found, refused = match_names(stems.values(), images, pair.images, suffix=False)
+        files: dict[Path, list[Path]] = {}
+        unclear: set[Path] = set()
+        contents = {file: _load(file, notes) for file in stems}
+        for file, stem in stems.items():
+            content = contents[file]
+            alike = refused.get(stem, [])
+            named, _ = match_names([content.file_name if content else ""], alike, pair.images)
+            if stem in found or len(alike) > 1 and named:
+                files.setdefault(found.get(stem) or next(iter(named.values())), []).append(file)
+            elif alike:
+                notes.refused(file, stem, alike)
+            else:
+                fix = "add the photo, or remove the file"
+                notes.add("error", file, "missing-photo", f"belongs to no photo: none in {pair.images.name} is so", fix)
+            unclear.update(alike)
+        for photo in images:
+            own = files.get(photo, [])
+            if len(own) > 1:
+                problem = f"has several files ({', '.join(file.relative_to(root).as_posix() for file in own[:3])})"
+                notes.add(
+                    "error", photo, "photo-listed-twice", f"{problem}; it is left out", "remove all but one of them"
+                )
+            file = own[0] if len(own) == 1 else None
+            content = contents[file] if file else None
+            photos.append(_Photo(photo, pair.split, file, content, len(own) > 1 or (not own and photo in unclear)))
     return photos
+
+
+def _with_split_lists(root: Path, photos: list[_Photo], notes: Notes) -> list[_Photo]:
+    """Photos in the splits of ``ImageSets/Main``; those in no list, or in two, are left out."""
+    folder = root
+    for name in ("imagesets", "main"):
+        folder = next((entry for entry in folders_in(folder) if entry.name.lower() == name), None)
+        if folder is None:
+            return photos
+    lists = {
+        split: folder / f"{split}.txt" for split in (*_SPLIT_LISTS, "trainval") if (folder / f"{split}.txt").is_file()
+    }
+    if "train" in lists or "val" in lists:
+        lists.pop("trainval", None)
+    paths = [photo.path for photo in photos]
+    pairs = [pair.images for pair in _pairs(root)]
+    splits: dict[Path, set[str]] = {}
+    for split, file in lists.items():
+        try:
+            lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+        except AnnotationError as error:
+            raise LayoutError(str(error)) from error
+        # some tools write the suffix too
+        found, refused = match_names(lines, paths, root, pairs, suffix=False)
+        rest = [line for line in lines if line not in found and line not in refused]
+        more, more_refused = match_names(rest, paths, root, pairs)
+        for line, files in (refused | more_refused).items():
+            notes.refused(file, line, files)
+        missing = [line for line in rest if line not in more and line not in more_refused]
+        if missing:
+            problem = f"lists {len(missing)} photo(s) that are not there ({', '.join(missing[:3])})"
+            notes.add("error", file, "missing-photo", problem, "add the photos, or remove their lines")
+        for path in {*found.values(), *more.values()}:
+            splits.setdefault(path, set()).add("train" if split == "trainval" else split)
+    if not splits:
+        return photos
+    kept = []
+    for photo in photos:
+        of = splits.get(photo.path, set())
+        if len(of) > 1:
+            problem = f"is in the lists of {' and '.join(sorted(of))}; it is left out"
+            notes.add("error", photo.path, "split-contradiction", problem, f"keep it in one list of {folder.name}")
+        elif of:
+            kept.append(replace(photo, split=of.pop()))
+    unlisted = [photo.path.name for photo in photos if photo.path not in splits]
+    if unlisted:
+        problem = f"{len(unlisted)} photo(s) are in no list of ImageSets/Main ({unlisted[0]} first); they are left out"
+        notes.add("warning", folder, "photos-not-in-lists", problem, "add them to a list, or remove the lists")
+    return kept
 
 
 def _load(file: Path, notes: Notes) -> _Content | None:
     """Content of a VOC file, or None after a finding."""
-    data = file.read_bytes()
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        notes.add("error", file, "invalid-annotation", f"cannot be read ({error.strerror})", "check who may read it")
+        return None
     # expat expands entities that a document type defines; without the zeros UTF-16 reads like ASCII
     if b"<!doctype" in data.replace(b"\0", b"").lower():
         problem = "has a document type (DOCTYPE), which VOC files have not; it is not read"
@@ -183,20 +291,25 @@ def _load(file: Path, notes: Notes) -> _Content | None:
     try:
         top = ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two: unknown or odd encodings
-        notes.add("error", file, "invalid-annotation", f"is not valid XML ({error})", "export it again")
+        fix = "export it again, as UTF-8 or with its encoding in the first line"
+        notes.add("error", file, "invalid-annotation", f"is not valid XML ({error})", fix)
         return None
     if top.tag != "annotation":
         problem = f"is no VOC file: it begins with <{top.tag}>, not <annotation>"
         notes.add("error", file, "invalid-annotation", problem, "export it again")
         return None
-    objects = [
-        ((thing.findtext("name") or "").strip(), [thing.findtext(f"bndbox/{key}") or "" for key in _CORNERS])
-        for thing in top.iterfind("object")
-    ]
+    objects = []
+    for thing in top.iterfind("object"):
+        rotated = thing.find("robndbox") is not None
+        kind, keys = ("robndbox", _ROTATED) if rotated else ("bndbox", _CORNERS)
+        objects.append(
+            ((thing.findtext("name") or "").strip(), [thing.findtext(f"{kind}/{key}") or "" for key in keys])
+        )
     stated = [top.findtext(f"size/{key}") or "" for key in ("height", "width")]
     # some tools write zeros for a size they do not know
-    known = all(text.strip().isdecimal() and int(text) > 0 for text in stated)
-    return _Content((int(stated[0]), int(stated[1])) if known else None, objects)
+    known = all(text.strip().isdecimal() and len(text) < 10 and int(text) > 0 for text in stated)
+    size = (int(stated[0]), int(stated[1])) if known else None
+    return _Content(size, objects, (top.findtext("filename") or "").strip())
 
 
 def _names_are_classes(photos: list[_Photo]) -> bool:
@@ -208,16 +321,18 @@ def _names_are_classes(photos: list[_Photo]) -> bool:
 def _row(photo: _Photo, by_name: bool, notes: Notes, mixed: list[Path]) -> dict[str, Any] | None:
     """A row with the ``regions`` of its boxes, or None for a photo to be left out; ``mixed`` takes contradictions."""
     named = class_in_name(photo.path) if by_name else ""
+    if photo.unclear:  # noted
+        return None
+    lost = False
     regions: dict[str, list[dict[str, Any]]] = {}
     if photo.content is not None and photo.file is not None:
         size = photo_size(photo.path, photo.content.size, photo.file, notes)
         if size is None:
             return None
         regions = _regions(photo, photo.content, size, notes)
-        if photo.content.objects and not regions and not by_name:
-            problem = "none of its objects can be used, so it is not known to be normal; it is left out"
-            notes.add("error", photo.path, "photo-left-out", problem, f"fix {photo.file.name}")
-            return None
+        lost = sum(map(len, regions.values())) < len(photo.content.objects)
+    elif by_name and photo.file is not None and named.lower() in NORMAL_NAMES:
+        lost = True
     elif not by_name:
         if photo.file is not None:  # one without a file is counted in _note_gaps
             problem = f"{photo.file.name} cannot be read, so it is not known to be normal; it is left out"
@@ -230,6 +345,10 @@ def _row(photo: _Photo, by_name: bool, notes: Notes, mixed: list[Path]) -> dict[
     else:
         defect_type = _largest(regions) if regions else NORMAL
         contradicted = set(regions) - {defect_type}
+    if defect_type == NORMAL and lost and not regions:
+        problem = "an object of it cannot be used, so it is not known to be normal; it is left out"
+        notes.add("error", photo.path, "photo-left-out", problem, f"fix {photo.file.name if photo.file else ''}")
+        return None
     if defect_type == NORMAL and regions:
         problem = f"is normal by its name, but has objects ({', '.join(sorted(regions))}); it is left out"
         notes.add("error", photo.path, "mask-on-good", problem, "correct the name or the objects")
@@ -258,13 +377,17 @@ def _regions(photo: _Photo, content: _Content, size: tuple[int, int], notes: Not
         code, problem = "", ""
         region = None
         try:
-            left, top, right, bottom = (float(text) for text in corners)
+            numbers = [float(text) for text in corners]
         except ValueError:
-            code, problem = "invalid-box", "has no box of four numbers"
+            code, problem = "invalid-box", f"has no box of {len(corners)} numbers"
         else:
-            if right < left or bottom < top:
+            if len(numbers) == len(_ROTATED):
+                drawn = draw_polygon(_corners_of(*numbers), size)
+                region, code, problem = drawn.region, drawn.code, f"has a box that {drawn.problem}"
+            elif numbers[2] < numbers[0] or numbers[3] < numbers[1]:
                 code, problem = "no-area", "has a box whose end lies before its beginning"
             else:
+                left, top, right, bottom = numbers
                 # the first pixel is 1, but some tools count from 0
                 left, top = (value - 1 if value != 0 else 0.0 for value in (left, top))
                 drawn = draw_box([left, top, right - left, bottom - top], size)
@@ -281,6 +404,16 @@ def _regions(photo: _Photo, content: _Content, size: tuple[int, int], notes: Not
     return regions
 
 
+def _corners_of(x: float, y: float, width: float, height: float, angle: float) -> list[float]:
+    """Corners x, y, ... of a box around (x, y) that is turned clockwise by an angle in radians."""
+    if not all(map(math.isfinite, (x, y, width, height, angle))):
+        return [math.nan] * 8
+    along = (math.cos(angle) * width / 2, math.sin(angle) * width / 2)
+    across = (-math.sin(angle) * height / 2, math.cos(angle) * height / 2)
+    signs = ((-1, -1), (1, -1), (1, 1), (-1, 1))
+    return [c + a * along[i] + b * across[i] for a, b in signs for i, c in enumerate((x, y))]
+
+
 def _largest(regions: dict[str, list[dict[str, Any]]]) -> str:
     """Name whose boxes together cover most pixels; of two alike the first by name."""
     return min(regions, key=lambda name: (-int(coco_mask.area(united(regions[name]))), name))
@@ -288,7 +421,7 @@ def _largest(regions: dict[str, list[dict[str, Any]]]) -> str:
 
 def _note_gaps(path: Path, photos: list[_Photo], by_name: bool, mixed: list[Path], notes: Notes) -> None:
     """Note, in one finding each, photos without a file and those whose objects are of several names."""
-    without = [photo.path for photo in photos if photo.file is None]
+    without = [photo.path for photo in photos if photo.file is None and not photo.unclear]
     if without:
         counts = "their class is that of their name" if by_name else "neither normal nor abnormal is known; left out"
         problem = f"{len(without)} photo(s) have no XML file ({without[0].name} first): {counts}"

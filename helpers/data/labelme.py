@@ -37,18 +37,19 @@ _CORNERS = frozenset({"rotation", "robndbox", "oriented_rectangle", "quadrilater
 
 
 def has_labelme(path: Path) -> bool:
-    """Whether one of the first JSON files in the folder or below holds shapes of a photo, and no folder holds masks."""
-    if not path.is_dir() or has_image_masks(path):
+    """Whether one of the first JSON files holds shapes: beside a photo, or anywhere if no folder holds masks."""
+    if not path.is_dir():
         return False
     others: list[Path] = []
-    images_in(path, others)
-    files = [file for file in others if file.suffix.lower() == ".json"]
+    photos = {photo.with_suffix("") for photo in images_in(path, others)}
     # some of every folder, for other files may come first
     by_folder: dict[Path, list[Path]] = {}
-    for file in files:
-        by_folder.setdefault(file.parent, []).append(file)
+    for file in others:
+        if file.suffix.lower() == ".json":
+            by_folder.setdefault(file.parent, []).append(file)
     some = [file for folder in by_folder.values() for file in folder[:_LOOKED_AT]][: 10 * _LOOKED_AT]
-    return any(_looks_like_labelme(file) for file in some)
+    found = [file for file in some if _looks_like_labelme(file)]
+    return any(file.with_suffix("") in photos for file in found) or (bool(found) and not has_image_masks(path))
 
 
 def _looks_like_labelme(file: Path) -> bool:
