@@ -86,6 +86,26 @@ def test_rectangles_come_back_from_both_tables(tmp_path, read, write):
     assert codes(table) == ([] if write is joint_table else [("info", "photos-not-annotated")])
 
 
+def test_names_and_classes_in_other_writing_are_met(tmp_path, read):
+    write_photos(tmp_path / "set")
+    rows = [f"D:\\kaggle\\train_images\\A.JPG,1.0,{runs_of(*CORNER)}", f"train_images/b.jpg,4,{runs_of(*END)}"]
+    (tmp_path / "set" / "train.csv").write_text("\n".join(["ImageId,ClassId,EncodedPixels", *rows]) + "\n")
+    table = read(tmp_path / "set")
+    assert table["defect_type"].tolist() == ["class_1", "class_4", "good"]
+    assert codes(table) == [("info", "photos-not-annotated")]
+
+
+def test_names_that_are_not_clear_leave_no_photo_normal(tmp_path, read):
+    write_photos(tmp_path / "set" / "1")
+    write_photos(tmp_path / "set" / "2", ("a.jpg",))
+    table = read(defects_table(tmp_path / "set"), image_dir=".")
+    assert [Path(path).name for path in table["image_path"]] == ["b.jpg", "c.jpg"]
+    assert set(codes(table)) == {("error", "ambiguous-name"), ("info", "photos-not-annotated")}
+    (tmp_path / "set" / "train.csv").write_text("ImageId,ClassId,EncodedPixels\nx.jpg,1,1 2\n")
+    with pytest.raises(LayoutError, match="image_dir"):
+        read(tmp_path / "set", image_dir="1/train_images")
+
+
 def test_masks_are_drawn_once(tmp_path, read):
     write_photos(tmp_path / "set")
     joint_table(tmp_path / "set")

@@ -21,6 +21,7 @@ from pycocotools import mask as coco_mask
 
 from helpers.data.annotations import Drawn, Notes, cached_mask, draw_rle, mask_folder, photo_size
 from helpers.data.formats import Found, LayoutError, images_in, tree
+from helpers.data.layouts import match_names
 from helpers.data.samples import NORMAL
 from helpers.progress import progress
 
@@ -76,9 +77,18 @@ def read_severstal(path: Path, *, image_dir: str | Path = _PHOTOS, mask_cache: s
     found.attrs["mask_cache"] = str(mask_folder(path, mask_cache))
     photos = {photo.relative_to(folder).as_posix(): photo for photo in images_in(folder, found.ignored)}
     frame = _rows(file)
-    left_out = _note_missing(frame, photos, file, notes) | _note_unknown_classes(frame, file, notes)
+    names, refused = match_names(frame["photo"], photos.values(), folder)
+    unclear = {photo.relative_to(folder).as_posix() for alike in refused.values() for photo in alike}
+    for name, alike in refused.items():
+        notes.refused(file, name, alike)
+    known = {name: photo.relative_to(folder).as_posix() for name, photo in names.items()}
+    frame["photo"] = frame["photo"].map(lambda name: known.get(name, name))
+    frame = frame[~frame["photo"].isin(set(refused))]
+    if not names:
+        raise LayoutError(f"{file} lists no photo of {folder}: {', '.join(frame['photo'][:3])}; see image_dir=.")
+    left_out = unclear | _note_missing(frame, photos, file, notes) | _note_unknown_classes(frame, file, notes)
     every_photo = bool((frame["runs"] == "").any())
-    without = sorted(set(photos) - set(frame["photo"]))
+    without = sorted(set(photos) - set(frame["photo"]) - unclear)
     if without:
         normal = "neither normal nor abnormal is known; left out" if every_photo else "they count as normal"
         problem = f"{len(without)} photo(s) are not in {_TABLE} ({without[0]} first): {normal}"
@@ -157,7 +167,7 @@ def _rows(file: Path) -> pd.DataFrame:
     """Columns photo, kind (class) and runs of the table, all text."""
     try:
         frame = pd.read_csv(file, dtype="str", keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
         raise LayoutError(f"{file} is not a CSV file ({error}); download it again.") from error
     if _JOINT in frame:
         photo, kind = frame[_JOINT].str.rpartition("_")[[0, 2]].to_numpy().T
@@ -165,6 +175,7 @@ def _rows(file: Path) -> pd.DataFrame:
         photo, kind = (frame[column] for column in _COLUMNS)
     else:
         raise LayoutError(f"{file} has neither a column {_JOINT} nor {' and '.join(_COLUMNS)}.")
+    kind = pd.Series(kind).str.strip().str.replace(r"\.0+$", "", regex=True)  # as pandas writes numbers with gaps
     columns = {"photo": photo, "kind": kind, "runs": frame[_RUNS]}
     return pd.DataFrame({name: pd.Series(values).str.strip().to_numpy() for name, values in columns.items()})
 
