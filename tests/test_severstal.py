@@ -100,7 +100,7 @@ def test_names_that_are_not_clear_leave_no_photo_normal(tmp_path, read):
     write_photos(tmp_path / "set" / "2", ("a.jpg",))
     table = read(defects_table(tmp_path / "set"), image_dir=".")
     assert [Path(path).name for path in table["image_path"]] == ["b.jpg", "c.jpg"]
-    assert set(codes(table)) == {("error", "ambiguous-name"), ("info", "photos-not-annotated")}
+    assert codes(table)[:2] == [("error", "ambiguous-name"), ("info", "photos-not-annotated")]
     (tmp_path / "set" / "train.csv").write_text("ImageId,ClassId,EncodedPixels\nx.jpg,1,1 2\n")
     with pytest.raises(LayoutError, match="image_dir"):
         read(tmp_path / "set", image_dir="1/train_images")
