@@ -96,13 +96,6 @@ def read_labelme(
     images = images_in(path, others)
     if not has_labelme(path):
         raise LayoutError(f"{path} has no labelme file (a JSON file with shapes).\n{tree(path)}")
-    exported = [
-        photo for photo in images if photo.parent.name.endswith("_json") and (photo.parent / "label.png").is_file()
-    ]
-    if exported:
-        problem = f"{len(exported)} picture(s) in folders *_json, which labelme_json_to_dataset wrote, are no photos"
-        notes.add("info", path, "photos-not-read", problem, "nothing, if that is what they are")
-        images = sorted(set(images) - set(exported))
     contents = _load([file for file in others if file.suffix.lower() == ".json"], images, encoding, notes)
     mine, left_out = _match(contents, images, path, notes)
     normal = may_be_normal([photo for photo in images if photo not in left_out], set(mine), path, notes)
