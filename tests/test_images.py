@@ -85,6 +85,17 @@ def test_result_is_rgb_uint8_contiguous_and_writable(tmp_path, colours):
         image[0, 0, 0] = 1
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("value", sorted(UPRIGHT))
+def test_turned_grey_tiff(tmp_path, value, compression, dtype):
+    grey = np.arange(24, dtype=dtype).reshape(4, 6)
+    path = save(tmp_path / "a.tif", grey, exif=orientation(value), compression=compression)
+    upright = UPRIGHT[value](grey[..., None])
+    np.testing.assert_array_equal(read_image(path, 8), upright.repeat(3, axis=2))
+    np.testing.assert_array_equal(image_sizes([path]), [upright.shape[:2]])
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_sixteen_bit_grey_is_shifted(tmp_path, suffix):
     values = np.array([[0, 255, 256], [511, 32768, 65535]], np.uint16)

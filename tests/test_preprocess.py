@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import shlex
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,10 @@ import pytest
 from PIL import Image
 
 from helpers.data import preprocess
+from helpers.data.checks import check_dataset
+from helpers.data.formats import read_dataset
 from helpers.data.preprocess import preprocess_dataset
+from helpers.data.samples import relative_path
 
 COLUMNS = ["image_path", "mask_path", "label_index", "defect_type", "split", "group"]
 
@@ -67,7 +71,8 @@ def test_layout_orientation_and_mask(dataset, table, tmp_path):
     assert files == [
         "dataset.json",
         "ground_truth/scratch/0_mask.png",
-        "sources.csv",
+        "samples.csv",
+        "samples.csv.json",
         "test/scratch/0.png",
         "train/good/0.png",
     ]
@@ -77,11 +82,10 @@ def test_layout_orientation_and_mask(dataset, table, tmp_path):
     assert json.loads((out / "dataset.json").read_text())["name"] == "new"
     assert snapshot(root) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]
-    with (out / "sources.csv").open(newline="") as file:
-        assert list(csv.reader(file))[1:] == [
-            ["train/good/0.png", "good/0.png", "good/0.png"],
-            ["test/scratch/0.png", "scratch/0.png", "scratch/0.png"],
-        ]
+    written = read_dataset(out / "samples.csv")
+    assert list(written["source"]) == ["scratch/0.png", "good/0.png"] and written.attrs["root"] == str(out)
+    assert list(relative_path(written)) == list(written["group"]) == ["test/scratch/0.png", "train/good/0.png"]
+    assert set(written["split"]) == {""} and written.attrs["published_split"] is False
 
 
 def test_grey_and_keep(dataset, table, tmp_path):
@@ -173,22 +177,44 @@ def test_published_split_and_name_collisions(tmp_path):
     table = table_of(root, rows, published_split=True)
     out = preprocess_dataset(table, tmp_path / "new", mode="L")
     expected = {
-        "train/good/line1_a.png": 0,
-        "train/good/line2_a.png": 1,
-        "test/good/line3_a.png": 2,
-        "test/dent/line4_a.png": 3,
-        "val/dent/line5_a.png": 4,
+        "train/good/a.png": 0,
+        "train/good/a_2.png": 1,
+        "test/good/a_3.png": 2,
+        "test/dent/a.png": 3,
+        "val/dent/a_2.png": 4,
         "test/defect_ok/a.png": 5,  # a folder "ok" would be read as normal
     }
     assert {name: int(read(out / name)[0, 0]) for name in expected} == expected
     masks = sorted(path.relative_to(out / "ground_truth").as_posix() for path in out.rglob("*_mask.png"))
-    assert masks == ["defect_ok/a_mask.png", "dent/line4_a_mask.png", "dent/line5_a_mask.png"]
+    assert masks == ["defect_ok/a_mask.png", "dent/a_2_mask.png", "dent/a_mask.png"]
 
     # once split again, the published split is still what is written
     again = table.assign(published_split=table["split"], split="test")
-    assert (preprocess_dataset(again, tmp_path / "again") / "train/good/line1_a.png").is_file()
-    with pytest.raises(ValueError, match="defect photo in train"):
-        preprocess_dataset(table.assign(split="train"), tmp_path / "third")
+    assert (preprocess_dataset(again, tmp_path / "again") / "train/good/a.png").is_file()
+
+
+def test_defects_in_train_keep_their_split_group_and_mask(tmp_path):
+    root, rows = tmp_path / "old", []
+    for number, split in enumerate(("train", "train", "val", "test")):
+        for kind in ("good", "dent"):
+            (root / kind).mkdir(parents=True, exist_ok=True)
+            name, mask = f"{kind}/{number}.png", f"{kind}/{number}_mask.png" if kind == "dent" else ""
+            Image.fromarray(np.full((4, 6), number, np.uint8)).save(root / name)
+            if mask:
+                Image.fromarray(np.eye(4, 6, dtype=np.uint8)).save(root / mask)
+            rows.append([name, mask, int(kind == "dent"), kind, split, f"part {number // 2}"])
+    out = preprocess_dataset(table_of(root, rows, published_split=True), tmp_path / "new", size=2)
+    for path in (out, out / "samples.csv"):
+        table = read_dataset(path)
+        assert table.attrs["published_split"] and len(table) == 8
+        assert table.groupby(["split", "defect_type"]).size().to_dict() == {
+            (split, kind): 2 if split == "train" else 1
+            for split in ("train", "val", "test")
+            for kind in ("good", "dent")
+        }
+        assert (table["mask_path"] != "").sum() == 4
+    parts = table.set_index("source")["group"].to_dict()
+    assert parts["dent/1.png"] == parts["good/0.png"] == "part 0" and parts["dent/3.png"] == "part 1"
 
 
 def test_never_in_place(dataset, table, tmp_path):
@@ -269,3 +295,51 @@ def test_command_line(dataset, tmp_path, capsys):
     assert read(tmp_path / "new/ground_truth/scratch/0_mask.png").sum() == 16 * 255
     assert preprocess.main(arguments) == 1
     assert "exists" in capsys.readouterr().err
+
+
+def findings_with_commands(root):
+    """A folder with every finding that names a command: defects in train, in a layout that has to be named."""
+    grey = np.random.default_rng(0).integers(0, 255, (8, 12), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pictures = {
+        "train/good/palette.png": (Image.fromarray(grey).convert("P"), {}),
+        "train/good/deep.png": (Image.fromarray(grey.astype(np.uint16) * 16), {}),
+        "train/good/cmyk.jpg": (Image.fromarray(grey).convert("CMYK"), {}),
+        "train/dent/alpha.png": (Image.fromarray(np.dstack([grey] * 4)), {}),
+        "train/dent/turned.png": (Image.fromarray(grey[:6]), {"exif": exif}),
+        "test/good/small.png": (Image.fromarray(grey[:4]), {}),
+        "test/dent/plain.png": (Image.fromarray(grey.T.copy()), {}),
+    }
+    for name, (picture, options) in pictures.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(root / name, **options)
+
+
+@pytest.mark.parametrize("layout", ["mvtec", "table"])
+def test_the_command_of_every_finding_works_on_the_dataset_that_has_it(tmp_path, layout, capsys):
+    root = tmp_path / "old set"
+    findings_with_commands(root)
+    table = read_dataset(root, layout="plain")
+    read = {
+        "mvtec": [str(root), "--layout", "plain"],
+        "table": [str(tmp_path / "list.csv"), "--option", f"root={root}"],
+    }
+    listed = table.assign(image_path=relative_path(table)).drop(columns="mask_path")
+    listed.to_csv(tmp_path / "list.csv", index=False)
+    findings = check_dataset(table, min_train=2, min_val=0)
+    named = findings[findings["fix"].str.contains("python -m ")]
+    assert set(named["code"]) == {"palette", "16-bit", "cmyk", "alpha", "exif-rotation", "mixed-sizes", "mixed-modes"}
+    for command in sorted({fix[fix.index("python -m ") :] for fix in named["fix"]}):
+        words = shlex.split(command)
+        assert words[:3] == ["python", "-m", "helpers.data.preprocess"]
+        rest = [word for word in words[3:] if word not in ("DATASET", "OUT")]
+        rest = [word.replace("H,W", "6,8") for word in rest]
+        assert preprocess.main([*read[layout], str(tmp_path / "new"), *rest]) == 0, capsys.readouterr().err
+        again = read_dataset(tmp_path / "new" / "samples.csv")
+        assert again["split"].tolist() == table["split"].tolist()
+        assert again["defect_type"].tolist() == table["defect_type"].tolist()
+        left = set(check_dataset(again, min_train=2, min_val=0)["code"])
+        assert not left & {"palette", "16-bit", "cmyk", "alpha", "exif-rotation"}, command
+        assert ("mixed-sizes" in left) == ("--size" not in words) and ("mixed-modes" in left) == ("keep" in words)
+        shutil.rmtree(tmp_path / "new")

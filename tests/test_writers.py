@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from helpers import read_dataset
-from helpers.data.images import read_mask
+from helpers.data.images import read_image, read_mask
 from helpers.data.samples import make_table
 from helpers.data.writers import connected_regions, main, outlines, write_coco, write_mvtec
 
@@ -350,3 +350,30 @@ def test_car_damage_in_both_directions(tmp_path, pattern):
     assert_same(table, read_dataset(out / "samples.csv"))
     assert_same(table, read_dataset(out), split=False)
     assert_same(table, read_dataset(write_coco(table, tmp_path / "coco"), mask_cache=tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(("suffix", "bits"), [(".jpg", 8), (".png", 8), (".tif", 8), (".png", 16)])
+@pytest.mark.parametrize("write", [write_mvtec, write_coco])
+def test_a_photo_that_exif_turns_is_written_as_its_mask_lies(tmp_path, write, suffix, bits):
+    root, exif = tmp_path / "old", Image.Exif()
+    exif[0x0112] = 6
+    root.mkdir()
+    stored = np.random.default_rng(0).integers(0, 256, (16, 24), dtype=np.uint8).astype(np.uint8 if bits == 8 else "u2")
+    Image.fromarray(stored).save(root / f"a{suffix}", exif=exif)
+    mask = np.zeros((24, 16), np.uint8)
+    mask[2:9, 3:7] = 255
+    Image.fromarray(mask).save(root / "m.png")
+    row = {"image_path": f"a{suffix}", "mask_path": "m.png", "label_index": 1, "defect_type": "dent", "split": "test"}
+    upright = read_image(root / f"a{suffix}", 8)
+    write(make_table([row], root=root, layout="mvtec", name="old", published_split=True), tmp_path / "new")
+    [photo] = [file for file in (tmp_path / "new/test").rglob("a*.*")]
+    with Image.open(photo) as image:  # as a program that knows nothing of EXIF
+        assert np.asarray(image).shape == mask.shape and image.getexif().get(0x0112, 1) == 1
+    assert np.abs(read_image(photo, 8).astype(int) - upright).max() <= (6 if suffix == ".jpg" else 0)
+    if write is write_mvtec:
+        [drawn] = (tmp_path / "new/ground_truth").rglob("*.png")
+        assert np.array_equal(read_mask(drawn), mask > 0)
+    else:
+        content = json.loads((tmp_path / "new/test/_annotations.coco.json").read_text())
+        assert content["images"][0]["file_name"] == photo.name and content["images"][0]["height"] == 24
+        assert content["annotations"][0]["bbox"] == [3, 2, 4, 7]

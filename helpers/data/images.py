@@ -105,11 +105,11 @@ class DecodedImage:
         """
         mode = self.image.mode
         if self.deep is not None:
-            return self._upright(to_8_bits(self.deep, bits or _bit_depth_at(self.path), self.path))
+            return self.upright(to_8_bits(self.deep, bits or _bit_depth_at(self.path), self.path))
         if mode in ("L", "RGB"):
-            return self._upright(np.asarray(self.image))
+            return self.upright(np.asarray(self.image))
         if mode in ("LA", "La", "1"):
-            return self._upright(np.asarray(self.image.convert("L")))
+            return self.upright(np.asarray(self.image.convert("L")))
         if mode in ("I", "F"):
             raise ImageReadError(
                 self.path,
@@ -119,8 +119,8 @@ class DecodedImage:
             )
         if mode == "P" and self.alpha:
             # straight to RGB would mix the transparent colour in with a warning
-            return self._upright(np.asarray(self.image.convert("RGBA").convert("RGB")))
-        return self._upright(np.asarray(self.image.convert("RGB")))
+            return self.upright(np.asarray(self.image.convert("RGBA").convert("RGB")))
+        return self.upright(np.asarray(self.image.convert("RGB")))
 
     def rgb(self, bits: int | None = None) -> np.ndarray:
         """Upright RGB pixels, uint8 (H, W, 3); ``bits``: see `read_image`."""
@@ -146,14 +146,15 @@ class DecodedImage:
         values = np.asarray(image)
         if values.ndim == 3:
             values = values.max(axis=2)
-        return self._upright(values)
+        return self.upright(values)
 
     def mask(self) -> np.ndarray:
         """Upright mask, bool (H, W): True is defect."""
         values = self.mask_values()
         return values >= LOSSY_MASK_THRESHOLD if self.lossy else values != 0
 
-    def _upright(self, array: np.ndarray) -> np.ndarray:
+    def upright(self, array: np.ndarray) -> np.ndarray:
+        """An array (H, W, ...) of the stored picture as the upright one."""
         return np.ascontiguousarray(_UPRIGHT[self.turn](array)) if self.turn in _UPRIGHT else array
 
 
@@ -184,7 +185,9 @@ def _opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
     try:
         if (path.stat().st_size if data is None else len(data)) == 0:
             raise ImageReadError(path, "empty-file", "has zero bytes", "copy it again from its source, or remove it")
-        with Image.open(path if data is None else io.BytesIO(data), formats=_FORMATS) as image:
+        # never by name: Pillow (13.0) maps a turned, uncompressed TIFF file of a known name into memory with its sides
+        # exchanged, and shows noise
+        with path.open("rb") if data is None else io.BytesIO(data) as file, Image.open(file, formats=_FORMATS) as image:
             yield image
     except ImageReadError:
         raise
@@ -445,10 +448,22 @@ def image_sizes(paths: Iterable[str | Path]) -> np.ndarray:
     sizes = []
     for path in map(Path, paths):
         with _opened(path) as image:
-            turned = image.getexif().get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8)
+            # of TIFF files Pillow gives the upright size
+            turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8)
             width, height = image.size
         sizes.append((width, height) if turned else (height, width))
     return np.array(sizes, dtype=np.int64).reshape(-1, 2)
+
+
+def exif_orientation(path: str | Path) -> int:
+    """EXIF orientation that is stored in a file, 1 to 8.
+
+    Raises:
+        ImageReadError: as `image_sizes`.
+    """
+    with _opened(Path(path)) as image:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    return orientation if orientation in _UPRIGHT else 1
 
 
 def require_resizable(shape: Sequence[int], image_size: Sequence[int], name: str | Path = "the photo") -> None:

@@ -6,12 +6,9 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import logging
 import os
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,8 +19,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from helpers.data.folders import folder_name
 from helpers.data.images import decode_image
+from helpers.data.samples import NORMAL, relative_path
+from helpers.data.writers import dataset_option, folder_names, unique_name, write_samples
 from helpers.files import write_whole_folder
 from helpers.progress import progress
 
@@ -37,7 +35,6 @@ _SAVE_OPTIONS: dict[str, dict[str, object]] = {
     "tif": {"format": "TIFF"},
     "webp": {"format": "WEBP", "lossless": True},
 }
-_NORMAL = "good"
 _MAX_LISTED = 20
 _PIXEL_SIZE_TOLERANCE = 0.005
 
@@ -59,7 +56,7 @@ class _Job:
     mask: str
     target: str
     mask_target: str
-    group: str
+    split: str
 
 
 @dataclass(frozen=True)
@@ -85,8 +82,9 @@ def preprocess_dataset(
 
     In this order: turned upright (EXIF), converted to 8 bits and ``mode``, cropped, resized (photos bilinear with
     antialiasing, masks to the nearest pixel; masks are written as PNG with 0 and 255). The published split is kept,
-    else the one of the table; photos in no split go to train (normal) and test (abnormal). ``sources.csv`` says where
-    each photo came from and its group, ``dataset.json`` the name and, where it is still known, the pixel size.
+    else the one of the table; photos in no split go to train (normal) and test (abnormal). ``samples.csv`` is the
+    sample table of the new dataset, with exact split, group, type and further columns, and ``source``, the path in the
+    old one; ``dataset.json`` has the name and, where it is still known, the pixel size.
 
     The dataset appears under its name when it is complete; on any error nothing is left.
 
@@ -146,9 +144,6 @@ def preprocess_dataset(
     lost = [job.target for job, outcome in zip(jobs, outcomes, strict=True) if outcome.lost_mask]
     if lost:
         logger.warning("%d mask(s) became empty by crop or size, the first of %s.", len(lost), lost[0])
-    groups = table["group"]
-    if groups.duplicated().any():
-        logger.warning("Photos of this dataset form groups; sources.csv has them: pass them to read_dataset as group=.")
     return out
 
 
@@ -268,94 +263,42 @@ def _refuse_existing(out: Path) -> None:
 
 def _jobs(table: pd.DataFrame, image_format: str) -> list[_Job]:
     """Where every photo goes: ``split/type/stem``, stems unique within a type over all splits (masks lie by type)."""
-    root = Path(table.attrs["root"])
-    published = table["published_split"] if "published_split" in table else table["split"]
-    rows = list(zip(table["image_path"], table["mask_path"], table["label_index"], table["defect_type"], strict=True))
-    folders = _folder_names(sorted({str(row[3]) for row in rows if int(row[2]) != 0}))
-    by_name: dict[tuple[str, str], int] = defaultdict(int)
-    for image, _, label, defect_type in rows:
-        by_name[_type_folder(label, defect_type, folders).lower(), _clean(Path(image).stem).lower()] += 1
-
-    taken: set[tuple[str, str]] = set()
+    types, taken = folder_names(table), set()
     jobs = []
-    for (image, mask, label, defect_type), split, group in zip(rows, published, table["group"], strict=True):
-        folder = _type_folder(label, defect_type, folders)
-        place = split or ("test" if int(label) else "train")
-        if place == "train" and int(label):
-            raise ValueError(
-                f"{image} is a defect photo in train, which the MVTec layout has no place for; drop the split with "
-                "table.assign(split='')."
-            )
-        stem = _clean(Path(image).stem)
-        if by_name[folder.lower(), stem.lower()] > 1:
-            parents = Path(image).parent
-            parts = parents.relative_to(root).parts if parents.is_relative_to(root) else parents.parts[-1:]
-            stem = _clean("_".join([*parts, stem]))
-        unique, number = stem, 2
-        while (folder.lower(), unique.lower()) in taken:
-            unique, number = f"{stem}_{number}", number + 1
-        taken.add((folder.lower(), unique.lower()))
-        mask = str(mask) if int(label) and mask else ""
-        mask_target = f"ground_truth/{folder}/{unique}_mask.png" if mask else ""
-        jobs.append(_Job(str(image), mask, f"{place}/{folder}/{unique}.{image_format}", mask_target, str(group)))
+    for row in table.to_dict("records"):
+        abnormal = int(row["label_index"]) == 1
+        kind = types[row["defect_type"]] if abnormal else NORMAL
+        split = str(row.get("published_split", row["split"]))
+        stem = unique_name(Path(row["image_path"]).stem, kind, taken)
+        target = f"{split or ('test' if abnormal else 'train')}/{kind}/{stem}.{image_format}"
+        mask = str(row["mask_path"]) if abnormal else ""
+        jobs.append(_Job(str(row["image_path"]), mask, target, mask and f"ground_truth/{kind}/{stem}_mask.png", split))
     return jobs
 
 
-def _type_folder(label: int, defect_type: str, folders: dict[str, str]) -> str:
-    return folders[str(defect_type)] if int(label) else _NORMAL
-
-
-def _folder_names(types: Sequence[str]) -> dict[str, str]:
-    """Defect type -> name of its folder, usable everywhere and unique."""
-    names: dict[str, str] = {}
-    taken: set[str] = set()
-    for defect_type in types:
-        name = folder_name(_clean(defect_type))
-        unique, number = name, 2
-        while unique.lower() in taken:
-            unique, number = f"{name}_{number}", number + 1
-        taken.add(unique.lower())
-        names[defect_type] = unique
-    return names
-
-
-def _clean(name: str) -> str:
-    """The name with everything but letters, digits and ``-_.+ `` replaced."""
-    kept = "".join(c if c.isalnum() or c in "-_.+ " else "_" for c in name).strip(" .")
-    return kept or "unnamed"
-
-
 def _write_about(table: pd.DataFrame, folder: Path, name: str, jobs: list[_Job], outcomes: list[_Outcome]) -> None:
-    """Write dataset.json and sources.csv."""
-    about: dict[str, object] = {
-        "name": name,
-        "layout": "mvtec" if any(job.mask for job in jobs) else "plain",
-        "source": table.attrs.get("name") or Path(table.attrs["root"]).name,
-    }
+    """Write samples.csv and dataset.json."""
     pixel_size = table.attrs.get("pixel_size")
     if pixel_size:
         scales = np.array([outcome.scale for outcome in outcomes])
         if scales.max() - scales.min() <= _PIXEL_SIZE_TOLERANCE * scales.mean():
-            about["pixel_size_mm"] = float(pixel_size) * float(scales.mean())
+            pixel_size = float(pixel_size) * float(scales.mean())
         else:
+            pixel_size = None
             logger.warning(
                 "The photos are not all scaled alike down and across, so the new dataset has no pixel size; crop to "
                 "the aspect of the size, or use keep_aspect."
             )
-    (folder / "dataset.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    root = Path(table.attrs["root"])
-    with (folder / "sources.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["image", "source", "group"])
-        for job in jobs:
-            source = Path(job.source)
-            writer.writerow(
-                [
-                    job.target,
-                    (source.relative_to(root) if source.is_relative_to(root) else source).as_posix(),
-                    job.group,
-                ]
-            )
+    rows = [
+        {**row, "image_path": job.target, "mask_path": job.mask_target, "split": job.split, "source": source}
+        for row, job, source in zip(
+            table.drop(columns="published_split", errors="ignore").to_dict("records"),
+            jobs,
+            relative_path(table),
+            strict=True,
+        )
+    ]
+    write_samples(table, rows, folder, name, pixel_size)
 
 
 # --------------------------------------------------------------------------------------------------------- command line
@@ -391,12 +334,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--keep-aspect", action="store_true", help="fit inside the size instead of stretching")
     parser.add_argument("--format", choices=list(_SAVE_OPTIONS), default="png", help="file format (default png)")
-    parser.add_argument("--category", help="which product of a data set with many")
+    parser.add_argument("--layout", help="layout of the dataset (default: recognised)")
+    parser.add_argument(
+        "--option",
+        type=dataset_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="option of that layout, such as category=bottle; may be repeated",
+    )
     options = parser.parse_args(arguments)
     from helpers.data.formats import read_dataset  # the library part needs no readers
 
     try:
-        table = read_dataset(options.dataset, **({"category": options.category} if options.category else {}))
+        table = read_dataset(options.dataset, layout=options.layout, **dict(options.option))
         out = preprocess_dataset(
             table,
             options.out,
@@ -410,6 +361,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     print(f"{len(table)} photos written to {out}")
+    print(f"read {out / 'samples.csv'}: it keeps groups and splits")
     return 0
 
 

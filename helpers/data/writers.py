@@ -2,7 +2,8 @@
 
 ``python -m helpers.data.writers DATASET OUT --format mvtec|coco [--layout NAME] [--option NAME=VALUE ...] [--force]``
 
-Photos are copied byte for byte. A folder appears under its name when it is complete; on any error nothing is left.
+Photos are copied byte for byte, but written upright where EXIF turns them. A folder appears under its name when it is
+complete; on any error nothing is left.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
+from PIL.JpegImagePlugin import get_sampling
 from scipy import ndimage
 
 from helpers.data.annotations import draw_polygon, region_of
 from helpers.data.folders import folder_name
-from helpers.data.images import image_sizes, read_mask
+from helpers.data.images import decode_image, exif_orientation, image_sizes, read_mask
 from helpers.data.samples import NORMAL, absolute_path, make_table, relative_path, write_table
 from helpers.files import write_whole_folder
 from helpers.progress import progress
@@ -62,7 +64,7 @@ def write_mvtec(table: pd.DataFrame, out: str | Path, *, force: bool = False) ->
     """
 
     def write(folder: Path) -> None:
-        types = _type_names(table)
+        types = folder_names(table)
         taken: set[str] = set()
         rows = []
         for row in progress(table.to_dict("records"), "Writing photos"):
@@ -70,30 +72,15 @@ def write_mvtec(table: pd.DataFrame, out: str | Path, *, force: bool = False) ->
             kind = types[row["defect_type"]] if abnormal else NORMAL
             place = "test" if abnormal or row["split"] == "test" else "train"
             # one name a type over all splits, for the masks of a type share a folder
-            name = _unique(photo.stem, kind, taken) + photo.suffix
-            target = folder / place / kind / name
-            _copy(photo, target)
+            name = unique_name(photo.stem, kind, taken) + photo.suffix
+            target = _copy(photo, folder / place / kind / name)
             mask = ""
             if abnormal and row["mask_path"]:
                 mask = f"ground_truth/{kind}/{target.stem}_mask.png"
                 (folder / mask).parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(_pixels(row).astype(np.uint8) * 255).save(folder / mask)
-            rows.append({**row, "image_path": f"{place}/{kind}/{name}", "mask_path": mask})
-        rows = [{**row, "group": group} for row, group in zip(rows, _groups(table, rows), strict=True)]
-        about = _about(table, "mvtec" if any(row["mask_path"] for row in rows) else "plain", out)
-        written = make_table(
-            rows,
-            root=folder,
-            layout=about["layout"],
-            name=about["name"],
-            published_split=bool((table["split"] != "").any()),
-            pixel_size=table.attrs.get("pixel_size"),
-        )
-        write_table(written, folder / "samples.csv")
-        # the file says where the photos lie, and the folder is still to be renamed
-        attrs = {key: value for key, value in written.attrs.items() if key != "root"}
-        _write_json(folder / "samples.csv.json", attrs)
-        _write_json(folder / "dataset.json", about)
+            rows.append({**row, "image_path": f"{place}/{kind}/{target.name}", "mask_path": mask})
+        write_samples(table, rows, folder, absolute_path(out).name, table.attrs.get("pixel_size"))
 
     return _write_folder(table, out, write, force)
 
@@ -135,8 +122,8 @@ def write_coco(table: pd.DataFrame, out: str | Path, *, force: bool = False) -> 
             place = _COCO_FOLDERS[row["split"]]
             content = contents.setdefault(place, {"images": [], "annotations": []})
             photo = Path(row["image_path"])
-            name = _unique(photo.stem, place, taken) + photo.suffix
-            _copy(photo, folder / place / name)
+            name = unique_name(photo.stem, place, taken) + photo.suffix
+            name = _copy(photo, folder / place / name).name
             height, width = (int(value) for value in image_sizes([photo])[0])
             number = len(content["images"]) + 1
             record = {"id": number, "file_name": name, "height": height, "width": width}
@@ -149,7 +136,7 @@ def write_coco(table: pd.DataFrame, out: str | Path, *, force: bool = False) -> 
             info = {"description": str(table.attrs.get("name") or "")}
             listed = [{"id": categories[kind], "name": name, "supercategory": "defect"} for kind, name in names.items()]
             _write_json(folder / place / COCO_FILE, {"info": info, "licenses": [], "categories": listed, **content})
-        _write_json(folder / "dataset.json", _about(table, "coco", out))
+        _write_about(table, folder, absolute_path(out).name, "coco", table.attrs.get("pixel_size"))
 
     return _write_folder(table, out, write, force)
 
@@ -260,11 +247,25 @@ def _write_folder(table: pd.DataFrame, out: str | Path, write: Callable[[Path], 
     return folder
 
 
-def _copy(photo: Path, target: Path) -> None:
+def _copy(photo: Path, target: Path) -> Path:
+    """Copy a photo; one that EXIF turns is written upright (JPEG with its own tables, others as PNG), for not every
+    program turns it as its mask is turned."""
     if not photo.is_file():
         raise FileNotFoundError(f"{photo} is in the table but not on disk; read the dataset again.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(photo, target)
+    if exif_orientation(photo) == 1:
+        shutil.copyfile(photo, target)
+        return target
+    decoded = decode_image(photo)
+    upright = Image.fromarray(decoded.pixels() if decoded.deep is None else decoded.upright(decoded.deep))
+    tables = getattr(decoded.image, "quantization", None)
+    if tables:
+        if decoded.turn >= 5:  # rows become columns, of the tables too
+            tables = {key: np.reshape(table, (8, 8)).T.ravel().tolist() for key, table in tables.items()}
+        upright.save(target, "JPEG", qtables=tables, subsampling=get_sampling(decoded.image))
+        return target
+    upright.save(target.with_suffix(".png"))
+    return target.with_suffix(".png")
 
 
 def _pixels(row: dict[str, Any]) -> np.ndarray:
@@ -272,26 +273,44 @@ def _pixels(row: dict[str, Any]) -> np.ndarray:
     return read_mask(row["mask_path"], (int(height), int(width)))
 
 
-def _about(table: pd.DataFrame, layout: str, out: str | Path) -> dict[str, Any]:
-    about = {"name": absolute_path(out).name, "layout": layout, "source": table.attrs.get("name") or ""}
-    pixel_size = table.attrs.get("pixel_size")
-    return {**about, "pixel_size_mm": pixel_size} if pixel_size else about
+def write_samples(
+    table: pd.DataFrame, rows: list[dict[str, Any]], folder: Path, name: str, pixel_size: float | None
+) -> None:
+    """Write ``samples.csv``, the sample table of a new folder, and ``dataset.json``.
 
-
-def _groups(table: pd.DataFrame, rows: list[dict[str, Any]]) -> list[str]:
-    """Groups of the new photos: those of the old, and where a photo was its own group, its new path."""
+    Args:
+        table: the old one.
+        rows: of the new one, in the old one's order; paths relative to ``folder``.
+        folder: where the photos are, to be renamed later.
+        name: of the new dataset.
+        pixel_size: of the new photos, mm.
+    """
+    # where a photo was its own group, its new path is
     alone = table["group"] == relative_path(table)
-    return [row["image_path"] if own else row["group"] for row, own in zip(rows, alone, strict=True)]
+    rows = [{**row, "group": row["image_path"]} if own else row for row, own in zip(rows, alone, strict=True)]
+    layout = "mvtec" if any(row["mask_path"] for row in rows) else "plain"
+    published = any(row["split"] for row in rows)
+    written = make_table(rows, root=folder, layout=layout, name=name, published_split=published, pixel_size=pixel_size)
+    write_table(written, folder / "samples.csv")
+    # the file says where the photos lie, and the folder is still to be renamed
+    attrs = {key: value for key, value in written.attrs.items() if key != "root"}
+    _write_json(folder / "samples.csv.json", attrs)
+    _write_about(table, folder, name, layout, pixel_size)
 
 
-def _type_names(table: pd.DataFrame) -> dict[str, str]:
+def _write_about(table: pd.DataFrame, folder: Path, name: str, layout: str, pixel_size: float | None) -> None:
+    about = {"name": name, "layout": layout, "source": table.attrs.get("name") or ""}
+    _write_json(folder / "dataset.json", about | ({"pixel_size_mm": pixel_size} if pixel_size else {}))
+
+
+def folder_names(table: pd.DataFrame) -> dict[str, str]:
     """Defect type -> name of its folder, different from all others whatever the case."""
     taken: set[str] = set()
     types = sorted(table["defect_type"][table["label_index"] == 1].unique())
-    return {kind: _unique(folder_name(kind), "", taken) for kind in types}
+    return {kind: unique_name(folder_name(kind), "", taken) for kind in types}
 
 
-def _unique(name: str, place: str, taken: set[str]) -> str:
+def unique_name(name: str, place: str, taken: set[str]) -> str:
     """A name that is safe on every system and not yet taken in its place."""
     clean = re.sub(r"[^\w\-.+ ]", "_", name)[:_MAX_STEM].strip(" .") or "unnamed"
     unique, number = clean, 2
