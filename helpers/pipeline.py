@@ -563,22 +563,17 @@ def write_report(folder: Path, state: _State | None = None) -> Path:
     """Executed notebooks as HTML pages with an index, in ``report/``; returns the index."""
     from html import escape
 
-    import nbformat
-    from nbconvert import HTMLExporter
+    from helpers.views.tables import POLICY, notebook_html
 
     state = state or _State(folder)
     report = folder / "report"
     report.mkdir(parents=True, exist_ok=True)
-    exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True)
     items = []
     for node in SERIES:
         executed = folder / "notebooks" / f"{node.name}.ipynb"
         if not executed.is_file():
             continue
-        body, _ = exporter.from_notebook_node(
-            nbformat.read(executed, as_version=4), resources={"metadata": {"name": node.name}}
-        )
-        (report / f"{node.name}.html").write_text(body, encoding="utf-8")
+        (report / f"{node.name}.html").write_text(notebook_html(executed), encoding="utf-8")
         seconds = state.finished.get(node.name, {}).get("seconds")
         took = f", {seconds:.0f} s" if seconds is not None else ""
         items.append(f'<li><a href="{node.name}.html">{escape(node.name)}</a>{took}</li>')
@@ -587,14 +582,14 @@ def write_report(folder: Path, state: _State | None = None) -> Path:
         pd.read_csv(leaderboard).to_html(index=False, float_format="%.4g", border=0) if leaderboard.is_file() else ""
     )
     title = escape(f"{folder.parent.name}, profile {folder.name}")
-    page = _PAGE.format(title=title, table=table, items="\n".join(items))
+    page = _PAGE.format(policy=POLICY, title=title, table=table, items="\n".join(items))
     index = report / "index.html"
     index.write_text(page, encoding="utf-8")
     return index
 
 
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<html lang="en"><head><meta charset="utf-8">{policy}<title>{title}</title>
 <style>body{{font-family:system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;line-height:1.5}}
 div{{overflow-x:auto}} table{{border-collapse:collapse;font-size:.85rem}} th,td{{padding:.3rem .6rem;text-align:right;
 border-bottom:1px solid #ddd;white-space:nowrap}}</style></head>

@@ -16,6 +16,7 @@ from helpers.analysis.detection_probability import fit_pod, pod_table
 from helpers.thresholds import Threshold, conformal_threshold
 from helpers.views import report
 from helpers.views.figures import NotebookFigure
+from helpers.views.tables import sortable_table
 
 EVIL = "<script>alert('x')</script> & \"Kratzer\""
 
@@ -184,7 +185,7 @@ def test_thresholds_say_where_they_come_from():
 
 
 def test_a_table_for_the_notebook_sorts_too():
-    text = report.sortable_table(pd.DataFrame({"model": [EVIL], "value": [1.5]}))
+    text = sortable_table(pd.DataFrame({"model": [EVIL], "value": [1.5]}))
     page = Page(text)
     assert page.all("td") == [EVIL, "1.5"]
     assert any(tag == "table" and "sortable" in attrs["class"] for tag, attrs in page.tags)

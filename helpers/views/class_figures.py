@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import ArrayLike
 
 from helpers.thresholds import Threshold, percent
@@ -453,6 +453,7 @@ def cost_curves(
     if min(ends) > 0 and max(ends) > 10 * min(ends):
         axis.set_yscale("log")  # or the dearest case would flatten the others
         axis.yaxis.set_major_formatter(FuncFormatter(lambda cost, _: f"{cost:g}"))
+        axis.yaxis.set_minor_formatter(LogFormatter())
     else:
         axis.set_ylim(bottom=0)
     axis.set(xlabel="threshold of stage 1 (score above it: on to stage 2)", ylabel=f"expected cost a photo ({unit})")
@@ -491,6 +492,7 @@ def best_threshold_figure(table: pd.DataFrame, *, note: str | None = None) -> Fi
     for axis in axes:
         if (table["prevalence"] > 0).all():
             axis.set_xscale("log")
+            axis.xaxis.set_minor_formatter(NullFormatter())
         axis.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
         axis.set_xlabel("share of defects on the line")
         axis.grid(color="#E5E5E5")

@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib import patheffects
@@ -17,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
 from helpers.thresholds import Threshold, exceeds, percent
@@ -28,6 +29,7 @@ CYCLE: tuple[str, ...] = (BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE, BLACK)
 MASK_COLOUR, PREDICTED_COLOUR = ORANGE, SKY
 MAP_COLOURS = "magma"
 WIDTH = 10.0  # inches: the width of a notebook
+matplotlib.rcParams["text.parse_math"] = False  # a class named $x_{$ is a name: as a formula it would stop the figure
 
 
 class NotebookFigure(Figure):
@@ -214,6 +216,7 @@ def score_histogram(
         axis.set_yscale("log")
         axis.set_ylim(bottom=0.7)
         axis.yaxis.set_major_formatter(lambda count, _: f"{count:g}")
+        axis.yaxis.set_minor_formatter(LogFormatter())
     else:
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     if threshold is not None:
@@ -600,6 +603,8 @@ def coreset_figure(radii: ArrayLike, *, note: str | None = None) -> Figure:
     axis.plot([picks[-1]], [values[-1]], marker="o", color=ORANGE, markeredgecolor="black", linestyle="", clip_on=False)
     if values.size > 10:
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.xaxis.set_minor_formatter(LogFormatter())
     axis.set_ylim(0, 1.08 * float(values.max()) or 1.0)
     axis.set(
         xlabel="centres picked",

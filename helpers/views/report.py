@@ -22,6 +22,7 @@ from helpers.analysis.detection_probability import size_words
 from helpers.analysis.metrics import wilson_interval
 from helpers.files import write_whole
 from helpers.thresholds import Threshold, describe, percent
+from helpers.views.tables import POLICY, SORT, table_html
 
 Part = str | pd.DataFrame | Figure
 
@@ -107,17 +108,12 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> Path:
     words = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in GLOSSARY.items())
     body = "".join(_section_html(section) for section in sections)
     page = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{POLICY}<title>{escape(title)}</title>\n'
         f"<style>{_STYLE}</style></head>\n<body><h1>{escape(title)}</h1><p>Made {made}.</p>\n{body}"
-        f"<h2>Words</h2><dl>{words}</dl>\n<script>{_SORT}</script></body></html>\n"
+        f"<h2>Words</h2><dl>{words}</dl>\n<script>{SORT}</script></body></html>\n"
     )
     write_whole(path, lambda file: file.write_text(page, encoding="utf-8"))
     return path
-
-
-def sortable_table(table: pd.DataFrame) -> str:
-    """HTML of a table whose columns sort by a click, for a notebook: ``IPython.display.HTML(sortable_table(...))``."""
-    return f"<div>{_table_html(table)}<script>{_SORT}</script></div>"
 
 
 # ------------------------------------------------------------------------------------------------------------ sections
@@ -301,20 +297,10 @@ def _section_html(section: Section) -> str:
         if isinstance(part, str):
             parts.append(f"<p>{escape(part).replace(' %', '&nbsp;%')}</p>")
         elif isinstance(part, pd.DataFrame):
-            parts.append(f"<div>{_table_html(part)}</div>")
+            parts.append(f"<div>{table_html(part)}</div>")
         else:
             parts.append(f'<img alt="{escape(section.heading)}" src="data:image/png;base64,{_encoded(part)}">')
     return f"<h2>{escape(section.heading)}</h2>\n" + "\n".join(parts) + "\n"
-
-
-def _table_html(table: pd.DataFrame) -> str:
-    formatters = {
-        name: (lambda value: "-" if pd.isna(value) else f"{value:.4g}")
-        for name in table.columns
-        if pd.api.types.is_float_dtype(table[name])
-    }
-    # pandas escapes names and values
-    return table.to_html(index=False, border=0, classes="sortable", formatters=formatters, na_rep="-")
 
 
 def _encoded(figure: Figure) -> str:
@@ -329,15 +315,3 @@ _STYLE = (
     "th,td{padding:.3rem .7rem;text-align:left;border-bottom:1px solid #ddd}"
     "th{cursor:pointer}img{display:block;max-width:100%;margin:1rem 0}dt{font-weight:600}dd{margin:0 0 .5rem 1rem}"
 )
-# A click on a head sorts by that column, numbers as numbers, and turns the order round the next time.
-_SORT = """document.querySelectorAll("table.sortable th").forEach(head => head.onclick = () => {
-  const table = head.closest("table"), body = table.tBodies[0], column = head.cellIndex;
-  const key = row => row.cells[column].textContent.trim();
-  const down = head.dataset.down = head.dataset.down === "1" ? "0" : "1";
-  const rows = [...body.rows].sort((a, b) => {
-    const [x, y] = [key(a), key(b)], [p, q] = [parseFloat(x), parseFloat(y)];
-    return isNaN(p) || isNaN(q) ? x.localeCompare(y) : p - q;
-  });
-  if (down === "1") rows.reverse();
-  rows.forEach(row => body.append(row));
-});"""

@@ -1,0 +1,90 @@
+"""Tables and pages to read. Names in them are a stranger's (of files, classes, types): text, never markup."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+# A click on a head sorts by that column, numbers as numbers, and turns the order round the next time.
+SORT = """document.querySelectorAll("table.sortable th").forEach(head => head.onclick = () => {
+  const table = head.closest("table"), body = table.tBodies[0], column = head.cellIndex;
+  const key = row => row.cells[column].textContent.trim();
+  const down = head.dataset.down = head.dataset.down === "1" ? "0" : "1";
+  const rows = [...body.rows].sort((a, b) => {
+    const [x, y] = [key(a), key(b)], [p, q] = [parseFloat(x), parseFloat(y)];
+    return isNaN(p) || isNaN(q) ? x.localeCompare(y) : p - q;
+  });
+  if (down === "1") rows.reverse();
+  rows.forEach(row => body.append(row));
+});"""
+
+# A page with this in its head asks nobody for anything, and runs no script but the one above.
+POLICY = (
+    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
+    "img-src data:; font-src data:; media-src data:; "
+    f"script-src 'sha256-{base64.b64encode(hashlib.sha256(SORT.encode()).digest()).decode()}'\">"
+)
+
+# nbconvert's page without what it fetches from other servers: require.js, MathJax, mermaid, widgets, the Colab badge.
+_NOTEBOOK = (
+    "{%- extends 'lab/index.html.j2' -%}"
+    f"{{%- block html_head_js -%}}{POLICY}{{%- endblock -%}}"
+    "{%- block html_head_css -%}<style>img[src^='http'] { display: none; }</style>{%- endblock -%}"
+    + "".join(
+        f"{{%- block {name} -%}}{{%- endblock -%}}"
+        for name in ("html_head_js_mathjax", "html_head_js_mermaidjs", "jupyter_widgets")
+    )
+    + "".join(f"{{%- block {name} scoped -%}}{{%- endblock -%}}" for name in ("data_widget_view", "data_javascript"))
+)
+
+
+def styled(
+    table: pd.DataFrame, *, index: bool = False, precision: int = 3, formats: Mapping[str, str | Callable] | None = None
+) -> Styler:
+    """A table for a notebook, numbers rounded, all text escaped.
+
+    Args:
+        table: with names of its rows and columns that occur once.
+        index: show it.
+        precision: digits behind the point.
+        formats: column -> its format, ``{:.1e}``, or what makes plain text of a value.
+    """
+    texts = table.map(lambda value: value if pd.api.types.is_scalar(value) else str(value))
+    style = texts.style.format(formats, precision=precision, na_rep="-", escape="html")
+    for axis in (0, 1):
+        style.format_index(lambda name: escape(str(name)), axis=axis).format_index_names(escape="html", axis=axis)
+    return style if index else style.hide(axis="index")
+
+
+def sortable_table(table: pd.DataFrame) -> str:
+    """HTML of a table whose columns sort by a click, for a notebook: ``IPython.display.HTML(sortable_table(...))``."""
+    return f"<div>{table_html(table)}<script>{SORT}</script></div>"
+
+
+def table_html(table: pd.DataFrame) -> str:
+    """HTML of a table, all text escaped; a page that has `SORT` at its end sorts it by a click."""
+    formatters = {
+        name: (lambda value: "-" if pd.isna(value) else f"{value:.4g}")
+        for name in table.columns
+        if pd.api.types.is_float_dtype(table[name])
+    }
+    with pd.option_context("display.max_colwidth", None):
+        return table.to_html(index=False, border=0, classes="sortable", formatters=formatters, na_rep="-")
+
+
+def notebook_html(executed: Path) -> str:
+    """An executed notebook as one HTML page that needs no network; widgets, which need a kernel, are left out."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    notebook = nbformat.read(executed, as_version=4)
+    notebook.metadata.pop("widgets", None)
+    exporter = HTMLExporter(raw_template=_NOTEBOOK, exclude_input_prompt=True, exclude_output_prompt=True)
+    page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": executed.stem}})
+    return page

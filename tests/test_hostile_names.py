@@ -1,0 +1,164 @@
+"""Names of classes and files that are markup, script or formulas: pages show them as text, ask nobody and run nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import REPOSITORY
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from PIL import Image
+
+from helpers import pipeline
+from helpers.views import class_figures, figures, report, size_figures, tables
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+NAMES = (
+    "<img src=x onerror=window.ran=1>",
+    "<script>window.ran=1</script>",
+    "</table><svg onload=window.ran=1>",
+    r"$\frac{$ $x_{",
+    "[link](javascript:window.ran=1)",
+    "`${window.ran=1}`",
+    "<link rel=stylesheet href=http://127.0.0.1:9/x.css>",
+)
+MARKUP = re.compile("<(img|script|svg|link)", re.IGNORECASE)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def names() -> pd.DataFrame:
+    """A name in every place that a table has: a value, in a list, as a column, in the index and as the index's name."""
+    table = pd.DataFrame({"name": NAMES, "listed": [[name] for name in NAMES], "path": [Path(name) for name in NAMES]})
+    table["share"] = np.linspace(0, 1, len(NAMES))
+    for name in NAMES:
+        table[name] = 1
+    return table.set_index(pd.MultiIndex.from_arrays([NAMES, range(len(NAMES))], names=[NAMES[0], None]))
+
+
+def visit(browser, file: Path) -> str:
+    """The text of a page, after it was looked at and clicked on: it has run nothing and asked nobody."""
+    page, asked, stopped = browser.new_page(), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("requestfailed", lambda request: stopped.append(request.url) if request.failure == "csp" else None)
+    page.goto(file.as_uri())
+    for head in page.locator("th").all():
+        head.evaluate("head => head.click()")
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.ran") is None
+    assert [url for url in asked if not url.startswith(("file:", "data:")) and url not in stopped] == []
+    text = page.locator("body").inner_text()
+    page.close()
+    return text
+
+
+def test_tables_are_text(names):
+    for html in (
+        tables.styled(names, index=True)._repr_html_(),
+        tables.styled(names.T, index=True)._repr_html_(),
+        tables.table_html(names.reset_index(drop=True)),
+        names._repr_html_(),
+    ):
+        assert not MARKUP.search(html)
+    assert "0.3" in tables.styled(names, precision=1).to_html()
+
+
+def test_notebooks_show_tables_by_way_of_the_one_helper():
+    for file in sorted((REPOSITORY / "notebooks").glob("*.ipynb")):
+        code = "\n".join(cell.source for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code")
+        shown = re.findall(r"\.style\b|to_html\(|Markdown\(|HTML\((?!sortable_table\()", code)
+        assert not shown, f"{file.name}: {shown}; styled() and sortable_table() of helpers.views.tables escape names"
+
+
+def test_pages_run_nothing_and_ask_nobody(browser, names, tmp_path):
+    flat = names.reset_index(drop=True)
+    shown = [tables.styled(names, index=True).to_html(), tables.sortable_table(flat), names._repr_html_()]
+    outputs = [new_output("display_data", {"text/html": html}) for html in shown]
+    outputs += [new_output("display_data", {"text/plain": repr(NAMES)}), new_output("stream", text=repr(NAMES))]
+    outputs += [new_output("display_data", {"application/javascript": "window.ran = 1", "text/plain": "script"})]
+    folder = tmp_path / "mesh <b>" / "quick"
+    name = pipeline.SERIES[0].name
+    (folder / "notebooks").mkdir(parents=True)
+    badge = nbformat.v4.new_markdown_cell("[![Open](http://127.0.0.1:9/badge.svg)](http://127.0.0.1:9)")
+    nbformat.write(
+        new_notebook(cells=[badge, new_code_cell("1", outputs=outputs)]), folder / "notebooks" / f"{name}.ipynb"
+    )
+    pd.DataFrame({"model": NAMES, NAMES[0]: 1}).to_csv(folder / "leaderboard.csv", index=False)
+    index = pipeline.write_report(folder)
+    for page in (index, index.with_name(f"{name}.html")):
+        text = visit(browser, page)
+        assert all(one in text for one in NAMES)
+    written = report.write_report(tmp_path / "report.html", NAMES[0], [report.Section(NAMES[1], [NAMES[2], flat])])
+    text = visit(browser, written)
+    assert all(one in text for one in NAMES)
+
+
+def test_a_policy_stops_what_is_not_escaped(browser, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text(f"<!doctype html><html><head>{tables.POLICY}</head><body>{''.join(NAMES)}</body></html>")
+    visit(browser, page)
+
+
+def test_tables_of_a_page_sort_by_a_click(browser, tmp_path):
+    table = pd.DataFrame({"n": [10, 9, 100]})
+    file = report.write_report(tmp_path / "report.html", "x", [report.Section("y", [table])])
+    page = browser.new_page()
+    page.goto(file.as_uri())
+    page.click("th")
+    assert page.locator("td").all_inner_texts() == ["100", "10", "9"]
+    page.close()
+
+
+def test_figures_take_names_for_names():
+    n = len(NAMES)
+    photos, maps, masks = [np.zeros((8, 8, 3), np.uint8)] * n, [np.zeros((8, 8), np.float32)] * n, [None] * n
+    counts = pd.DataFrame([range(1, n + 1)], index=[NAMES[3]], columns=NAMES)
+    defects = pd.DataFrame({"defect_type": NAMES, "length": np.arange(1.0, n + 1), "unit": "mm"})
+    for drawn in (
+        figures.sample_grid(photos, masks, NAMES),
+        figures.split_bars(counts),
+        figures.score_histogram(np.arange(n), NAMES, 3.0, log=True),
+        figures.map_gallery(photos, maps, masks, NAMES, 0.5, heading=NAMES[3], note=NAMES[3]),
+        size_figures.size_distribution(defects),
+        class_figures.confusion_figure(pd.DataFrame(np.eye(n, dtype=int), NAMES, NAMES), title=NAMES[3]),
+    ):
+        assert drawn._repr_png_()
+
+
+@pytest.mark.slow
+def test_a_hostile_dataset_in_the_report_of_the_series(browser, tmp_path):
+    """COCO names reach ``defect_type`` unchanged; notebook 01 shows them in tables and figures."""
+    source, draw = tmp_path / "photos", np.random.default_rng(0)
+    source.mkdir()
+    photos, boxes = [], []
+    for number in range(4 * (len(NAMES) + 3)):
+        name = f"<img src=x onerror=window.ran=1>{number}.png".replace("/", "")
+        Image.fromarray(draw.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(source / name)
+        photos.append({"id": number, "file_name": name, "width": 40, "height": 40})
+        if number < 4 * len(NAMES):
+            ring = [5, 5, 15, 5, 15, 15, 5, 15]
+            box = {"id": number, "image_id": number, "category_id": number // 4, "iscrowd": 0, "area": 100}
+            boxes.append(box | {"bbox": [5, 5, 10, 10], "segmentation": [ring]})
+    classes = [{"id": number, "name": name} for number, name in enumerate(NAMES)]
+    content = {"images": photos, "annotations": boxes, "categories": classes}
+    (source / "annotations.json").write_text(json.dumps(content))
+    folder = pipeline.run(source, "smoke", only=["01"], artifacts=str(tmp_path / "artifacts"))
+    text = visit(browser, folder / "report" / "01_setup_and_validate.html")
+    assert NAMES[0] in text
