@@ -540,6 +540,37 @@ def test_uploads_wait_until_the_run_is_open(openable_folder, files):
     assert len(page.photos) == 2 and len(page.sliders) == 2 and page.current is not None
 
 
+@pytest.mark.parametrize("error", [KeyError("thresholds"), TypeError("x"), ImportError("no torch"), RecursionError()])
+@pytest.mark.parametrize("background", [False, True])
+def test_any_error_while_opening_is_a_sentence(openable_folder, files, monkeypatch, error, background):
+    def fail(*_: object) -> None:
+        raise error
+
+    async def visit() -> InspectionPage:
+        page = open_page(openable_folder)
+        page.start(background)
+        if background:
+            send(page, files)
+            await page._task
+        return page
+
+    monkeypatch.setattr(Inspector, "open", fail)
+    page = asyncio.run(visit())
+    assert "insp-problem" in page.status.value and type(error).__name__ in page.status.value
+    assert "insp-busy" not in page.status.value and page.inspector is None and page.found == []
+    monkeypatch.undo()
+    page.start()
+    send(page, files)
+    assert len(page.found) == 2 and page.status.value == "", "and the next try goes on"
+
+
+def test_an_error_while_judging_leaves_no_old_verdict(page, files, monkeypatch):
+    send(page, files)
+    monkeypatch.setattr(Inspector, "judge", lambda *_: {}["key"])
+    page.sliders[0][1].value = page.sliders[0][1].max
+    assert "KeyError" in page.status.value and page.verdict.value == "" and page.found == []
+
+
 def test_two_pages_share_nothing(openable_folder, page, files):
     other = open_page(openable_folder)
     other.start()
@@ -568,6 +599,34 @@ def test_the_page_is_served_to_this_machine_alone():
     settings = serve.voila_settings(1234, open_browser=False)
     assert settings["Voila"]["ip"] == "127.0.0.1" and settings["Voila"]["port"] == 1234
     assert settings["Voila"]["tornado_settings"]["websocket_max_message_size"] > 500e6
+
+
+def test_kernels_have_a_limit(monkeypatch):
+    async def start(self, **_: object) -> str:
+        await asyncio.sleep(0)
+        self._kernels[str(len(self._kernels))] = None
+        return "id"
+
+    async def start_many() -> list:
+        kernels = serve.FewKernels()
+        return await asyncio.gather(*(kernels.start_kernel() for _ in range(20)), return_exceptions=True)
+
+    monkeypatch.setattr(serve.AsyncMappingKernelManager, "start_kernel", start)
+    outcomes = asyncio.run(start_many())
+    assert outcomes.count("id") == serve.MOST_KERNELS
+    assert {one.status_code for one in outcomes if one != "id"} == {503}
+
+
+def test_the_browser_gets_the_token_by_a_private_file(monkeypatch):
+    opened = []
+    monkeypatch.setattr(serve.webbrowser, "open", opened.append)
+    monkeypatch.setattr(serve.Page, "display_url", "http://127.0.0.1:1/?token=secret")
+    serve.Page().launch_browser()
+    while not opened:
+        pass
+    assert "secret" not in opened[0]
+    file = Path(opened[0].removeprefix("file://"))
+    assert "token=secret" in file.read_text() and file.parent.stat().st_mode & 0o077 == 0
 
 
 def test_the_copy_that_is_served_has_its_parameters(tmp_path):

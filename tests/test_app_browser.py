@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import os
 import re
@@ -11,11 +12,15 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from conftest import REPOSITORY
 from PIL import Image
@@ -35,9 +40,27 @@ DROP = """([name, kind, content]) => {
 }"""
 
 
+class Server(NamedTuple):
+    url: str  # with the token
+    process: subprocess.Popen
+
+    @property
+    def base(self) -> str:
+        return self.url.split("?")[0]
+
+    def ask(self, path: str = "/", **headers: str) -> int:
+        """The status that a request gets; redirections are not followed."""
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=PATIENCE / 1000)
+        connection.request("GET", path, headers=headers)
+        return connection.getresponse().status
+
+    def kernels(self) -> int:
+        return len(psutil.Process(self.process.pid).children())
+
+
 @pytest.fixture(scope="module")
-def server(openable_folder, photos, tmp_path_factory) -> Iterator[str]:
-    """The page's address."""
+def server(openable_folder, photos, tmp_path_factory) -> Iterator[Server]:
+    """Voilà with a finished run."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -56,7 +79,7 @@ def server(openable_folder, photos, tmp_path_factory) -> Iterator[str]:
             else:
                 pytest.fail("Voilà has not started:\n" + "".join(said))
             threading.Thread(target=process.stdout.read, daemon=True).start()  # so that it never waits for a reader
-            yield line.strip()
+            yield Server(line.strip(), process)
         finally:
             process.terminate()
             try:
@@ -107,7 +130,7 @@ def test_a_visit(server, browser, photos, tmp_path):
     page.on("pageerror", lambda error: problems.append(str(error)))
     verdict = page.locator(".insp-verdict")
 
-    page.goto(server)
+    page.goto(server.url)
     page.get_by_text("No photo yet").wait_for()
     assert page.title() == "Inspection" and page.locator("pre, .jp-InputArea:visible").count() == 0, "no code is shown"
 
@@ -167,5 +190,45 @@ def test_a_visit(server, browser, photos, tmp_path):
         assert_laid_out(page, width)
         page.screenshot(path=tmp_path / f"{width}.png")
     assert not problems
-    assert all(url.startswith((server, server.replace("http", "ws"), "data:", "blob:")) for url in asked)
+    assert all(url.startswith((server.base, server.base.replace("http", "ws"), "data:", "blob:")) for url in asked)
     page.close()
+
+
+def test_websites_and_other_users_get_nothing(server, browser):
+    """A website in the same browser, also under a name that it turns to this machine, and who has no token."""
+    login, refused = 302, 403
+    port = urlsplit(server.url).port
+    token = "/?" + urlsplit(server.url).query
+    before = server.kernels()
+    assert server.ask() == login and server.ask(Host=f"localhost:{port}") == login
+    for host in (f"evil.example:{port}", "evil.example", "127.0.0.1.evil.example", "192.168.1.7"):
+        assert server.ask(Host=host) == refused and server.ask(token, Host=host) == refused
+        assert server.ask("/voila/static/voila.js", Host=host) in (refused, 404)
+
+    page = browser.new_page()  # with the cookie of a person who has the page open
+    page.set_default_timeout(PATIENCE)
+    page.goto(server.url)
+    page.get_by_text("No photo yet").wait_for()
+    assert server.kernels() == before + 1
+    cookies = "; ".join(f"{one['name']}={one['value']}" for one in page.context.cookies())
+    assert {one["sameSite"] for one in page.context.cookies() if one["name"] != "_xsrf"} == {"Strict"}
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Cookie": cookies}
+    upgrade["Sec-WebSocket-Key"] = base64.b64encode(bytes(16)).decode()
+    channels = "/api/kernels/00000000-0000-0000-0000-000000000000/channels"
+    assert server.ask(channels, Origin="http://evil.example", **upgrade) == refused
+    other = page.context.new_page()
+    other.route("http://evil.example/**", lambda route: route.fulfill(body="<p>", content_type="text/html"))
+    other.goto("http://evil.example/")
+    load = """async page => { for (let n = 0; n < 9; n++) {
+      new Image().src = page + "?" + n;
+      document.body.append(Object.assign(document.createElement("iframe"), {src: page}));
+      await fetch(page, {mode: "no-cors", credentials: "include"}).catch(() => 0);
+    } }"""
+    other.evaluate(load, server.base)
+    time.sleep(2)
+    assert server.kernels() == before + 1
+    page.goto("about:blank")  # a page that is left ends its kernel
+    deadline = time.monotonic() + PATIENCE / 1000
+    while server.kernels() > before and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert server.kernels() == before

@@ -1,4 +1,4 @@
-"""Names of classes and files that are markup, script or formulas: pages show them as text, ask nobody and run nothing."""
+"""Names of classes and files that are markup, script or formulas: shown as text; pages ask nobody and run nothing."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class InspectionPage:
         self._sizes_of: dict[int, tuple[Inspection, Sizes]] = {}  # id of a photo -> what was measured last
         self._waiting: list[Callable[[], None]] = []
         self._task: asyncio.Task | None = None
-        self._size_problem = ""
+        self._size_problem = self._problem = ""
         self._quiet = False  # while widgets are set by the program
         if not self.choices:
             missing = ipywidgets.HTML(NO_RUN.format(artifacts=escape(str(project_path(artifacts)))))
@@ -136,8 +136,8 @@ class InspectionPage:
             (self.unit, self._on_unit),
         ):
             widget.observe(self._unless_quiet(react), names="value")
-        self.clear.on_click(lambda _: self.remove_all())
-        self.reset.on_click(lambda _: self._reset())
+        self.clear.on_click(self._unless_quiet(lambda _: self.remove_all()))
+        self.reset.on_click(self._unless_quiet(lambda _: self._reset()))
         left = [
             _card("Inspect with", self.choice, self.about),
             _card("Photos", ipywidgets.HTML(_DROP), self.upload, self.sample, self.listed, self.clear),
@@ -151,7 +151,18 @@ class InspectionPage:
         self._show()
 
     def _unless_quiet(self, react: Callable[[Any], None]) -> Callable[[Any], None]:
-        return lambda change: None if self._quiet else react(change)
+        """What a widget calls: nothing while the program sets it; an error is a sentence, not a page that hangs."""
+
+        def called(change: Any) -> None:
+            if self._quiet:
+                return
+            try:
+                react(change)
+            except Exception as error:
+                self._quiet = False
+                self._failed(f"That did not work: {_sentence(error)}")
+
+        return called
 
     # ------------------------------------------------------------------------------------------------------- opening
 
@@ -182,8 +193,8 @@ class InspectionPage:
         self._say(f"Opening {choice.label} …")
         try:
             self._use(_open_inspector(choice, self.device))
-        except (OSError, ValueError, RuntimeError) as error:
-            self._failed(error)
+        except Exception as error:
+            self._cannot_open(choice, error)
 
     async def _open_beside(self) -> None:
         choice = self.choice.value
@@ -191,18 +202,25 @@ class InspectionPage:
         loop = asyncio.get_running_loop()
         try:
             inspector = await loop.run_in_executor(None, _open_inspector, choice, self.device)
-        except (OSError, ValueError, RuntimeError) as error:
-            self._failed(error)
+            if choice == self.choice.value:
+                self._use(inspector)
+                return
+        except Exception as error:
+            self._cannot_open(choice, error)
             return
-        if choice != self.choice.value:  # somebody has chosen another one meanwhile
-            await self._open_beside()
-            return
-        self._use(inspector)
+        await self._open_beside()  # somebody has chosen another one meanwhile
 
-    def _failed(self, error: Exception) -> None:
-        self._task = None
+    def _cannot_open(self, choice: Choice, error: Exception) -> None:
+        self._task = self.inspector = None
+        self.sliders, self.knobs.children = [], []
         self._waiting.clear()
-        self._say(f"{self.choice.value.label} cannot be opened: {error}", "insp-problem")
+        self._failed(f"{choice.label} cannot be opened: {_sentence(error)}")
+
+    def _failed(self, sentence: str) -> None:
+        """Say what went wrong, and show no verdict beside it."""
+        self._problem, self._found = sentence, []
+        self._say("")
+        self._show()
 
     def _use(self, inspector: Inspector) -> None:
         """Go on with a run or cascade that has been opened: it looks at all photos on the page."""
@@ -225,7 +243,7 @@ class InspectionPage:
         self._refresh()
 
     def _on_choice(self, _: Any) -> None:
-        self.inspector = None
+        self.inspector, self._problem = None, ""
         if self._task is None:
             self._open()
 
@@ -267,8 +285,8 @@ class InspectionPage:
                 self._look(name, photo, source)
             except RefusedPhotoError as error:
                 self.refused[name] = str(error)
-            except (OSError, ValueError, RuntimeError, MemoryError) as error:
-                self.refused[name] = f"{name} could not be inspected: {error}"
+            except Exception as error:
+                self.refused[name] = f"{name} could not be inspected: {_sentence(error)}"
         self._say("")
 
     def _free_name(self, name: str) -> str:
@@ -426,13 +444,14 @@ class InspectionPage:
         write_whole(folder / "annotated.png", lambda file: Image.fromarray(self.annotated()).save(file))
         write_csv(self.table(), folder / "inspection.csv")
 
-    def _say(self, sentence: str, kind: str = "insp-busy") -> None:
-        self.status.value = f'<div class="{kind}" role="status">{escape(sentence)}</div>' if sentence else ""
+    def _say(self, sentence: str) -> None:
+        self.status.value = f'<div class="insp-busy" role="status">{escape(sentence)}</div>' if sentence else ""
 
     def _refresh(self) -> None:
         """Decide anew on all photos, and show the one that is chosen."""
         self._found, self._size_problem = [], ""
-        for photo in self.photos:
+        self._problem = self._problem if self.inspector is None else ""
+        for photo in self.photos if self.inspector is not None else []:
             inspection = self.inspector.judge(photo)
             try:
                 sizes = None if inspection.mask is None else self._measured(photo, inspection)
@@ -467,13 +486,13 @@ class InspectionPage:
         many = bool(self._found)
         self.listed.layout.display = self.clear.layout.display = "" if many else "none"
         self.reset.layout.display = "" if self.sliders else "none"
-        refused = "".join(
-            f'<div class="insp-problem" role="alert">{escape(why)}</div>' for why in self.refused.values()
-        )
-        if self.refused or not self.status.value.startswith('<div class="insp-busy'):
-            self.status.value = refused
+        problems = [*filter(None, [self._problem]), *self.refused.values()]
+        if problems or not self.status.value.startswith('<div class="insp-busy'):
+            self.status.value = "".join(
+                f'<div class="insp-problem" role="alert">{escape(one)}</div>' for one in problems
+            )
         if self.current is None:
-            self.verdict.value = _EMPTY if not self.refused else ""
+            self.verdict.value = "" if problems else _EMPTY
             for widget in (self.picture, self.downloads, self.stages, self.sizes):
                 widget.value = ""
             return
@@ -504,6 +523,12 @@ def _open_inspector(choice: Choice, device: str) -> Inspector:
     from helpers.inspection import Inspector
 
     return Inspector.open(choice, device)
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says; with its kind where its words alone say little (a KeyError is a key)."""
+    told = isinstance(error, (OSError, ValueError, RuntimeError)) and str(error)
+    return str(error) if told else f"{type(error).__name__}: {error}"
 
 
 def _grid(low: float, high: float, stored: float, n: int = 1000) -> tuple[float, float, float]:
