@@ -17,18 +17,30 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from helpers.analysis.severity import check_rules, rate_severity, read_rules, read_severity_limits, verdicts
+from helpers.analysis.severity import (
+    FAIL,
+    LEVELS,
+    PASS,
+    check_rules,
+    rate_severity,
+    read_rules,
+    read_severity_limits,
+    verdicts,
+)
 from helpers.analysis.sizing import PixelSize, label_defects, measure_labels
 from helpers.cascade_study import test_frames
 from helpers.data.images import ImageReadError, decode_image
 from helpers.inference.cascade import Cascade, deciding_row, judge_by_parts
+from helpers.inference.predictor import Predictor
 from helpers.inference.stages import Item, RunStage, Seen
 from helpers.presets import PRESETS_FOLDER, Choice
-from helpers.runs import Run
+from helpers.runs import RUN_FILE, Run
 from helpers.size_inspection import rating_file, shapes
 from helpers.thresholds import Threshold
 
 MOVED = "moved by hand"
+SEGMENTERS = ("unet", "deeplabv3plus")  # learned to draw outlines: sizes are theirs where there is one
+SERIOUS = ("high", "critical")  # severities that speak against a good verdict
 NOWHERE = Path()  # where stages save pictures; here they save none
 MEASURED = {
     "score": "score",
@@ -47,7 +59,7 @@ ROW_COLUMNS = (
     "origin",
     "score",
     "confidence",
-) + (*("class", "n_objects", "n_abnormal", "n_defects", "error"),)
+) + (*("class", "n_objects", "n_abnormal", "n_defects", "drawing", "contradiction", "measured_by", "error"),)
 DEFECT_COLUMNS = (
     *("defect", "defect_type", "severity", "unit", "length", "width", "area", "length_px", "width_px", "area_px"),
     *("edge_distance", "centroid_x", "centroid_y", "bbox_x", "bbox_y", "bbox_width", "bbox_height", "peak_score"),
@@ -134,12 +146,14 @@ class Looked:
         item: the photo, with the objects cut out of it (``parts``).
         seen: (stage, number of the object, 0 for the photo) -> what its network said.
         cutter_rows: stage that cuts objects out -> what it noted.
+        outlined: name, map and mask, both at the photo's size, of a segmenter that is no stage and marks something.
     """
 
     name: str
     item: Item
     seen: dict[tuple[str, int], Seen] = field(default_factory=dict)
     cutter_rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outlined: tuple[str, np.ndarray, np.ndarray] | None = None
 
     @property
     def photo(self) -> np.ndarray:
@@ -167,6 +181,7 @@ class Inspection:
         boxes: x, y, width, height of each object that was cut out.
         boxes_abnormal: whether each is a defect.
         note: what the runs must say of themselves (``untrained backbone``), or None.
+        outlined: see :class:`Looked`.
     """
 
     name: str
@@ -183,6 +198,13 @@ class Inspection:
     boxes: tuple[tuple[int, int, int, int], ...] = ()
     boxes_abnormal: tuple[bool, ...] = ()
     note: str | None = None
+    outlined: tuple[str, np.ndarray, np.ndarray] | None = None
+
+    @property
+    def measured(self) -> tuple[str, np.ndarray, np.ndarray] | None:
+        """Whose map and mask sizes are taken from: a segmenter's where one marks something; None: there is no map."""
+        own = None if self.mask is None else (self.stage, self.anomaly_map, self.mask)
+        return self.outlined or own
 
 
 class Inspector:
@@ -190,14 +212,15 @@ class Inspector:
 
     Args:
         cascade: it; its stages' limits are moved, so it must not be shared.
+        outliner: a segmenter that sizes are measured by, where no stage is one.
 
     Attributes:
         cascade: it.
         knobs: thresholds that can be moved, in the order of the stages.
     """
 
-    def __init__(self, cascade: Cascade) -> None:
-        self.cascade = cascade
+    def __init__(self, cascade: Cascade, outliner: Predictor | None = None) -> None:
+        self.cascade, self.outliner = cascade, outliner
         stages = [(number, one) for number, one in enumerate(cascade.stages, start=1) if isinstance(one, RunStage)]
         self.knobs = [knob for number, stage in stages for knob in _knobs(stage, number)]
 
@@ -210,8 +233,10 @@ class Inspector:
             ValueError: a run is damaged, or does not fit the cascade.
         """
         if choice.is_cascade:
-            return cls(Cascade.from_yaml(PRESETS_FOLDER / f"{choice.name}.yml", choice.places, device=device))
-        return cls(Cascade.of_run(choice.folder / choice.name, device=device))
+            cascade = Cascade.from_yaml(PRESETS_FOLDER / f"{choice.name}.yml", choice.places, device=device)
+        else:
+            cascade = Cascade.of_run(choice.folder / choice.name, device=device)
+        return cls(cascade, _outliner(cascade, choice.folder, device))
 
     @property
     def _judges(self) -> list[RunStage]:
@@ -253,6 +278,12 @@ class Inspector:
                 batch = items[first : first + stage.predictor.batch_size]
                 for item, seen in zip(batch, stage.look(batch), strict=True):
                     looked.seen[stage.name, item.number] = seen
+        if self.outliner is not None:
+            (found,) = self.outliner.judge_each([photo], [looked.item.source])
+            whole = None if found.error else self.outliner.photo_map(found)
+            mask = None if whole is None else self.outliner.threshold("pixel").exceeds(whole)
+            if mask is not None and mask.any():
+                looked.outlined = (self.outliner.run.folder.name, whole, mask)
         return looked
 
     def move(self, knob: Knob, value: float) -> None:
@@ -268,6 +299,22 @@ class Inspector:
         """Where a threshold stands."""
         stage = self._stage(knob.stage)
         return (stage.pixel_limit if knob.of_map else stage.limit).value
+
+    def on_val(self, knob: Knob) -> str:
+        """For how many photos of val a rule holds at its limit: ``val: 15 of 16 defects, 1 of 40 good photos``."""
+        stage = self._stage(knob.stage)
+        run, kind = stage.predictor.run, stage.rule.kind
+        if knob.of_map or kind not in ("score", "peak", "area") or (kind == "area" and not run.has_maps):
+            return ""
+        val = run.predictions("val")
+        if kind == "area":
+            values = [stage.pixel_limit.exceeds(run.val_maps()[index]).mean() for index in val.index]
+        else:
+            values = val["score" if kind == "score" else "map_max"]
+        holds = np.array([stage.holds(float(value)) for value in values], dtype=bool)
+        groups = [(words, val["label_index"] == label) for label, words in ((1, "defects"), (0, "good photos"))]
+        counts = [f"{int(holds[of].sum())} of {int(of.sum())} {words}" for words, of in groups if of.any()]
+        return f"val: {', '.join(counts)}" if counts else ""
 
     def reach(self, knob: Knob, photos: Sequence[Looked] = ()) -> tuple[float, float]:
         """From where to where it makes sense to move a threshold: over good photos of val, and over these photos.
@@ -320,6 +367,7 @@ class Inspector:
             boxes=tuple(part.box for part in item.parts),
             boxes_abnormal=tuple(bool(part.abnormal) for part in item.parts),
             note=self.note,
+            outlined=None if item.error else looked.outlined,
         )
         return replace(found, **self._map(item, looked, shown)) if shown and not item.error else found
 
@@ -399,6 +447,20 @@ def _knobs(stage: RunStage, number: int) -> list[Knob]:
     return found
 
 
+def _outliner(cascade: Cascade, folder: Path, device: str) -> Predictor | None:
+    """A finished segmenter beside the runs, where the map that is shown is none's and shows whole photos."""
+    if not all(isinstance(stage, RunStage) for stage in cascade.stages):
+        return None
+    shown = [stage.predictor.run.info["model"] for stage in cascade.stages if stage.pixel_limit is not None]
+    beside = [folder / name for name in SEGMENTERS if (folder / name / RUN_FILE).is_file()]
+    if not beside or (shown and shown[-1] in SEGMENTERS):
+        return None
+    try:
+        return Predictor(beside[0], device=device)
+    except (ValueError, OSError, RuntimeError):  # a damaged run stops no other one; sizes say whose they are
+        return None
+
+
 def _of_val(stage: RunStage, column: str) -> list[float]:
     val = stage.predictor.run.predictions("val")
     return val[column].tolist() if column in val else []
@@ -426,6 +488,7 @@ class Sizes:
 
     Attributes:
         labels: (H, W) int32, 0 is background.
+        by: name of the run or stage whose map they are from.
         table: one row a defect, see :func:`helpers.analysis.sizing.measure_labels`, with ``defect_type`` and
             ``severity``.
         size: of a pixel.
@@ -438,6 +501,7 @@ class Sizes:
     size: PixelSize
     drawing: str = ""
     failed: str = ""
+    by: str = ""
 
 
 def measure(
@@ -464,16 +528,32 @@ def measure(
         SeverityError: limits or rules that cannot be used, also when they are in mm and the size of a pixel is not
             known.
     """
-    mask = np.zeros(inspection.photo.shape[:2], bool) if inspection.mask is None else inspection.mask
+    nothing = ("", None, np.zeros(inspection.photo.shape[:2], bool))
+    by, anomaly_map, mask = inspection.measured or nothing
     labels = label_defects(mask, pixel_size=size, min_defect_area=min_defect_area)
-    table = measure_labels(labels, size, score_map=inspection.anomaly_map)
+    table = measure_labels(labels, size, score_map=anomaly_map)
     named = inspection.deciding.get("class")
     table["defect_type"] = [named] * len(table) if named else shapes(table)
     limits = read_severity_limits(severity or rating_file("severity", size.unit))
     table["severity"] = rate_severity(table, limits)
     rows = table.assign(image_path=inspection.name)
     drawn = verdicts(check_rules(rows, read_rules(rules or rating_file("drawing", size.unit)), [inspection.name]))
-    return Sizes(labels, table, size, drawn["verdict"].iloc[0], drawn["rule"].iloc[0])
+    return Sizes(labels, table, size, drawn["verdict"].iloc[0], drawn["rule"].iloc[0], by)
+
+
+def contradiction(inspection: Inspection, sizes: Sizes | None) -> str:
+    """What sizes, drawing rules and severity say against the verdict, in words; empty: they agree with it."""
+    if sizes is None or inspection.abnormal is None:
+        return ""
+    levels = set(sizes.table["severity"])
+    worst = next((level for level in reversed(LEVELS) if level in levels), "")
+    words = [f"drawing rules {sizes.drawing}"] if sizes.drawing else []
+    words += [f"severity {worst}"] if worst else []
+    if not inspection.abnormal:
+        return ", ".join(words) if sizes.drawing == FAIL or worst in SERIOUS else ""
+    if sizes.table.empty:
+        return "no region is above the threshold of the map"
+    return ", ".join(words) if sizes.drawing == PASS and worst not in SERIOUS else ""
 
 
 def inspection_table(
@@ -492,6 +572,12 @@ def inspection_table(
     for inspection, sizes in found:
         row = {name: inspection.deciding.get(name) for name in ROW_COLUMNS}
         row |= {"photo": inspection.name, "verdict": inspection.verdict, "abnormal": inspection.abnormal}
+        if sizes is not None:
+            row |= {
+                "drawing": sizes.drawing,
+                "contradiction": contradiction(inspection, sizes),
+                "measured_by": sizes.by,
+            }
         row |= {"error": inspection.error or None, "n_defects": None if sizes is None else len(sizes.table)}
         if inspection.boxes:
             row |= {"n_objects": len(inspection.boxes), "n_abnormal": sum(inspection.boxes_abnormal)}

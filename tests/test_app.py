@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from cascade_runs import CLASSES, KnownBackend, write_run
+from cascade_runs import CHANNELS, CLASSES, KnownBackend, write_run
 from conftest import REPOSITORY
 from PIL import Image
 
@@ -34,7 +34,7 @@ from helpers.models.open_set import OPEN_SET_FILE
 from helpers.presets import Choice, choose, find_choices, missing_files
 from helpers.runs import MissingRunError
 from helpers.views.app import InspectionPage
-from helpers.views.inspection_figures import draw_inspection, inspection_figure, shrink_to, why
+from helpers.views.inspection_figures import draw_inspection, inspection_figure, shrink_to, verdict_words, why
 
 DRAWN = {
     "name": "two",
@@ -324,6 +324,68 @@ def test_a_photo_without_defects_has_one_row(two):
     assert len(table) == 1 and table["n_defects"].item() == 0 and pd.isna(table["length"].item())
 
 
+def test_sizes_that_speak_against_a_good_verdict_are_said(two):
+    """The rule is not met, yet the map marks a square as large as a hole."""
+    size, looked = PixelSize(0.1, 0.1, 0, "mm"), two.look("a", photo(1, 1, side=32))
+    two.move(two.knobs[0], 0.9)  # the first stage lets hardly anything go on
+    found = two.judge(looked)
+    sizes = measure(found, size)
+    assert found.verdict == "OK" and sizes.drawing == "FAIL"
+    assert inspection.contradiction(found, sizes) == "drawing rules FAIL, severity critical"
+    assert verdict_words(found, sizes) == "? OK" and verdict_words(found) == "✓ OK"
+    row = inspection_table([(found, sizes)]).iloc[0]
+    assert (row["drawing"], row["measured_by"]) == ("FAIL", "first") and "critical" in row["contradiction"]
+
+    two.move(two.knobs[0], two.knobs[0].stored.value)
+    found = two.judge(looked)
+    assert found.verdict == "DEFECT" and inspection.contradiction(found, measure(found, size)) == ""
+    two.move(two.knobs[3], 1.0)  # the map's own threshold
+    found = two.judge(looked)
+    assert found.verdict == "DEFECT" and inspection.contradiction(found, measure(found, size)) != "", (
+        "nothing is marked"
+    )
+    good = two.judge(two.look("b", photo()))
+    assert good.verdict == "OK" and inspection.contradiction(good, measure(good, size)) == ""
+
+
+def test_sizes_are_measured_by_a_segmenter_where_there_is_one(known, tmp_path, monkeypatch):
+    monkeypatch.setitem(CHANNELS, "patchcore", 0)
+    monkeypatch.setitem(CHANNELS, "unet", 1)
+    picture = photo(red=1, side=40)
+    picture[16:32, 16:32, 1] = 255  # the segmenter outlines a smaller part
+    home, size = tmp_path / "wire" / "quick", PixelSize(1, 1, 0, "px")
+    write_run(home / "patchcore")
+    choice = Choice("wire", "quick", "patchcore", False, tmp_path)
+    alone = Inspector.open(choice, "cpu")
+    found = alone.judge(alone.look("a", picture))
+    rough = measure(found, size)
+    assert (found.verdict, rough.by) == ("DEFECT", "patchcore")
+    write_run(home / "unet")
+    beside = Inspector.open(choice, "cpu")
+    found = beside.judge(beside.look("a", picture))
+    fine = measure(found, size)
+    assert (found.verdict, found.stage, fine.by) == ("DEFECT", "patchcore", "unet")
+    assert fine.table["area_px"].item() < rough.table["area_px"].item() / 4
+    found = beside.judge(beside.look("b", photo(red=1)))
+    assert measure(found, size).by == "patchcore", "the segmenter marks nothing"
+    found = beside.judge(beside.look("c", photo(green=1)))
+    assert found.verdict == "OK" and inspection.contradiction(found, measure(found, size)) != "", (
+        "it alone marks something"
+    )
+    own = Inspector.open(Choice("wire", "quick", "unet", False, tmp_path), "cpu")
+    assert own.outliner is None
+
+
+def test_what_a_limit_does_on_val(two):
+    stage = two.cascade.stages[1]
+    val = stage.predictor.run.predictions("val").assign(label_index=[0, 1, 1], score=[0.1, 0.5, 0.9])
+    val.drop(columns="mask_path").to_csv(stage.predictor.run.folder / "predictions.csv", index=False)
+    knob = next(knob for knob in two.knobs if knob.stage == "second" and not knob.of_map)
+    assert two.on_val(knob) == "val: 1 of 2 defects, 0 of 1 good photos"
+    two.move(knob, 0.0)
+    assert two.on_val(knob) == "val: 2 of 2 defects, 1 of 1 good photos"
+
+
 # ---------------------------------------------------------------------------------------------------------- pictures
 
 
@@ -412,8 +474,8 @@ def test_the_verdict_follows_the_slider_and_comes_back(page, files):
     stored = page.sliders[0][0].stored
     assert slider.value == stored.value and stored.origin in shown(page)
     slider.value = slider.max
-    assert page.current[0].verdict == "OK" and "✓ OK" in shown(page) and "moved by hand" in shown(page)
-    assert "insp-good" in page.verdict.value
+    assert page.current[0].verdict == "OK" and "? OK" in shown(page) and "moved by hand" in shown(page)
+    assert "insp-doubt" in shown(page) and "insp-good" not in shown(page), "the drawing rules fail"
     slider.value = slider.min
     assert page.current[0].verdict == "DEFECT" and "✕ DEFECT" in shown(page) and "insp-bad" in page.verdict.value
     slider.value = stored.value + 0.4 * slider.step  # a browser rounds

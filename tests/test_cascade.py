@@ -993,7 +993,7 @@ def test_presets_open_with_their_defaults(tmp_path, file, cutter, monkeypatch):
     shutil.copytree(tmp_path / "artifacts/drawn/quick/foreground", home / "foreground")
     one = Cascade.from_yaml(file, {"ARTIFACTS": str(tmp_path / "artifacts")})
     rules = {
-        "mesh": ["area >= area_thresh", "score > THRESHOLD"],
+        "mesh": ["area > area_thresh", "score > THRESHOLD"],
         "nuts": ["peak > THRESHOLD"],
         "bicycle": ["score > DAMAGED_THRESHOLD", "always"],
         "steel": ["score > THRESHOLD", "always"],
@@ -1001,9 +1001,9 @@ def test_presets_open_with_their_defaults(tmp_path, file, cutter, monkeypatch):
     found = [stage for stage in one.stages if isinstance(stage, RunStage)]
     assert [stage.rule.text for stage in found] == rules[file.stem]
     if file.stem == "mesh":
-        assert (found[0].limit.value, found[0].pixel_limit.value) == (0.02, 0.25)
+        assert (found[0].limit.value, found[0].pixel_limit.value) == (0, 0.6), "any pixel above what val has set"
     if file.stem == "bicycle":
-        assert (found[0].limit.value, found[1].pixel_limit.value) == (0.4, 0.6)
+        assert (found[0].limit.value, found[1].pixel_limit.value) == (0.5, 0.6), "image and pixel of these runs"
 
 
 def test_a_run_is_a_cascade_of_one_stage(tmp_path, artifacts, drawn):

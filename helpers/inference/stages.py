@@ -523,9 +523,9 @@ class RunStage:
             value = float(prediction.probabilities[self.predictor.classes.index(self.rule.classes[0])])
         else:
             value = prediction.score if self.rule.kind == "score" else measured[self.rule.kind]
-        return value, self._holds(value)
+        return value, self.holds(value)
 
-    def _holds(self, value: float) -> bool:
+    def holds(self, value: float) -> bool:
         """Whether a number fulfils the rule: ``>=`` is "not below", ``<=`` is "not above"."""
         below = replace(self.limit, below=self.rule.sign in ("<", ">="))
         return bool(below.exceeds(value)) != (self.rule.sign in (">=", "<="))

@@ -117,6 +117,7 @@ class InspectionPage:
         self.clear = ipywidgets.Button(description="Remove all photos", layout=wide)
         self.knobs = ipywidgets.VBox().add_class("insp-knobs")
         self.sliders: list[tuple[Knob, ipywidgets.FloatSlider]] = []
+        self.on_val: list[tuple[Knob, ipywidgets.HTML]] = []  # what each threshold does on val
         self.reset = ipywidgets.Button(description="Back to the stored thresholds", layout=wide).add_class("insp-reset")
         slider = {"min": 0.0, "max": 1.0, "step": 0.05, "readout_format": ".0%", "layout": wide}
         self.opacity = ipywidgets.FloatSlider(value=opacity, **slider).add_class("insp-opacity")
@@ -212,7 +213,7 @@ class InspectionPage:
 
     def _cannot_open(self, choice: Choice, error: Exception) -> None:
         self._task = self.inspector = None
-        self.sliders, self.knobs.children = [], []
+        self.sliders, self.on_val, self.knobs.children = [], [], []
         self._waiting.clear()
         self._failed(f"{choice.label} cannot be opened: {_sentence(error)}")
 
@@ -340,7 +341,7 @@ class InspectionPage:
 
     def _make_sliders(self) -> None:
         """One slider a threshold, as far as val and the photos on the page reach."""
-        self.sliders, rows = [], []
+        self.sliders, self.on_val, rows = [], [], []
         for knob in self.inspector.knobs:
             low, high, step = _grid(*self.inspector.reach(knob, self.photos), knob.stored.value)
             slider = ipywidgets.FloatSlider(
@@ -356,6 +357,9 @@ class InspectionPage:
             self.sliders.append((knob, slider))
             origin = f"stored: {knob.stored.value:.4g}, {escape(knob.stored.origin)}"
             rows += [ipywidgets.HTML(f"<b>{escape(knob.label)}</b><br><small>{origin}</small>"), slider]
+            on_val = ipywidgets.HTML().add_class("insp-val")
+            self.on_val.append((knob, on_val))
+            rows.append(on_val)
         self.knobs.children = rows
 
     def _mover(self, knob: Knob, step: float) -> Callable[[Any], None]:
@@ -454,10 +458,12 @@ class InspectionPage:
         for photo in self.photos if self.inspector is not None else []:
             inspection = self.inspector.judge(photo)
             try:
-                sizes = None if inspection.mask is None else self._measured(photo, inspection)
+                sizes = None if inspection.measured is None else self._measured(photo, inspection)
             except ValueError as error:  # limits in another unit, or a file that cannot be used
                 sizes, self._size_problem = None, str(error)
             self._found.append((inspection, sizes))
+        for knob, words in self.on_val:
+            words.value = f"<small>{escape(self.inspector.on_val(knob))}</small>"
         self._relabel()
         self._show()
 
@@ -466,7 +472,8 @@ class InspectionPage:
         from helpers.inspection import measure
 
         before, sizes = self._sizes_of.get(id(photo), (None, None))
-        same = before is not None and before.stage == inspection.stage and np.array_equal(before.mask, inspection.mask)
+        by, _, mask = inspection.measured
+        same = before is not None and before.measured[0] == by and np.array_equal(before.measured[2], mask)
         if not (same and sizes.size == self.size and before.deciding.get("class") == inspection.deciding.get("class")):
             sizes = measure(inspection, self.size, **self.ratings)
             self._sizes_of[id(photo)] = (inspection, sizes)
@@ -477,7 +484,7 @@ class InspectionPage:
 
         chosen = self.listed.value
         self._quiet = True
-        named = [f"{verdict_words(one)} · {one.name}" for one, _ in self._found]
+        named = [f"{verdict_words(*one)} · {one[0].name}" for one in self._found]
         self.listed.options = [(label, index) for index, label in enumerate(named)]
         self.listed.value = chosen if chosen is not None and chosen < len(named) else None
         self._quiet = False
@@ -498,7 +505,7 @@ class InspectionPage:
             return
         inspection, sizes = self.current
         drawn = self.annotated()
-        self.verdict.value = _verdict_html(inspection)
+        self.verdict.value = _verdict_html(inspection, sizes)
         self.picture.value = _picture_html(drawn, inspection, sizes)
         self.downloads.value = self._downloads_html(inspection, drawn)
         self.stages.value = _stages_html(inspection)
@@ -590,18 +597,27 @@ def _places(files: Sequence[Path]) -> str:
     return " and ".join("/".join(file.parts[-4:]) for file in files)
 
 
-def _verdict_html(inspection: Inspection) -> str:
+def _verdict_html(inspection: Inspection, sizes: Sizes | None) -> str:
+    from helpers.inspection import contradiction
     from helpers.views.inspection_figures import verdict_words, why
 
+    against = contradiction(inspection, sizes)
     kind = {True: "insp-bad", False: "insp-good", None: "insp-unknown"}[inspection.abnormal]
+    kind = "insp-doubt" if against and not inspection.abnormal else kind
+    by = f" (sizes by {sizes.by})" if against and sizes.by else ""
+    against = (
+        f'<p class="insp-against">The verdict is {escape(inspection.verdict)}, yet: {escape(against + by)}.</p>'
+        if against
+        else ""
+    )
     confidence = inspection.deciding.get("confidence")
     sure = f'<span title="{_CONFIDENCE}">confidence {confidence:.2f}</span>' if confidence is not None else ""
     objects = (
         f"<span>{sum(inspection.boxes_abnormal)} of {len(inspection.boxes)} objects</span>" if inspection.boxes else ""
     )
     return (
-        f'<div class="insp-verdict {kind}" role="status"><strong>{escape(verdict_words(inspection))}</strong>'
-        f"<div><span>{escape(inspection.name)}</span><span>{escape(why(inspection))}</span>{objects}{sure}</div></div>"
+        f'<div class="insp-verdict {kind}" role="status"><strong>{escape(verdict_words(inspection, sizes))}</strong>'
+        f"{against}<div><span>{escape(inspection.name)}</span><span>{escape(why(inspection))}</span>{objects}{sure}</div></div>"
     )
 
 
@@ -641,11 +657,12 @@ def _sizes_html(sizes: Sizes, inspection: Inspection) -> str:
         if unit != "px"
         else ("The size of a pixel is not known: sizes are in pixels.")
     )
-    title = f"<h2>Sizes and severity</h2><p>{origin} {drawing}.</p>"
+    title = f"<h2>Sizes and severity</h2><p>Measured by <b>{escape(sizes.by)}</b>. {origin} {drawing}.</p>"
     if sizes.table.empty:
         return f"{title}<p>No region of the map is above its threshold.</p>"
     if not inspection.abnormal:
-        title += f"<p>The verdict is {escape(inspection.verdict)}, yet the map has regions above its own threshold.</p>"
+        words = f"The verdict is {inspection.verdict}, yet the map of {sizes.by} has regions above its own threshold."
+        title += f"<p>{escape(words)}</p>"
     rows = ""
     for row in sizes.table.itertuples():
         values = (row.length, row.width, row.area, row.peak_score)
@@ -718,6 +735,8 @@ _STYLE = """
 .insp-verdict strong { font-size: 30px; letter-spacing: .5px; line-height: 1.2; }
 .insp-verdict div { display: flex; flex-wrap: wrap; gap: 2px 18px; font-size: 14px; }
 .insp-bad { background: #b3261e; } .insp-good { background: #1b6e3c; } .insp-unknown { background: #52606d; }
+.insp-doubt { background: #8a4b00; }
+.insp-page .insp-against { font-size: 15px; font-weight: 600; margin: 4px 0; }
 .insp-picture { display: block; width: 100%; max-height: 78vh; object-fit: contain; object-position: left top;
   border-radius: 8px; }
 .insp-downloads { display: flex; flex-wrap: wrap; gap: 10px; }

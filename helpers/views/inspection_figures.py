@@ -7,16 +7,17 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from helpers.inference.saving import draw_boxes, draw_overlay
-from helpers.inspection import Inspection, Sizes
+from helpers.inspection import Inspection, Sizes, contradiction
 from helpers.views.figures import MAP_COLOURS, PREDICTED_COLOUR, new_figure, shorten
 from helpers.views.size_figures import annotate_photo
 
 SYMBOLS = {True: "✕", False: "✓", None: "?"}
 
 
-def verdict_words(inspection: Inspection) -> str:
-    """The verdict with a sign that does not depend on colour: ``✕ DEFECT``."""
-    return f"{SYMBOLS[inspection.abnormal]} {inspection.verdict}"
+def verdict_words(inspection: Inspection, sizes: Sizes | None = None) -> str:
+    """The verdict with a sign that does not depend on colour: ``✕ DEFECT``; ``? OK`` where sizes speak against it."""
+    doubt = inspection.abnormal is False and contradiction(inspection, sizes)
+    return f"{SYMBOLS[None if doubt else inspection.abnormal]} {inspection.verdict}"
 
 
 def draw_inspection(inspection: Inspection, sizes: Sizes | None = None, opacity: float = 0.5) -> np.ndarray:
@@ -42,7 +43,7 @@ def draw_inspection(inspection: Inspection, sizes: Sizes | None = None, opacity:
         picture = draw_boxes(picture, inspection.boxes, inspection.boxes_abnormal)
     if sizes is None:
         return picture
-    return annotate_photo(picture, sizes.labels, sizes.table, sizes.size, caption=verdict_words(inspection))
+    return annotate_photo(picture, sizes.labels, sizes.table, sizes.size, caption=verdict_words(inspection, sizes))
 
 
 def inspection_figure(inspection: Inspection, sizes: Sizes, *, opacity: float = 0.5) -> Figure:
@@ -64,14 +65,16 @@ def inspection_figure(inspection: Inspection, sizes: Sizes, *, opacity: float = 
     axes[0].imshow(inspection.photo)
     axes[0].set_title(shorten(inspection.name, 40), fontsize=9)
     axes[-1].imshow(drawn)
-    axes[-1].set_title(f"called defect: {len(sizes.table)}, map at {100 * opacity:.0f} %", fontsize=9)
+    axes[-1].set_title(f"called defect by {sizes.by}: {len(sizes.table)}, map at {100 * opacity:.0f} %", fontsize=9)
     if inspection.anomaly_map is not None:
         image = axes[1].imshow(inspection.anomaly_map, cmap=MAP_COLOURS)
         axes[1].set_title(f"map of {inspection.stage}", fontsize=9)
         bar = figure.colorbar(image, ax=axes[1], location="bottom", shrink=0.9, pad=0.02, aspect=25)
         bar.set_label(f"score of a pixel; line: threshold {inspection.pixel_threshold:.4g}", fontsize=8)
         bar.ax.axvline(inspection.pixel_threshold, color=PREDICTED_COLOUR, linewidth=2)
-    figure.suptitle(f"{verdict_words(inspection)}: {why(inspection)}", fontsize=12, fontweight="bold")
+    against = contradiction(inspection, sizes)
+    words = f"{verdict_words(inspection, sizes)}: {why(inspection)}" + (f"\nyet: {against}" if against else "")
+    figure.suptitle(words, fontsize=12, fontweight="bold")
     return figure
 
 
