@@ -27,7 +27,8 @@ def note_unused(path: Path, found: Found, layout: str) -> None:
     notes = Notes(found.root, found.attrs.setdefault("findings", []))
     others: list[Path] = []
     pictures = images_in(path, others)
-    _note_folders(path, pictures, found, notes)
+    if layout in (*_FOLDER_LAYOUTS, "voc", "severstal"):  # others say so themselves
+        _note_folders(path, pictures, found, notes)
 
     by_kind: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for file in others:
@@ -63,7 +64,6 @@ def _note_folders(path: Path, pictures: list[Path], found: Found, notes: Notes) 
         return real.setdefault(folder, Path(os.path.realpath(folder)))  # a link may lead there
 
     used = {place(file.parent) for file in (*rows, *found.unused_masks)}
-    used |= {place(found.root / row["path"]) for row in notes.rows if row["path"]}  # its reader spoke of it
     around = used | {parent for folder in used for parent in folder.parents}
     unused: dict[Path, int] = defaultdict(int)
     for picture in pictures:
