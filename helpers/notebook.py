@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -12,6 +13,9 @@ from typing import Any
 
 import pandas as pd
 import psutil
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from helpers.runs import dataset_folder, installed_versions, project_path, write_json
 
@@ -32,6 +36,40 @@ def check_number(name: str, value: object, low: float, high: float, *, whole: bo
     if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
         what = "a whole number" if whole else "a number"
         raise ParameterError(f"{name}={value!r}: expected {what} from {low} to {high}.")
+
+
+def split_setting(setting: str) -> tuple[str, str]:
+    """Name and text of a ``NAME=VALUE`` of the command line.
+
+    Raises:
+        ParameterError: it is none.
+    """
+    name, equals, text = setting.partition("=")
+    if not equals or not name.strip():
+        raise ParameterError(f"--set {setting}: expected NAME=VALUE.")
+    return name.strip(), text
+
+
+def read_value(name: str, text: str) -> Any:
+    """What a text on the command line says as YAML 1.2, where 5e-2 is a number; an empty one stays text.
+
+    Raises:
+        ParameterError: it is no YAML, or a number that is not finite.
+    """
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"] if text else ""
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ParameterError(f"{name}={text}: {' '.join(str(error).split())}") from error
+    check_finite(name, value)
+    return value
+
+
+def check_finite(name: str, value: object) -> None:
+    """Refuse infinity and what is not a number, also in a list."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ParameterError(f"{name}={value}: expected a finite number.")
+    for each in value if isinstance(value, list) else []:
+        check_finite(name, each)
 
 
 def dataset_name(dataset: str, name: str = "") -> str:

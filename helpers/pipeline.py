@@ -26,13 +26,15 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from helpers.analysis.classification import learnable_classes
 from helpers.data.samples import can_be_supervised, content_digest, read_table
 from helpers.files import hold
 from helpers.models.backbones import ENVIRONMENT_VARIABLE, resolve_local_name
 from helpers.models.recipes import RECIPES
-from helpers.notebook import dataset_name
+from helpers.notebook import check_finite, dataset_name, read_value, split_setting
 from helpers.progress import SECONDS_BETWEEN_LINES
 from helpers.runs import (
     MAKE_NUMBERS,
@@ -312,12 +314,16 @@ def collect_parameters(profile: str, settings: Sequence[str], given: dict[str, A
 
     Raises:
         PipelineError: if a name is unknown to the notebook it is meant for (or to all), or a value has another type.
+        ParameterError: for a setting that is no NAME=VALUE, or a number that is not finite.
     """
     file = NOTEBOOKS_FOLDER / "params" / f"{profile}.yml"
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yml")))
         raise PipelineError(f"PROFILE={profile!r}: there is no {file}. Known profiles: {known}.")
-    sections: dict[str, dict[str, Any]] = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    try:
+        sections: dict[str, dict[str, Any]] = OmegaConf.to_container(OmegaConf.load(file))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise PipelineError(f"{file} is no YAML: {error}") from error
     declared = {node.name: declared_parameters(node.path) for node in SERIES}
     unknown_sections = set(sections) - {"all"} - set(declared)
     if unknown_sections:
@@ -352,9 +358,9 @@ def _from_environment() -> dict[str, str]:
 
 
 def _apply(setting: str, declared: dict[str, dict[str, str]], result: dict[str, dict[str, Any]]) -> None:
-    key, equals, text = setting.partition("=")
-    match = re.fullmatch(r"(?:(\d\d)\.)?([A-Za-z_]\w*)", key.strip())
-    if not equals or match is None:
+    key, text = split_setting(setting)
+    match = re.fullmatch(r"(?:(\d\d)\.)?([A-Za-z_]\w*)", key)
+    if match is None:
         raise PipelineError(f"--set {setting}: expected NAME=VALUE, or 02.NAME=VALUE for one notebook.")
     number, name = match.groups()
     targets = [node for node in SERIES if number in (None, node.number)]
@@ -365,7 +371,7 @@ def _apply(setting: str, declared: dict[str, dict[str, str]], result: dict[str, 
         raise PipelineError(f"--set {setting}: {name} is no parameter of {where}. Known: {', '.join(known)}.")
     for node in takers:
         text_wanted = declared[node.name][name] in ("str", "'str'")
-        value = text if text_wanted else yaml.safe_load(text)
+        value = text if text_wanted else read_value(key, text)
         if name == ENVIRONMENT_VARIABLE:
             value = resolve_local_name(value, Path.cwd())
         result[node.name][name] = value
@@ -388,15 +394,13 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "list": (list,),
     "str": (str,),
 }
-_POWER_OF_TEN = r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"
 
 
 def _typed(name: str, value: Any, type_name: str, notebook: str) -> Any:
     expected = _TYPES.get(type_name.split("[")[0])
-    if expected and float in expected and isinstance(value, str) and re.fullmatch(_POWER_OF_TEN, value.strip()):
-        value = float(value)  # YAML 1.1 takes 1e-3 for text
     if expected and (not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected)):
         raise PipelineError(f"{notebook}: {name}={value!r} must be of type {type_name}.")
+    check_finite(f"{notebook}: {name}", value)
     return value
 
 

@@ -26,7 +26,7 @@ from traitlets.config import Config
 from voila.app import Voila
 
 from helpers.notebook import dataset_name
-from helpers.pipeline import NOTEBOOKS_FOLDER, PipelineError, declared_parameters
+from helpers.pipeline import NOTEBOOKS_FOLDER, PipelineError, collect_parameters
 from helpers.runs import project_path
 
 NOTEBOOK = "10_inspection_app"
@@ -100,7 +100,7 @@ def voila_settings(port: int, open_browser: bool) -> dict[str, dict[str, Any]]:
 
 
 def prepare_page(dataset: str, profile: str, artifacts: str, settings: Sequence[str] = ()) -> Path:
-    """Write the copy of the notebook that is served; returns it.
+    """Write the copy of the notebook that is served, with the profile's parameters; returns it.
 
     Args:
         dataset: the parameter DATASET.
@@ -109,19 +109,14 @@ def prepare_page(dataset: str, profile: str, artifacts: str, settings: Sequence[
         settings: ``NAME=VALUE`` for its other parameters.
 
     Raises:
-        PipelineError: for an unknown parameter.
+        PipelineError: for an unknown parameter or profile, or a value of another type.
     """
     import papermill
-    import yaml
 
     notebook = NOTEBOOKS_FOLDER / f"{NOTEBOOK}.ipynb"
-    declared = declared_parameters(notebook)
-    values: dict[str, Any] = {"DATASET": dataset, "PROFILE": profile, "ARTIFACTS": str(project_path(artifacts))}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals or name not in declared:
-            raise PipelineError(f"--set {setting}: expected NAME=VALUE, NAME one of {', '.join(declared)}.")
-        values[name] = text if declared[name] == "str" else yaml.safe_load(text)
+    own = [setting if setting.startswith("10.") else f"10.{setting}" for setting in settings]
+    given = {"DATASET": dataset, "PROFILE": profile, "ARTIFACTS": project_path(artifacts)}
+    values = collect_parameters(profile, own, given)[NOTEBOOK]
     copy = project_path(artifacts) / "app" / f"{dataset_name(dataset)}-{profile}" / f"{NOTEBOOK}.ipynb"
     copy.parent.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(str(notebook), str(copy), parameters=values, prepare_only=True, progress_bar=False)

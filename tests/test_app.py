@@ -22,7 +22,7 @@ from cascade_runs import CHANNELS, CLASSES, KnownBackend, write_run
 from conftest import REPOSITORY
 from PIL import Image
 
-from helpers import inspection, presets, serve
+from helpers import inspection, pipeline, presets, serve
 from helpers.analysis.sizing import PixelSize
 from helpers.inference import predictor
 from helpers.inference.cascade import Cascade
@@ -699,6 +699,19 @@ def test_the_copy_that_is_served_has_its_parameters(tmp_path):
         assert line in source
     with pytest.raises(Exception, match="MAX_PIXELS"):
         serve.prepare_page("datasets/wire", "full", str(tmp_path), ["MAX_PIXELS=20"])
+
+
+def test_the_page_has_the_profiles_own_section_and_numbers_as_numbers(tmp_path, monkeypatch):
+    notebooks = Path(shutil.copytree(serve.NOTEBOOKS_FOLDER, tmp_path / "notebooks"))
+    (notebooks / "params" / "mine.yml").write_text("10_inspection_app:\n  OPACITY: 3e-1\n  RUN: glass\n")
+    for module in (serve, pipeline):
+        monkeypatch.setattr(module, "NOTEBOOKS_FOLDER", notebooks)
+    copy = serve.prepare_page("datasets/wire", "mine", str(tmp_path), ["PIXEL_SIZE_MM=5e-2", "RUN=unet"])
+    source = "\n".join("".join(cell["source"]) for cell in json.loads(copy.read_text())["cells"])
+    for line in ("PIXEL_SIZE_MM = 0.05", "OPACITY = 0.3", 'RUN = "unet"'):
+        assert line in source
+    for setting in ("PIXEL_SIZE_MM=.nan", "PIXEL_SIZE_MM=wide"):
+        assert serve.main(["--artifacts", str(tmp_path), "--profile", "mine", "--set", setting]) == 2
 
 
 def test_the_template_asks_no_other_server():

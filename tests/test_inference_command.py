@@ -55,7 +55,7 @@ def test_a_run_on_one_photo(run, photos, tmp_path, capsys):
 
 def test_a_folder_with_those_below_and_a_setting(run, photos, tmp_path):
     arguments = [str(run), str(photos), "--out", str(tmp_path / "out"), "--save", "none", "--batch-size", "1"]
-    assert main([*arguments, "--set", "threshold=0.1"]) == 0
+    assert main([*arguments, "--set", "threshold=1e-1"]) == 0
     verdicts = pd.read_csv(tmp_path / "out/verdicts.csv")
     assert verdicts["photo"].tolist() == ["a.png", "below/b.jpg"] and verdicts["abnormal"].all()
     assert set(verdicts["threshold"]) == {0.1} and set(verdicts["origin"]) == {"parameter threshold"}
@@ -90,6 +90,8 @@ def test_photos_that_cannot_be_judged_are_said_and_counted(run, photos, tmp_path
         (["nowhere", "{photos}"], "give a YAML file or a preset: bicycle, mesh, nuts, steel"),
         (["{photos}", "{photos}"], "holds no finished run"),
         (["{run}", "{photos}", "--set", "threshold"], "expected NAME=VALUE"),
+        (["{run}", "{photos}", "--set", "threshold=.nan"], "finite"),
+        (["{run}", "{photos}", "--set", "threshold=["], "threshold=["),
         (["{run}", "{photos}", "--set", "limit=1"], "Known: pixel_threshold, threshold"),
         (["{run}", "{photos}", "--set", "threshold=imagee"], "it has image, pixel, start"),
         (["{run}", "{photos}", "--save", "maps"], "maps is not known; known: mask, map, overlay"),

@@ -19,6 +19,7 @@ import yaml
 from helpers import pipeline
 from helpers.data.samples import make_table, write_table
 from helpers.files import InUseError
+from helpers.notebook import ParameterError
 from helpers.pipeline import Node, PipelineError, collect_parameters, declared_parameters, ensure_dataset, execute, main
 
 FIRST_PARAMETERS = """
@@ -172,6 +173,8 @@ def test_what_is_given_goes_to_every_notebook_that_has_it(notebooks):
         ("RATIO=0.25", "RATIO", 0.25),
         ("RATIO=1", "RATIO", 1),
         ("RATIO=1e-3", "RATIO", 0.001),
+        ("RATIO=5e-2", "RATIO", 0.05),
+        ("RATIO=1.E+2", "RATIO", 100.0),
         ("LAYERS=[layer2, layer3]", "LAYERS", ["layer2", "layer3"]),
         ("LAYERS=[]", "LAYERS", []),
         (" COUNT =7", "COUNT", 7),
@@ -229,8 +232,26 @@ def test_unknown_setting_of_one_notebook_lists_its_own(notebooks):
 
 @pytest.mark.parametrize("setting", ["COUNT", "=3", "2.COUNT=3", "first.COUNT=3", "COUNT 3=4", "09.COUNT=1"])
 def test_setting_that_cannot_be_understood(notebooks, setting):
-    with pytest.raises(PipelineError, match="--set"):
+    with pytest.raises((PipelineError, ParameterError), match="--set"):
         parameters_of(setting)
+
+
+@pytest.mark.parametrize("text", [".nan", ".inf", "-.inf", "[", "a: b: c"])
+def test_value_that_is_no_finite_number_or_no_yaml(notebooks, text):
+    with pytest.raises(ParameterError, match="RATIO="):
+        parameters_of(f"RATIO={text}")
+    with pytest.raises(ParameterError, match="LAYERS="):
+        parameters_of(f"LAYERS=[1, {text}]")
+    assert parameters_of(f"LABEL={text}")["02_second"]["LABEL"] == text
+
+
+def test_profile_with_a_number_that_is_none_or_no_yaml(notebooks):
+    (notebooks / "params" / "quick.yml").write_text("01_first:\n  RATIO: .nan\n")
+    with pytest.raises(ParameterError, match="01_first: RATIO"):
+        parameters_of()
+    (notebooks / "params" / "quick.yml").write_text("01_first: [\n")
+    with pytest.raises(PipelineError, match="quick.yml is no YAML"):
+        parameters_of()
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from helpers.inference.exported import BACKEND_NAMES
 from helpers.quiet import quiet_libraries
 
@@ -89,11 +87,12 @@ def _folder(what: str) -> Path | None:
     return None
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise ValueError(f"--set {text}: expected NAME=VALUE.")
-    return name, yaml.safe_load(value) if value else ""
+def _setting(setting: str) -> tuple[str, Any]:
+    from helpers.notebook import read_value, split_setting
+    from helpers.presets import PLACES
+
+    name, text = split_setting(setting)
+    return name, text if name in PLACES else read_value(name, text)
 
 
 def _parser() -> argparse.ArgumentParser:
