@@ -228,52 +228,53 @@ def _photos(root: Path, notes: Notes, ignored: list[Path]) -> list[_Photo]:
 
 
 def _with_split_lists(root: Path, photos: list[_Photo], notes: Notes) -> list[_Photo]:
-    """Photos in the splits of ``ImageSets/Main``; those in no list, or in two, are left out."""
+    """Photos in the splits of ``ImageSets/Main``."""
     folder = root
     for name in ("imagesets", "main"):
         folder = next((entry for entry in folders_in(folder) if entry.name.lower() == name), None)
         if folder is None:
             return photos
-    lists = {
-        split: folder / f"{split}.txt" for split in (*_SPLIT_LISTS, "trainval") if (folder / f"{split}.txt").is_file()
-    }
-    if "train" in lists or "val" in lists:
-        lists.pop("trainval", None)
-    paths = [photo.path for photo in photos]
-    pairs = [pair.images for pair in _pairs(root)]
+    lists = {split: folder / f"{split}.txt" for split in _SPLIT_LISTS if (folder / f"{split}.txt").is_file()}
+    if not {"train", "val"} & set(lists) and (folder / "trainval.txt").is_file():
+        lists["train"] = folder / "trainval.txt"
+    splits = listed_splits(lists, [photo.path for photo in photos], root, [pair.images for pair in _pairs(root)], notes)
+    return [replace(photo, split=splits[photo.path]) for photo in photos if photo.path in splits] if splits else photos
+
+
+def listed_splits(
+    lists: dict[str, Path], photos: list[Path], root: Path, folders: list[Path], notes: Notes
+) -> dict[Path, str]:
+    """Split of each photo by lists of names, with or without suffix, relative to one of the folders.
+
+    Photos in no list, or in two, have none, with a finding; if no photo is listed nobody has one.
+    """
     splits: dict[Path, set[str]] = {}
     for split, file in lists.items():
         try:
             lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
         except AnnotationError as error:
             raise LayoutError(str(error)) from error
-        # some tools write the suffix too
-        found, refused = match_names(lines, paths, root, pairs, suffix=False)
+        found, refused = match_names(lines, photos, root, folders, suffix=False)
         rest = [line for line in lines if line not in found and line not in refused]
-        more, more_refused = match_names(rest, paths, root, pairs)
+        more, more_refused = match_names(rest, photos, root, folders)
         for line, files in (refused | more_refused).items():
             notes.refused(file, line, files)
         missing = [line for line in rest if line not in more and line not in more_refused]
         if missing:
             problem = f"lists {len(missing)} photo(s) that are not there ({', '.join(missing[:3])})"
             notes.add("error", file, "missing-photo", problem, "add the photos, or remove their lines")
-        for path in {*found.values(), *more.values()}:
-            splits.setdefault(path, set()).add("train" if split == "trainval" else split)
-    if not splits:
-        return photos
-    kept = []
-    for photo in photos:
-        of = splits.get(photo.path, set())
+        for photo in {*found.values(), *more.values()}:
+            splits.setdefault(photo, set()).add(split)
+    for photo, of in splits.items():
         if len(of) > 1:
             problem = f"is in the lists of {' and '.join(sorted(of))}; it is left out"
-            notes.add("error", photo.path, "split-contradiction", problem, f"keep it in one list of {folder.name}")
-        elif of:
-            kept.append(replace(photo, split=of.pop()))
-    unlisted = [photo.path.name for photo in photos if photo.path not in splits]
-    if unlisted:
-        problem = f"{len(unlisted)} photo(s) are in no list of ImageSets/Main ({unlisted[0]} first); they are left out"
+            notes.add("error", photo, "split-contradiction", problem, "keep it in one list")
+    unlisted = [photo.name for photo in photos if photo not in splits]
+    if splits and unlisted:
+        problem = f"{len(unlisted)} photo(s) are in no list of a split ({unlisted[0]} first); they are left out"
+        folder = next(iter(lists.values())).parent
         notes.add("warning", folder, "photos-not-in-lists", problem, "add them to a list, or remove the lists")
-    return kept
+    return {photo: next(iter(of)) for photo, of in splits.items() if len(of) == 1}
 
 
 def _load(file: Path, notes: Notes) -> _Content | None:

@@ -29,7 +29,7 @@ from helpers.data.images import (
     remember_bit_depth,
     repeated_links,
 )
-from helpers.data.layouts import match_names
+from helpers.data.layouts import SPLIT_NAMES, match_names
 from helpers.data.samples import NORMAL, absolute_path, make_table, read_frame, read_table, relative_path
 
 logger = logging.getLogger(__name__)
@@ -38,17 +38,6 @@ NORMAL_NAMES = frozenset({"good", "normal", "ok", "free", "intact", "undamaged",
 """Folder and label names (lower case) that mean a normal photo."""
 
 MAX_IGNORED = 100
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-    "test_public": "test",
-}
-"""Words for the splits in names of folders and files (lower case)."""
 
 _NORMAL_LABELS = NORMAL_NAMES | {"0", "0.0", "false", "normal_test"}
 _NAMELESS_LABELS = frozenset({"1", "1.0", "true"})
@@ -117,9 +106,9 @@ def read_dataset(
             (table: folder the paths are relative to; default: the folder of the file), ``normal`` (mvtec, plain,
             classes: which folder holds the normal photos, or a list of several, upper and lower case alike; "" where
             none does, and then every photo is abnormal), ``mask_cache`` (mvtec, classes: folder for masks that are
-            drawn from several of one photo); those of coco, labelme, voc, image_mask and severstal are described at
-            `helpers.data.coco.read_coco`,
-            `helpers.data.labelme.read_labelme`, `helpers.data.class_files.read_voc`,
+            drawn from several of one photo); those of coco, labelme, voc, yolo, image_mask and severstal are described
+            at `helpers.data.coco.read_coco`, `helpers.data.labelme.read_labelme`, `helpers.data.class_files.read_voc`,
+            `helpers.data.yolo.read_yolo`,
             `helpers.data.image_masks.read_image_masks` and `helpers.data.severstal.read_severstal`.
 
     Returns:
@@ -462,6 +451,18 @@ def _read_voc(path: Path, **options: Any) -> Found:
     return read_voc(path, **options)
 
 
+def _detect_yolo(path: Path) -> bool:
+    from helpers.data.yolo import has_yolo
+
+    return has_yolo(path)
+
+
+def _read_yolo(path: Path, **options: Any) -> Found:
+    from helpers.data.yolo import read_yolo
+
+    return read_yolo(path, **options)
+
+
 def _detect_severstal(path: Path) -> bool:
     from helpers.data.severstal import has_severstal
 
@@ -524,17 +525,24 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "labelme": Layout(
         "labelme layout",
-        "a.jpg and a.json          (shapes; with or without folders train, val, test)",
+        "a.jpg and a.json          (shapes; or json/a.json with its imagePath; with or without splits)",
         _detect_labelme,
         _read_labelme,
         frozenset({"line_width", "encoding", "mask_cache"}),
     ),
     "voc": Layout(
         "Pascal VOC layout",
-        "IMAGES/crazing_1.jpg and ANNOTATIONS/crazing_1.xml     (or JPEGImages; with or without train, val, test)",
+        "IMAGES/crazing_1.jpg and ANNOTATIONS/crazing_1.xml     (or JPEGImages, or side by side)",
         _detect_voc,
         _read_voc,
         frozenset({"class_from", "boxes_as_masks", "mask_cache"}),
+    ),
+    "yolo": Layout(
+        "YOLO layout",
+        "images/train/a.jpg and labels/train/a.txt      (polygons or boxes; or train/images, train/labels; data.yaml)",
+        _detect_yolo,
+        _read_yolo,
+        frozenset({"boxes_as_masks", "mask_cache"}),
     ),
     "severstal": Layout(
         "Severstal layout",

@@ -25,7 +25,7 @@ from helpers.data.annotations import (
 )
 from helpers.data.formats import NORMAL_NAMES, SPLIT_NAMES, Found, LayoutError, images_in, tree
 from helpers.data.image_masks import has_image_masks
-from helpers.data.layouts import match_names
+from helpers.data.layouts import match_names, split_in
 from helpers.progress import progress
 
 LINE_WIDTH = 10.0
@@ -100,7 +100,7 @@ def read_labelme(
     mine, left_out = _match(contents, images, path, notes)
     normal = may_be_normal([photo for photo in images if photo not in left_out], set(mine), path, notes)
     rows, without = [], []
-    splits = {photo: _split_of(photo, path) for photo in images}
+    splits = {photo: split_in(photo, path) for photo in images}
     published = is_published(list(splits.values()))
     for photo in progress(images, "Drawing masks"):
         file = mine.get(photo)
@@ -133,11 +133,6 @@ def read_labelme(
     ignored = [file for file in others if file not in contents]
     attrs = {"findings": notes.rows, "mask_cache": str(folder)}
     return Found(rows, path, published_split=published, name=path.name, ignored=ignored, attrs=attrs)
-
-
-def _split_of(photo: Path, root: Path) -> str:
-    words = (SPLIT_NAMES.get(part.lower(), "") for part in photo.relative_to(root).parts[:-1])
-    return next((word for word in words if word), "")
 
 
 def _load(
@@ -177,6 +172,7 @@ def _match(
     claims: dict[Path, list[Path]] = {}
     left_out: set[Path] = set()
     elsewhere: list[Path] = []
+    strays: set[str] = set()
     for file, stem in stems.items():
         near = [photo for photo in [by_stem.get(stem), *alike.get(stem, [])] if photo and photo.parent == file.parent]
         if len(near) > 1:  # of one stem: the name says which
@@ -203,6 +199,7 @@ def _match(
         else:
             fix = "add the photo, or remove the file"
             notes.add("error", file, "missing-photo", f"belongs to no photo: there is no {written[file] or stem}", fix)
+            strays.add(file.stem.lower())
     for photo, files in claims.items():
         if len(files) > 1:
             problem = (
@@ -210,6 +207,8 @@ def _match(
             )
             notes.add("error", photo, "photo-listed-twice", problem, "remove all but one of them")
             left_out.add(photo)
+    # the photo of a file without one may have been moved
+    left_out.update(photo for photo in images if photo not in claims and photo.stem.lower() in strays)
     annotated = {photo.with_suffix("") for photo in claims}
     twins = [photo for photo in images if photo not in claims and photo.with_suffix("") in annotated]
     for photo in twins:

@@ -10,6 +10,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+    "test_public": "test",
+}
+"""Words for the splits in names of folders and files (lower case)."""
+
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of a file that is uploaded
 _ALIKE = 8  # more files of one name do not differ by case or encoding
 
@@ -21,9 +33,9 @@ def match_names(
 
     Names are compared percent-decoded, in Unicode's NFC, with ``\\`` as ``/``, and by case only where two differ by
     case alone. A name is relative to one of ``folders`` (default: ``root``), the first counts; else its end must be
-    that of one file below ``root`` only, whatever stands before it in all names alike (another machine's folders). A
-    name that is found in neither way is in neither result; one that ends like another and shares its only file is
-    refused. Only members of ``files`` are ever given.
+    that of one file below ``root`` only, not in a folder of another split, whatever stands before it in all names alike
+    (another machine's folders). A name that is found in neither way is in neither result; one that ends like another
+    and shares its only file is refused. Only members of ``files`` are ever given.
 
     Args:
         names: as they were written; paths, URLs and Label Studio's ``/data/local-files/?d=NAME`` too.
@@ -39,7 +51,10 @@ def match_names(
     claims: dict[Path, dict[tuple[str, ...], list[tuple[str, bool]]]] = defaultdict(lambda: defaultdict(list))
     for name, spelled in readings.items():
         for parts, raw in spelled:
-            hits, whole = index.lookup(parts, raw, bases, starts[_is_absolute(name)])
+            start = starts[_is_absolute(name)]
+            # another machine's folders may be called test
+            splits = _splits_of(parts[start if _is_absolute(name) else 0 : -1])
+            hits, whole = index.lookup(parts, raw, bases, start, splits)
             if len(hits) == 1:
                 found[name] = hits[0]
                 claims[hits[0]][tuple(parts)].append((name, whole))
@@ -54,6 +69,16 @@ def match_names(
                     del found[name]
                     refused[name] = [file]
     return found, refused
+
+
+def split_in(path: Path, root: Path) -> str:
+    """Split that a folder between ``root`` and a file speaks of, or ""."""
+    words = (SPLIT_NAMES.get(part.lower(), "") for part in path.relative_to(root).parts[:-1])
+    return next((word for word in words if word), "")
+
+
+def _splits_of(folders: Iterable[str]) -> set[str]:
+    return {SPLIT_NAMES.get(part.lower(), "") for part in folders} - {""}
 
 
 def _is_absolute(name: str) -> bool:
@@ -108,7 +133,9 @@ class _Index:
         text = str(path if self._suffix else path.with_suffix(""))
         return _parts(text if raw else unicodedata.normalize("NFC", unquote(text)))
 
-    def lookup(self, parts: list[str], raw: list[str], bases: list[list[str]], start: int) -> tuple[list[Path], bool]:
+    def lookup(
+        self, parts: list[str], raw: list[str], bases: list[list[str]], start: int, splits: set[str]
+    ) -> tuple[list[Path], bool]:
         """Files that are meant (several: not known which), and whether the whole name says so."""
         up = len(parts) - parts[::-1].index("..") if ".." in parts else 0
         for first in (0, *range(max(up, 1), len(parts))):
@@ -116,13 +143,21 @@ class _Index:
             for base in bases:
                 path = _normal([*base, *end])
                 hits = self._nearest(self._whole.get(_key(path), []), path, raw) if path else []
+                hits = self._of_splits(hits, splits) if first else hits
                 if hits:
                     return hits, not first and self._parts_of(hits[0]) == path
             if first <= max(start, up) and ".." not in end:
                 hits = self._nearest(self._ends.get(_key(end), []), end, raw)
+                hits = self._of_splits(hits, splits) if first else hits
                 if hits:
                     return hits, not first and self._parts_of(hits[0])[-len(end) :] == end
         return [], False
+
+    def _of_splits(self, hits: list[Path], splits: set[str]) -> list[Path]:
+        """Those whose folders speak of no split, or of one of these."""
+        if not splits or len(hits) > _ALIKE:
+            return hits
+        return [file for file in hits if not (of := _splits_of(self._parts_of(file)[:-1])) or of & splits]
 
     def _nearest(self, hits: list[Path], parts: list[str], raw: list[str]) -> list[Path]:
         """Of files that differ by case or encoding alone, the one that is written as the name is."""
