@@ -5,8 +5,8 @@ Nothing here holds more than a few frames. Decoding and encoding are PyAV's (FFm
 
 from __future__ import annotations
 
-import glob
 import heapq
+import math
 import re
 import sys
 import threading
@@ -108,7 +108,9 @@ class FrameSource:
 
         n_frames = self.n_frames
         if n_frames is not None:
-            n_frames = max(0, -(-n_frames // every) - int(start * self.fps / every))
+            first = math.ceil(start * self.fps)
+            first -= first > 0 and (first - 1) / self.fps >= start  # as frames are compared: 0.28 * 25 is above 7
+            n_frames = max(0, -(-n_frames // every) - -(-first // every))
         if max_frames is not None:
             n_frames = max_frames if n_frames is None else min(n_frames, max_frames)
         return replace(self, fps=self.fps / every, n_frames=n_frames, read=read)
@@ -141,8 +143,12 @@ def open_source(what: str | Path, *, fps: float | None = None) -> FrameSource:
     if path.is_dir():
         return photo_sequence(sorted(find_images(path), key=_natural), fps=fps or SEQUENCE_FPS, name=text)
     if not path.exists() and re.search(r"[*?\[]|%\d*d", text):
-        pattern = re.sub(r"%\d*d", "*", str(path))
-        found = [Path(file) for file in glob.glob(pattern) if Path(file).suffix.lower() in IMAGE_SUFFIXES]  # noqa: PTH207
+        # what is there is a folder, whatever marks its name has; beside %04d a bracket is one too
+        folder = next(parent for parent in path.parents if parent.is_dir())
+        pattern = path.relative_to(folder).as_posix()
+        if re.search(r"%\d*d", pattern):
+            pattern = re.sub(r"%\d*d", "*", pattern.replace("[", "[[]"))
+        found = [file for file in folder.glob(pattern) if file.suffix.lower() in IMAGE_SUFFIXES]
         return photo_sequence(sorted(found, key=_natural), fps=fps or SEQUENCE_FPS, name=text)
     if not path.is_file():
         raise FileNotFoundError(f"There is no {what}; give a video, a folder or pattern of images, or a camera (0).")
@@ -209,15 +215,47 @@ def _file_frames(path: Path, fps: float) -> Iterator[Frame]:
         stream.thread_type = "SLICE"
         stream.codec_context.options = {"err_detect": "explode"}
         rate = float(stream.average_rate or stream.guessed_rate or SEQUENCE_FPS)
-        first = None
+        first, end, number = None, 0.0, -1
         for number, (stamp, found, doubtful) in enumerate(_in_order(_decoded(container, stream))):
             first = stamp if first is None else first
             seconds = number / fps if fps else (number / rate if stamp is None else max(0.0, stamp - (first or 0.0)))
             name = f"{path.name}#{number}"
+            end = max(end, (stamp or 0.0) - (first or 0.0) + _shown_for(found, rate))
             if isinstance(found, str):
                 yield Frame(number, seconds, None, name, error=found)
             else:
                 yield Frame(number, seconds, _pixels(found), name, error=_FOLLOWS_BROKEN if doubtful else "")
+
+        lost = _lost_frames(container, stream, rate, number + 1, end)
+        if lost:
+            error = f"is where the file breaks off: {lost} frames that it states are missing; copy it again"
+            yield Frame(number + 1, (number + 1) / (fps or rate), None, f"{path.name}#{number + 1}", error=error)
+
+
+def _shown_for(frame: av.VideoFrame | str, rate: float) -> float:
+    """Seconds for which a frame is shown, at least one by the rate."""
+    stated = getattr(frame, "duration", None)
+    return max(1 / rate, float(stated * frame.time_base) if stated else 0.0)
+
+
+def _lost_frames(
+    container: av.container.InputContainer, stream: av.VideoStream, rate: float, count: int, seconds: float
+) -> int:
+    """Frames that the file states, by number and by time, and that did not come.
+
+    By both, where it states both, and then so many as are missing by number: a trimmed clip has more frames than are
+    shown, and the last may be shown for long.
+    """
+    missing = []
+    if stream.frames:
+        missing.append(stream.frames - count)
+    if stream.duration or container.duration:
+        stated = stream.duration * stream.time_base if stream.duration else Fraction(container.duration, av.time_base)
+        gap = float(stated) - seconds
+        # another stream, such as sound, may be the longer one
+        sure = 1.0 if not stream.duration and len(container.streams) > 1 else 1.5 / rate
+        missing.append(round(gap * rate) if gap > max(sure, 0.01 * float(stated)) else 0)
+    return missing[0] if min(missing, default=0) > 0 else 0
 
 
 def _in_order(

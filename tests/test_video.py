@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import gc
 import io
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import wave
@@ -184,6 +186,11 @@ def test_a_part_keeps_numbers_and_times():
     assert [frame.number for frame in frames] == [12, 15, 18, 21]
     assert [frame.seconds for frame in frames] == pytest.approx([0.48, 0.6, 0.72, 0.84])
     assert part.fps == pytest.approx(FPS / 3) and part.n_frames == 4
+    for fps, start, every in itertools.product(
+        (25.0, 30.0, 10.0), (0.0, 0.04, 0.28, 0.3, 0.4, 0.41, 0.9, 5.0), (1, 2, 3, 7)
+    ):
+        part = moving(31, fps).part(start=start, every=every)
+        assert part.n_frames == len(list(part)), (fps, start, every)
     for wrong in ({"every": 0}, {"max_frames": 0}, {"start": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             moving(3).part(**wrong)
@@ -270,7 +277,8 @@ def test_a_truncated_file_gives_what_it_has(tmp_path):
     frames = list(source)
     assert source.n_frames == 30, "by its header"
     assert [frame.number for frame in frames if frame.photo is not None] == list(range(20))
-    assert [frame.number for frame in frames if frame.photo is None] == [20]
+    assert [frame.number for frame in frames if frame.photo is None] == [20, 21]
+    assert re.search(r"\b9 frames", frames[-1].error), "30 by the header, 20 whole, 1 broken"
     (tmp_path / "no_index.mp4").write_bytes(content[:-500])
     with pytest.raises(ValueError, match=r"no_index\.mp4 cannot be opened as a video .*damaged"):
         open_source(tmp_path / "no_index.mp4")
@@ -741,6 +749,42 @@ def test_the_command_makes_clips_and_datasets(run, photos, tmp_path, capsys):
     assert main([str(tmp_path / "good.mp4"), str(tmp_path / "new"), "--extract"]) == 0
     assert len(list((tmp_path / "new/train/good").iterdir())) == 2
     assert "2 frames" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_the_command_says_that_a_clip_breaks_off(tmp_path, capsys, suffix):
+    with av.open(str(tmp_path / f"whole{suffix}"), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt, stream.options = WIDTH, HEIGHT, "yuv420p", {"g": "10"}
+        for number in range(60):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(photo(number % 30), format="rgb24")))
+        container.mux(stream.encode())
+    whole = tmp_path / f"whole{suffix}"
+    assert main([str(whole), str(tmp_path / "all"), "--extract"]) == 0
+    assert (
+        main([str(whole), str(tmp_path / "some"), "--extract", "--start", "1", "--every", "3", "--max-frames", "5"])
+        == 0
+    )
+    assert capsys.readouterr().err == ""
+    content = whole.read_bytes()
+    cut = tmp_path / f"cut{suffix}"
+    cut.write_bytes(content[: len(content) * 2 // 3])
+    broken = [frame for frame in open_source(cut) if frame.photo is None]
+    lost = int(re.search(r"(\d+) frames", broken[-1].error)[1])
+    left_out = sum(bool(frame.error) for frame in open_source(cut)) - 1
+    assert main([str(cut), str(tmp_path / "new"), "--extract"]) == 1
+    assert str(lost) in capsys.readouterr().err
+    assert len(list((tmp_path / "new").rglob("*.png"))) + left_out + lost == 60
+    assert main([str(cut), str(tmp_path / "clip.mp4")]) == 1
+
+
+@pytest.mark.parametrize("name", ["%04d.png", "[a] %04d.png", "*.png", "000[12].png"])
+def test_a_pattern_below_a_folder_with_brackets(tmp_path, name):
+    folder = tmp_path / "[Line 1] 50%d"
+    folder.mkdir()
+    for number in range(3):
+        Image.fromarray(photo(number)).save(folder / f"{'[a] ' if '[a]' in name else ''}{number:04d}.png")
+    assert len(list(open_source(folder / name))) == (2 if "[12]" in name else 3)
 
 
 def test_the_command_says_that_frames_were_broken(run, tmp_path, capsys):

@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -56,6 +56,7 @@ FRAME_COLUMNS = (
 the frame's defects. ``latency_ms`` is from the frame's arrival to its verdict: waiting, network, map and sizes."""
 _NONE_CAME = "None came: does the start, in seconds, lie behind its end?"
 _RATE_FRAMES = 30  # behind the burnt-in frame rate
+_MOST_LISTED = 5  # broken frames that a command names
 _HISTORY = 100  # scores shown in the layout "side"
 _DRAWN_LATER = 2  # frames that may wait to be drawn and encoded while the next ones are judged
 _SCALE_VALUES = 2_000_000  # values of val maps that the scale's low end is read off
@@ -706,15 +707,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet_libraries()
     try:
         source, table = _source(options)
+        broken: list[Frame] = []
+        noted = replace(source, read=lambda: _noting(source, broken))
         if options.extract:
-            count = extract_frames(source, options.out)
-            print(f"{count} frames: {options.out}/train/good")
-            return 0
+            count = extract_frames(noted, options.out)
+            return _report_written(count, f"{options.out}/train/good", broken)
         out = _video_path(options, source)
         if not options.run:
-            count = write_clip(source, out, labels=options.labels)
-            print(f"{count} frames: {out}")
-            return 0
+            return _report_written(write_clip(noted, out, labels=options.labels), out, broken)
         return _report(_judge_command(options, source, table, out))
     except KeyboardInterrupt:
         print("\nInterrupted before a frame was done.", file=sys.stderr)
@@ -722,6 +722,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
         print(f"{error}", file=sys.stderr)
         return 2
+
+
+def _noting(source: FrameSource, broken: list[Frame]) -> Iterator[Frame]:
+    for frame in source:
+        if frame.error:
+            broken.append(frame)
+        yield frame
+
+
+def _report_written(count: int, where: str | Path, broken: Sequence[Frame]) -> int:
+    print(f"{count} frames: {where}")
+    for frame in broken[:_MOST_LISTED]:
+        print(f"{frame.source} {frame.error}", file=sys.stderr)
+    if broken:
+        print(f"{len(broken)} broken or doubtful frames", file=sys.stderr)
+    return 1 if broken else 0
 
 
 def _source(options: argparse.Namespace) -> tuple[FrameSource, pd.DataFrame | None]:
