@@ -509,7 +509,9 @@ def test_foreign_options_are_named(tmp_path):
     put(tmp_path, "good/1.png", "hole/3.png")
     with pytest.raises(TypeError, match="class folders has no option category, root; it takes mask_cache, normal"):
         read_dataset(tmp_path, root=".", category="x")
-    with pytest.raises(ValueError, match="Unknown layout 'darknet'; known are: table, visa, mvtec, plain, classes, coco"):
+    with pytest.raises(
+        ValueError, match="Unknown layout 'darknet'; known are: table, visa, mvtec, plain, classes, coco"
+    ):
         read_dataset(tmp_path, layout="darknet")
     with pytest.raises(ValueError, match="pixel_size is 0"):
         read_dataset(tmp_path, pixel_size=0)
