@@ -85,8 +85,30 @@ def dataset_name(dataset: str, name: str = "") -> str:
     return found
 
 
+def free_cores(seconds: float = 0.5) -> tuple[int, int]:
+    """How many of the cores that this process may use nobody uses at present, 1 at least; and how many there are."""
+    used = psutil.cpu_percent(seconds, percpu=True)
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(used))
+    return max(1, round(sum(1 - used[core % len(used)] / 100 for core in cores))), len(cores)
+
+
+def use_free_cores() -> None:
+    """Let torch work with as many threads as cores are free, and say so; ``OMP_NUM_THREADS`` says otherwise.
+
+    Each operation takes as long as its slowest thread: one that shares its core holds up all the others.
+    """
+    if os.environ.get("OMP_NUM_THREADS"):
+        return
+    import torch
+
+    free, cores = free_cores()
+    torch.set_num_threads(min(free, torch.get_num_threads()))
+    if not os.environ.get("SERVER_SOFTWARE", "").startswith("voila"):  # the inspection page is no place for it
+        print(f"{free} of {cores} cores {'is' if free == 1 else 'are'} free")
+
+
 class Session:
-    """One notebook at work on one dataset under one profile.
+    """One notebook at work on one dataset under one profile, with torch on the cores that are free when it starts.
 
     Args:
         notebook: name of the notebook, ``02_train_patchcore``.
@@ -110,6 +132,7 @@ class Session:
         self.dataset_name = dataset_name(dataset, name)
         self.folder: Path = dataset_folder(artifacts, self.dataset_name, profile)
         self._started = time.monotonic()
+        use_free_cores()
 
     def record(self, parameters: dict[str, Any], results: dict[str, Any]) -> Path:
         """Write what ran, with which parameters and what came out, to ``records/<notebook>.json`` in the folder."""

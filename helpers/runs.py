@@ -500,6 +500,8 @@ class Run:
         Returns:
             The finished run at its final place.
         """
+        import torch
+
         if self.finished:
             return self
         self.info |= {
@@ -510,6 +512,7 @@ class Run:
             "machine": {
                 "system": platform.platform(),
                 "cpu_count": os.cpu_count(),
+                "threads": torch.get_num_threads(),
                 "python": platform.python_version(),
             },
             "versions": installed_versions(),

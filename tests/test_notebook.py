@@ -3,13 +3,47 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 
+import psutil
 import pytest
 import torch
 
 from helpers.notebook import ParameterError, Session, check_choice, check_number, dataset_name, machine_table
 from helpers.runs import PROJECT_ROOT
+
+
+@pytest.mark.parametrize(
+    ("used", "free"), [([0.0, 3.0], 2), ([100.0, 2.0], 1), ([50.0, 49.0], 1), ([100.0, 100.0], 1), ([20.0, 25.0], 2)]
+)
+def test_torch_takes_the_cores_that_are_free(monkeypatch, capsys, tmp_path, used, free):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(psutil, "cpu_percent", lambda seconds, percpu: used)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1}, raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        Session("02_train_patchcore", str(tmp_path), "quick", str(tmp_path))
+        assert torch.get_num_threads() == free
+        assert f"{free} of 2 cores" in capsys.readouterr().out
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        torch.set_num_threads(2)
+        Session("02_train_patchcore", str(tmp_path), "quick", str(tmp_path))
+        assert torch.get_num_threads() == 2, "as it is told"
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_that_wait_sleep():
+    """Torch reads the policy when it is imported, and every notebook and command imports helpers first."""
+    code = "import helpers, os; print(os.environ['OMP_WAIT_POLICY'])"
+    plain = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for more, policy in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        done = subprocess.run([sys.executable, "-c", code], env=plain | more, capture_output=True, check=True)
+        assert done.stdout.decode().strip() == policy
 
 
 def test_choice():
