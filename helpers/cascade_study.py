@@ -561,18 +561,11 @@ def _call_objects(judge: RunStage, parts: Sequence[Item]) -> dict[int, bool]:
 # ---------------------------------------------------------------------------------------------------------------- time
 
 
-def time_cascade(
-    cascade: Cascade, paths: Sequence[str | Path], batch_sizes: Iterable[int] = (1,), repeats: int = 1
-) -> pd.DataFrame:
-    """Milliseconds a photo of every stage alone, each on all of the photos, and of the cascade; reading is not counted.
+def time_cascade(cascade: Cascade, paths: Sequence[str | Path]) -> pd.DataFrame:
+    """Milliseconds a photo of every stage alone and of the cascade, one photo at a time; reading is not counted.
 
-    Where objects are cut out, the second stage gets those of the photo, so its time is that of all of them.
-
-    Args:
-        cascade: any.
-        paths: photos.
-        batch_sizes: photos at once, each at most their number.
-        repeats: rounds.
+    Of a stage that judges whole photos it is the run's own :meth:`helpers.inference.Predictor.photo_time`. Where
+    objects are cut out, the second stage gets those of a photo, so its time is that of all of them.
 
     Returns:
         See :func:`helpers.analysis.runtime.time_stages`; the last stage is called ``cascade``.
@@ -594,8 +587,13 @@ def time_cascade(
         return [Item(part.source, part.key, part.photo, part.number, part.box, part.mask) for part in every]
 
     functions: dict[str, Any] = {}
+    known: dict[str, dict[str, Any]] = {}
     for stage in cascade.stages:
-        make = objects if parts and not isinstance(stage, CutterStage) else fresh
-        functions[stage.name] = lambda batch, stage=stage, make=make: stage.run(make(batch), Path(), ())
+        if isinstance(stage, RunStage) and not parts:
+            known[stage.name] = stage.predictor.photo_time(paths)
+        else:
+            make = fresh if isinstance(stage, CutterStage) else objects
+            functions[stage.name] = lambda batch, stage=stage, make=make: stage.run(make(batch), Path(), ())
     functions["cascade"] = lambda batch: cascade.judge(fresh(batch), Path())
-    return time_stages(functions, photos, batch_sizes, repeats=repeats)
+    stored = pd.DataFrame([{**row, "stage": name} for name, row in known.items()])
+    return pd.concat([stored, time_stages(functions, photos, (1,))], ignore_index=True)

@@ -122,16 +122,16 @@ def compare_backends(
 
 
 def race(
-    stages: Mapping[str, Callable[[Sequence[Path]], Any]],
-    paths: Sequence[Path],
+    stages: Mapping[str, Callable[[Sequence[Any]], Any]],
+    photos: Sequence[Any],
     batch_sizes: Sequence[int] = (1, 8),
     rounds: int = 3,
 ) -> pd.DataFrame:
-    """Time from file to verdict; the rounds of all contestants alternate, so that a busy minute hits all alike.
+    """Time of a verdict; the rounds of all contestants alternate, so that a busy minute hits all alike.
 
     Args:
-        stages: name -> what judges a batch of files.
-        paths: photos.
+        stages: name -> what judges a batch of photos.
+        photos: whatever the stages judge.
         batch_sizes: each at most the number of photos.
         rounds: over all photos.
 
@@ -140,7 +140,7 @@ def race(
     """
     rows = []
     for size in batch_sizes:
-        batches = [paths[start : start + size] for start in range(0, len(paths) - size + 1, size)]
+        batches = [photos[start : start + size] for start in range(0, len(photos) - size + 1, size)]
         times: dict[str, list[float]] = {name: [] for name in stages}
         for _ in range(rounds):
             for name, judge in stages.items():
@@ -154,7 +154,7 @@ def race(
 def speed_table(
     run: Run, paths: Sequence[str | Path], batch_sizes: Sequence[int] = (1, 8), rounds: int = 3, *, stock: bool = False
 ) -> pd.DataFrame:
-    """Milliseconds a photo from file to verdict (and map at the photo's size) on this CPU, by backend and batch size.
+    """Milliseconds a photo on this CPU, by backend and batch size; what is timed is what `Predictor.photo_time` times.
 
     Args:
         run: finished and exported.
@@ -167,22 +167,20 @@ def speed_table(
         As :func:`race`, and ``times_faster``: than the stock inferencer if it is there, else than torch, by medians of
         the same batch size (the stock one knows batches of one photo only).
     """
-    files = [Path(path) for path in paths]
+    photos = [(str(path), read_image(path)) for path in paths]
     judges = {name: Predictor(run, name, device="cpu") for name in usable_backends(run)}
 
-    def predict(predictor: Predictor) -> Callable[[Sequence[Path]], Any]:
-        def judge(batch: Sequence[Path]) -> Any:
-            predictor.batch_size = len(batch)
-            return predictor.predict(list(batch))
+    def of(predictor: Predictor) -> Callable[[Sequence[tuple[str, np.ndarray]]], Any]:
+        return lambda batch: predictor.judge([photo for _, photo in batch], [path for path, _ in batch])
 
-        return judge
-
-    stages = {name: predict(predictor) for name, predictor in judges.items()}
+    stages = {name: of(predictor) for name, predictor in judges.items()}
     with stock_inferencer(run) if stock else _nothing() as inferencer:
         tables = []
         for size in batch_sizes:
-            contest = {STOCK: inferencer, **stages} if inferencer is not None and size == 1 else stages
-            tables.append(race(contest, files, (size,), rounds))
+            contest = stages
+            if inferencer is not None and size == 1:
+                contest = {STOCK: lambda batch: [inferencer.predict(photo) for _, photo in batch], **stages}
+            tables.append(race(contest, photos, (size,), rounds))
     table = pd.concat(tables, ignore_index=True)
     base = {
         size: float(rows.set_index("stage")["median_ms"].get(STOCK, rows.set_index("stage")["median_ms"][TORCH]))

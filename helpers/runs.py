@@ -342,11 +342,9 @@ class Run:
             for split in (*(["train"] if predict_train else []), "val", "test"):
                 if (self.table["split"] == split).any():
                     maps_file = self.folder / f"maps_{split}.npy" if split != "train" else None
-                    predictions, seconds = predict_split(
-                        model, data, split, self.folder, device, maps_file, area_threshold, refine
+                    parts.append(
+                        predict_split(model, data, split, self.folder, device, maps_file, area_threshold, refine)
                     )
-                    parts.append(predictions)
-                    self.note_time("ms_per_image", 1000 * seconds / len(predictions))
             predictions = pd.concat(parts, ignore_index=True)
             predictions["image_path"] = _relative_to(predictions["image_path"], self.table)
             predictions.to_csv(self.folder / "predictions.csv", index=False, float_format="%.9g")

@@ -370,6 +370,7 @@ def test_times_are_of_the_stages_and_of_what_goes_on(pair, photos, frames, monke
     times = study.time_cascade(pair, four).set_index("stage")["mean_ms"]
     assert list(times.index) == ["first", "second", "cascade"]
     assert 20 <= times["first"] < 29 and 20 <= times["second"] < 29
+    assert [stage.predictor.photo_time([])["mean_ms"] for stage in pair.stages] == times[["first", "second"]].tolist()
     assert 1.5 * 20 <= times["cascade"] < 1.5 * 20 + 13
     cascade, annotated = frames
     times = study.time_cascade(cascade, [annotated[0].image_path]).set_index("stage")["mean_ms"]

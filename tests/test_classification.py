@@ -15,7 +15,7 @@ from helpers.analysis.classification import (
     reliability_table,
     threshold_rates,
 )
-from helpers.analysis.metrics import bootstrap_interval, wilson_interval
+from helpers.analysis.metrics import image_intervals, wilson_interval
 from helpers.thresholds import Threshold
 
 CLASSES = ["crack", "fray", "hole"]
@@ -126,7 +126,7 @@ def test_auroc_interval_of_two_classes_is_the_image_metrics_one():
     truth = np.where(defect, "defect", "good")
     chances = np.stack([1 - score, score], axis=1)
     report = classification_report(truth, truth, ["good", "defect"], chances, n_bootstrap=3000)
-    expected = bootstrap_interval(defect, score, "image_auroc", n=3000)
+    expected = image_intervals(defect, score, n=3000).loc["image_auroc", ["low", "high"]]
     assert report.intervals.loc["auroc", ["low", "high"]].tolist() == pytest.approx(expected, abs=0.01)
 
 

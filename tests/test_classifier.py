@@ -416,7 +416,7 @@ def test_finished_run_is_found_and_the_best_epoch_can_be_kept(tmp_path, small, b
     assert finished.thresholds["image_start"].value == 0.4
     again = train_classifier(tmp_path, small, backbone, **options)
     assert again.finished and again.info == finished.info
-    assert finished.info["timings"]["fit_seconds"] > 0 and finished.info["timings"]["ms_per_image"] > 0
+    assert finished.info["timings"]["fit_seconds"] > 0
 
 
 def test_without_a_normal_class_nothing_is_calibrated(tmp_path, table, backbone):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -187,9 +186,7 @@ def test_predictions_come_in_the_order_of_the_table(make_model, table, tmp_path)
     model = make_model()
     data = SampleDataModule(table, train_batch_size=4, eval_batch_size=4)  # 9 test photos: 4 + 4 + 1
     make_engine(tmp_path, "cpu", limit_val_batches=0).fit(model, datamodule=data)
-    started = time.monotonic()
-    predictions, seconds = predict_split(model, data, "test", tmp_path, "cpu", tmp_path / "maps.npy")
-    assert 0 < seconds <= time.monotonic() - started
+    predictions = predict_split(model, data, "test", tmp_path, "cpu", tmp_path / "maps.npy")
     expected = table[table["split"] == "test"]
     assert len(predictions) == 9
     for column in ("image_path", "label_index", "defect_type", "split"):

@@ -14,7 +14,6 @@ from helpers.analysis.metrics import (
     _key_scores,
     _order_keys,
     bootstrap_draws,
-    bootstrap_interval,
     by_defect_type,
     evaluate,
     image_curves,
@@ -64,7 +63,7 @@ def test_one_class_gives_nan_not_a_traceback(present):
     known, unknown = ("recall_at_threshold", "false_alarm_at_threshold")[:: 1 if present else -1]
     assert got[known] == pytest.approx(1 / 3)
     assert np.isnan(got[unknown])
-    assert np.isnan(bootstrap_interval([present] * 3, [0.1, 0.2, 0.3], "image_auroc", n=10)).all()
+    assert np.isnan(interval([present] * 3, [0.1, 0.2, 0.3], n=10)).all()
     assert image_curves([present] * 3, [0.1, 0.2, 0.3])["fpr"].size == 0
     assert np.isnan(image_metrics([present], [0.1])[known])  # no threshold given
 
@@ -74,10 +73,8 @@ def test_wrong_scores_are_refused():
         image_metrics([0, 1], [0.1, np.nan])
     with pytest.raises(ValueError, match="one length"):
         image_metrics([0, 1], [0.1])
-    with pytest.raises(ValueError, match="metric must be one of"):
-        bootstrap_interval([0, 1], [0.1, 0.2], "auroc")
     with pytest.raises(ValueError, match="level"):
-        bootstrap_interval([0, 1], [0.1, 0.2], "image_auroc", level=95)
+        interval([0, 1], [0.1, 0.2], level=95)
 
 
 def test_by_defect_type_is_each_type_against_all_normals():
@@ -114,27 +111,33 @@ def test_bootstrap_draws_are_the_metric_on_the_resampled_photos():
             assert draws[name][row] == pytest.approx(expected[name], abs=1e-12), name
 
 
+def interval(*args, metric="image_auroc", **options):
+    return tuple(image_intervals(*args, **options).loc[metric, ["low", "high"]])
+
+
 def test_bootstrap_interval_agrees_with_the_known_spread():
     rng = np.random.default_rng(1)
     n = 200
     labels = np.repeat([0, 1], n)
     scores = rng.normal(size=2 * n) + labels
-    low, high = bootstrap_interval(labels, scores, "image_auroc", n=2000)
+    low, high = interval(labels, scores, n=2000)
     auroc = roc_auc_score(labels, scores)
     q1, q2 = auroc / (2 - auroc), 2 * auroc**2 / (1 + auroc)  # Hanley and McNeil 1982
     spread = np.sqrt((auroc * (1 - auroc) + (n - 1) * (q1 + q2 - 2 * auroc**2)) / n**2)
     assert low == pytest.approx(auroc - 1.96 * spread, abs=0.012)
     assert high == pytest.approx(auroc + 1.96 * spread, abs=0.012)
-    assert bootstrap_interval(labels, scores, "image_auroc", n=2000) == (low, high)  # seeded
-    low80, high80 = bootstrap_interval(labels, scores, "image_auroc", n=2000, level=0.8)
+    assert interval(labels, scores, n=2000) == (low, high)  # seeded
+    low80, high80 = interval(labels, scores, n=2000, level=0.8)
     assert low < low80 < high80 < high
 
 
-def test_recall_interval_is_binomial():
+def test_rates_have_wilsons_interval_whatever_they_are():
     labels = np.r_[np.zeros(5), np.ones(100)]
     scores = np.r_[np.zeros(5), np.ones(80), np.zeros(20)]
-    low, high = bootstrap_interval(labels, scores, "recall_at_threshold", threshold=0.5, n=4000)
-    assert (low, high) == (pytest.approx(0.72, abs=0.011), pytest.approx(0.88, abs=0.011))  # binomial(100, 0.8)
+    table = image_intervals(labels, scores, 0.5, n=10)
+    assert table.loc[["recall_at_threshold", "false_alarm_at_threshold"], "method"].tolist() == ["wilson"] * 2
+    low, high = table.loc["recall_at_threshold", ["low", "high"]]
+    assert (low, high) == (pytest.approx(0.7112, abs=1e-4), pytest.approx(0.8666, abs=1e-4))  # 80 of 100, by hand
 
 
 def test_perfect_recall_gets_an_interval_with_width():

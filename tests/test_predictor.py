@@ -292,6 +292,13 @@ def test_confidence_by_hand(copy):
 # -------------------------------------------------------------------------------------------------------------- loading
 
 
+def test_the_time_of_a_photo_is_measured_once_and_kept_with_the_run(copy, photos):
+    files = sorted((photos / "test" / "square").iterdir())
+    first = Predictor(copy, device="cpu").photo_time(files[:3])
+    assert (first["batch_size"], first["n_photos"]) == (1, 3) and first["median_ms"] > 0
+    assert Predictor(copy, device="cpu").photo_time(files) == first
+
+
 @pytest.mark.parametrize(
     ("name", "notebook"), [("patchcore", "02_train_patchcore"), ("glass", "04_train"), ("mine", "02 to 05")]
 )

@@ -178,43 +178,6 @@ def by_defect_type(
 # ------------------------------------------------------------------------------------------------- intervals
 
 
-def bootstrap_interval(
-    labels: ArrayLike,
-    scores: ArrayLike,
-    metric: str,
-    *,
-    threshold: SupportsFloat | None = None,
-    n: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of one metric over photos, normal and abnormal ones resampled apart.
-
-    Photos are taken as independent; several photos of one part make the true interval wider. A metric that every
-    resample puts at the same value (a perfect AUROC, say) has an interval of zero width, which says that this sample
-    holds no counterexample, not that there is none.
-
-    Args:
-        labels: (N,) bool or 0/1.
-        scores: (N,) finite scores.
-        metric: One of `IMAGE_METRICS`.
-        threshold: Needed for the two rates at a threshold.
-        n: Number of resamples.
-        level: Probability inside, in (0, 1).
-        seed: Seed of the resamples.
-
-    Returns:
-        (low, high); NaN where the metric is.
-
-    Raises:
-        ValueError: For an unknown metric, n < 1 or a level outside (0, 1).
-    """
-    if metric not in IMAGE_METRICS:
-        raise ValueError(f"metric must be one of {', '.join(IMAGE_METRICS)}; got {metric!r}.")
-    draws = bootstrap_draws(*check_scores(labels, scores), threshold, n=n, seed=seed)[metric]
-    return _percentiles(draws, level)
-
-
 def image_intervals(
     labels: ArrayLike,
     scores: ArrayLike,
@@ -224,9 +187,7 @@ def image_intervals(
     level: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Intervals for all `IMAGE_METRICS` from the same resamples.
-
-    A rate of exactly 0 or 1 would get a bootstrap interval of zero width; there Wilson's score interval is given.
+    """Intervals for all `IMAGE_METRICS`: rates at the threshold get Wilson's, the others all the same resamples.
 
     Returns:
         Index ``metric``; columns ``value``, ``low``, ``high``, ``level``, ``n_normal``, ``n_abnormal``, ``method``
@@ -244,16 +205,13 @@ def image_intervals(
 
 
 def wilson_interval(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval (1927) of a share seen in n photos; NaN for n = 0."""
-    from scipy.special import ndtri
+    """Wilson's score interval (1927) of a share seen in n photos, as every rate here has it; NaN for n = 0."""
+    from scipy.stats import binomtest
 
     if n == 0 or np.isnan(share):
         return np.nan, np.nan
-    z2 = float(ndtri(0.5 + level / 2.0)) ** 2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    low = 0.0 if share == 0 else centre - half  # exact at the ends, where rounding leaves 1e-17
-    return float(low), float(1.0 if share == 1 else centre + half)
+    interval = binomtest(round(share * n), n).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def bootstrap_draws(
@@ -308,11 +266,9 @@ def _percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:
 
 
 def _interval_row(metric: str, value: float, draws: np.ndarray, level: float, count: int | None) -> dict[str, Any]:
-    low, high = _percentiles(draws, level)
-    method = "" if np.isnan(low) else "bootstrap"
-    if metric in _RATES and value in (0.0, 1.0) and count is not None:
-        low, high = wilson_interval(value, count, level)
-        method = "wilson"
+    rate = metric in _RATES and count is not None
+    low, high = wilson_interval(value, count, level) if rate else _percentiles(draws, level)
+    method = "" if np.isnan(low) else "wilson" if rate else "bootstrap"
     return {"metric": metric, "value": value, "low": low, "high": high, "level": level, "method": method}
 
 

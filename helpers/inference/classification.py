@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -440,10 +439,8 @@ def _predict(
         rows = table[table["split"] == split]
         if rows.empty:
             continue
-        started = time.monotonic()
         options = {"batch_size": batch_size, "device": device, "num_workers": num_workers}
         found = predict_classes(model, rows["image_path"].tolist(), size, **options)
-        run.note_time("ms_per_image", 1000 * (time.monotonic() - started) / len(rows))
         write_whole(run.folder / f"embeddings_{split}.npy", partial(np.save, arr=found.embeddings))
         columns = {
             "image_path": relative_path(table)[rows.index],

@@ -258,7 +258,7 @@ def predict_split(
     maps_file: Path | None = None,
     area_threshold: float | None = None,
     refine: Refine | None = None,
-) -> tuple[pd.DataFrame, float]:
+) -> pd.DataFrame:
     """Score every photo of a split through the engine.
 
     Args:
@@ -273,19 +273,17 @@ def predict_split(
 
     Returns:
         Rows in the table's order (image_path absolute, label_index, defect_type, split, score, map_max, and area where
-        it was asked for), and the seconds it took, reading of the photos included.
+        it was asked for).
     """
     table = data.table[data.table["split"] == split]
     writer = PredictionWriter(len(table), maps_file, area_threshold, refine)
     engine = make_engine(folder, device, callbacks=[writer])
     data.predict_split = split
-    started = time.monotonic()
     with full_precision():
         engine.predict(model, datamodule=data, return_predictions=False)
-    seconds = time.monotonic() - started
     rows = writer.close().set_index("image_path")
     columns = ["image_path", "label_index", "defect_type", "split"]
     predictions = table[columns].reset_index(drop=True).join(rows, on="image_path")
     if predictions["score"].isna().any() or len(rows) != len(table):
         raise RuntimeError(f"{len(table)} photos of {split} went in, {len(rows)} predictions came out.")
-    return predictions, seconds
+    return predictions

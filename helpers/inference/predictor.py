@@ -6,6 +6,9 @@ same resize, the same object mask. So a score compares with the stored threshold
 
 from __future__ import annotations
 
+import contextlib
+import json
+import platform
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from helpers.analysis.runtime import full_precision
+from helpers.analysis.runtime import full_precision, time_stages
 from helpers.data.images import (
     DecodedImage,
     ImageReadError,
@@ -29,7 +32,15 @@ from helpers.data.images import (
     to_8_bits,
     to_network_frame,
 )
-from helpers.runs import RUN_FILE, MissingRunError, Run, file_sha256, installed_versions, project_path
+from helpers.runs import (
+    RUN_FILE,
+    MissingRunError,
+    Run,
+    file_sha256,
+    installed_versions,
+    project_path,
+    write_json,
+)
 from helpers.thresholds import Threshold
 
 if TYPE_CHECKING:
@@ -40,6 +51,7 @@ Picture = str | Path | np.ndarray | Image.Image
 
 CLASSIFICATION = "classification"  # "task" in the parameters of a classifier's run
 CHECKPOINT = "model.ckpt"
+SPEED_FILE, TIMED_PHOTOS = "speed.json", 20
 START = "start"  # threshold name: the run's own starting value, not calibrated
 PIXELS_AT_ONCE = 32_000_000  # photos of one batch together: large ones come in smaller batches
 NOTEBOOKS = {
@@ -440,6 +452,30 @@ class Predictor:
                 "as well."
             )
         return self.thresholds[name]
+
+    def photo_time(self, paths: Sequence[str | Path]) -> dict[str, Any]:
+        """Milliseconds from one decoded photo to its verdict and map at the network's size, warm, one photo at a time.
+
+        Measured once for a backend and machine, on up to 20 of the photos, and kept with the run in ``speed.json``, so
+        that every notebook gives the same figure; delete the file to measure again.
+
+        Returns:
+            A row of :func:`helpers.analysis.runtime.time_stages`; ``median_ms`` is the figure to give.
+        """
+        machine = torch.cuda.get_device_name(self.device) if str(self.device).startswith("cuda") else platform.machine()
+        key = f"{self.backend}, {self.device}, {machine}, {torch.get_num_threads()} threads"
+        file = self.run.folder / SPEED_FILE
+        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if key not in known:
+            chosen = np.linspace(0, len(paths) - 1, min(TIMED_PHOTOS, len(paths))).astype(int)
+            photos = [(str(paths[one]), read_image(Path(paths[one]), self.bit_depth)) for one in chosen]
+            judge = {
+                self.run.name: lambda batch: self.judge([photo for _, photo in batch], [path for path, _ in batch])
+            }
+            known[key] = time_stages(judge, photos, (1,)).to_dict("records")[0]
+            with contextlib.suppress(OSError):  # a run on a read-only disk is measured each time
+                write_json(known, file)
+        return known[key]
 
     def photo_map(self, prediction: Prediction) -> np.ndarray:
         """The map at the photo's own size, (H, W) float32, see :func:`helpers.data.images.map_at_photo_size`."""
