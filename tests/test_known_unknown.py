@@ -114,6 +114,8 @@ def test_rotating_splits_make_every_class_unknown_once():
     ]
     three = rotating_splits(["a", "b", "c"], 3)
     assert [split.unknown for split in three] == [("a",), ("b",), ("c",)]
+    many = [split.name for split in rotating_splits([f"{number:03d}" for number in range(60)], 60)]
+    assert len(set(many)) == 60 and all(name.isascii() and name.isalpha() and name.isupper() for name in many)
 
 
 @pytest.mark.parametrize(("classes", "n"), [(["a", "b", "c"], 2), (["a", "b"], 2), (["a", "b", "c"], 1), (["a"], 4)])

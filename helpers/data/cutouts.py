@@ -122,7 +122,7 @@ def write_cutouts(
         raise ValueError("There is no object in any of the labels; lower the threshold of separate(), or train longer.")
     common_side = _window_side(max(longest), margin)
     n_test = round(test_share * len(photos)) if types is not None else 0
-    test_photos = {int((k + 0.5) / test_share) for k in range(n_test)}
+    test_photos = {int((k + 0.5) * len(photos) / n_test) for k in range(n_test)}
     about = {"name": out.name, "layout": "plain", "image_size": [size, size]}
     if same_scale and pixel_size is not None:
         about["pixel_size_mm"] = pixel_size * common_side / size

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_uppercase
 
 import pandas as pd
 import yaml
@@ -96,7 +97,8 @@ def rotating_splits(classes: Sequence[str], n_splits: int = 2, dataset: str = ""
             f"{len(names)} defect classes ({', '.join(names) or 'none'}) cannot be split {n_splits} ways with an "
             "unknown and two known ones in each; change N_SPLITS."
         )
-    letters = [chr(ord("A") + number) for number in range(n_splits)]
+    # A to Z, then AA, BB, ...
+    letters = [ascii_uppercase[number % 26] * (number // 26 + 1) for number in range(n_splits)]
     dealt = {letter: names[number::n_splits] for number, letter in enumerate(letters)}
     return [
         ClassSplit(letter, tuple(name for name in names if name not in unknown), tuple(unknown), dataset)
