@@ -38,7 +38,6 @@ run: setup ## run the series headless on DATASET under PROFILE
 test: setup ## check format and lint, run all tests, the smoke series and nbval
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/nbstripout --verify notebooks/*.ipynb
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lab: setup ## open the notebooks in JupyterLab

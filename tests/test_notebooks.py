@@ -6,6 +6,8 @@ import ast
 import builtins
 import io
 import re
+import shutil
+import subprocess
 import tokenize
 import tomllib
 from pathlib import Path
@@ -28,9 +30,19 @@ def file(request) -> Path:
     return request.param
 
 
+def as_in_git(file: Path) -> str:
+    """What git has, staged or committed: in the working tree people run notebooks and save them, and that is theirs."""
+    if shutil.which("git"):
+        command = ["git", "show", f":./{file.name}"]
+        shown = subprocess.run(command, cwd=file.parent, capture_output=True, check=False, encoding="utf-8")
+        if shown.returncode == 0:
+            return shown.stdout
+    return file.read_text(encoding="utf-8")  # no repository
+
+
 @pytest.fixture
 def notebook(file) -> NotebookNode:
-    return nbformat.read(file, as_version=4)
+    return nbformat.reads(as_in_git(file), as_version=4)
 
 
 def slug() -> str:
@@ -64,6 +76,20 @@ def test_is_valid(notebook):
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
     assert "widgets" not in notebook.metadata
+
+
+def test_notebook_that_somebody_ran_and_saved_is_left_out(tmp_path):
+    file, options = tmp_path / "01_a.ipynb", {"cwd": tmp_path, "check": True, "capture_output": True}
+    clean = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
+    nbformat.write(clean, file)
+    assert as_in_git(file) == file.read_text(), "without a repository the file itself"
+    subprocess.run(["git", "init"], **options)
+    subprocess.run(["git", "add", file.name], **options)
+    clean.cells[0].outputs = [nbformat.v4.new_output("stream", text="2")]
+    nbformat.write(clean, file)
+    assert nbformat.reads(as_in_git(file), as_version=4).cells[0].outputs == []
+    subprocess.run(["git", "add", file.name], **options)
+    assert nbformat.reads(as_in_git(file), as_version=4).cells[0].outputs, "but not what is to be committed"
 
 
 def test_nothing_is_left_of_a_run(notebook):
@@ -179,7 +205,7 @@ def test_parameters_of_one_name_mean_one_thing():
     """
     values: dict[str, set[str]] = {}
     for file in FILES:
-        for statement in declared(nbformat.read(file, as_version=4)):
+        for statement in declared(nbformat.reads(as_in_git(file), as_version=4)):
             values.setdefault(statement.target.id, set()).add(ast.unparse(statement.value))
     assert {name for name, found in values.items() if len(found) > 1} <= {"IMAGE_SIZE"}
 
