@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import helpers
+from helpers.data.checks import check_dataset
 from helpers.data.formats import LAYOUTS, LayoutError, describe, read_dataset
 from helpers.data.samples import assign_splits, relative_path, split_counts, write_table
 
@@ -530,3 +531,26 @@ def test_package_finds_its_exports_late():
     assert "read_dataset" in dir(helpers)
     with pytest.raises(AttributeError, match="nothing_here"):
         _ = helpers.nothing_here
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "too-large"])
+@pytest.mark.parametrize("broken", ["images/1.png", "masks/1.png"])
+def test_a_picture_that_cannot_be_read_is_a_finding_with_its_name(tmp_path, monkeypatch, kind, broken):
+    root = put(tmp_path / "set", *(f"images/{number}.png" for number in range(4)))
+    for number in range(2):
+        (root / "masks").mkdir(exist_ok=True)
+        Image.fromarray(np.eye(4, dtype=np.uint8)).save(root / f"masks/{number}.png")
+    file = root / broken
+    file.unlink()
+    if kind == "missing":
+        file.symlink_to(tmp_path / "nowhere.png")
+    elif kind == "too-large":
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+        Image.new("1", (20992, 10496)).save(file)
+        monkeypatch.undo()
+    else:
+        file.write_bytes(b"" if kind == "empty" else b"no picture")
+    table = read_dataset(root)
+    assert int(table["label_index"].sum()) == 2
+    errors = check_dataset(table).query("severity == 'error'")
+    assert broken in set(errors["path"])

@@ -7,6 +7,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -347,10 +348,40 @@ def test_sizes_of_what_cannot_be_read_name_it(tmp_path, monkeypatch, width, heig
         assert caught.value.code == code and "big.png" in str(caught.value)
 
 
-def test_size_of_a_missing_file_names_it(tmp_path):
-    with pytest.raises(ImageReadError) as caught:
-        image_sizes([tmp_path / "gone.png"])
+@pytest.mark.parametrize("error", [FileNotFoundError, ImageReadError])
+@pytest.mark.parametrize("read", [read_image, read_mask, decode_image, lambda file: image_sizes([file])])
+def test_a_missing_file_is_named_whoever_reads_it(tmp_path, read, error):
+    with pytest.raises(error) as caught:
+        read(tmp_path / "gone.png")
     assert caught.value.code == "missing-file" and "gone.png" in str(caught.value)
+
+
+@pytest.mark.parametrize(("dtype", "code"), [(np.uint8, None), (np.uint16, "white-is-zero")])
+def test_a_tiff_file_whose_white_is_zero_is_no_negative(tmp_path, dtype, code):
+    path = save(tmp_path / "a.tif", np.array([[0, 10, 255]], dtype))
+    data = bytearray(path.read_bytes())
+    [start] = struct.unpack("<I", data[4:8])
+    for entry in range(start + 2, start + 2 + 12 * data[start], 12):  # TIFF 6.0: tag 262 is PhotometricInterpretation
+        if data[entry : entry + 2] == struct.pack("<H", 262):
+            data[entry + 8] = 0
+    path.write_bytes(data)
+    if code is None:
+        np.testing.assert_array_equal(read_image(path)[..., 0], [[255, 245, 0]])
+    else:
+        with pytest.raises(ImageReadError) as caught:
+            read_image(path)
+        assert caught.value.code == code
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_signed_sixteen_bits(tmp_path, sign):
+    values = (np.array([[0, 300, 4000]]) * sign).astype(np.int16)
+    assert cv2.imwrite(str(tmp_path / "a.tif"), values)
+    if sign > 0:
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif", 12)[..., 0], values >> 4)
+    else:
+        with pytest.raises(ImageReadError):
+            read_image(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("shape", [(1, 5000, 3), (20, 8000, 3), (8000, 20)])

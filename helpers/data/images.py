@@ -35,6 +35,7 @@ CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP")  # no others: Pillow would hand EPS files to Ghostscript
 _ORIENTATION_TAG = 0x0112
+_PHOTOMETRIC_TAG = 0x0106
 
 # EXIF 2.32, tag 274: what turns the stored array (H, W[, C]) into the upright one
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -52,8 +53,8 @@ class ImageReadError(ValueError):
     """A file that cannot be read as a photo or mask.
 
     Attributes:
-        code: what is wrong: ``missing-file`` (of a photo's size), ``empty-file``, ``not-an-image``, ``truncated``,
-            ``unreadable``, ``too-large``, ``32-bit``, ``beyond-range`` or ``too-thin``.
+        code: what is wrong: ``missing-file``, ``empty-file``, ``not-an-image``, ``truncated``,
+            ``unreadable``, ``too-large``, ``32-bit``, ``white-is-zero``, ``beyond-range`` or ``too-thin``.
         problem: the same in words, without the path.
         fix: what to do.
     """
@@ -63,6 +64,10 @@ class ImageReadError(ValueError):
         self.code = code
         self.problem = problem
         self.fix = fix
+
+
+class MissingImageError(ImageReadError, FileNotFoundError):
+    """A photo or mask that is not there; ``code`` is ``missing-file``."""
 
 
 @dataclass(frozen=True)
@@ -166,17 +171,12 @@ def decode_image(path: str | Path, data: bytes | None = None) -> DecodedImage:
         data: its content, where it has been read already.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        MissingImageError: there is no such file.
         ImageReadError: it is empty, no image, truncated or too large (a ValueError that names the file).
     """
     path = Path(path)
-    try:
-        with _opened(path, data) as image:
-            return _decoded(path, image, data)
-    except ImageReadError as error:
-        if error.code == "missing-file":
-            raise FileNotFoundError(f"There is no file {path}; check the path.") from None
-        raise
+    with _opened(path, data) as image:
+        return _decoded(path, image, data)
 
 
 @contextmanager
@@ -192,10 +192,14 @@ def _opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
     except ImageReadError:
         raise
     except FileNotFoundError as error:
-        raise ImageReadError(path, "missing-file", "does not exist", "restore it, or remove its row") from error
+        fix = "check the path, restore it, or remove its row"
+        raise MissingImageError(path, "missing-file", "does not exist", fix) from error
     except UnidentifiedImageError as error:
         raise ImageReadError(
-            path, "not-an-image", "is not an image (PNG, JPEG, BMP, TIFF, WebP)", "save it as PNG, or remove it"
+            path,
+            "not-an-image",
+            "is not an image that can be read (PNG, JPEG, BMP, TIFF, WebP of 8 or 16 bits)",
+            "save it as PNG, or remove it",
         ) from error
     except Image.DecompressionBombError as error:
         raise ImageReadError(
@@ -216,7 +220,7 @@ def read_image(path: str | Path, bits: int | None = None) -> np.ndarray:
     pages the first is read.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        MissingImageError: there is no such file (a FileNotFoundError).
         ImageReadError: the file is empty, no image, truncated, too large, has 32 bits a pixel or values beyond
             ``bits``; the message names it (a ValueError).
     """
@@ -286,7 +290,7 @@ def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> np.ndar
         shape: (H, W) the mask has to have, that of its upright photo.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        MissingImageError: there is no such file (a FileNotFoundError).
         ValueError: the file is empty, no image, truncated or too large, or its shape differs; the message names it.
     """
     mask = decode_image(path).mask()
@@ -400,6 +404,9 @@ def deep_values(path: Path, image: Image.Image, data: bytes | None = None) -> np
         if values.min(initial=0) < 0:
             problem = "has negative values, whose range is not known"
             raise ImageReadError(path, "32-bit", problem, "scale it to 8 or 16 bits and save it again")
+        if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC_TAG) == 0:
+            problem = "stores white as 0 in 16 bits, a negative of unknown range"
+            raise ImageReadError(path, "white-is-zero", problem, "save it again with black as 0")
         return values.astype(np.uint16)
     import cv2  # Pillow keeps the upper 8 bits of 16-bit colours
 
