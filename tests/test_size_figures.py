@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from helpers.analysis.severity import p_chart_limits, parse_severity_limits, rate_severity
 from helpers.analysis.sizing import label_defects, measure_labels, measure_table, size_error_by_threshold
 from helpers.views import size_figures as figures
+from helpers.views.video_figures import LAYOUTS, Found, MapScale, draw_frame
 
 DRAW = np.random.default_rng(0)
 SHAPE = (100, 160)
@@ -160,3 +161,29 @@ def test_what_does_not_fit_is_refused():
         figures.annotate_photo(PHOTO[:50], labels, table)
     with pytest.raises(ValueError, match="'weight'"):
         figures.annotate_photo(PHOTO, labels, table, measure="weight")
+
+
+@pytest.mark.parametrize("shape", [(1, 5000), (5000, 1), (1, 1), (20, 8000), (3, 20_000), (300, 10)])
+def test_thin_photos_stay_small(shape):
+    """One pixel high and 5000 wide was enlarged to 640 by 3,200,000, with several arrays of that size."""
+    labels = np.zeros(shape, np.int32)
+    labels[: max(1, shape[0] // 2), : max(1, shape[1] // 3)] = 1
+    table = measure_labels(labels)
+    drawn = figures.annotate_photo(np.zeros((*shape, 3), np.uint8), labels, table, caption="x")
+    assert drawn.shape[0] * drawn.shape[1] <= max(figures.MOST_PIXELS, shape[0] * shape[1])
+    high, wide = figures.folded(drawn).shape[:2]
+    assert max(high, wide) <= figures.LONGEST * min(high, wide) or min(shape) == 1
+    found = Found("OK", False, (), np.zeros(shape, np.float32), labels, table, [0.1])
+    for layout in LAYOUTS:
+        frame = draw_frame(layout, np.zeros((*shape, 3), np.uint8), found, MapScale(0, 1), 0.5)
+        assert frame.size < 3 * 4 * figures.MOST_PIXELS
+
+
+def test_a_strip_is_folded_so_that_all_of_it_is_seen():
+    strip = np.arange(20 * 8000, dtype=np.float32).reshape(20, 8000)
+    sheet = figures.folded(strip)
+    assert 0.5 < sheet.shape[1] / sheet.shape[0] < 2
+    assert set(strip.ravel()) <= set(sheet.ravel()) and np.isnan(sheet).any(), "nothing is lost; gaps between pieces"
+    np.testing.assert_array_equal(figures.folded(strip.T), sheet.T)
+    photo = np.zeros((100, 700, 3), np.uint8)
+    assert figures.folded(photo) is photo

@@ -623,8 +623,11 @@ def _verdict_html(inspection: Inspection, sizes: Sizes | None) -> str:
 
 def _picture_html(drawn: np.ndarray, inspection: Inspection, sizes: Sizes | None) -> str:
     from helpers.views.inspection_figures import shrink_to
+    from helpers.views.size_figures import folded
 
-    jpeg = base64.b64encode(_encoded(shrink_to(drawn, SHOWN_PIXELS), "JPEG", quality=92, subsampling=0)).decode()
+    jpeg = base64.b64encode(
+        _encoded(shrink_to(folded(drawn), SHOWN_PIXELS), "JPEG", quality=92, subsampling=0)
+    ).decode()
     n = 0 if sizes is None else len(sizes.table)
     words = f"{inspection.name}: {inspection.verdict}, {n} regions outlined"
     return f'<img class="insp-picture" alt="{escape(words)}" src="data:image/jpeg;base64,{jpeg}">'

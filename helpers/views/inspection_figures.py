@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from helpers.inference.saving import draw_boxes, draw_overlay
 from helpers.inspection import Inspection, Sizes, contradiction
 from helpers.views.figures import MAP_COLOURS, PREDICTED_COLOUR, new_figure, shorten
-from helpers.views.size_figures import annotate_photo
+from helpers.views.size_figures import annotate_photo, folded
 
 SYMBOLS = {True: "✕", False: "✓", None: "?"}
 
@@ -55,19 +55,20 @@ def inspection_figure(inspection: Inspection, sizes: Sizes, *, opacity: float = 
         opacity: of the map over the annotated photo.
     """
     drawn = draw_inspection(inspection, sizes, opacity)
-    height, width = inspection.photo.shape[:2]
+    photo = folded(inspection.photo)
+    height, width = photo.shape[:2]
     columns = 2 if inspection.anomaly_map is None else 3
     cell = 10.0 / 3
     figure = new_figure(min(cell * height / width, 6.0) + 1.0, inspection.note, width=cell * columns + 0.6)
     axes = figure.subplots(1, columns)
     for axis in axes:
         axis.set_axis_off()
-    axes[0].imshow(inspection.photo)
+    axes[0].imshow(photo)
     axes[0].set_title(shorten(inspection.name, 40), fontsize=9)
-    axes[-1].imshow(drawn)
+    axes[-1].imshow(folded(drawn))
     axes[-1].set_title(f"called defect by {sizes.by}: {len(sizes.table)}, map at {100 * opacity:.0f} %", fontsize=9)
     if inspection.anomaly_map is not None:
-        image = axes[1].imshow(inspection.anomaly_map, cmap=MAP_COLOURS)
+        image = axes[1].imshow(folded(inspection.anomaly_map), cmap=MAP_COLOURS)
         axes[1].set_title(f"map of {inspection.stage}", fontsize=9)
         bar = figure.colorbar(image, ax=axes[1], location="bottom", shrink=0.9, pad=0.02, aspect=25)
         bar.set_label(f"score of a pixel; line: threshold {inspection.pixel_threshold:.4g}", fontsize=8)

@@ -14,6 +14,7 @@ from matplotlib.ticker import PercentFormatter
 
 from helpers.analysis.size_truth import AREA_LIMITS, LARGE_AREA, LENGTH_LIMIT, MIDDLE_AREA
 from helpers.views.figures import BLUE, VERMILLION, new_figure, shorten, type_style
+from helpers.views.size_figures import folded
 
 
 def size_accuracy(compared: pd.DataFrame, *, note: str | None = None) -> Figure:
@@ -105,15 +106,16 @@ def photos_side_by_side(
     """
     if not photos or len(photos) != len(titles):
         raise ValueError(f"{len(photos)} photos and {len(titles)} titles: give as many, and at least one.")
+    photos = [folded(np.dstack([photo] * 3) if photo.ndim == 2 else photo) for photo in photos]
     columns = min(columns, len(photos))
     n_rows = -(-len(photos) // columns)
     width = 9.6 if columns > 1 else 6.4
-    aspect = max(photo.shape[0] / photo.shape[1] for photo in photos)
+    aspect = min(2.0, max(photo.shape[0] / photo.shape[1] for photo in photos))
     figure = new_figure(n_rows * (width / columns * aspect + 0.3), note, width=width)
     axes = figure.subplots(n_rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
     for axis, photo, title in zip(axes, photos, titles, strict=False):
-        axis.imshow(photo, cmap="gray" if photo.ndim == 2 else None, vmin=0, vmax=255, interpolation="antialiased")
+        axis.imshow(photo, interpolation="antialiased")
         axis.set_title(shorten(title, 60), fontsize=9)
     return figure

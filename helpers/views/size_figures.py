@@ -38,6 +38,8 @@ from helpers.views.figures import (
 SEVERITY_COLOURS = dict(zip(LEVELS, (SKY, "#F0E442", ORANGE, VERMILLION), strict=True))
 DEFECT_COLOUR = ORANGE
 SMALLEST_SIDE = 640  # a smaller photo is enlarged to it, so that labels can be read
+MOST_PIXELS = 1.5e6  # but to no more than this: a photo may be one pixel high
+LONGEST = 8  # times as long as high: a longer picture is folded before it is looked at
 _HISTOGRAM_BINS = 20
 _MIN_HEAT_CELLS = 8
 
@@ -57,7 +59,7 @@ def annotate_photo(
 ) -> np.ndarray:
     """A photo with each defect's outline, its length as a bar, a label with its number and size, and a scale bar.
 
-    A photo whose shorter side is below `SMALLEST_SIDE` is enlarged by a whole factor. The colour is that of the
+    A photo whose shorter side is below `SMALLEST_SIDE` is enlarged, see `enlargement`. The colour is that of the
     defect's severity, where the table has it. Labels are laid beside the defects, clear of each other where there is
     room.
 
@@ -83,7 +85,7 @@ def annotate_photo(
         raise ValueError(f"The table has no column {measure!r}; give what measure_labels returns.")
     size = as_pixel_size(pixel_size, unit)
     height, width = labels.shape
-    factor = max(1, math.ceil(SMALLEST_SIDE / min(height, width)))
+    factor = enlargement(height, width)
     colour_photo = photo if photo.ndim == 3 else np.dstack([photo] * 3)
     canvas = cv2.resize(colour_photo, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     side = min(canvas.shape[:2])
@@ -101,7 +103,8 @@ def annotate_photo(
         _length_bar(canvas, np.array(ends), line)
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
-    font = picture_font(max(12, round(side / 42)))
+    of_strip = min(side // 3, round(math.sqrt(canvas.shape[0] * canvas.shape[1]) / 60))
+    font = picture_font(max(12, round(side / 42), of_strip))
     taken: list[tuple[float, float, float, float]] = []
     if caption:
         taken.append(_text_box(pen, (side // 60, side // 60), caption, font, (255, 255, 255)))
@@ -115,6 +118,31 @@ def annotate_photo(
         place = _label_place(pen, text, font, body, picture.size, taken, bodies)
         taken.append(_text_box(pen, place, text, font, colour))
     return np.asarray(picture)
+
+
+def enlargement(height: int, width: int, smallest_side: int = SMALLEST_SIDE) -> int:
+    """The whole factor that brings the shorter side to a size, or as far as `MOST_PIXELS` allow; at least 1."""
+    allowed = int(math.sqrt(MOST_PIXELS / (height * width)))
+    return max(1, min(math.ceil(smallest_side / min(height, width)), allowed))
+
+
+def folded(picture: np.ndarray) -> np.ndarray:
+    """A strip (H, W) or (H, W, 3), as of a line-scan camera, in pieces that lie below each other in reading order.
+
+    A tall strip's pieces lie beside each other. Pieces overlap a little, so that what one cuts another shows whole.
+    A picture that is no more than eight times as long as it is high comes back as it is.
+    """
+    height, width = picture.shape[:2]
+    if height > width:
+        return folded(picture.swapaxes(0, 1)).swapaxes(0, 1)
+    if width <= LONGEST * height:
+        return picture
+    n = round(math.sqrt(width / height))
+    length = min(width, math.ceil(1.1 * width / n))
+    nothing = 255 if picture.dtype == np.uint8 else np.nan
+    gap = np.full((max(2, height // 15), length, *picture.shape[2:]), nothing, picture.dtype)
+    starts = np.linspace(0, width - length, n).round().astype(int)
+    return np.vstack([piece for start in starts for piece in (picture[:, start : start + length], gap)][:-1])
 
 
 def _label_text(row: object, measure: str) -> str:
@@ -142,7 +170,7 @@ def _scale_bar(
 ) -> tuple[float, float, float, float]:
     """A bar of a round length in the lower right corner; its box comes back."""
     width, height = shape
-    wanted = 0.22 * width * unit_a_pixel
+    wanted = 0.22 * min(width, 4 * height) * unit_a_pixel
     power = 10.0 ** math.floor(math.log10(wanted))
     length = max(step * power for step in (1, 2, 5) if step * power <= wanted)
     pixels = length / unit_a_pixel

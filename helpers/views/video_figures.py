@@ -23,7 +23,7 @@ from helpers.analysis.sizing import PixelSize
 from helpers.inference.saving import DEFECT, SOUND, draw_overlay
 from helpers.thresholds import exceeds
 from helpers.views.figures import BLACK, BLUE, GREY, ORANGE, PURPLE, VERMILLION, WIDTH, clean_axis, new_figure
-from helpers.views.size_figures import annotate_photo, picture_font
+from helpers.views.size_figures import annotate_photo, enlargement, picture_font
 
 LAYOUTS = ("overlay", "side", "sizes")
 SMALLEST_SIDE = 360  # a smaller frame is enlarged to it, so that what is written can be read
@@ -142,9 +142,9 @@ def _enlarged(
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Photo, map and labels at the size they are drawn at."""
     height, width = photo.shape[:2]
-    factor = float(max(1, -(-SMALLEST_SIDE // min(height, width))))
+    factor = float(enlargement(height, width, SMALLEST_SIDE))
     room = MAX_WIDTH if n_columns == 1 else 0.8 * MAX_WIDTH  # the verdict's panel takes the rest
-    factor = min(factor, room / (n_columns * width))
+    factor = min(factor, room / (n_columns * width), max(1.0, MAX_WIDTH / height))
     if factor == 1:
         return photo, found.anomaly_map, found.labels
     size = max(1, round(width * factor)), max(1, round(height * factor))
@@ -160,9 +160,11 @@ def _sized(photo: np.ndarray, found: Found, pixel_size: PixelSize) -> np.ndarray
         body = annotate_photo(photo, np.zeros(photo.shape[:2], np.int32), none, pixel_size, pixel_size.unit)
     else:
         body = annotate_photo(photo, found.labels, found.defects, pixel_size, pixel_size.unit)
-    if body.shape[1] > MAX_WIDTH:
-        height = round(body.shape[0] * MAX_WIDTH / body.shape[1])
-        body = cv2.resize(body, (MAX_WIDTH, height), interpolation=cv2.INTER_AREA)
+    height, width = body.shape[:2]
+    scale = min(MAX_WIDTH / width, 4 * MAX_WIDTH / height)
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        body = cv2.resize(body, size, interpolation=cv2.INTER_AREA)
     return body
 
 
@@ -220,7 +222,7 @@ def _write(
     size = _letters(width)
     room = width - 2 * place[0]
     needed = pen.textlength(text, font=picture_font(size))
-    font = picture_font(size if needed <= room else max(9, int(size * room / needed)))
+    font = picture_font(size if needed <= room else max(9, int(size * room / max(needed, 1))))
     pen.text(place, text, fill=colour, font=font, anchor="lm")
 
 
@@ -241,6 +243,8 @@ def _colour_bar(image: Image.Image, box: tuple[int, int, int, int], scale: MapSc
     """The scale of the maps: a strip of its colours, with its ends and the threshold in numbers."""
     left, top, right, bottom = box
     middle = round(top + 0.4 * (bottom - top))
+    if right <= left or middle <= top:  # a frame a few pixels wide has no room for it
+        return
     values = np.linspace(scale.low, scale.top, right - left, dtype=np.float32)[None]
     image.paste(Image.fromarray(np.repeat(scale.colours(values), middle - top, axis=0)), (left, top))
     pen = ImageDraw.Draw(image)
@@ -421,7 +425,7 @@ def frame_strip(pictures: Sequence[np.ndarray], seconds: Sequence[float], *, not
     height, width = pictures[0].shape[:2]
     columns = 1 if width >= 2 * height or len(pictures) == 1 else 2
     rows = -(-len(pictures) // columns)
-    figure = new_figure(rows * (WIDTH / columns * height / width + 0.3), note)
+    figure = new_figure(rows * (WIDTH / columns * min(height / width, 2.0) + 0.3), note)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
