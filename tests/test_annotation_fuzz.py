@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from helpers import read_dataset
 from helpers.data.annotations import draw_box, draw_polygon, draw_rle, known_id, pixels_of
 
 SIZES = st.tuples(st.integers(1, 12), st.integers(1, 12))
@@ -112,3 +116,34 @@ def test_what_is_no_id(value):
 @given(st.integers(0, 10**30))
 def test_ids_are_one_in_every_type(number):
     assert known_id(number) == known_id(str(number)) == known_id(f" 00{number} ") == known_id(f"{number}.0")
+
+
+@pytest.mark.parametrize("layout", ["coco", "labelme", "voc", "yolo"])
+def test_a_photo_beyond_the_limit_of_pillow_is_a_finding(tmp_path, monkeypatch, layout):
+    root = tmp_path / "set"
+    for name, size in (("big", (40, 50)), ("small", (10, 20))):
+        for folder in ("images", "annotations" if layout != "yolo" else "labels"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros(size, np.uint8)).save(root / f"images/{name}.png")
+        box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+        shapes = [{"label": "dent", "points": [[1, 1], [9, 1], [9, 9]]}]
+        files = {
+            "labelme": (f"images/{name}.json", json.dumps({"imagePath": f"{name}.png", "shapes": shapes})),
+            "voc": (f"annotations/{name}.xml", f"<annotation><object><name>dent</name>{box}</object></annotation>"),
+            "yolo": (f"labels/{name}.txt", "0 0.5 0.5 0.2 0.2"),
+        }
+        if layout in files:
+            (root / files[layout][0]).write_text(files[layout][1])
+    if layout == "coco":
+        images = [
+            {"id": i, "file_name": name, "height": h, "width": w}
+            for i, (name, h, w) in enumerate((("big.png", 40, 50), ("small.png", 10, 20)))
+        ]
+        marks = [{"id": i, "image_id": i, "category_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9]]} for i in range(2)]
+        content = {"images": images, "annotations": marks, "categories": [{"id": 1, "name": "dent"}]}
+        (root / "annotations" / "instances.json").write_text(json.dumps(content))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    table = read_dataset(root, layout=layout, mask_cache=tmp_path / "cache")
+    assert [Path(path).name for path in table["image_path"]] == ["small.png"]
+    errors = [row for row in table.attrs["findings"] if row["severity"] == "error"]
+    assert [(row["code"], row["path"]) for row in errors] == [("too-large", "images/big.png")]

@@ -229,6 +229,7 @@ def test_labelme_file_of_two_photos_with_one_stem(tmp_path, read):
         ("images/cam1/a.png", "json/cam1/a.json", "a.png"),
         ("images/Gro\u0308\u00dfe.png", "json/Gr\u00f6\u00dfe.json", "Gr\u00f6\u00dfe.png"),
         ("images/a.PNG", "images/A.json", "old name.png"),
+        ("cam3/photos/c.png", "cam3/labels/c.json", "c.png"),
     ],
 )
 def test_labelme_files_in_a_folder_of_their_own(tmp_path, read, photo, file, written):

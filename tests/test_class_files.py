@@ -225,6 +225,18 @@ def test_lists_of_splits_are_kept(tmp_path, read):
     ]
 
 
+@pytest.mark.parametrize("folder", ["ImageSets", "imagesets/main", "ImageSets/Segmentation", "."])
+def test_lists_of_splits_in_other_places(tmp_path, read, folder):
+    root = tmp_path / "set"
+    put(root, "p0", [], images="JPEGImages", files="Annotations")
+    put(root, "p1", [("dent", BOX)], images="JPEGImages", files="Annotations")
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / folder / "train.txt").write_bytes(b"JPEGImages/p0.jpg Annotations/p0.xml\r\n")
+    (root / folder / "test.txt").write_bytes(b"./JPEGImages/p1.jpg ./Annotations/p1.xml\r\n")
+    table = read()
+    assert table["split"].tolist() == ["train", "test"] and codes(table) == []
+
+
 def test_files_beside_their_photos(tmp_path, read):
     for split in ("train", "valid"):
         for name, objects in (("1", [("dent", BOX)]), ("2", [])):

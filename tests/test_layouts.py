@@ -37,6 +37,7 @@ def matched(names: list[str], files: list[str], folders: tuple[str, ...] = (), *
         ("/data/local-files/?d=set/images/b%20c.jpg", "images/b c.jpg"),
         ("/data/upload/3/1a2b3c4d-part.jpg", "images/part.jpg"),
         ("../../label-studio/data/media/upload/1/1a2b3c4d-part.jpg", "images/1a2b3c4d-part.jpg"),
+        ("images/1a2b3c4d-part.jpg", "part.jpg"),
         ("..\\images\\a.jpg", "images/a.jpg"),
     ],
 )
@@ -72,6 +73,13 @@ def test_names_that_differ_do_not_mean_one_file() -> None:
     assert matched(["x/1.png", "1.png"], ["1.png"]) == {"1.png": "1.png", "x/1.png": "?"}
     # two spellings of one name do
     assert matched(["x\\1.png", "./x/1.png"], ["x/1.png"]) == {"x\\1.png": "x/1.png", "./x/1.png": "x/1.png"}
+
+
+def test_a_file_of_another_split_is_not_meant() -> None:
+    assert matched(["train/1.png"], ["val/1.png"]) == {}
+    assert matched(["train/x/1.png"], ["training/1.png", "valid/1.png"]) == {"train/x/1.png": "training/1.png"}
+    # but another machine's folders may be called so
+    assert matched(["D:\\test\\1.png"], ["train/1.png"]) == {"D:\\test\\1.png": "train/1.png"}
 
 
 def test_what_all_names_begin_with_may_have_another_name() -> None:

@@ -105,8 +105,8 @@ def read_voc(
     cover most pixels, objects of those words count as none, and a photo without objects is normal; one without a file
     is left out, for it is not known to be normal.
 
-    Lists ``ImageSets/Main/train.txt``, ``val.txt`` and ``test.txt`` are the published split where they are there, and
-    photos in none of them are left out.
+    Lists ``train.txt``, ``val.txt`` and ``test.txt`` in ``ImageSets/Main`` (or in ``ImageSets``, or beside) are the
+    published split where they are there, and photos in none of them are left out.
 
     Findings tell of photos whose objects have several names, or other names than the file, of files without a photo,
     that are missing or cannot be read, of photos of another size than their file states, and of boxes that are empty,
@@ -228,15 +228,17 @@ def _photos(root: Path, notes: Notes, ignored: list[Path]) -> list[_Photo]:
 
 
 def _with_split_lists(root: Path, photos: list[_Photo], notes: Notes) -> list[_Photo]:
-    """Photos in the splits of ``ImageSets/Main``."""
-    folder = root
-    for name in ("imagesets", "main"):
-        folder = next((entry for entry in folders_in(folder) if entry.name.lower() == name), None)
-        if folder is None:
-            return photos
-    lists = {split: folder / f"{split}.txt" for split in _SPLIT_LISTS if (folder / f"{split}.txt").is_file()}
-    if not {"train", "val"} & set(lists) and (folder / "trainval.txt").is_file():
-        lists["train"] = folder / "trainval.txt"
+    """Photos in the splits of ``ImageSets/Main``, or of lists in ``ImageSets`` or beside it."""
+    sets = [entry for entry in folders_in(root) if entry.name.lower() == "imagesets"]
+    inside = sorted((entry for entry in sets for entry in folders_in(entry)), key=lambda e: e.name.lower() != "main")
+    lists: dict[str, Path] = {}
+    for folder in (*inside, *sets, root):
+        there = {entry.name.lower(): entry for entry in folder.iterdir() if entry.is_file()}
+        lists = {split: there[f"{split}.txt"] for split in _SPLIT_LISTS if f"{split}.txt" in there}
+        if not {"train", "val"} & set(lists) and "trainval.txt" in there:
+            lists["train"] = there["trainval.txt"]
+        if lists:
+            break
     splits = listed_splits(lists, [photo.path for photo in photos], root, [pair.images for pair in _pairs(root)], notes)
     return [replace(photo, split=splits[photo.path]) for photo in photos if photo.path in splits] if splits else photos
 
@@ -251,9 +253,11 @@ def listed_splits(
     splits: dict[Path, set[str]] = {}
     for split, file in lists.items():
         try:
-            lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+            # some tools write the name of the XML file behind that of the photo
+            lines = [re.sub(r"\s+\S+\.xml$", "", line.strip()) for line in read_text(file).splitlines()]
         except AnnotationError as error:
             raise LayoutError(str(error)) from error
+        lines = [line for line in lines if line]
         found, refused = match_names(lines, photos, root, folders, suffix=False)
         rest = [line for line in lines if line not in found and line not in refused]
         more, more_refused = match_names(rest, photos, root, folders)

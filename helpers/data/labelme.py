@@ -187,6 +187,7 @@ def _match(
             elsewhere.append(file)
     named = {file: _from_root(written[file], file, root) for file in elsewhere if written[file]}
     by_name, alike_names = match_names(named.values(), images, root)
+    _match_beside([file for file in elsewhere if named.get(file) not in by_name], named, images, by_name, alike_names)
     for file in elsewhere:
         name, stem = named.get(file, ""), stems[file]
         photo = by_name.get(name) or (by_stem.get(stem) if name not in alike_names else None)
@@ -215,6 +216,29 @@ def _match(
         problem = "has the stem of an annotated photo, so it is not known to be normal; it is left out"
         notes.add("warning", photo, "photo-left-out", problem, "remove it if it is a copy, else rename and annotate it")
     return {photo: files[0] for photo, files in claims.items()}, left_out | set(twins)
+
+
+def _match_beside(
+    files: list[Path],
+    named: dict[Path, str],
+    images: list[Path],
+    found: dict[str, Path],
+    refused: dict[str, list[Path]],
+) -> None:
+    """Match ``train/json/a.json`` to ``train/photos/a.jpg``: a folder of files stands for one of photos beside it."""
+    below: dict[Path, list[Path]] = {}
+    for photo in images:
+        for folder in photo.parents:
+            below.setdefault(folder, []).append(photo)
+    by_folder: dict[Path, list[Path]] = {}
+    for file in files:
+        if file in named and named[file] not in refused and file.parent not in below:
+            by_folder.setdefault(file.parent, []).append(file)
+    for folder, those in by_folder.items():
+        ends = {file: named[file].rpartition("/")[2] for file in those}
+        by_end, alike = match_names(ends.values(), below.get(folder.parent, []), folder.parent)
+        found.update({named[file]: by_end[end] for file, end in ends.items() if end in by_end})
+        refused.update({named[file]: alike[end] for file, end in ends.items() if end in alike})
 
 
 def may_be_normal(photos: list[Path], annotated: set[Path], root: Path, notes: Notes) -> set[Path]:

@@ -44,7 +44,9 @@ def match_names(
     """
     index = _Index(files, root, suffix)
     bases = [_parts(unicodedata.normalize("NFC", unquote(index.relative(folder)))) for folder in folders or (root,)]
-    readings = {name: _readings(name) for name in dict.fromkeys(names)}
+    names = list(dict.fromkeys(names))
+    uploads = all(_UPLOAD.match(re.split(r"[\\/]", name)[-1]) for name in names)
+    readings = {name: _readings(name, uploads) for name in names}
     starts = {absolute: _common_start(readings, absolute) for absolute in (False, True)}
     found: dict[str, Path] = {}
     refused: dict[str, list[Path]] = {}
@@ -85,7 +87,7 @@ def _is_absolute(name: str) -> bool:
     return bool(re.match(r"[\\/]|[A-Za-z][A-Za-z+.-]*:", name.strip()))
 
 
-def _readings(name: str) -> list[tuple[list[str], list[str]]]:
+def _readings(name: str, uploads: bool) -> list[tuple[list[str], list[str]]]:
     """Parts of the path that a name is, in each way that it can be read: decoded, and as they stand."""
     text = name.strip()
     query = re.search(r"[?&]d=([^&]+)", text)
@@ -95,7 +97,7 @@ def _readings(name: str) -> list[tuple[list[str], list[str]]]:
         text = re.split(r"[?#]", text)[0].partition("://")[2].partition("/")[2]
     parts, raw = _parts(unicodedata.normalize("NFC", unquote(text))), _parts(text)
     readings = [(parts, raw)]
-    if parts and "upload" in parts[:-1] and _UPLOAD.match(parts[-1]):
+    if parts and (uploads or "upload" in parts[:-1]) and _UPLOAD.match(parts[-1]):
         readings.append(([*parts[:-1], _UPLOAD.sub("", parts[-1], count=1)], raw))
     return [(parts, raw) for parts, raw in readings if parts]
 
