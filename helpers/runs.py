@@ -277,7 +277,10 @@ class Run:
     @property
     def thresholds(self) -> dict[str, Threshold]:
         """Stored thresholds by name: ``image`` and ``pixel``, and ``image_best_f1`` where val held defects."""
-        return {name: Threshold.from_dict(fields) for name, fields in self.info.get("thresholds", {}).items()}
+        try:
+            return {name: Threshold.from_dict(fields) for name, fields in self.info.get("thresholds", {}).items()}
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.folder / RUN_FILE}: a stored threshold cannot be used: {error}") from error
 
     def fit(
         self,
@@ -414,11 +417,22 @@ class Run:
 
         Columns: image_path (absolute), mask_path, label_index, defect_type, split, score (raw), map_max (raw maximum of
         the anomaly map), and area (share of it above the area threshold) where one was given when fitting.
+
+        Raises:
+            ValueError: a score is no finite number, as after a training that ended in NaN.
         """
         file = self.folder / "predictions.csv"
         if not file.is_file():
             raise MissingRunError(f"There is no {file}; fit the run first.")
         predictions = pd.read_csv(file, keep_default_na=False)
+        numbers = predictions.filter(["score", "map_max"]).apply(pd.to_numeric, errors="coerce").astype(np.float32)
+        finite = np.isfinite(numbers).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"{file}: {int((~finite).sum())} of {len(finite)} photos have a score or map that is not finite, "
+                f"{predictions['image_path'][~finite].iloc[0]} first. Its training or its weights are broken: train it "
+                "again, with a lower learning rate if that ends the same way."
+            )
         root = Path(self.table.attrs["root"])
         predictions["image_path"] = [str(root / path) for path in predictions["image_path"]]
         masks = self.table.set_index("image_path")["mask_path"]

@@ -6,7 +6,7 @@ Every verdict, mask, size, metric, cascade, export and page goes through one rul
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, SupportsFloat
 
@@ -230,7 +230,7 @@ def best_f1_threshold(scores: ArrayLike, labels: ArrayLike, kind: Kind = "image"
 
 
 def best_dice_threshold(
-    maps: Iterable[np.ndarray], masks: Iterable[np.ndarray | None], *, n_values: int = 99, split: str = "val"
+    maps: Sequence[np.ndarray], masks: Iterable[np.ndarray | None], *, n_values: int = 99, split: str = "val"
 ) -> Threshold:
     """The pixel threshold with the best mean Dice over labelled defect photos; it fits the defects known today.
 
@@ -238,31 +238,32 @@ def best_dice_threshold(
     2 |A and B| / (|A| + |B|), A the pixels above the threshold, B the mask.
 
     Args:
-        maps: (H, W) anomaly maps; read once, one at a time, if they are no array.
-        masks: (H, W) bool masks likewise; photos without a mask (None) or without a defect are left out.
+        maps: (H, W) anomaly maps, such as a memory-mapped array: one at a time is read, twice each.
+        masks: (H, W) bool, read once; photos without a mask (None) or without a defect are left out.
         n_values: number of candidates.
         split: name of the split, for the origin.
 
     Raises:
         ValueError: if no photo has a defect.
     """
-    pairs = [(np.asarray(a, np.float32), m) for a, m in zip(maps, masks, strict=True) if m is not None and m.any()]
-    if not pairs:
+    rows = {row: mask for row, mask in zip(range(len(maps)), masks, strict=True) if mask is not None and mask.any()}
+    if not rows:
         raise ValueError("masks holds no defect: a best-Dice threshold needs defect photos with their masks.")
-    low, high = min(float(a.min()) for a, _ in pairs), max(float(a.max()) for a, _ in pairs)
-    candidates = np.linspace(low, high, n_values + 2)[1:-1]
-    dice = np.zeros((len(pairs), n_values))
-    for row, (anomaly_map, mask) in enumerate(pairs):
+    low, high = min(float(np.min(maps[row])) for row in rows), max(float(np.max(maps[row])) for row in rows)
+    candidates = np.linspace(low, high, n_values + 2)[1:-1].astype(np.float32)
+    dice = np.zeros((len(rows), n_values))
+    for place, (row, mask) in enumerate(rows.items()):
+        anomaly_map = np.asarray(maps[row], np.float32)
         everywhere, inside = np.sort(anomaly_map, axis=None), np.sort(anomaly_map[mask])
         called = everywhere.size - np.searchsorted(everywhere, candidates, side="right")
         both = inside.size - np.searchsorted(inside, candidates, side="right")
-        dice[row] = 2 * both / (called + inside.size)
+        dice[place] = 2 * both / (called + inside.size)
     best = int(dice.mean(0).argmax())
     return Threshold(
         value=float(candidates[best]),
-        origin=f"best mean Dice on {len(pairs)} defect photos of {split} ({dice.mean(0)[best]:.3f})",
+        origin=f"best mean Dice on {len(rows)} defect photos of {split} ({dice.mean(0)[best]:.3f})",
         kind="pixel",
-        n_abnormal=len(pairs),
+        n_abnormal=len(rows),
     )
 
 

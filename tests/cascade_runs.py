@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from helpers.data.samples import make_table, write_table
 from helpers.inference import predictor
-from helpers.inference.predictor import Output, class_scores
+from helpers.inference.predictor import Output
+from helpers.models.classifier import abnormal_scores
 from helpers.runs import Run
 
 CHANNELS = {"first": 0, "second": 1}
@@ -41,7 +43,8 @@ class KnownBackend:
             means = np.stack([photo.reshape(-1, 3).mean(0) for photo in photos])
             probabilities = (means / means.sum(1, keepdims=True)).astype(np.float32)
             normal = self.run.info["parameters"]["normal_class"]
-            scores = class_scores(probabilities, self.run.info["parameters"]["classes"], normal)
+            index = self.run.info["parameters"]["classes"].index(normal) if normal else None
+            scores = abnormal_scores(torch.from_numpy(probabilities), index).numpy()
             return Output(scores, probabilities=probabilities, embeddings=means.astype(np.float32))
         channel = CHANNELS[self.run.folder.name]
         maps = np.stack([shrink(photo[:, :, channel]) for photo in photos]).astype(np.float32) / 255

@@ -20,14 +20,19 @@ from helpers.inference import classification
 from helpers.inference.classification import (
     BalancedSampler,
     ClassPhotos,
-    abnormal_scores,
     classifier_thresholds,
     photo_classes,
     predict_classes,
     train_classifier,
 )
 from helpers.models.backbones import resolve_backbone
-from helpers.models.classifier import Classifier, build_classifier, load_classifier, soft_target_loss
+from helpers.models.classifier import (
+    Classifier,
+    abnormal_scores,
+    build_classifier,
+    load_classifier,
+    soft_target_loss,
+)
 from helpers.models.patchcore import make_pre_processor
 from helpers.runs import Run
 from helpers.thresholds import conformal_threshold
@@ -219,11 +224,11 @@ def test_training_decodes_a_photo_once(table, monkeypatch):
 
 def test_scores_by_hand():
     probabilities = np.array([[0.7, 0.2, 0.1], [0.0, 0.6, 0.4]], np.float32)
-    np.testing.assert_allclose(abnormal_scores(probabilities, 0), [0.3, 1.0], rtol=1e-6)
-    np.testing.assert_allclose(abnormal_scores(probabilities, None), [0.3, 0.4], rtol=1e-6)
+    np.testing.assert_allclose(abnormal_scores(torch.from_numpy(probabilities), 0), [0.3, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(abnormal_scores(torch.from_numpy(probabilities), None), [0.3, 0.4], rtol=1e-6)
     # 1 - p is 0 for both in single precision; the order is kept
     sure = np.array([[1.0, 1e-12], [1.0, 3e-12]], np.float32)
-    np.testing.assert_allclose(abnormal_scores(sure, 0), [1e-12, 3e-12], rtol=1e-6)
+    np.testing.assert_allclose(abnormal_scores(torch.from_numpy(sure), 0), [1e-12, 3e-12], rtol=1e-6)
 
 
 # ----------------------------------------------------------------------------------------------------------- the model

@@ -230,6 +230,26 @@ def test_best_dice_is_a_mean_over_photos():
     assert 0.3 < best_dice_threshold([large, small, small], masks).value < 0.8
 
 
+def test_best_dice_holds_one_map_at_a_time():
+    class Maps:
+        """As a memory-mapped file: it gives a map where it is asked for one."""
+
+        asked: list[int] = []  # noqa: RUF012
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, row):
+            self.asked.append(row)
+            return np.array([[0.9, 0.5], [0.4, 0.0]], np.float16)
+
+        def __iter__(self):
+            raise AssertionError("all of them are read")
+
+    masks = iter([np.array([[True, True], [False, False]]), None, np.zeros((2, 2), bool)])
+    assert 0.4 <= best_dice_threshold(Maps(), masks).value < 0.5 and set(Maps.asked) == {0}
+
+
 def test_best_dice_needs_a_defect():
     with pytest.raises(ValueError, match="no defect"):
         best_dice_threshold([np.zeros((2, 2))], [None])

@@ -62,6 +62,7 @@ from helpers.inference.stages import (
     Rule,
     RunStage,
     Stage,
+    sign_of,
 )
 from helpers.presets import (
     PRESETS_FOLDER as PRESETS_FOLDER,  # where others look for it
@@ -636,10 +637,11 @@ def deciding_row(item: Item) -> dict[str, Any]:
     return _last(max(same, key=_badness))
 
 
-def _badness(item: Item) -> float:
-    """What the last rule looked at, else the score."""
+def _badness(item: Item) -> tuple[int, float]:
+    """How many stages it went through; then what the last rule looked at, turned round for ``<``, else the score."""
     row = _last(item)
-    return next((row[name] for name in ("value", "score") if row.get(name) is not None), -math.inf)
+    value = next((row[name] for name in ("value", "score") if row.get(name) is not None), -math.inf)
+    return len(item.rows), -value if sign_of(row.get("rule") or "") in ("<", "<=") else value
 
 
 def _last(item: Item) -> dict[str, Any]:

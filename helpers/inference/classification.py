@@ -35,7 +35,7 @@ from helpers.inference.engine import (
 )
 from helpers.models.backbones import Backbone
 from helpers.models.catalog import as_size
-from helpers.models.classifier import Classifier, build_classifier
+from helpers.models.classifier import Classifier, abnormal_scores, build_classifier
 from helpers.progress import is_interactive, progress
 from helpers.quiet import quiet_libraries
 from helpers.runs import CHECKPOINTS, DRAFT_FILE, LAST_CHECKPOINT, Run, open_run, write_json
@@ -69,22 +69,6 @@ class ClassPredictions:
     def confidence(self) -> np.ndarray:
         """(N,) float32 probability of that class."""
         return self.probabilities.max(axis=1)
-
-
-def abnormal_scores(probabilities: np.ndarray, normal_index: int | None) -> np.ndarray:
-    """Score of each photo, (N,) float64 in [0, 1]: the probability of everything but the normal class.
-
-    Where there is no normal class, everything but the most probable one. It is summed over those classes: 1 - p would
-    have nothing left to rank by where p is nearly 1.
-
-    Args:
-        probabilities: (N, C).
-        normal_index: index of the normal class, or None.
-    """
-    rest = np.array(probabilities, dtype=np.float64)
-    left_out = rest.argmax(axis=1) if normal_index is None else normal_index
-    rest[np.arange(len(rest)), left_out] = 0
-    return rest.sum(axis=1)
 
 
 def photo_classes(table: pd.DataFrame, binary: bool = False) -> pd.Series:
@@ -197,8 +181,9 @@ def train_classifier(
     on those photos then accepts a little less than it promises, the more epochs there were to choose from.
 
     The run's folder gets ``predictions.csv`` (train without augmentation, val and test: image_path, label_index,
-    defect_type, split, score of :func:`abnormal_scores`, predicted, confidence, and ``p_<class>`` for each class),
-    ``embeddings_<split>.npy`` (N, D) float32 in the order of that table, ``history.csv`` and ``model.ckpt``.
+    defect_type, split, score, see :func:`helpers.models.classifier.abnormal_scores`, predicted, confidence, and
+    ``p_<class>`` for each class), ``embeddings_<split>.npy`` (N, D) float32 in the order of that table, ``history.csv``
+    and ``model.ckpt``.
 
     Args:
         folder: a dataset's artifacts folder, see :func:`helpers.runs.dataset_folder`.
@@ -424,7 +409,7 @@ def predict_classes(
             embeddings.append(embedding.cpu().numpy())
             logits.append(model.head(embedding).cpu().numpy())
     together = np.concatenate(logits)
-    probabilities = torch.from_numpy(together).double().softmax(dim=1).float().numpy()
+    probabilities = torch.from_numpy(together).float().softmax(1).numpy()
     return ClassPredictions(together, probabilities, np.concatenate(embeddings))
 
 
@@ -445,7 +430,7 @@ def _predict(
         columns = {
             "image_path": relative_path(table)[rows.index],
             **{column: rows[column] for column in ("label_index", "defect_type", "split")},
-            "score": abnormal_scores(found.probabilities, normal_index),
+            "score": abnormal_scores(torch.from_numpy(found.probabilities), normal_index).numpy(),
             "predicted": np.array(model.classes)[found.labels],
             "confidence": found.confidence,
             **{f"p_{each}": found.probabilities[:, index] for index, each in enumerate(model.classes)},

@@ -284,6 +284,6 @@ def predict_split(
     rows = writer.close().set_index("image_path")
     columns = ["image_path", "label_index", "defect_type", "split"]
     predictions = table[columns].reset_index(drop=True).join(rows, on="image_path")
-    if predictions["score"].isna().any() or len(rows) != len(table):
+    if len(rows) != len(table) or not predictions["image_path"].isin(rows.index).all():
         raise RuntimeError(f"{len(table)} photos of {split} went in, {len(rows)} predictions came out.")
     return predictions

@@ -55,6 +55,7 @@ from helpers.inference.exported import (
 )
 from helpers.inference.predictor import CHECKPOINT, CLASSIFICATION, Predictor, check_run, open_finished
 from helpers.models.catalog import SEGMENTERS
+from helpers.models.classifier import abnormal_scores
 from helpers.quiet import quiet_libraries
 from helpers.runs import Run, file_sha256, installed_versions, project_path
 from helpers.thresholds import held_out_thresholds
@@ -67,7 +68,7 @@ OPSET = 20
 INPUT = "photos"
 OUTPUTS = {False: ("score", "map"), True: ("score", "probabilities", "embedding")}  # by: is it a classifier?
 BANK_ROWS = 8192  # of PatchCore's memory bank at once: bounds the memory, 32 MB a photo with 1,024 patches
-RECIPE = 1  # raised by hand when the same run gives another file; all are then written again
+RECIPE = 2  # raised by hand when the same run gives another file; all are then written again
 N_CALIBRATION = 64  # good training photos that the ranges of 8-bit values are taken from
 
 
@@ -341,7 +342,7 @@ class FixedDetector(nn.Module):
 
 
 class FixedClassifier(nn.Module):
-    """A classifier: score (see :func:`helpers.inference.predictor.class_scores`), probabilities and embedding.
+    """A classifier: score (see :func:`helpers.models.classifier.abnormal_scores`), probabilities and embedding.
 
     Args:
         model: :class:`helpers.models.classifier.Classifier`, trained.
@@ -356,8 +357,7 @@ class FixedClassifier(nn.Module):
         """(N,), (N, C) and (N, D) of photos (N, 3, H, W) in [0, 1]."""
         embedding = self.model.embed(frames)
         probabilities = self.model.head(embedding).softmax(1)
-        certain = probabilities.amax(1) if self.normal is None else probabilities[:, self.normal]
-        return 1 - certain, probabilities, embedding
+        return abnormal_scores(probabilities, self.normal), probabilities, embedding
 
 
 FIXED: dict[str, Callable[[nn.Module, tuple[int, int]], nn.Module]] = {

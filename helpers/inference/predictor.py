@@ -124,9 +124,7 @@ class TorchDetector:
 
 
 class TorchClassifier:
-    """A classifier in PyTorch.
-
-    The score is 1 - P(normal class); where there is no normal class, 1 - the highest probability.
+    """A classifier in PyTorch; its score is that of :func:`helpers.models.classifier.abnormal_scores`.
 
     Args:
         run: finished, with ``"task": "classification"``.
@@ -146,22 +144,20 @@ class TorchClassifier:
         """Classify photos, all of them at once."""
         from torchvision.transforms.v2.functional import resize
 
+        from helpers.models.classifier import abnormal_scores
+
         size = list(self.parameters["image_size"])
         with torch.inference_mode(), full_precision():
             frames = torch.cat([resize(_unit_tensor(photo), size, antialias=True) for photo in photos])
             embeddings = self.model.embed(frames.to(self.device))
-            probabilities = self.model.head(embeddings).float().softmax(1).cpu().numpy()
+            probabilities = self.model.head(embeddings).cpu().float().softmax(1)
+        normal = self.parameters.get("normal_class")
+        index = self.parameters["classes"].index(normal) if normal else None
         return Output(
-            class_scores(probabilities, self.parameters["classes"], self.parameters.get("normal_class")),
-            probabilities=probabilities,
+            abnormal_scores(probabilities, index).numpy(),
+            probabilities=probabilities.numpy(),
             embeddings=embeddings.float().cpu().numpy(),
         )
-
-
-def class_scores(probabilities: np.ndarray, classes: Sequence[str], normal_class: str | None) -> np.ndarray:
-    """Scores (N,) float32 of probabilities (N, C): 1 - P(normal class), or 1 - the highest one without such a class."""
-    certain = probabilities[:, list(classes).index(normal_class)] if normal_class else probabilities.max(1)
-    return (1 - certain).astype(np.float32)
 
 
 def _torch_backend(run: Run, device: str) -> Backend:
@@ -390,6 +386,7 @@ class Predictor:
         scores, maps = output.scores, output.maps
         if self._masks is not None and maps is not None:
             scores, maps = self._confine(maps, photos, sources)
+        _check_finite(sources, replace(output, scores=scores, maps=maps))
         found = []
         for index, (source, photo) in enumerate(zip(sources, photos, strict=True)):
             prediction = Prediction(
@@ -689,6 +686,17 @@ def _from_pil(image: Image.Image, name: str, bits: int | None) -> np.ndarray:
         pages=1,
         shape=(image.height, image.width),
     ).rgb(bits or 16)
+
+
+def _check_finite(sources: Sequence[str], output: Output) -> None:
+    """Refuse what is no number: it would be no verdict, yet every comparison with it says no."""
+    for name, values in vars(output).items():
+        for source, value in zip(sources, () if values is None else values, strict=False):
+            if not np.isfinite(value).all():
+                raise ValueError(
+                    f"{source}: its {name} are not finite, which is no verdict. The weights or the exported file are "
+                    "broken: train the run, or export it, again."
+                )
 
 
 def _unit_tensor(photo: np.ndarray) -> torch.Tensor:

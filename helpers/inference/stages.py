@@ -8,7 +8,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -120,6 +120,12 @@ RULES = (
 )
 
 
+def sign_of(rule: str) -> str:
+    """The comparison in a rule as it was written, ``>=``, ``<`` ...; empty where it has none."""
+    found = _MEASURE.fullmatch(rule)
+    return found["sign"] if found else ""
+
+
 @dataclass(frozen=True)
 class Rule:
     """When a stage lets a photo go on.
@@ -156,11 +162,10 @@ class Rule:
         if found := _MEASURE.fullmatch(stripped):
             word = found["limit"]
             limit, origin = (parameters[word], f"parameter {word}") if word in parameters else (word, "given")
-            try:
+            if isinstance(limit, bool) or not isinstance(limit, int | float | str):
+                raise ValueError(f"rule {stripped!r}: {word} is {limit!r}, which is no threshold.")
+            with suppress(ValueError):  # the name of a stored threshold
                 limit = float(limit)
-            except (TypeError, ValueError):
-                if isinstance(limit, bool) or not isinstance(limit, str):
-                    raise ValueError(f"rule {stripped!r}: {word} is {limit!r}, which is no threshold.") from None
             name = found["class"]
             kind = "probability" if name else found[1]
             if kind not in ("score", "peak") and isinstance(limit, str):
@@ -603,7 +608,11 @@ class CutterStage:
 
         for item in items:
             started = time.perf_counter()
-            labels = separate(predict_distance(self.network, item.photo), **self.options)
+            try:
+                labels = separate(predict_distance(self.network, item.photo), **self.options)
+            except ValueError as error:  # a map that is not finite
+                item.fail(self.name, str(error))
+                continue
             item.parts = self.cut(item, labels)
             n = len(item.parts)
             decision = self.otherwise if n == 0 else f"{n} object{'' if n == 1 else 's'}"

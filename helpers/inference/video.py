@@ -25,7 +25,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -73,7 +73,7 @@ class Normalisation:
     val. anomalib takes low and high from validation too; here the threshold is the run's calibrated one.
 
     Attributes:
-        threshold: stored with the run, raw; becomes 0.5.
+        threshold: the calibrated one, raw; becomes 0.5.
         low: smallest value on val.
         high: largest value on val.
     """
@@ -83,16 +83,16 @@ class Normalisation:
     high: float
 
     @classmethod
-    def of_scores(cls, run: Run) -> Normalisation:
-        """Of photos' scores, from those of val."""
-        scores = run.predictions("val")["score"]
-        return cls(run.thresholds["image"].value, float(scores.min()), float(scores.max()))
+    def of_scores(cls, predictor: Predictor) -> Normalisation:
+        """Of photos' scores, from the run's of val; the threshold is the one that the predictor judges by."""
+        scores = predictor.run.predictions("val")["score"]
+        return cls(predictor.thresholds["image"].value, float(scores.min()), float(scores.max()))
 
     @classmethod
-    def of_maps(cls, run: Run) -> Normalisation:
-        """Of pixels, from the maps of val."""
-        maps = run.val_maps()
-        return cls(run.thresholds["pixel"].value, float(maps.min()), float(maps.max()))
+    def of_maps(cls, predictor: Predictor) -> Normalisation:
+        """Of pixels, likewise, from the maps of val."""
+        maps = predictor.run.val_maps()
+        return cls(predictor.thresholds["pixel"].value, float(maps.min()), float(maps.max()))
 
     def __call__(self, score: float) -> float:
         """Normalised score, in [0, 1]; NaN where val has no spread."""
@@ -120,15 +120,14 @@ def video_threshold(predictor: Predictor, name: float | str, pixel: bool = False
 
     word, _, number = str(name).partition(":")
     if word != NORMALISED:
-        try:
-            return predictor.threshold(float(name))
-        except ValueError:
-            return predictor.threshold(name)
+        with suppress(ValueError):
+            name = float(name)
+        return predictor.threshold(name)
     try:
         level = float(number) if number else GLASS_START
     except ValueError:
         raise ValueError(f"threshold={name!r}: write normalised:0.8 with a number.") from None
-    known = Normalisation.of_maps(predictor.run) if pixel else Normalisation.of_scores(predictor.run)
+    known = Normalisation.of_maps(predictor) if pixel else Normalisation.of_scores(predictor)
     kind = "pixel" if pixel else "image"
     return Threshold(known.raw(level), f"{level:g} on normalised scores (0.5: the stored threshold {kind})", kind=kind)
 
@@ -384,7 +383,7 @@ class _Judge:
             raise ValueError(f"min_defect_area={min_defect_area} must not be negative.")
         self.predictor, self.source, self.layout = predictor, source, layout
         self.threshold = video_threshold(predictor, threshold)
-        self.normalisation = Normalisation.of_scores(predictor.run)
+        self.normalisation = Normalisation.of_scores(predictor)
         self.pixel_threshold: Threshold | None = None
         self.scale: MapScale | None = None
         if predictor.classes is None:

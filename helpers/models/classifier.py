@@ -34,6 +34,22 @@ LOSSES = ("cross_entropy", "focal")
 FOCAL_GAMMA = 2.0
 
 
+def abnormal_scores(probabilities: torch.Tensor, normal: int | None) -> torch.Tensor:
+    """Score of each photo, (N,) in [0, 1]: the probability of everything but the normal class; without such a class, of
+    everything but the most probable one.
+
+    The one formula, of training, Predictor and exported graphs: thresholds are compared with what it gives. It is a sum
+    over those classes, since 1 - p has nothing left to rank by where p is nearly 1.
+
+    Args:
+        probabilities: (N, C), the softmax of the logits.
+        normal: index of the normal class, or None.
+    """
+    if normal is None:
+        return probabilities.sort(dim=1, descending=True).values[:, 1:].sum(1)
+    return torch.cat([probabilities[:, :normal], probabilities[:, normal + 1 :]], 1).sum(1)
+
+
 def soft_target_loss(logits: torch.Tensor, targets: torch.Tensor, gamma: float = 0.0) -> torch.Tensor:
     """Cross-entropy or focal loss between logits and the shares of the classes; the mean over the photos, a scalar.
 

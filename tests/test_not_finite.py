@@ -1,0 +1,145 @@
+"""What is not finite is never a verdict: networks, thresholds at every door, stored predictions."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from cascade_runs import CLASSES, KnownBackend, write_run
+from PIL import Image
+
+from helpers.inference import Cascade, Predictor, predictor
+from helpers.inference.__main__ import main
+from helpers.inference.cascade import deciding_row, judge_by_parts
+from helpers.inference.stages import ERROR, Item, RunStage
+from helpers.inference.video import main as video_main
+from helpers.runs import Run
+from helpers.thresholds import held_out_thresholds
+
+BAD = ["nan", "inf", "-inf"]
+SICK = 200  # green of a photo that the network answers with NaN
+
+
+class SickBackend(KnownBackend):
+    """Says NaN of photos with much green: in the score alone, the map alone or the probabilities."""
+
+    what = "scores"
+
+    def __call__(self, photos):
+        output = super().__call__(photos)
+        for number, photo in enumerate(photos):
+            values = getattr(output, self.what)
+            if photo[0, 0, 1] >= SICK:
+                values[number : number + 1].flat[0] = np.nan
+        return output
+
+
+@pytest.fixture(autouse=True)
+def sick_networks(monkeypatch):
+    monkeypatch.setitem(predictor.BACKENDS, "torch", SickBackend)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return write_run(tmp_path / "artifacts/drawn/quick/first")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for name, colour in (("bad", (255, 0, 0)), ("good", (10, 0, 0)), ("sick", (255, SICK, 0))):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.new("RGB", (24, 16), colour).save(tmp_path / "photos" / f"{name}.png")
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize("what", ["scores", "maps"])
+def test_a_photo_whose_score_or_map_is_nan_is_an_error_and_the_rest_goes_on(run, photos, tmp_path, monkeypatch, what):
+    monkeypatch.setattr(SickBackend, "what", what)
+    assert main([str(run), str(photos), "--out", str(tmp_path / "out")]) == 1
+    verdicts = pd.read_csv(tmp_path / "out/verdicts.csv").set_index("photo")
+    assert verdicts["verdict"].to_dict() == {"bad.png": "DEFECT", "good.png": "OK", "sick.png": ERROR}
+    assert verdicts["score"].isna().tolist() == [False, False, True]
+    with pytest.raises(ValueError, match=r"sick\.png"):
+        Predictor(run).predict(photos)
+
+
+def test_a_classifier_whose_probabilities_are_nan_gives_no_class(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(SickBackend, "what", "probabilities")
+    run = write_run(tmp_path / "artifacts/drawn/quick/classifier", classes=CLASSES, normal="good")
+    assert main([str(run), str(photos), "--out", str(tmp_path / "out")]) == 1
+    assert pd.read_csv(tmp_path / "out/verdicts.csv")["verdict"].tolist()[2] == ERROR
+
+
+@pytest.mark.parametrize("rule", ["score > image", "peak > 0.1", "area >= 0.1", "always"])
+def test_no_rule_passes_it(run, rule):
+    stage = RunStage(Predictor(run), rule, then="BAD", otherwise="" if rule == "always" else "OK")
+    item = Item("a.png", "a", np.full((16, 24, 3), SICK, np.uint8))
+    assert stage.run([item], None, ()) == [] and (item.verdict, item.abnormal) == (ERROR, None)
+
+
+@pytest.mark.parametrize("value", BAD)
+def test_thresholds_are_refused_at_every_door(run, photos, tmp_path, value):
+    out = ["--out", str(tmp_path / "out")]
+    for setting in (f"threshold=.{value}".replace(".-", "-."), f"pixel_threshold={value}", "threshold=null"):
+        assert main([str(run), str(photos), *out, "--set", setting]) == 2
+    assert video_main([str(photos), str(tmp_path / "a.mp4"), "--run", str(run), f"--threshold={value}"]) == 2
+    assert video_main([str(photos), str(tmp_path / "a.mp4"), "--run", str(run), f"--pixel-threshold={value}"]) == 2
+    file = tmp_path / "mine.yml"
+    for rule, parameters in (
+        (f"area >= {value}", {}),
+        ("score > LIMIT", {"LIMIT": float(value)}),
+        ("score > LIMIT", {"LIMIT": True}),
+        ("peak > LIMIT", {"LIMIT": None}),
+    ):
+        stage = {"run": str(run), "rule": rule, "then": "BAD", "otherwise": "OK"}
+        file.write_text(yaml.safe_dump({"parameters": parameters, "stages": [stage]}))
+        with pytest.raises(ValueError, match="threshold"):
+            Cascade.from_yaml(file)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "null", "1e39", '"much"', "[1]"])
+def test_a_threshold_in_run_json_is_refused_and_the_file_named(run, photos, tmp_path, value):
+    info = json.loads((run / "run.json").read_text())
+    info["thresholds"]["image"]["value"] = "HERE"
+    (run / "run.json").write_text(json.dumps(info).replace('"HERE"', value))
+    with pytest.raises(ValueError, match=r"run\.json.*finite"):
+        Predictor(run)
+    assert main([str(run), str(photos), "--out", str(tmp_path / "out")]) == 2
+
+
+@pytest.mark.parametrize("column", ["score", "map_max"])
+def test_stored_predictions_and_trainings_that_ended_in_nan_set_no_threshold(run, column):
+    val = Run.load(run).predictions("val")
+    with pytest.raises(ValueError, match="finite"):
+        held_out_thresholds(val.assign(**{column: [0.1, np.nan, 0.3]}))
+    table = pd.read_csv(run / "predictions.csv")
+    for value in (np.nan, np.inf):
+        table.assign(**{column: [0.1, value, 0.3]}).to_csv(run / "predictions.csv", index=False)
+        with pytest.raises(ValueError, match=r"predictions\.csv.*1 of 3"):
+            Run.load(run).predictions("val")
+
+
+def test_a_photo_with_one_part_that_nobody_could_judge_is_an_error():
+    item = Item("a.png", "a", np.zeros((4, 4, 3), np.uint8))
+    item.parts = [Item("a.png", f"a{n}", item.photo, n) for n in (1, 2)]
+    item.parts[0].add_row("last", value=0.1, rule="score > image")
+    item.parts[0].verdict, item.parts[0].abnormal = "OK", False
+    item.parts[1].fail("last", "its scores are not finite")
+    judge_by_parts(item)
+    assert (item.verdict, item.abnormal) == (ERROR, None) and item.error
+
+
+@pytest.mark.parametrize(("sign", "values", "worst"), [("<", (0.4, 0.1, 0.9), 2), (">", (0.6, 0.9, 0.1), 2)])
+def test_the_worst_part_is_the_one_furthest_on_the_rules_side(sign, values, worst):
+    item = Item("a.png", "a", np.zeros((4, 4, 3), np.uint8))
+    for number, value in enumerate(values, start=1):
+        part = Item("a.png", f"a{number}", item.photo, number)
+        part.abnormal = value < 0.5 if sign == "<" else value > 0.5
+        part.verdict = "BAD" if part.abnormal else "OK"
+        part.add_row("last", value=value, rule=f"probability of good {sign} 0.5")
+        item.parts.append(part)
+    judge_by_parts(item)
+    assert item.verdict == "BAD" and deciding_row(item)["object"] == worst
