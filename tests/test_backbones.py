@@ -6,8 +6,12 @@ import hashlib
 import json
 import logging
 import shutil
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 
@@ -21,6 +25,7 @@ from helpers.models.backbones import (
     resolve_backbone,
     resolve_local_name,
 )
+from helpers.models.catalog import bare_backbone
 
 
 @pytest.fixture
@@ -164,24 +169,56 @@ def test_environment_variable_with_a_mistake_is_no_silent_fallback(tmp_path, mon
         resolve_backbone("auto")
 
 
-def test_no_connection_is_tried_when_told_to_stay_offline(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(backbones.socket, "create_connection", lambda *args, **kwargs: pytest.fail("connected"))
-    assert not hub_reachable("resnet18.tv_in1k")
+TEMPLATE = "http://hub.invalid/{repo_id}/resolve/{revision}/{filename}"
 
 
-def test_a_hub_that_does_not_answer(monkeypatch):
+@pytest.fixture
+def web(monkeypatch):
+    """A server on this machine, as hub or as proxy, and what it was asked for; online whatever the tests' settings."""
     asked = []
 
-    def refuse(address, timeout):
-        asked.append((address, timeout))
-        raise TimeoutError
+    class Answer(BaseHTTPRequestHandler):
+        def do_HEAD(self):  # noqa: N802
+            asked.append(self.path)
+            self.send_response(200 if "resnet18" in self.path else 404)
+            self.end_headers()
 
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid:8080")
-    monkeypatch.setattr(backbones.socket, "create_connection", refuse)
+        def log_message(self, *arguments):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    huggingface_hub.close_session()  # a client keeps the proxy it was made with
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    huggingface_hub.close_session()
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_hub_is_asked_behind_a_proxy(web, monkeypatch):
+    address, asked = web
+    monkeypatch.setenv("HTTP_PROXY", address)
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", TEMPLATE)
+    assert hub_reachable("resnet18.tv_in1k")
+    assert asked == ["http://hub.invalid/timm/resnet18.tv_in1k/resolve/main/config.json"]
+    assert not hub_reachable("resnet34.tv_in1k"), "the hub lacks it"
+
+
+def test_no_connection_is_tried_when_told_to_stay_offline(web, monkeypatch):
+    address, asked = web
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HTTP_PROXY", address)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", TEMPLATE)
+    assert not hub_reachable("resnet18.tv_in1k") and asked == []
+
+
+def test_a_hub_that_does_not_answer(web, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", TEMPLATE)
+    started = time.monotonic()
     assert not hub_reachable("resnet18.tv_in1k")
-    assert asked == [(("hub.invalid", 8080), backbones.HUB_TIMEOUT_SECONDS)]
+    assert time.monotonic() - started < 2 * backbones.HUB_TIMEOUT_SECONDS
 
 
 def test_layers_of_a_resnet_are_those_of_the_paper():
@@ -236,3 +273,13 @@ def test_other_weights_in_the_same_folder_are_another_backbone(backbone_folder, 
     content[-1] ^= 1
     (folder / "model.safetensors").write_bytes(content)
     assert resolve_backbone(f"local-dir:{folder}") != before
+
+
+def test_a_run_that_names_an_address_asks_nobody(web, monkeypatch):
+    address, asked = web
+    monkeypatch.setenv("HTTP_PROXY", address)
+    with pytest.raises(ValueError, match="hf-hub:evil/model"), bare_backbone("hf-hub:evil/model", {}):
+        pass
+    with bare_backbone("resnet18", {}) as name:
+        assert name == "resnet18"
+    assert asked == []

@@ -14,6 +14,7 @@ from helpers.analysis.comparison import (
     overall_leaderboard,
     paired_differences,
     recall_by_size,
+    size_edges,
     size_groups,
     threshold_counts,
     zero_miss_threshold,
@@ -271,3 +272,14 @@ def test_no_published_numbers_for_other_data():
         table.attrs |= {"name": name, "layout": "mvtec", "root": root}
         assert published_results(table).empty
     assert published_results(pd.DataFrame()).empty
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_defects_of_one_size_are_one_bin(n):
+    """The edges of the first model are given for the others."""
+    defects = pd.DataFrame({"size": [3.0] * n, "detected": [True] * n, "unit": "mm"})
+    for bins in (4, size_edges(defects["size"], 4)):
+        rows = recall_by_size(defects, bins)
+        assert rows[["size_low", "size_high", "n", "found"]].to_numpy().tolist() == [[3, 3, n, n]]
+    with pytest.raises(ValueError, match="outside"):
+        recall_by_size(defects.assign(size=4.0), [3.0, 3.0])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import socket
 import threading
+import time
 import urllib.request
 import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -142,7 +144,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def roboflow(monkeypatch):
     """A server that answers as Roboflow does; returns the paths it was asked for."""
-    asked = []
+    asked, here = [], Path(__file__)
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as content:
         content.writestr(
@@ -155,6 +157,16 @@ def roboflow(monkeypatch):
             if self.path.startswith("/me/nuts/3/coco"):
                 link = f"http://127.0.0.1:{server.server_port}/export.zip"
                 body = json.dumps({"export": {"link": link}}).encode()
+            elif self.path.startswith("/me/link/1/coco"):
+                body = json.dumps({"export": {"link": here.as_uri()}}).encode()
+            elif self.path.startswith("/me/slow/1/coco"):
+                self.send_response(200)
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    while True:
+                        self.wfile.write(b" ")
+                        time.sleep(0.02)
+                return
             elif self.path == "/export.zip":
                 body = archive.getvalue()
             else:
@@ -191,6 +203,14 @@ def test_roboflow_failure_leaves_nothing_and_keeps_the_key_to_itself(tmp_path, r
     said = capsys.readouterr().err
     assert "me/other/1" in said and "401" in said and "sec ret" not in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["link", "slow"])
+def test_roboflow_link_to_a_file_or_without_end_is_given_up(tmp_path, roboflow, name):
+    started = time.monotonic()
+    with pytest.raises(download.DownloadError):
+        download.download_roboflow(f"me/{name}/1", out=tmp_path, limit=0.3)
+    assert time.monotonic() - started < 5 and not list(tmp_path.iterdir())
 
 
 def test_roboflow_needs_a_key_and_three_names(tmp_path, monkeypatch):

@@ -152,3 +152,19 @@ def test_full_precision_ends_with_its_block_even_by_an_error():
         assert not torch.backends.cudnn.allow_tf32
         _ = 1 / 0
     assert torch.backends.cudnn.allow_tf32
+
+
+def test_full_precision_of_two_threads_ends_with_the_last():
+    """The second begins inside the first and ends after it: off until then, and on again."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        first, second = full_precision(), full_precision()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert not torch.backends.cudnn.allow_tf32
+        second.__exit__(None, None, None)
+        assert torch.backends.cudnn.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

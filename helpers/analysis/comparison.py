@@ -283,7 +283,7 @@ def recall_by_size(defects: pd.DataFrame, bins: int | Sequence[float]) -> pd.Dat
 
 
 def size_edges(sizes: ArrayLike, bins: int | Sequence[float]) -> np.ndarray:
-    """Edges of bins: those given, checked, or quantiles of the sizes (fewer where sizes repeat).
+    """Edges of bins: those given, checked, or quantiles of the sizes (fewer where sizes repeat; twice the only size).
 
     Raises:
         ValueError: for edges that do not rise or that leave sizes out, or no bin.
@@ -295,7 +295,8 @@ def size_edges(sizes: ArrayLike, bins: int | Sequence[float]) -> np.ndarray:
         edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)))
         return edges if len(edges) > 1 else np.array([edges[0], edges[0]])
     edges = np.asarray(bins, dtype=float)
-    if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
+    one_size = len(edges) == 2 and edges[0] == edges[1]
+    if edges.ndim != 1 or len(edges) < 2 or not (one_size or (np.diff(edges) > 0).all()):
         raise ValueError(f"bins={list(bins)} must be two or more rising edges, or a number of bins.")
     outside = int(((values < edges[0]) | (values > edges[-1])).sum())
     if outside:

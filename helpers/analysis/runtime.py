@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,12 @@ def synchroniser(device: str) -> Callable[[], Any]:
     return lambda: None
 
 
+class _Tf32:
+    """Who is in `full_precision`: the switch is the whole process's, so the last to leave puts it back."""
+
+    lock, inside, before = threading.Lock(), 0, True
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Convolutions on an NVIDIA GPU in float32, not in TF32, which torch takes by default: for whatever makes a score.
@@ -40,12 +47,18 @@ def full_precision() -> Iterator[None]:
     """
     import torch
 
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    with _Tf32.lock:
+        if _Tf32.inside == 0:
+            _Tf32.before = torch.backends.cudnn.allow_tf32
+            torch.backends.cudnn.allow_tf32 = False
+        _Tf32.inside += 1
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        with _Tf32.lock:
+            _Tf32.inside -= 1
+            if _Tf32.inside == 0:
+                torch.backends.cudnn.allow_tf32 = _Tf32.before
 
 
 def time_calls(

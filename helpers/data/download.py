@@ -10,6 +10,7 @@ is moved there when complete, so a folder of that name is whole.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -17,13 +18,15 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from urllib.parse import quote
+from typing import BinaryIO
+from urllib.parse import quote, urlparse
 from urllib.request import urlopen
 
 logger = logging.getLogger(__name__)
@@ -156,13 +159,14 @@ def download_dataset(dataset: str, category: str | None = None, *, out: str | Pa
     return wanted
 
 
-def download_roboflow(project: str, *, out: str | Path, timeout: float = 10.0) -> Path:
+def download_roboflow(project: str, *, out: str | Path, timeout: float = 10.0, limit: float = 3600.0) -> Path:
     """Fetch one version of a Roboflow project as COCO, unless it is there already.
 
     Args:
         project: ``workspace/project/version``, as in the address of its page.
         out: folder that a folder ``<project>-<version>`` is put into.
         timeout: seconds without an answer after which to give up.
+        limit: seconds after which to give up, answer or not.
 
     Returns:
         That folder, for ``helpers.read_dataset`` (layout ``coco``).
@@ -189,10 +193,12 @@ def download_roboflow(project: str, *, out: str | Path, timeout: float = 10.0) -
         archive, partial = Path(temporary) / "export.zip", Path(temporary) / "export"
         try:
             address = f"{ROBOFLOW_API}/{'/'.join(map(quote, names))}/coco?api_key={quote(key)}"
-            with urlopen(address, timeout=timeout) as answer:
-                link = json.load(answer)["export"]["link"]
-            with urlopen(link, timeout=timeout) as answer, archive.open("wb") as stream:
-                shutil.copyfileobj(answer, stream)
+            end = time.monotonic() + limit
+            with io.BytesIO() as stream:
+                _fetch(address, stream, timeout, end)
+                link = json.loads(stream.getvalue())["export"]["link"]
+            with archive.open("wb") as stream:
+                _fetch(link, stream, timeout, end)
             with zipfile.ZipFile(archive) as content:
                 content.extractall(partial)
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
@@ -204,6 +210,17 @@ def download_roboflow(project: str, *, out: str | Path, timeout: float = 10.0) -
             ) from None
         shutil.move(partial, target)
     return target
+
+
+def _fetch(address: str, stream: BinaryIO, timeout: float, end: float) -> None:
+    """Copy what is at an address on the web; TimeoutError where it is not whole by the end (of `time.monotonic`)."""
+    if urlparse(address).scheme not in ("http", "https"):
+        raise ValueError(f"{address[:60]!r} is no address on the web (http or https)")
+    with urlopen(address, timeout=timeout) as answer:
+        while piece := answer.read1(1 << 16):  # read() would wait for a server that gives a byte now and then
+            if time.monotonic() > end:
+                raise TimeoutError("it took too long; give a longer --limit")
+            stream.write(piece)
 
 
 def download_dtd(*, out: str | Path, timeout: float = 10.0) -> Path:
@@ -292,6 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("category", nargs="?", help="product (default: the first), or WORKSPACE/PROJECT/VERSION")
     parser.add_argument("--out", default="datasets", help="folder to put it into (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds to wait for an answer")
+    parser.add_argument("--limit", type=float, default=3600.0, help="seconds that Roboflow may take in all")
     options = parser.parse_args(arguments)
     if options.dataset in ("roboflow", "dtd"):
         place = {"out": options.out, "timeout": options.timeout}
@@ -299,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.dataset == "dtd":
                 print(f"in {download_dtd(**place)}")
             else:
-                print(f"in {download_roboflow(options.category or '', **place)}")
+                print(f"in {download_roboflow(options.category or '', **place, limit=options.limit)}")
         except (DownloadError, ValueError) as error:
             print(error, file=sys.stderr)
             return 1

@@ -18,11 +18,9 @@ import hashlib
 import json
 import logging
 import os
-import socket
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from urllib.parse import urlparse
 
 from helpers.runs import project_path
 
@@ -130,18 +128,22 @@ def resolve_local_name(name: str, base: Path) -> str:
 
 
 def hub_reachable(name: str) -> bool:
-    """Whether the weights of a timm name are in the hub's cache, or the hub answers within a few seconds."""
+    """Whether the weights of a timm name are in the hub's cache, or the hub has them and answers within a few seconds.
+
+    The client that would download them asks: by the same proxy, endpoint and certificates, or not at all offline.
+    """
+    import huggingface_hub
+
     if _in_hub_cache(name):
         return True
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        return False
-    endpoint = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
+    repo = _hub_repo(name)
+    address = huggingface_hub.hf_hub_url(repo, "config.json") if repo else huggingface_hub.constants.ENDPOINT
     try:
-        with socket.create_connection((endpoint.hostname or "", port), timeout=HUB_TIMEOUT_SECONDS):
-            return True
-    except OSError:
+        huggingface_hub.get_hf_file_metadata(address, timeout=HUB_TIMEOUT_SECONDS)
+    except Exception as error:  # noqa: BLE001  # of the client, its transport, a proxy
+        logger.debug("%s: %s", address, error)
         return False
+    return True
 
 
 def _timm() -> ModuleType:
@@ -153,18 +155,23 @@ def _timm() -> ModuleType:
     return timm
 
 
-def _in_hub_cache(name: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
+def _hub_repo(name: str) -> str:
+    """Repository of the hub that timm has a name's weights from, or empty."""
     timm = _timm()
     try:
         config = timm.get_pretrained_cfg(name)
     except (RuntimeError, ValueError):
-        return False
+        return ""
     if config is None or not config.hf_hub_id:
-        return False
-    repo = config.hf_hub_id if "/" in config.hf_hub_id and not config.hf_hub_id.endswith("/") else f"timm/{name}"
-    return any(isinstance(try_to_load_from_cache(repo, file), str) for file in WEIGHT_FILES)
+        return ""
+    return config.hf_hub_id if "/" in config.hf_hub_id and not config.hf_hub_id.endswith("/") else f"timm/{name}"
+
+
+def _in_hub_cache(name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    repo = _hub_repo(name)
+    return bool(repo) and any(isinstance(try_to_load_from_cache(repo, file), str) for file in WEIGHT_FILES)
 
 
 def _from_hub(name: str, layers: tuple[str, ...] | list[str]) -> Backbone:
@@ -179,7 +186,8 @@ def _from_hub(name: str, layers: tuple[str, ...] | list[str]) -> Backbone:
     if not hub_reachable(name):
         raise BackboneError(
             f"BACKBONE={name!r}: its weights are not in the hub's cache, and the hub did not answer within "
-            f"{HUB_TIMEOUT_SECONDS:.0f} s. Give a folder with BACKBONE=local-dir:PATH (config.json and "
+            f"{HUB_TIMEOUT_SECONDS:.0f} s, or HF_HUB_OFFLINE is set. "
+            "Give a folder with BACKBONE=local-dir:PATH (config.json and "
             "model.safetensors, as timm.models.save_for_hf writes them), or connect once so that they get cached, "
             "or take the small one of this package with BACKBONE=builtin:, or random weights by name with "
             "BACKBONE=untrained: (its results are worthless as a judgement)."

@@ -66,8 +66,6 @@ def load_model(name: str, checkpoint: Path, architecture: str, device: str = "cp
         raise ValueError(f"Unknown model {name!r}; known: {', '.join(MODELS)}.")
     import torch
 
-    import helpers.models.builtin  # noqa: F401  (registers its architecture with timm)
-
     model_class, arguments = _class_of(name)
     common = {"map_location": device, "weights_only": True, **arguments}
     if name in WITHOUT_BACKBONE:
@@ -109,6 +107,12 @@ def bare_backbone(architecture: str, options: dict[str, Any]) -> Iterator[str]:
     Yields:
         The architecture itself; with options, a folder that lasts as long as the context and says both.
     """
+    import timm
+
+    import helpers.models.builtin  # noqa: F401  (registers its architecture with timm)
+
+    if not timm.is_model(architecture):  # "hf-hub:..." in somebody's run.json would have timm ask the hub
+        raise ValueError(f"timm knows no architecture {architecture[:80]!r}, which the run names; train it again.")
     if not options:
         yield architecture
         return

@@ -9,6 +9,7 @@ are the same; most of the work is not done (the idea of lazy greedy evaluation: 
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 
 import torch
@@ -177,29 +178,46 @@ class _LazySelection:
             self._refresh(stale[: self.chunk_size])
 
     def _picks_among_copies(self, n_select: int) -> Iterator[int]:
-        """Finish where every point left is a copy of a centre within rounding: the plain loop, on exact differences."""
-        exact = torch.full_like(self.bound, float("inf"))
-        for center in self.centers:
-            self._lower_exactly(exact, center)
-        exact[torch.tensor(self.centers, device=exact.device)] = -1.0
-        while len(self.centers) < n_select:
-            best = float(exact.max())
-            picks = (exact == best).nonzero().squeeze(1)
-            # Copies of centres change no other distance: all of them follow, lowest index first.
-            for pick in picks[: n_select - len(self.centers) if best == 0 else 1].tolist():
-                self._add_center(pick)
-                yield pick
-                if best > 0:
-                    self._lower_exactly(exact, pick)
-                exact[pick] = -1.0
+        """Finish where every point left is a copy of a centre within rounding: the plain loop, on exact differences.
 
-    def _lower_exactly(self, exact: torch.Tensor, center: int) -> None:
-        """Lower squared distances to that to one more centre, from differences: zero for equal points."""
-        point = self.features[center].double()
-        for first in range(0, len(exact), self.chunk_size):
-            rows = slice(first, first + self.chunk_size)
-            distance = (self.features[rows].double() - point).square_().sum(1)
-            exact[rows] = torch.minimum(exact[rows], distance)
+        Only points within rounding of each other change each other's distance, and such lie together along any line.
+        """
+        device = self.bound.device
+        line = torch.randn(self.features.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        line = (line / line.norm()).to(device)
+        along = torch.cat([rows.double() @ line for rows in self.features.split(self.chunk_size)])
+        places, order = along.sort()
+        reach = 4 * self.tolerance**0.5
+        exact = torch.full_like(self.bound, float("inf"))
+
+        def lower(center: int) -> None:
+            first = int(torch.searchsorted(places, along[center] - reach))
+            last = int(torch.searchsorted(places, along[center] + reach, right=True))
+            point = self.features[center].double()
+            for near in order[first:last].split(self.chunk_size):
+                distance = (self.features[near].double() - point).square_().sum(1)
+                exact[near] = torch.minimum(exact[near], distance)
+
+        for center in self.centers:
+            lower(center)
+        exact[torch.tensor(self.centers, device=device)] = -1.0
+        apart = (exact > 0).nonzero().squeeze(1)
+        heap = [(-value, index) for value, index in zip(exact[apart].tolist(), apart.tolist(), strict=True)]
+        heapq.heapify(heap)
+        while heap and len(self.centers) < n_select:
+            value, index = heapq.heappop(heap)
+            now = float(exact[index])
+            if now == -value:
+                self._add_center(index)
+                yield index
+                lower(index)
+                exact[index] = -1.0
+            elif now > 0:  # lowered since
+                heapq.heappush(heap, (-now, index))
+        # Copies of centres change no other distance: all of them follow, lowest index first.
+        for index in (exact == 0).nonzero().squeeze(1)[: n_select - len(self.centers)].tolist():
+            self._add_center(index)
+            yield index
 
     def _lowest_tie(self, candidates: torch.Tensor, bounds: torch.Tensor) -> int:
         """Of candidates within rounding of the best, the lowest index that is as far, or the same point as one that is.
