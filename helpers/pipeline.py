@@ -30,9 +30,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from helpers.analysis.classification import learnable_classes
-from helpers.data.samples import can_be_supervised, content_digest, read_table
+from helpers.data.images import files_below
+from helpers.data.samples import can_be_supervised, content_digest, fingerprint, read_table
 from helpers.files import hold
-from helpers.models.backbones import ENVIRONMENT_VARIABLE, resolve_local_name
+from helpers.models.backbones import ENVIRONMENT_VARIABLE, LOCAL_PREFIX, resolve_local_name
 from helpers.models.recipes import RECIPES
 from helpers.notebook import check_finite, dataset_name, read_value, split_setting
 from helpers.progress import SECONDS_BETWEEN_LINES
@@ -50,7 +51,6 @@ from helpers.runs import (
 NOTEBOOKS_FOLDER = PROJECT_ROOT / "notebooks"
 BUILT_IN = ("mesh", "nuts")
 FOLDERS = ("FRAMES", "GATE_DATASET")  # parameters that may name a folder of photos beside the dataset
-FILES = ("SPLITS",)  # parameters that may name files beside it
 CELL_TIMEOUT_SECONDS = 6 * 3600
 SUMMARY_COLUMNS = (
     "model",
@@ -138,11 +138,13 @@ SERIES: tuple[Node, ...] = (
         ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass", "05_train_classifiers"),
         ("cascades/rates.csv",),
         "masks of defects or classes",
+        reads="cascades",
     ),
     Node(
         "08_size_analysis",
         ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass"),
         ("sizes/defects.csv", "sizes/verdicts.csv", "sizes/sizes.json", "sizes/defects.coco.json"),
+        reads="sizes",
     ),
     Node(
         "09_export_and_video",
@@ -154,6 +156,7 @@ SERIES: tuple[Node, ...] = (
         "10_inspection_app",
         ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass", "05_train_classifiers"),
         ("app/annotated.png", "app/inspection.csv"),
+        reads="sizes",
     ),
 )
 
@@ -243,16 +246,16 @@ def _update(
     node: Node, parameters: dict[str, Any], dataset: Path, state: _State, before: Sequence[str], again: bool
 ) -> None:
     """Run a notebook unless it is finished and unchanged."""
-    fingerprint, folder = _fingerprint(node, parameters, dataset, before), state.folder
+    wanted, folder = _fingerprint(node, parameters, dataset, before), state.folder
     if node.needs and (folder / "samples.csv").is_file() and not NEEDS[node.needs](read_table(folder / "samples.csv")):
         print(f"{node.name}: skipped, the dataset has no {node.needs}", flush=True)
         state.begin(node)
-    elif not again and state.is_current(node, fingerprint):
+    elif not again and state.is_current(node, wanted):
         print(f"{node.name}: finished and unchanged, skipped", flush=True)
     else:
         state.begin(node)
         seconds = execute(node, parameters, folder)
-        state.finish(node, fingerprint, seconds)
+        state.finish(node, wanted, seconds)
         print(f"{node.name}: done in {seconds:.0f} s", flush=True)
 
 
@@ -512,7 +515,7 @@ class _State:
         return content_hash([self.finished.get(node.name, {}).get("fingerprint"), self.left(node)])
 
     def left(self, node: Node) -> str:
-        return content_hash([content_digest(self.folder / file) for file in node.leaves])
+        return content_hash([_result_digest(self.folder / file) for file in node.leaves])
 
     def is_current(self, node: Node, fingerprint: str) -> bool:
         """Whether it ran like this, and nobody has changed its results since: in JupyterLab, say."""
@@ -532,31 +535,36 @@ class _State:
         write_json(self.finished, self.file)
 
 
+def _result_digest(file: Path) -> str:
+    if file.name == "samples.csv":
+        with suppress(OSError, ValueError):
+            return fingerprint(read_table(file))  # its photos too, which may lie anywhere
+    return content_digest(file)
+
+
 def _fingerprint(node: Node, parameters: dict[str, Any], dataset: Path, before: Sequence[str]) -> str:
     import nbformat
 
     versions = installed_versions()
-    files = [project_path(file) for name in FILES for file in parameters.get(name, [])]
-    files += sorted(NOTEBOOKS_FOLDER.glob(f"params/{node.reads or '-'}/*.yml"))
+    values = [value for name, value in parameters.items() if name not in ("DATASET", "ARTIFACTS")]
+    texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
+    # whatever a parameter names: frames, annotations, limits, weights, textures, a clip
+    beside = [project_path(text.removeprefix(LOCAL_PREFIX)) for text in texts if isinstance(text, str) and text]
+    beside += sorted(NOTEBOOKS_FOLDER.glob(f"params/{node.reads or '-'}/*.yml"))
     content = [
         [cell.source for cell in nbformat.read(node.path, as_version=4).cells if cell.cell_type == "code"],
         [node.recipe, RECIPES, {name: versions[name] for name in MAKE_NUMBERS}],
         parameters,
         _folder_content(dataset),
-        [_folder_content(project_path(parameters[name])) for name in FOLDERS if _is_folder(parameters.get(name, ""))],
-        [content_digest(file) for file in files],
+        [_folder_content(path) for path in beside if os.path.exists(path)],  # noqa: PTH110  (also a text of any length)
         list(before),
     ]
     return content_hash(content)
 
 
-def _is_folder(text: str) -> bool:
-    return bool(text) and project_path(text).is_dir()
-
-
 def _folder_content(folder: Path) -> list[tuple[str, str]]:
-    """Relative path and hash of each file."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
+    """Relative path and hash of each file in a folder, or of the one file."""
+    files = files_below(folder, []) if folder.is_dir() else [folder]
     return [(os.path.relpath(file, folder), content_digest(file)) for file in files]
 
 

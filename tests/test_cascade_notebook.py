@@ -416,7 +416,8 @@ def project(tmp_path, monkeypatch) -> Path:
         (root / "datasets" / name).mkdir(parents=True)
     monkeypatch.setattr(pipeline, "PROJECT_ROOT", root)
     monkeypatch.setattr(pipeline, "NEEDS", dict.fromkeys(pipeline.NEEDS, lambda table: True))
-    monkeypatch.setattr(pipeline, "read_table", lambda file: None)
+    about = {"root": root, "layout": "plain", "name": "any", "published_split": False}
+    monkeypatch.setattr(pipeline, "read_table", lambda file: make_table([], **about))
     monkeypatch.setattr(pipeline, "_fingerprint", lambda node, values, dataset, before: repr((values, list(before))))
     return root
 

@@ -336,6 +336,45 @@ def test_changed_folder_beside_the_dataset_runs_what_reads_it_again(notebooks, r
     assert run("FRAMES=") == ["02"]
 
 
+@pytest.mark.parametrize("folder", [False, True])
+def test_whatever_a_parameter_names_is_looked_into(notebooks, run, tmp_path, folder):
+    named = tmp_path / "named"
+    file = named / "limits.yml" if folder else named
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("a: 1")
+    setting = f"LABEL={named}"
+    assert run(setting) == ["01", "02"]
+    file.touch()
+    assert run(setting) == []
+    file.write_text("a: 2")
+    assert run(setting) == ["02"]
+    assert run("LABEL=" + 400 * "x") == ["02"]
+
+
+def test_changed_photo_outside_of_the_dataset_runs_again(notebooks, run, tmp_path, monkeypatch):
+    """A table as the dataset: its photos lie anywhere."""
+    photo = tmp_path / "elsewhere" / "a.png"
+    photo.parent.mkdir()
+    photo.write_bytes(b"photo")
+    about = {"root": photo.parent, "layout": "table", "name": "tiles", "published_split": False}
+    first, second = pipeline.SERIES
+    monkeypatch.setattr(pipeline, "SERIES", (replace(first, leaves=("samples.csv",)), second))
+    leave = pipeline.execute
+
+    def write(node, parameters, folder):
+        seconds = leave(node, parameters, folder)
+        if node.number == "01":
+            write_table(make_table([{"image_path": photo}], **about), folder / "samples.csv")
+        return seconds
+
+    monkeypatch.setattr(pipeline, "execute", write)
+    assert run() == ["01", "02"]
+    assert run() == []
+    photo.write_bytes(b"another")
+    assert run() == ["01", "02"]
+    assert run() == []
+
+
 def test_changed_notebook_runs_again(notebooks, run):
     run()
     write_notebook(notebooks / "02_second.ipynb", SECOND_PARAMETERS, "print('edited')")
