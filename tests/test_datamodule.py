@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -353,3 +354,21 @@ def test_twelve_bits_are_one_scale_for_the_data_set_and_its_runs(tmp_path):
     found = check_dataset(table)
     assert found.loc[found["code"] == "16-bit", "problem"].str.contains("4095").all()
     assert open_run(tmp_path, "m", {"a": 1}, table, 0).info["parameters"] == {"a": 1, "bit_depth": 12}
+
+
+@pytest.mark.parametrize(
+    ("stated", "highest", "bits"), [(14, 4095, 14), (None, 4095, 12), (10, 4095, None), (11, 0, ValueError)]
+)
+def test_the_cameras_bits_can_be_stated(tmp_path, stated, highest, bits):
+    for name in ("train/good/0.png", "test/good/0.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.fromarray(np.array([[7, highest]], np.uint16)).save(tmp_path / name)
+    (tmp_path / "dataset.json").write_text(json.dumps({"bit_depth": stated}))
+    if bits is ValueError:
+        with pytest.raises(ValueError, match="bit_depth"):
+            read_dataset(tmp_path)
+        return
+    table = read_dataset(tmp_path)
+    assert table.attrs["bit_depth"] == (bits or stated)
+    codes = set(check_dataset(table, near_duplicates=False)["code"])
+    assert ("beyond-range" in codes) == (bits is None)

@@ -230,6 +230,18 @@ def test_photos_in_no_split_lie_at_the_top(tmp_path, mixed):
     assert_same(table, read_dataset(out / "samples.csv"))
 
 
+def test_long_names_leave_room_for_those_of_masks(tmp_path):
+    stem = "\N{CJK UNIFIED IDEOGRAPH-7F3A}" * 83  # 249 bytes
+    (tmp_path / "old").mkdir()
+    Image.fromarray(np.eye(4, dtype=np.uint8)).save(tmp_path / "old" / f"{stem}.png")
+    photo = f"{stem}.png"
+    row = {"image_path": photo, "mask_path": photo, "label_index": 1, "defect_type": "dent", "split": "test"}
+    out = write_mvtec(
+        make_table([row], root=tmp_path / "old", layout="table", name="old", published_split=True), tmp_path / "new"
+    )
+    assert (read_dataset(out)["mask_path"] != "").all()
+
+
 def test_names_are_made_unique(tmp_path):
     names = ["a/1.png", "b/1.png", "c/1.jpg", "d/1.PNG"]
     for i, name in enumerate(names):

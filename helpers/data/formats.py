@@ -22,6 +22,7 @@ import pandas as pd
 
 from helpers.data.annotations import Notes
 from helpers.data.images import (
+    BIT_DEPTHS,
     CLUTTER,
     IMAGE_SUFFIXES,
     files_below,
@@ -166,8 +167,9 @@ def read_dataset(
         pixel_size=pixel_size or about.get("pixel_size_mm") or found.attrs.get("pixel_size"),
     )
     table.attrs = {**found.attrs, **table.attrs}
-    if "bit_depth" not in table.attrs and (bits := measure_bit_depth(table["image_path"])):
-        table.attrs["bit_depth"] = bits
+    bits = about.get("bit_depth") or table.attrs.get("bit_depth") or measure_bit_depth(table["image_path"])
+    if bits:
+        table.attrs["bit_depth"] = int(bits)
     remember_bit_depth(found.root, table.attrs.get("bit_depth"))
     table.attrs["ignored"] = _relative_names(found.ignored, found.root)[:MAX_IGNORED]
     table.attrs["unused_masks"] = _relative_names(found.unused_masks, found.root)
@@ -624,6 +626,9 @@ def _dataset_json(folder: Path) -> dict[str, Any]:
         return {}
     if about.get("pixel_size_mm") is not None:
         _require_pixel_size(about["pixel_size_mm"], f"{file}: pixel_size_mm")
+    if about.get("bit_depth") not in (None, *BIT_DEPTHS):
+        listed = ", ".join(map(str, BIT_DEPTHS))
+        raise ValueError(f"{file}: bit_depth is {about['bit_depth']!r}; give the camera's bits: {listed}.")
     if not isinstance(about.get("name", ""), str):
         raise ValueError(f"{file}: name is {about['name']!r}; give a text.")
     return about

@@ -257,8 +257,12 @@ def measure_bit_depth(paths: Iterable[str | Path]) -> int | None:
             return -1
         return -1 if deep is None else int(deep.max(initial=0))
 
+    paths, most = list(paths), -1
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as executor:
-        most = max(executor.map(highest, paths), default=-1)
+        # in parts, for one photo that needs all bits tells as much as all of them
+        for start in range(0, len(paths), 256):
+            if most < 1 << BIT_DEPTHS[-2]:
+                most = max(most, *executor.map(highest, paths[start : start + 256]))
     return None if most < 0 else next(bits for bits in BIT_DEPTHS if most < 1 << bits)
 
 
@@ -274,7 +278,7 @@ def to_8_bits(values: np.ndarray, bits: int, name: str | Path) -> np.ndarray:
             name,
             "beyond-range",
             f"has values up to {highest}, but the photos it belongs to hold {bits} bits (up to {(1 << bits) - 1})",
-            "take it with the same camera settings, or read the dataset and train again with it",
+            "take it with the same settings, or state the camera's bits in dataset.json (bit_depth) and train again",
         )
     return (values >> (bits - 8)).astype(np.uint8)
 
@@ -307,6 +311,9 @@ def files_below(folder: str | Path, loops: list[Path]) -> list[Path]:
 
     Links are followed, and a folder that several lead to is listed once, under its own name if it lies inside. A link
     to a folder above itself, or to one that ``folder`` lies in, is not followed but appended to ``loops``.
+
+    Raises:
+        PermissionError: a folder may not be read, which would leave its photos out in silence.
     """
     root = Path(folder)
     files: list[Path] = []
@@ -316,7 +323,7 @@ def files_below(folder: str | Path, loops: list[Path]) -> list[Path]:
         if start.is_symlink() and is_loop(start, root):
             loops.append(start)
             continue
-        for parent, folders, names in os.walk(start):
+        for parent, folders, names in os.walk(start, onerror=_refuse_secrets):
             real = os.path.realpath(parent)
             if real in seen:
                 folders.clear()
@@ -326,6 +333,11 @@ def files_below(folder: str | Path, loops: list[Path]) -> list[Path]:
             starts += [link for link in (Path(parent, name) for name in folders) if link.is_symlink()]
             files += [Path(parent, name) for name in filter(_is_wanted, names)]
     return sorted(files, key=lambda path: path.relative_to(root).as_posix())
+
+
+def _refuse_secrets(error: OSError) -> None:
+    if isinstance(error, PermissionError):
+        raise error
 
 
 def is_loop(link: Path, root: Path) -> bool:

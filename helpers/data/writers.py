@@ -36,7 +36,7 @@ COCO_FILE = "_annotations.coco.json"
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
 _COCO_FOLDERS = {"train": "train", "val": "valid", "test": "test", "": ""}
-_MAX_STEM = 100
+_MAX_STEM = 200  # bytes; file systems end at 255, and masks have longer names
 
 
 def write_mvtec(table: pd.DataFrame, out: str | Path, *, force: bool = False) -> Path:
@@ -312,7 +312,7 @@ def folder_names(table: pd.DataFrame) -> dict[str, str]:
 
 def unique_name(name: str, place: str, taken: set[str]) -> str:
     """A name that is safe on every system and not yet taken in its place."""
-    clean = re.sub(r"[^\w\-.+ ]", "_", name)[:_MAX_STEM].strip(" .") or "unnamed"
+    clean = re.sub(r"[^\w\-.+ ]", "_", name).encode()[:_MAX_STEM].decode(errors="ignore").strip(" .") or "unnamed"
     unique, number = clean, 2
     while f"{place}/{unique}".lower() in taken:
         unique, number = f"{clean}_{number}", number + 1

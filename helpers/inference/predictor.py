@@ -21,6 +21,7 @@ from PIL import Image
 
 from helpers.analysis.runtime import full_precision, time_stages
 from helpers.data.images import (
+    BIT_DEPTHS,
     DecodedImage,
     ImageReadError,
     deep_values,
@@ -295,6 +296,8 @@ class Predictor:
         self.backend, self.batch_size = backend, batch_size
         self.parameters: dict[str, Any] = self.run.info["parameters"]
         self.bit_depth: int = self.parameters.get("bit_depth", 16)
+        if self.bit_depth not in BIT_DEPTHS:
+            raise ValueError(f"{self.run.folder}: bit_depth is {self.bit_depth!r}; it was changed: copy the run again.")
         self.thresholds = self.run.thresholds
         classifies = self.parameters.get("task") == CLASSIFICATION
         self.classes: list[str] | None = list(self.parameters["classes"]) if classifies else None
