@@ -93,6 +93,13 @@ def test_masks_under_a_name_that_nobody_knows_are_no_photos(tmp_path):
     assert {("mask-as-photo", "umrisse/0.png"), ("mask-as-photo", "umrisse/1.png")} <= told(table, "error")
 
 
+def test_a_folder_of_empty_masks_is_no_class_and_one_black_photo_is_a_photo(tmp_path):
+    photo(tmp_path, *(f"{kind}/{i}.png" for kind in ("good", "crack") for i in range(3)))
+    mask(tmp_path, "leer/0.png", "leer/1.png", "crack/9.png", value=0)
+    found = told(read_dataset(tmp_path), "error")
+    assert {path for code, path in found if code == "mask-as-photo"} == {"leer/0.png", "leer/1.png"}
+
+
 def test_a_defect_type_may_be_called_label(tmp_path):
     photo(tmp_path, "train/good/0.png", "test/good/1.png", "test/label/0.png")
     mask(tmp_path, "ground_truth/label/0_mask.png")
@@ -100,10 +107,14 @@ def test_a_defect_type_may_be_called_label(tmp_path):
 
 
 def test_results_of_another_tool_are_no_class(tmp_path):
-    photo(tmp_path, *(f"{kind}/{i}.jpg" for kind in ("good", "ng", "results", "thumbs_128") for i in range(2)))
+    photo(
+        tmp_path,
+        *(f"{kind}/{i}.jpg" for kind in ("good", "ng", "results", "thumbs_128", "Anomaly Maps") for i in range(2)),
+    )
     table = read_dataset(tmp_path)
     assert types(table) == {"good": 2, "ng": 2}
-    assert {("unused-pictures", "results"), ("unused-pictures", "thumbs_128")} <= told(table, "warning")
+    unused = {("unused-pictures", name) for name in ("results", "thumbs_128", "Anomaly Maps")}
+    assert unused <= told(table, "warning")
     assert ("defect-types", "") in told(table, "info")
 
 
@@ -253,6 +264,14 @@ def test_annotations_among_folders_of_types_are_said(tmp_path, name, content, la
     photo(tmp_path, "train/good/0.png", "test/good/0.png", "test/dent/0.png")
     (tmp_path / name).write_text(json.dumps(content))
     assert ("unused-annotations", name) in told(read_dataset(tmp_path), "warning")
+
+
+def test_annotations_that_masks_were_drawn_from_are_no_warning(tmp_path):
+    photo(tmp_path, "train/good/0.png", "test/good/0.png", "test/dent/0.png")
+    mask(tmp_path, "ground_truth/dent/0_mask.png")
+    (tmp_path / "dataset.json").write_text("{}")
+    (tmp_path / "a.coco.json").write_text('{"images": [], "annotations": []}')
+    assert ("unused-annotations", "a.coco.json") in told(read_dataset(tmp_path), "info")
 
 
 def test_photos_in_formats_that_are_not_read_are_said(tmp_path):

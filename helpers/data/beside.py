@@ -32,20 +32,22 @@ def note_unused(path: Path, found: Found, layout: str) -> None:
 
     by_kind: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for file in others:
-        by_kind[file.parent, file.suffix.lower()].append(file)
+        if file.suffix.lower() in UNREAD_SUFFIXES:
+            by_kind[file.parent, file.suffix.lower()].append(file)
+        elif layout in _FOLDER_LAYOUTS and (kind := _annotation_kind(file)):
+            by_kind[file.parent, kind].append(file)
+    all_masked = all(row.get("mask_path") for row in found.rows if row.get("label_index"))
     said: set[Path] = set()
-    for (_, suffix), files in by_kind.items():
+    for (_, kind), files in by_kind.items():
         names = f"{files[0].name}{', ...' if len(files) > 1 else ''}"
-        if suffix in UNREAD_SUFFIXES:
+        if kind in UNREAD_SUFFIXES:
             problem = f"{len(files)} photo(s) in a format that is not read ({names}) are left out"
             notes.add("warning", files[0], "unread-format", problem, "save them as PNG or JPEG")
-            said.update(files)
-        elif layout in _FOLDER_LAYOUTS and (kind := _annotation_kind(files[0])):
+        else:
             problem = f"{len(files)} {kind} annotation file(s) lie here ({names}) and are not used"
-            notes.add(
-                "warning", files[0], "unused-annotations", problem, f"read them with layout={kind!r}, or move them"
-            )
-            said.update(files)
+            fix = f"read them with layout={kind!r}, or move them out"
+            notes.add("info" if all_masked else "warning", files[0], "unused-annotations", problem, fix)
+        said.update(files)
     found.ignored = [file for file in found.ignored if file not in said]
     rest = [
         f for f in others if f not in said and f not in found.ignored and not _KNOWN_FILES.fullmatch(f.name.lower())

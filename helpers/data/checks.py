@@ -178,6 +178,7 @@ class _PhotoRecord:
     shape: tuple[int, int] = (0, 0)
     thumbnail: np.ndarray | None = None
     mask_like: bool = False
+    blank: bool = False
 
 
 @dataclass(slots=True)
@@ -296,7 +297,8 @@ def _photo_record(path: str) -> _PhotoRecord:
         pages=decoded.pages,
         shape=decoded.shape,
         thumbnail=_thumbnail(decoded, pixels),
-        mask_like=bool(pixels.any()) and is_mask_like(decoded.mask_values(), lossy=decoded.lossy),
+        mask_like=is_mask_like(decoded.mask_values(), lossy=decoded.lossy),
+        blank=not pixels.any(),
     )
 
 
@@ -545,12 +547,18 @@ def _check_classes(samples: list[_Sample], photos: dict[str, _PhotoRecord], find
     """Pictures among the photos that are masks or thumbnails of others, by what good photos look like."""
     read = {sample.image: sample for sample in samples if photos[sample.image].error is None}
     good = [photos[path] for path, sample in read.items() if sample.label == 0]
+    folders: dict[Path, list[str]] = defaultdict(list)
+    for path in read:
+        folders[Path(path).parent].append(path)
     if 2 * sum(record.mask_like for record in good) < len(good):
-        for path in read:
-            if photos[path].mask_like:
-                problem = "is black and white as a mask is, but counts as a photo"
-                fix = "move masks to where this layout has them, or out of the dataset"
-                findings.add("error", path, "mask-as-photo", problem, fix)
+        for paths in folders.values():
+            # one black photo is a failed one, a folder of them holds empty masks
+            whole = len(paths) > 1 and all(photos[path].mask_like for path in paths)
+            for path in paths:
+                if photos[path].mask_like and (whole or not photos[path].blank):
+                    problem = "is black and white as a mask is, but counts as a photo"
+                    fix = "move masks to where this layout has them, or out of the dataset"
+                    findings.add("error", path, "mask-as-photo", problem, fix)
     smallest = np.min([record.shape for record in good], axis=0) if good else np.zeros(2)
     for defect_type in sorted({sample.defect_type for sample in read.values() if sample.label == 1}):
         paths = [path for path, sample in read.items() if sample.defect_type == defect_type]

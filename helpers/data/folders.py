@@ -38,7 +38,8 @@ from helpers.data.samples import NORMAL
 RESULT_WORDS = frozenset(
     words_in(
         "thumbnail thumbnails thumb thumbs result results output outputs prediction predictions heatmap "
-        "heatmaps overlay overlays visualization visualizations visualisation visualisations preview previews"
+        "heatmaps overlay overlays visualization visualizations visualisation visualisations preview previews "
+        "visual visuals vis viz map maps debug"
     )
 )
 """Words in the name of a folder whose pictures are made from photos: it is no defect type."""

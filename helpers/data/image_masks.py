@@ -344,9 +344,8 @@ def read_image_masks(
         images = images_in(pair.images, found.ignored)
         together = pair.images == pair.masks
         marks = masks_beside(images) if together else images_in(pair.masks, found.ignored)
-        relative = {
-            photo: photo.relative_to(pair.images) for photo in images if not together or photo not in set(marks)
-        }
+        images = sorted(set(images) - set(marks)) if together else images
+        relative = {photo: photo.relative_to(pair.images) for photo in images}
         finder = MaskFinder(marks, pair.masks)
         masks = finder.pair(relative)
         abouts = metadata.take(relative, pair.split)
