@@ -20,7 +20,7 @@ from PIL import Image
 from scipy import ndimage
 
 from helpers.data.formats import NORMAL_NAMES
-from helpers.data.images import read_image
+from helpers.data.images import known_bit_depth, read_image
 from helpers.data.samples import NORMAL
 from helpers.files import write_whole_folder
 from helpers.progress import progress
@@ -124,6 +124,8 @@ def write_cutouts(
     n_test = round(test_share * len(photos)) if types is not None else 0
     test_photos = {int((k + 0.5) * len(photos) / n_test) for k in range(n_test)}
     about = {"name": out.name, "layout": "plain", "image_size": [size, size]}
+    if bits := known_bit_depth(photos[0]):
+        about["bit_depth"] = bits  # runs read other photos as these are read
     if same_scale and pixel_size is not None:
         about["pixel_size_mm"] = pixel_size * common_side / size
 

@@ -110,7 +110,7 @@ class DecodedImage:
         """
         mode = self.image.mode
         if self.deep is not None:
-            return self.upright(to_8_bits(self.deep, bits or _bit_depth_at(self.path), self.path))
+            return self.upright(to_8_bits(self.deep, bits or known_bit_depth(self.path) or 16, self.path))
         if mode in ("L", "RGB"):
             return self.upright(np.asarray(self.image))
         if mode in ("LA", "La", "1"):
@@ -237,9 +237,10 @@ def remember_bit_depth(folder: str | Path, bits: int | None) -> None:
         _known_depths[os.path.abspath(folder)] = bits  # noqa: PTH100  (resolve would follow links)
 
 
-def _bit_depth_at(path: Path) -> int:
+def known_bit_depth(path: str | Path) -> int | None:
+    """What was remembered for the data set that a photo lies in."""
     folders = Path(os.path.abspath(path)).parents if _known_depths else ()  # noqa: PTH100
-    return next((_known_depths[str(folder)] for folder in folders if str(folder) in _known_depths), 16)
+    return next((_known_depths[str(folder)] for folder in folders if str(folder) in _known_depths), None)
 
 
 def measure_bit_depth(paths: Iterable[str | Path]) -> int | None:

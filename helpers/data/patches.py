@@ -119,6 +119,7 @@ def write_patches(
             published_split=bool((table["split"] != "").any()),
             pixel_size=table.attrs.get("pixel_size"),
         )
+        patches.attrs |= {key: table.attrs[key] for key in ("bit_depth",) if key in table.attrs}
         write_mvtec(patches, folder, force=force)
     if result.too_small or result.several_types or result.without_mask:
         logger.warning("%s: some patches cannot be labelled and are left out: %s.", folder, result)

@@ -293,14 +293,20 @@ def write_samples(
     written = make_table(rows, root=folder, layout=layout, name=name, published_split=published, pixel_size=pixel_size)
     write_table(written, folder / "samples.csv")
     # the file says where the photos lie, and the folder is still to be renamed
-    attrs = {key: value for key, value in written.attrs.items() if key != "root"}
+    attrs = {key: value for key, value in written.attrs.items() if key != "root"} | _bit_depth(table)
     _write_json(folder / "samples.csv.json", attrs)
     _write_about(table, folder, name, layout, pixel_size)
 
 
 def _write_about(table: pd.DataFrame, folder: Path, name: str, layout: str, pixel_size: float | None) -> None:
     about = {"name": name, "layout": layout, "source": table.attrs.get("name") or ""}
-    _write_json(folder / "dataset.json", about | ({"pixel_size_mm": pixel_size} if pixel_size else {}))
+    about |= {"pixel_size_mm": pixel_size} if pixel_size else {}
+    _write_json(folder / "dataset.json", about | _bit_depth(table))
+
+
+def _bit_depth(table: pd.DataFrame) -> dict[str, int]:
+    """Kept also where photos are written with 8 bits: so runs read others as these were read."""
+    return {"bit_depth": table.attrs["bit_depth"]} if table.attrs.get("bit_depth") else {}
 
 
 def folder_names(table: pd.DataFrame) -> dict[str, str]:
