@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
 from filelock import FileLock, Timeout
 
 PARTIAL = ".*.partial*"  # what finds them, see `partial_path`
 _PARTIAL = re.compile(r"\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.partial(\.\w+)?")
 _NO_NAME = re.compile(r'[/\\:*?"<>|\x00-\x1f\ud800-\udfff]')
+_DEEPEST_YAML = 50  # levels
 _LONGEST_NAME = 200  # bytes of UTF-8: systems end at 255, and a suffix may follow
 
 
@@ -129,6 +131,29 @@ def check_name(name: Any, what: str) -> str:
 def printable(text: str) -> str:
     """A file's name for tables and messages: bytes of it that are no UTF-8 are written as ``\\xe9``."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """What YAML says: plain values, without aliases, of which a few lines can make millions of values.
+
+    Args:
+        text: the YAML.
+        where: it stands, for the message.
+
+    Raises:
+        ValueError: it is no YAML, or has aliases.
+    """
+    try:
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"alias *{event.anchor} is not read here; write the values out")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST_YAML:
+                raise ValueError(f"more than {_DEEPEST_YAML} levels")
+        return yaml.safe_load(text)
+    except Exception as error:  # values like "!!timestamp x" raise what Python's own functions like
+        raise ValueError(f"{where} is no YAML that can be read ({str(error) or type(error).__name__}).") from error
 
 
 def short_name(name: str, longest: int = _LONGEST_NAME) -> str:

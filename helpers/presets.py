@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from helpers.files import read_yaml
 from helpers.runs import PROJECT_ROOT, RUN_FILE, MissingRunError, dataset_folder, project_path
 
 PRESETS_FOLDER = PROJECT_ROOT / "notebooks" / "params" / "cascades"
@@ -75,9 +74,9 @@ def read_cascade(file: Path) -> dict[str, Any]:
         CascadeError: it is no YAML, or has other keys than :data:`KEYS`.
     """
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CascadeError(f"{file} is no YAML: {error}") from error
+        content = read_yaml(file.read_text(encoding="utf-8"), str(file))
+    except ValueError as error:
+        raise CascadeError(str(error)) from error
     if not isinstance(content, dict):
         raise CascadeError(f"{file}: expected keys ({', '.join(KEYS)}), got {type(content).__name__}.")
     check_keys(content, KEYS, file.name)
@@ -131,6 +130,29 @@ def check_stage(written: Any, where: str) -> None:
     for key in ("morphology", "separate"):
         if key in written and not isinstance(written[key], dict):
             raise CascadeError(f"{where}: '{key}' must be names with their values.")
+
+
+def check_values(keys: Mapping[str, Any], where: str) -> None:
+    """Refuse values of a stage, parameters replaced, that are of another kind; ``where`` is for the message.
+
+    Raises:
+        CascadeError: naming the key.
+    """
+    text = ("name", "rule", "then", "otherwise", "object_mask", "unknown_by", "background")
+    for name in text:
+        if name in keys and not isinstance(keys[name], str):
+            raise CascadeError(f"{where}: '{name}' must be text, got {keys[name]!r:.60}; put it in quotes.")
+    for name in ("window", "shrink"):
+        if name in keys and type(keys[name]) is not int:
+            raise CascadeError(f"{where}: '{name}' must be a whole number, got {keys[name]!r:.60}.")
+    if "pixel_threshold" in keys and type(keys["pixel_threshold"]) not in (int, float, str):
+        raise CascadeError(
+            f"{where}: 'pixel_threshold' must be a number or a name, got {keys['pixel_threshold']!r:.60}."
+        )
+    for name in ("morphology", "separate"):
+        for option, value in (keys.get(name) or {}).items():
+            if not isinstance(option, str) or type(value) not in (int, float, str):
+                raise CascadeError(f"{where}: '{name}' must be names with numbers, got {option!r}: {value!r:.60}.")
 
 
 def resolve(value: Any, parameters: Mapping[str, Any]) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import warnings
 
+from helpers.files import printable
+
 CHATTY_LOGGERS = (
     "anomalib",
     "lightning",
@@ -31,3 +33,13 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"lightning\b.*")
     for message in (".*does not have many workers.*", ".*treespec, LeafSpec.*", ".*no `configure_optimizers`.*"):
         warnings.filterwarnings("ignore", message=message)
+
+
+def sentence(error: Exception) -> str:
+    """What a command says instead of a traceback: an error's own words, or its kind too where nobody foresaw it."""
+    if isinstance(error, ValueError | TypeError | OSError):
+        return printable(str(error))
+    return printable(
+        f"{type(error).__name__}: {error} (a damaged file, of the run, the cascade or the photos; or a fault of the "
+        "program, which is worth a report)"
+    )

@@ -240,7 +240,12 @@ class Run:
             raise MissingRunError(f"{folder} holds no finished run: there is no {RUN_FILE}. Train it again.")
         try:
             info = json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+            wrong = list(_wrong_entries(info))
+            if wrong:
+                raise ValueError(f"missing or of another kind: {', '.join(wrong)}")
+            for fields in info["thresholds"].values():
+                Threshold.from_dict(fields)
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} is damaged ({error}); delete the folder and train again.") from error
         return cls(folder, info, read_table(folder / "samples.csv"))
 
@@ -424,7 +429,10 @@ class Run:
         file = self.folder / "predictions.csv"
         if not file.is_file():
             raise MissingRunError(f"There is no {file}; fit the run first.")
-        predictions = pd.read_csv(file, keep_default_na=False)
+        text = ("image_path", "defect_type", "split")  # a type may be called 007
+        predictions = pd.read_csv(file, keep_default_na=False, dtype=dict.fromkeys(text, "str"))
+        if lacking := {*text, "label_index", "score"} - {*predictions.columns}:
+            raise ValueError(f"{file} is damaged (no column {', '.join(sorted(lacking))}); copy the run again.")
         numbers = predictions.filter(["score", "map_max"]).apply(pd.to_numeric, errors="coerce").astype(np.float32)
         finite = np.isfinite(numbers).all(axis=1)
         if not finite.all():
@@ -558,6 +566,57 @@ class Run:
             return line
         tested = counts["test_normal"] + counts["test_abnormal"]
         return f"{line}; compared on the {len(self.compared_on)} of its {tested} test photos that all runs test"
+
+
+def _wrong_entries(info: Any) -> Iterator[str]:
+    """Names of what is missing in ``run.json``, or not of the kind that is read from there."""
+    if not isinstance(info, dict):
+        yield "all of it"
+        return
+    kinds = {"model": str, "fingerprint": str, "parameters": dict, "thresholds": dict}
+    later = {"samples": str, "seed": int, "files": dict, "versions": dict, "counts": dict, "timings": dict}
+    later |= {"finished_at": str, "epochs": dict}  # not in every run
+    kinds |= {name: kind for name, kind in later.items() if name in info}
+    yield from (name for name, kind in kinds.items() if not isinstance(info.get(name), kind))
+    if not isinstance(info.get("note"), str | None):
+        yield "note"
+    for name, kind in (("files", str), ("versions", str), ("counts", int), ("timings", int | float)):
+        if isinstance(info.get(name), dict) and not all(isinstance(value, kind) for value in info[name].values()):
+            yield f"entries of {name}"
+    if "image" not in (info.get("thresholds") or ("image",)):
+        yield "threshold image"
+    parameters = info.get("parameters")
+    if not isinstance(parameters, dict):
+        return
+    for name, sizes in (("image_size", (1, 2)), ("center_crop", (2,))):
+        if name not in parameters:
+            continue
+        pixels = parameters[name]
+        if not (pixels is None and name == "center_crop") and not (
+            isinstance(pixels, list)
+            and len(pixels) in sizes
+            and all(type(side) is int and 0 < side < 2**16 for side in pixels)
+        ):
+            yield f"parameters, {name}"
+    classes, normal = parameters.get("classes"), parameters.get("normal_class")
+    needed = parameters.get("task") == "classification"
+    if parameters.get("task") not in (None, "detection", "classification"):
+        yield "parameters, task"
+    if (needed or classes is not None) and not (
+        isinstance(classes, list)
+        and classes
+        and all(isinstance(name, str) for name in classes)
+        and len({*classes}) == len(classes)
+    ):
+        yield "parameters, classes"
+    elif not isinstance(normal, str | None) or (normal and normal not in (classes or ())):
+        yield "parameters, normal_class"
+    start = parameters.get("start_threshold")
+    if start is not None and (type(start) not in (int, float) or not abs(start) < 1e38):
+        yield "parameters, start_threshold"
+    backbone = parameters.get("backbone")
+    if backbone is not None and not (isinstance(backbone, dict) and isinstance(backbone.get("architecture"), str)):
+        yield "parameters, backbone"
 
 
 def write_json(content: Any, path: Path) -> None:

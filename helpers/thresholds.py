@@ -63,7 +63,7 @@ class Threshold:
     def __post_init__(self) -> None:
         try:
             value = float(self.value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             value = math.nan
         if not abs(value) <= _FLOAT32_MAX:
             raise ValueError(f"A threshold is a finite number, got {self.value!r} ({self.origin or 'no origin'}).")
@@ -94,11 +94,18 @@ class Threshold:
         """Rebuilds what `to_dict` gave; fields that are unknown here are ignored.
 
         Raises:
-            ValueError: When ``value`` or ``origin`` is missing.
+            ValueError: When ``value`` or ``origin`` is missing, or a field is of another kind.
         """
+        if not isinstance(fields, dict):
+            raise ValueError(f"A stored threshold is a table of its fields, got {fields!r:.60}.")
         for name in ("value", "origin"):
             if name not in fields:
                 raise ValueError(f"A stored threshold needs the field '{name}'; it has {sorted(fields)}.")
+        kinds = {"origin": str, "kind": str, "warning": str, "population": str, "below": bool}
+        for name in ({*cls.__dataclass_fields__} & {*fields}) - {"value"}:
+            kind = kinds.get(name, (int, float, type(None)))
+            if not isinstance(fields[name], kind) or (isinstance(fields[name], bool) and name != "below"):
+                raise ValueError(f"Field '{name}' of a stored threshold cannot be {fields[name]!r:.60}.")
         return cls(**{name: fields[name] for name in cls.__dataclass_fields__ if name in fields})
 
 

@@ -14,13 +14,16 @@ reason; 130 interrupted, and what is done is kept.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from helpers.files import printable, short_name
 from helpers.inference.exported import BACKEND_NAMES
-from helpers.quiet import quiet_libraries
+from helpers.quiet import quiet_libraries, sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     quiet_libraries()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal has no letters for
     from helpers.inference.cascade import Cascade
     from helpers.inference.saving import FOLDERS
     from helpers.runs import project_path
@@ -45,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise FileNotFoundError(f"There is no {options.photos}; give a photo or a folder of photos.")
         folder = _folder(options.what)
         cascade = (Cascade.of_run if folder else Cascade.from_yaml)(folder or options.what, settings, **common)
-        photos = options.photos.expanduser().absolute()
-        name = photos.name if photos.is_dir() else photos.stem
+        photos = Path(os.path.abspath(options.photos.expanduser()))  # noqa: PTH100  (without "..", but keeps links)
+        name = short_name(printable(photos.name if photos.is_dir() else photos.stem))
         out = project_path(Path(options.out).absolute() if options.out else f"{OUT}/{cascade.name}/{name}")
         save = tuple(FOLDERS) if options.save == "all" else tuple(word for word in options.save.split(",") if word)
         save = () if options.save == "none" else save
@@ -54,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted; what is done is kept, and the same command goes on with the rest.", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError) as error:
-        print(f"{error}", file=sys.stderr)
+    except Exception as error:
+        print(sentence(error), file=sys.stderr)
         return 2
     return _report(verdicts, out)
 

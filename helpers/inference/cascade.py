@@ -72,12 +72,14 @@ from helpers.presets import (
     cascade_parameters,
     check_keys,
     check_stage,
+    check_values,
     find_cascade,
     read_cascade,
     resolve,
     run_folder,
 )
 from helpers.progress import progress
+from helpers.quiet import sentence
 from helpers.runs import Run, project_path, write_json
 
 JOURNAL, ABOUT, LOCK = "journal.jsonl", "cascade.json", ".lock"
@@ -171,13 +173,14 @@ class Cascade:
             where = f"{file.name}, stage {number}"
             check_stage(written, where)
             keys = {key: value if key == "rule" else resolve(value, parameters) for key, value in written.items()}
+            check_values(keys, where)
             try:
                 stages.append(_open_stage(keys, parameters, backend, device, batch_size))
-            except FileNotFoundError:
+            except OSError:
                 raise
-            except (ValueError, TypeError) as error:
-                raise CascadeError(f"{where}: {error}") from error
-        name = str(content.get("name", file.stem))
+            except Exception as error:  # a damaged network raises what torch likes
+                raise CascadeError(f"{where}: {sentence(error)}") from error
+        name = content.get("name", file.stem)
         return cls(name, stages, parameters=parameters, about=str(content.get("about", "")), batch_size=batch_size)
 
     @classmethod

@@ -56,7 +56,7 @@ from helpers.inference.exported import (
 from helpers.inference.predictor import CHECKPOINT, CLASSIFICATION, Predictor, check_run, open_finished
 from helpers.models.catalog import SEGMENTERS
 from helpers.models.classifier import abnormal_scores
-from helpers.quiet import quiet_libraries
+from helpers.quiet import quiet_libraries, sentence
 from helpers.runs import Run, file_sha256, installed_versions, project_path
 from helpers.thresholds import held_out_thresholds
 
@@ -750,8 +750,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(options.run).expanduser()
     try:
         files = export_run(folder.absolute() if folder.is_dir() else options.run, options.formats.split(","))
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
+    except Exception as error:
+        print(sentence(error), file=sys.stderr)
         return 2
     for name, file in files.items():
         size = sum(part.stat().st_size for part in (file, file.with_suffix(".bin")) if part.is_file())

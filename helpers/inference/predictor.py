@@ -387,6 +387,11 @@ class Predictor:
             require_resizable(photo.shape, self.parameters["image_size"], source)
         output = self._backend(photos)
         scores, maps = output.scores, output.maps
+        if self.classes is not None and output.probabilities.shape[1] != len(self.classes):
+            raise ValueError(
+                f"{self.run.folder}: its network tells {output.probabilities.shape[1]} classes apart, {RUN_FILE} names "
+                f"{len(self.classes)}; copy the run again, or train it again."
+            )
         if self._masks is not None and maps is not None:
             scores, maps = self._confine(maps, photos, sources)
         _check_finite(sources, replace(output, scores=scores, maps=maps))
@@ -441,7 +446,7 @@ class Predictor:
         if isinstance(name, Threshold):
             return name
         if not isinstance(name, str):
-            return Threshold(value=float(name), origin="given")
+            return Threshold(value=name, origin="given")
         start = self.parameters.get("start_threshold")
         if name == START and start is not None and START not in self.thresholds:
             return Threshold(value=float(start), origin="starting value, not calibrated")
@@ -538,6 +543,8 @@ def check_run(run: Run) -> None:
             f"{checkpoint} is not the file that {RUN_FILE} was written for (its SHA-256 differs): it was changed "
             "or damaged. Copy the run again, or train it again."
         )
+    if "image_size" not in run.info["parameters"]:
+        raise ValueError(f"{run.folder / RUN_FILE} is damaged: its parameters lack image_size. Copy the run again.")
     now, then = installed_versions(), run.info.get("versions", {})
     for name in ("torch", "anomalib"):
         if name in then and then[name].split(".")[:2] != now[name].split(".")[:2]:

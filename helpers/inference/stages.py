@@ -164,7 +164,7 @@ class Rule:
             limit, origin = (parameters[word], f"parameter {word}") if word in parameters else (word, "given")
             if isinstance(limit, bool) or not isinstance(limit, int | float | str):
                 raise ValueError(f"rule {stripped!r}: {word} is {limit!r}, which is no threshold.")
-            with suppress(ValueError):  # the name of a stored threshold
+            with suppress(ValueError, OverflowError):  # the name of a stored threshold
                 limit = float(limit)
             name = found["class"]
             kind = "probability" if name else found[1]

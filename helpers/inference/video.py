@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from helpers.quiet import quiet_libraries
+from helpers.quiet import quiet_libraries, sentence
 
 if TYPE_CHECKING:
     import numpy as np
@@ -718,8 +718,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted before a frame was done.", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        print(f"{error}", file=sys.stderr)
+    except Exception as error:
+        print(sentence(error), file=sys.stderr)
         return 2
 
 
