@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from helpers.files import read_yaml
 from helpers.runs import dataset_folder, installed_versions, project_path, write_json
 
 
@@ -57,9 +58,10 @@ def read_value(name: str, text: str) -> Any:
         ParameterError: it is no YAML, or a number that is not finite.
     """
     try:
+        read_yaml(text, "it")  # OmegaConf writes aliases out, however many there are
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"] if text else ""
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise ParameterError(f"{name}={text}: {' '.join(str(error).split())}") from error
+    except (ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise ParameterError(f"{name}={text:.60}: {' '.join(str(error).split())}") from error
     check_finite(name, value)
     return value
 
