@@ -1039,3 +1039,16 @@ def test_one_process_at_a_time_writes_into_a_folder_of_results(artifacts, drawn,
     with hold(tmp_path / "out/.lock", "it"), pytest.raises(InUseError, match="out is in use by process"):
         cascade.run(drawn, tmp_path / "out")
     assert len(cascade.run(drawn, tmp_path / "out")) and not (tmp_path / "out/.lock").exists()
+
+
+@pytest.mark.parametrize("limit", [150 / 255, 0.5, 0.9, float(np.float32(200 / 255))])
+def test_a_peak_rule_says_defect_exactly_where_there_is_a_mask(tmp_path, artifacts, limit):
+    """One pixel of the network's map (every eighth of the photo) is 200/255, which is less once it is enlarged."""
+    picture = np.zeros((16, 16, 3), np.uint8)
+    picture[4, 10, 0] = 200
+    one = stage(artifacts, "first", f"peak > {limit}", then="DEFECT", otherwise="OK", pixel_threshold=limit)
+    item = Item("a.png", "a", picture)
+    one.run([item], tmp_path / "out", ("mask",))
+    mask = np.asarray(Image.open(tmp_path / "out/first/masks/a.png")) > 0
+    assert item.rows[0]["peak"] == np.float32(200 / 255)
+    assert (item.verdict == "DEFECT") == (item.rows[0]["mask_pixels"] > 0) == mask.any() == (limit < 0.78)

@@ -1,12 +1,21 @@
 """One rule for "above the threshold": verdict, mask, metric, size table and curves agree, also exactly on a value."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+
 import numpy as np
+import onnx
+import onnxruntime
+import openvino
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
+from torch import nn
 
 from helpers.analysis.cascade_costs import Prices, cascade_rates, expected_costs, lost_photos
 from helpers.analysis.classification import threshold_rates
@@ -15,7 +24,9 @@ from helpers.analysis.metrics import PixelMetrics, bootstrap_draws, image_metric
 from helpers.analysis.sizing import label_defects, measure_defects
 from helpers.analysis.weak_defects import detection_rates
 from helpers.data.images import map_at_photo_size
-from helpers.thresholds import Threshold, exceeds
+from helpers.inference.export import OUTPUTS, FixedClassifier, FixedDetector, network_graph
+from helpers.models.classifier import abnormal_scores
+from helpers.thresholds import Threshold, conformal_threshold, exceeds
 
 WHOLE = {"min_defect_area": 0, "use_morphology": False, "fill_holes": False}
 
@@ -109,3 +120,66 @@ def test_a_peak_of_one_cell_stays_a_peak_in_the_photo():
         assert found["relative_y"].item() == pytest.approx(3.5 / 8, abs=0.5 / shape[0])
     mirrored = map_at_photo_size(peak[:, ::-1], (24, 24), {})
     np.testing.assert_array_equal(map_at_photo_size(peak, (24, 24), {})[:, ::-1], mirrored)
+
+
+# ------------------------------------------------------------------------------------------------------ exported graphs
+
+
+class Said(nn.Module):
+    """A network whose answer is its photo: logits of a classifier, or the map of a detector."""
+
+    head = staticmethod(lambda embedding: embedding)
+    embed = staticmethod(lambda frames: frames[:, :, 0, 0])
+
+    def forward(self, frames):
+        anomaly_map = frames[:, :1]
+        return SimpleNamespace(pred_score=anomaly_map.amax((1, 2, 3)), anomaly_map=anomaly_map)
+
+
+def answers(network: nn.Module, frames: np.ndarray, classifies: bool) -> dict[str, dict[str, np.ndarray]]:
+    """What a network says in each format."""
+    names = OUTPUTS[classifies]
+    graph = network_graph(network.eval(), frames.shape[-2:], names)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        onnx.save(graph, file)
+        compiled = openvino.Core().compile_model(
+            openvino.convert_model(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+        )
+        found = compiled(frames)
+        in_openvino = {name: np.array(found[name]) for name in names}
+    with torch.no_grad():
+        in_torch = {name: each.numpy() for name, each in zip(names, network(torch.from_numpy(frames)), strict=True)}
+    in_onnx = dict(zip(names, session.run(list(names), {"frames": frames}), strict=True))
+    return {"torch": in_torch, "onnx": in_onnx, "openvino": in_openvino}
+
+
+@pytest.mark.parametrize("normal", [0, 1, None])
+def test_a_classifiers_verdict_is_the_same_everywhere_at_margins_from_0_to_40(normal):
+    """In float32 1 - p is 0 or a multiple of 6e-8 from a margin of 15 on, where thresholds are 1e-8 and less."""
+    margins = np.linspace(0, 40, 201, dtype=np.float32)
+    logits = np.zeros((201, 3), np.float32)
+    logits[:, normal or 0] += margins
+    logits[:, 2] -= 1.5
+    exact = np.exp(logits.astype(float))
+    exact = np.sort(exact / exact.sum(1, keepdims=True), axis=1)[:, :2].sum(1)
+    expected = abnormal_scores(torch.from_numpy(logits).softmax(1), normal).numpy()  # training's and the Predictor's
+    np.testing.assert_allclose(expected, exact, rtol=1e-5)
+    between = np.sqrt(exact[1:] * exact[:-1])  # thresholds between every photo and the next
+    for where, found in answers(FixedClassifier(Said(), normal), logits[:, :, None, None], True).items():
+        np.testing.assert_allclose(found["score"], exact, rtol=1e-4, err_msg=where)
+        for limit in between:
+            np.testing.assert_array_equal(exceeds(found["score"], limit), exact > limit, err_msg=where)
+    stored = conformal_threshold(expected, 0.9)
+    assert stored.exceeds(expected).sum() == 201 - stored.rank  # the photo that set it is not above it
+
+
+def test_an_exported_map_is_above_thresholds_that_lie_on_its_values_where_torchs_is():
+    drawn = np.random.default_rng(0).choice(np.float32([0.1, 0.2, 0.3, 1.2, 7.7]), (6, 3, 9, 7))
+    found = answers(FixedDetector(Said(), (9, 7)), drawn, False)
+    for value in (0.1, 0.2, 0.3, 1.2, 7.7, 0.30000000001):
+        above = drawn[:, 0] > np.float32(value)
+        for where, said in found.items():
+            np.testing.assert_array_equal(exceeds(said["map"], value), above, err_msg=where)
+            np.testing.assert_array_equal(exceeds(said["score"], value), above.any((1, 2)), err_msg=where)

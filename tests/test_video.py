@@ -34,6 +34,7 @@ from helpers import clips, read_dataset
 from helpers.clips import ClipWriter, Frame, FrameSource, at_source_pace, fitted, open_source, photo_sequence
 from helpers.inference import predictor as predictor_module
 from helpers.inference import video as video_module
+from helpers.inference.exported import Calibration
 from helpers.inference.predictor import Predictor
 from helpers.inference.video import (
     FRAME_COLUMNS,
@@ -48,6 +49,7 @@ from helpers.inference.video import (
     write_clip,
     write_timeline,
 )
+from helpers.thresholds import Threshold
 from helpers.views.video_figures import (
     MAX_WIDTH,
     Found,
@@ -595,6 +597,20 @@ def test_normalised_scores_are_anomalibs():
     theirs = PostProcessor._normalize(scores, low, high, threshold)  # noqa: SLF001  (the formula that is documented)
     assert [known(float(score)) for score in scores] == pytest.approx(theirs.tolist(), abs=1e-6)
     assert known(known.raw(0.8)) == pytest.approx(0.8) and known(14.5) == 0.5
+
+
+def test_a_backend_with_thresholds_of_its_own_shows_no_defect_below_a_half(tmp_path, monkeypatch):
+    """As a file in 8 bits has: its threshold 0.6 lies below the run's 2, decides, and is 0.5 on the scale."""
+    run = write_run(tmp_path / "artifacts/drawn/quick/first", thresholds={"image": 2.0})
+    own = {"image": Threshold(0.6, "in 8 bits"), "pixel": Threshold(0.7, "in 8 bits", kind="pixel")}
+    calibration = Calibration(own, np.float32([0.1, 0.15, 0.2]))
+    monkeypatch.setattr(KnownBackend, "calibration", calibration, raising=False)
+    result = judge_video(moving(12), tmp_path / "out.mp4", Predictor(run))
+    frames = result.frames()
+    defect = frames["verdict"] == "DEFECT"
+    assert defect.any() and (~defect).any()
+    assert ((frames["normalised_score"] >= 0.5) == defect).all()
+    assert result.threshold.value == 0.6 and "calibrated" not in result.other_thresholds
 
 
 def test_thresholds_by_name_number_and_normalised(run, tmp_path):
