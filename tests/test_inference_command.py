@@ -84,6 +84,17 @@ def test_a_cascade_of_a_file(run, photos, tmp_path):
     assert pd.read_csv(tmp_path / "out/verdicts.csv")["verdict"].tolist() == ["OK", "FINE"]
 
 
+def test_a_good_verdict_on_a_photo_whose_map_marks_a_defect_is_said(run, photos, tmp_path, capsys):
+    """The score's threshold is above the map's."""
+    verdicts = tmp_path / "out" / "verdicts.csv"
+    rule = "stages: [{run: first, pixel_threshold: 0.15, rule: score > 0.9, then: DEFECT, otherwise: OK}]"
+    (tmp_path / "one.yml").write_text(f"name: one\nparameters: {{DATASET: wire}}\n{rule.replace('first', str(run))}\n")
+    assert main([str(tmp_path / "one.yml"), str(photos), "--out", str(tmp_path / "out")]) == 0
+    rows = pd.read_csv(verdicts).set_index("photo")
+    assert rows.loc["a.png", "verdict"] == "OK" and rows.loc["a.png", "marked_pixels"] > 0
+    assert "marked_pixels" in capsys.readouterr().out
+
+
 def test_photos_that_cannot_be_judged_are_said_and_counted(run, photos, tmp_path, capsys):
     (photos / "c.png").write_bytes(b"no picture")
     assert main([str(run), str(photos), "--out", str(tmp_path / "out"), "--save", "mask"]) == 1

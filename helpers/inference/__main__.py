@@ -74,6 +74,10 @@ def _report(verdicts: pd.DataFrame, out: Path) -> int:
         print(f"{row.photo}: {row.verdict}" + (f" ({row.rule}: {row.value:.4g}, {row.threshold:.4g})" if known else ""))
     if len(verdicts) > N_SHOWN:
         print(f"... {len(verdicts)} photos: {verdicts['verdict'].value_counts().to_dict()}")
+    doubtful = verdicts[verdicts["abnormal"].eq(False) & (verdicts["marked_pixels"].fillna(0) > 0)]
+    if len(doubtful):
+        names = ", ".join(doubtful["photo"].head(N_SHOWN)) + (" ..." if len(doubtful) > N_SHOWN else "")
+        print(f"look at these {len(doubtful)}: the verdict is good, yet a map marks a defect (marked_pixels): {names}")
     failed = verdicts[verdicts["error"].notna()]
     for row in failed.head(N_SHOWN).itertuples():
         print(f"not judged: {row.error}", file=sys.stderr)

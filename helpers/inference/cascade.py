@@ -89,8 +89,10 @@ STAGE_FILE = "inference_results.json"
 VERSION = 1  # of the journal
 VERDICT_COLUMNS = (
     *("photo", "image_path", "verdict", "abnormal", "stage", "rule", "value", "threshold", "origin"),
-    *("score", "confidence", "class", "n_objects", "n_abnormal", "milliseconds", "error"),
+    *("score", "confidence", "class", "n_objects", "n_abnormal", "marked_pixels", "milliseconds", "error"),
 )
+"""Of a photo. ``marked_pixels`` is the most that the map of any stage, or of an object, marks as defect: where it is
+above 0 and the verdict is good, map and verdict disagree."""
 
 
 class Cascade:
@@ -665,6 +667,7 @@ def _record(job: Job, item: Item) -> dict[str, Any]:
         "abnormal": item.abnormal,
         "n_objects": len(item.parts) if item.parts else None,
         "n_abnormal": sum(bool(part.abnormal) for part in item.parts) if item.parts else None,
+        "marked_pixels": max((row["mask_pixels"] for row in rows if row["pixel_threshold"] is not None), default=None),
         "milliseconds": round(sum(row["milliseconds"] or 0.0 for row in rows), 3),
         "error": item.error or None,
     }
