@@ -277,6 +277,22 @@ def test_a_lost_object_does_not_make_a_photo_normal(tmp_path, read, spoiled):
     assert types(read(class_from="name")) == {"dent_4": "dent"}
 
 
+def test_files_in_other_encodings(tmp_path, read):
+    root = tmp_path / "set"
+    text = voc([("\u5212\u75d5", BOX)])
+    for name, encoding in (("a", "gb2312"), ("b", "utf-16"), ("c", "utf-8"), ("d", "gb18030")):
+        put(root, name, None)
+        first = "" if encoding == "gb18030" else f'<?xml version="1.0" encoding="{encoding}"?>'
+        (root / "ANNOTATIONS" / f"{name}.xml").write_bytes((first + text).encode(encoding))
+    table = read()
+    assert types(table) == dict.fromkeys("abc", "\u5212\u75d5")
+    finding = table.attrs["findings"][0]
+    assert finding["code"] == "invalid-annotation" and "gb18030" in finding["fix"]
+    (root / "ANNOTATIONS" / "b.xml").unlink()
+    (root / "ANNOTATIONS" / "c.xml").unlink()
+    assert types(read(encoding="gb18030")) == dict.fromkeys("ad", "\u5212\u75d5")
+
+
 def test_boxes_that_are_turned(tmp_path, read):
     box = "".join(
         f"<{tag}>{value}</{tag}>"

@@ -544,8 +544,9 @@ def test_a_photo_folder_is_named_for_every_split(tmp_path, read):
 def test_a_file_in_another_folder_can_be_named(tmp_path, read):
     root = tmp_path / "set"
     write_coco_file(root / "exports" / "b.json", ["a.png"], [annotation(1, 0, [SQUARE])], photos=root / "photos")
-    table = read(root, layout="coco", annotations="exports/b.json")
-    assert table["label_index"].tolist() == [1]
+    assert read(root)["label_index"].tolist() == [1]
+    write_coco_file(root / "exports" / "old.json", ["a.png"], [], photos=root / "photos")
+    assert read(root, annotations="exports/b.json")["label_index"].tolist() == [1]
 
 
 @pytest.mark.parametrize(

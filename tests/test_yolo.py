@@ -140,6 +140,16 @@ def test_labels_without_a_photo_and_photos_that_are_no_photos(tmp_path, read):
     assert ("error", "missing-photo") in codes(table)
 
 
+def test_a_folder_without_any_label_was_not_labelled(tmp_path, read):
+    root = tmp_path / "set"
+    put(root, "images/train/a.png", "labels/train/a.txt", POLYGON)
+    for name in ("train/b", "test/c"):
+        put(root, f"images/{name}.png")
+    table = read()
+    assert table.attrs["layout"] == "yolo"
+    assert set(labels(table)) == {"images/train/a.png", "images/train/b.png"}
+
+
 def test_labels_that_may_be_of_two_photos_leave_both_out(tmp_path, read):
     root = tmp_path / "set"
     put(root, "images/a.png", "labels/a.txt", POLYGON)

@@ -28,6 +28,7 @@ from helpers.data.annotations import (
     mask_folder,
     photo_size,
     read_text,
+    require_encoding,
     united,
 )
 from helpers.data.formats import NORMAL_NAMES, Found, LayoutError, folders_in, images_in, split_folders, tree
@@ -93,6 +94,7 @@ def read_voc(
     *,
     class_from: str = "auto",
     boxes_as_masks: bool = False,
+    encoding: str | None = None,
     mask_cache: str | Path | None = None,
 ) -> Found:
     """Read photos with VOC files, or those of each split's folder; reached through `helpers.read_dataset`.
@@ -118,6 +120,7 @@ def read_voc(
         class_from: "name", "objects", or "auto": by name where every photo's name begins with the name of some object
             of the dataset or a word for normal, else by objects.
         boxes_as_masks: draw all boxes of a photo as its mask. They are no outlines; see above.
+        encoding: text encoding of the XML files; default: what they declare, else UTF-8.
         mask_cache: folder for drawn masks; default: ``artifacts/.masks`` in the project.
 
     Raises:
@@ -128,11 +131,12 @@ def read_voc(
         raise ValueError(f"class_from is {class_from!r}; use one of {', '.join(CLASS_SOURCES)}.")
     if not isinstance(boxes_as_masks, bool):
         raise ValueError(f"boxes_as_masks is {boxes_as_masks!r}; use True or False.")
+    require_encoding(encoding)
     if not path.is_dir() or not any(_pairs(path)):
         raise LayoutError(f"{path} has no XML files beside photos or in ANNOTATIONS beside IMAGES.\n{tree(path)}")
     notes = Notes(path)
     found = Found([], path, published_split=False, name=path.name, attrs={"findings": notes.rows})
-    photos = _with_split_lists(path, _photos(path, notes, found.ignored), notes)
+    photos = _with_split_lists(path, _photos(path, notes, found.ignored, encoding), notes)
     by_name = class_from == "name" or (class_from == "auto" and _names_are_classes(photos))
     nameless = [photo.path for photo in photos if by_name and not class_in_name(photo.path)]
     if nameless:
@@ -189,7 +193,7 @@ def _xml_files(folder: Path) -> list[Path]:
     return [file for file in files_below(folder, []) if file.suffix.lower() == ".xml"]
 
 
-def _photos(root: Path, notes: Notes, ignored: list[Path]) -> list[_Photo]:
+def _photos(root: Path, notes: Notes, ignored: list[Path], encoding: str | None) -> list[_Photo]:
     """All photos with what their files say; findings for files that belong to none or cannot be read."""
     photos = []
     for pair in _pairs(root):
@@ -201,7 +205,7 @@ def _photos(root: Path, notes: Notes, ignored: list[Path]) -> list[_Photo]:
         found, refused = match_names(stems.values(), images, pair.images, suffix=False)
         files: dict[Path, list[Path]] = {}
         unclear: set[Path] = set()
-        contents = {file: _load(file, notes) for file in stems}
+        contents = {file: _load(file, notes, encoding) for file in stems}
         for file, stem in stems.items():
             content = contents[file]
             alike = refused.get(stem, [])
@@ -281,23 +285,28 @@ def listed_splits(
     return {photo: next(iter(of)) for photo, of in splits.items() if len(of) == 1}
 
 
-def _load(file: Path, notes: Notes) -> _Content | None:
+def _load(file: Path, notes: Notes, encoding: str | None) -> _Content | None:
     """Content of a VOC file, or None after a finding."""
     try:
-        data = file.read_bytes()
-    except OSError as error:
-        notes.add("error", file, "invalid-annotation", f"cannot be read ({error.strerror})", "check who may read it")
+        with file.open("rb") as beginning:
+            declared = re.match(rb"[^<]{0,3}<\?xml[^>]*encoding=[\"']([\w.-]+)", beginning.read(200))
+        named = declared.group(1).decode() if declared else None
+        text = read_text(file, encoding or (None if named and named.lower().startswith("utf") else named))
+    except AnnotationError as error:
+        notes.add("error", file, "invalid-annotation", error.problem, error.fix)
+        return None
+    except (OSError, LookupError) as error:
+        notes.add("error", file, "invalid-annotation", f"is not valid XML ({error})", "check the file and its encoding")
         return None
     # expat expands entities that a document type defines; without the zeros UTF-16 reads like ASCII
-    if b"<!doctype" in data.replace(b"\0", b"").lower():
+    if "<!doctype" in text.replace("\0", "").lower():
         problem = "has a document type (DOCTYPE), which VOC files have not; it is not read"
         notes.add("error", file, "invalid-annotation", problem, "remove it if you trust the file")
         return None
     try:
-        top = ElementTree.fromstring(data)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two: unknown or odd encodings
-        fix = "export it again, as UTF-8 or with its encoding in the first line"
-        notes.add("error", file, "invalid-annotation", f"is not valid XML ({error})", fix)
+        top = ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        notes.add("error", file, "invalid-annotation", f"is not valid XML ({error})", "export it again")
         return None
     if top.tag != "annotation":
         problem = f"is no VOC file: it begins with <{top.tag}>, not <annotation>"

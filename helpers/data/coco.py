@@ -205,9 +205,14 @@ def _searched(root: Path, patterns: Sequence[str] = ()) -> list[tuple[Path, str]
     for folder, split in folders:
         searched[folder] = split
         for inner in folders_in(folder):
-            if inner.name.lower() in _ANNOTATION_FOLDERS:
+            if inner.name.lower() in _ANNOTATION_FOLDERS or (folder == root and _holds_json_only(inner)):
                 searched[inner] = split
     return list(searched.items())
+
+
+def _holds_json_only(folder: Path) -> bool:
+    suffixes = {file.suffix.lower() for file in folder.iterdir()}
+    return ".json" in suffixes and not suffixes & IMAGE_SUFFIXES
 
 
 def _json_files(folder: Path) -> list[Path]:
@@ -290,7 +295,7 @@ def _several(folder: Path, files: list[Path]) -> str:
 
 def _photo_folders(file: Path, split: str, root: Path, image_dir: str | Path | None) -> list[Path]:
     """Folders that a file's names may be relative to, the likeliest first."""
-    inside = file.parent.name.lower() in _ANNOTATION_FOLDERS and file.parent != root
+    inside = file.parent != root and _holds_json_only(file.parent)
     own = file.parent.parent if inside else file.parent
     tail = file.stem.removeprefix("instances_")
     parents = [own, root]

@@ -537,7 +537,7 @@ LAYOUTS: dict[str, Layout] = {
         "IMAGES/crazing_1.jpg and ANNOTATIONS/crazing_1.xml     (or JPEGImages, or side by side)",
         _detect_voc,
         _read_voc,
-        frozenset({"class_from", "boxes_as_masks", "mask_cache"}),
+        frozenset({"class_from", "boxes_as_masks", "encoding", "mask_cache"}),
     ),
     "yolo": Layout(
         "YOLO layout",

@@ -241,9 +241,15 @@ def _match_beside(
         refused.update({named[file]: alike[end] for file, end in ends.items() if end in alike})
 
 
-def may_be_normal(photos: list[Path], annotated: set[Path], root: Path, notes: Notes) -> set[Path]:
+def may_be_normal(
+    photos: list[Path],
+    annotated: set[Path],
+    root: Path,
+    notes: Notes,
+    words: frozenset[str] = NORMAL_NAMES | set(SPLIT_NAMES) | _PHOTO_WORDS,
+) -> set[Path]:
     """Photos without annotations that count as normal: those beside annotated ones, in the dataset's own folder, or in
-    one whose name says good, a split or photos. The others (masks, previews) are left out with a finding a folder.
+    one of these names. The others (masks, previews) are left out with a finding a folder.
     """
     folders = {photo.parent for photo in annotated} | {root}
     elsewhere: dict[Path, list[str]] = {}
@@ -251,7 +257,7 @@ def may_be_normal(photos: list[Path], annotated: set[Path], root: Path, notes: N
     for photo in photos:
         if photo in annotated:
             continue
-        if photo.parent in folders or photo.parent.name.lower() in NORMAL_NAMES | set(SPLIT_NAMES) | _PHOTO_WORDS:
+        if photo.parent in folders or photo.parent.name.lower() in words:
             normal.add(photo)
         else:
             elsewhere.setdefault(photo.parent, []).append(photo.name)

@@ -61,9 +61,9 @@ def read_yolo(path: Path, *, boxes_as_masks: bool = False, mask_cache: str | Pat
     """Read photos with YOLO labels; reached through `helpers.read_dataset`.
 
     A photo with labels is abnormal, its defect type their classes, sorted and joined by "+"; one without, or with words
-    for good photos (`NORMAL_NAMES`) only, is normal. So is one without a file: YOLO's background; that is said. A photo
-    with a line that cannot be used is left out. Splits are those of the folders, of the YAML file or of lists
-    (``train.txt``).
+    for good photos (`NORMAL_NAMES`) only, is normal. So is one without a file beside others that have one: YOLO's
+    background; that is said. A photo with a line that cannot be used is left out. Splits are those of the folders, of
+    the YAML file or of lists (``train.txt``).
 
     Args:
         path: the folder.
@@ -86,7 +86,8 @@ def read_yolo(path: Path, *, boxes_as_masks: bool = False, mask_cache: str | Pat
     labels, left_out = _match(files, images, path, notes)
     if not labels:
         raise LayoutError(f"{path} has YOLO labels, but none goes with a photo:\n{notes.summary()}")
-    normal = may_be_normal([photo for photo in images if photo not in left_out], set(labels), path, notes)
+    # a folder without any label was not labelled
+    normal = may_be_normal([p for p in images if p not in left_out], set(labels), path, notes, NORMAL_NAMES)
     photos = [photo for photo in images if photo in labels.keys() - left_out or photo in normal]
     splits = _splits(photos, about, path, others, notes)
     folder = mask_folder(path, mask_cache)
