@@ -78,6 +78,24 @@ def test_a_reference_rectangle_and_its_measures():
     assert pixel_size_from_object(mask, 3, "inch", measure="length").value_x == pytest.approx(3 / math.hypot(40, 120))
 
 
+def test_of_a_disc_and_specks_the_disc_is_measured():
+    y, x = np.mgrid[0:200, 0:300]
+    disc = np.hypot(x - 90.2, y - 100.4) <= 50
+    expected = pixel_size_from_object(disc, 48.3)
+    assert expected.value_x == pytest.approx(0.483, rel=0.002)
+    speckled = disc.copy()
+    speckled[3, 280] = speckled[150, 0] = True  # one at the border, which cuts no reference
+    assert pixel_size_from_object(speckled, 48.3) == expected
+    for side, rival in ((27, False), (29, True)):  # a tenth of 7,850 px is a square of side 28
+        two = disc.copy()
+        two[20 : 20 + side, 200 : 200 + side] = True
+        if rival:
+            with pytest.raises(ValueError, match="2 regions"):
+                pixel_size_from_object(two, 48.3)
+        else:
+            assert pixel_size_from_object(two, 48.3) == expected
+
+
 def test_what_cannot_be_a_reference_is_refused():
     mask = np.zeros((20, 20), bool)
     with pytest.raises(ValueError, match="object_mask"):

@@ -72,9 +72,9 @@ def test_a_rectangle_in_pixels_and_millimetres():
     assert (row["relative_x"], row["relative_y"]) == (35 / 80, 13 / 60)
     assert row[["bbox_x", "bbox_y", "bbox_width", "bbox_height"]].tolist() == [20, 10, 30, 6]
     assert row["orientation_deg"] == pytest.approx(0, abs=1e-9)
-    # Variance of n equally spaced points: (n² - 1) / 12; a full axis is four standard deviations.
-    assert row["major_axis_px"] == pytest.approx(4 * math.sqrt((30**2 - 1) / 12))
-    assert row["minor_axis"] == pytest.approx(0.4 * math.sqrt((6**2 - 1) / 12))
+    # Variance of a length a: a² / 12; a full axis is four standard deviations.
+    assert row["major_axis_px"] == pytest.approx(4 * math.sqrt(30**2 / 12))
+    assert row["minor_axis"] == pytest.approx(0.4 * math.sqrt(6**2 / 12))
     assert row["edge_distance_px"] == 10
     assert row["edge_distance"] == pytest.approx(1.0)
     assert not row["touches_border"]
@@ -87,10 +87,11 @@ def test_a_single_pixel_is_one_pixel_wide():
     row = only(block(5, 7, 1, 1))
     assert row["area_px"] == row["width_px"] == 1
     assert row["length_px"] == pytest.approx(math.sqrt(2)), "the diagonal of the pixel"
-    assert row["major_axis_px"] == 0, "its centre alone has no moments"
+    assert row["major_axis_px"] == row["minor_axis_px"] == pytest.approx(4 / math.sqrt(12))
     assert row["solidity"] == 1
     row = only(block(5, 7, 1, 12))
     assert row["width_px"] == 1
+    assert row["minor_axis_px"] == pytest.approx(4 / math.sqrt(12)), "as wide as one pixel, not as none"
     assert row["length_px"] == pytest.approx(math.hypot(12, 1))
 
 
@@ -167,8 +168,9 @@ def test_against_scikit_image():
         assert row.perimeter == pytest.approx(perimeter_crofton(np.pad(region.image, 1), directions=4))
         assert row.mean_score == pytest.approx(region.intensity_mean)
         assert row.peak_score == pytest.approx(region.intensity_max)
-        assert row.major_axis == pytest.approx(region.axis_major_length, abs=1e-4)
-        assert row.minor_axis == pytest.approx(region.axis_minor_length, abs=1e-4)
+        # The library takes pixels for points: without the 1/12 that a square's own points add.
+        for axis, length in ((row.major_axis, region.axis_major_length), (row.minor_axis, region.axis_minor_length)):
+            assert axis == pytest.approx(math.hypot(length, 4 / math.sqrt(12)), abs=1e-4)
         # The library measures from the vertical axis.
         assert math.cos(2 * math.radians(row.orientation_deg)) == pytest.approx(
             math.cos(2 * (region.orientation + math.pi / 2)), abs=1e-6

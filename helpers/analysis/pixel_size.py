@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from helpers.analysis.sizing import MM_PER_UNIT, PixelSize, measure_labels
+from helpers.analysis.sizing import MM_PER_UNIT, PixelSize, label_defects, measure_labels
 
 MAX_ENLARGEMENT = 4.0  # side of a rectified photo over that of the photo
 MIN_PHOTOS_FOR_LENS = 3
+RIVAL_SHARE = 0.1  # of the reference object's area: another region as large may be meant
 
 
 def pixel_size_from_points(
@@ -71,7 +72,8 @@ def pixel_size_from_object(
     measured size is twice ``edge_error``.
 
     Args:
-        object_mask: (H, W) bool, the object alone; from :func:`helpers.inference.object_mask.otsu_object_mask`.
+        object_mask: (H, W) bool, its largest region is the object; from
+            :func:`helpers.inference.object_mask.otsu_object_mask`.
         known_size: of the measure, in ``unit``.
         unit: mm, cm or inch.
         measure: ``equivalent_diameter`` (a disc's diameter), ``length`` (a rectangle's diagonal, a rod's length)
@@ -80,8 +82,8 @@ def pixel_size_from_object(
         known_size_error: standard error of the known size, in ``unit``.
 
     Raises:
-        ValueError: for a mask without an object, or with one that the photo's border cuts; an unknown measure or unit,
-            a size that is not above 0, or a negative error.
+        ValueError: for a mask without an object, with one that the photo's border cuts, or with two that may be meant;
+            an unknown measure or unit, a size that is not above 0, or a negative error.
     """
     _check_known(unit, known_size=known_size)
     _check_errors(edge_error=edge_error, known_size_error=known_size_error)
@@ -90,7 +92,16 @@ def pixel_size_from_object(
     mask = np.asarray(object_mask)
     if mask.ndim != 2 or mask.dtype != bool or not mask.any():
         raise ValueError(f"object_mask is {mask.dtype} of shape {mask.shape}; it must be (H, W) bool with an object.")
-    measured = measure_labels(mask.astype(np.uint8)).iloc[0]
+    regions = measure_labels(label_defects(mask, min_defect_area=1, use_morphology=False, fill_holes=False))
+    measured, others = regions.iloc[0], regions.iloc[1:]
+    if len(others) and others["area"].iloc[0] > RIVAL_SHARE * measured["area"]:
+        places = [
+            f"x {row.centroid_x:.0f}, y {row.centroid_y:.0f}: {row.area:.0f} px" for row in regions[:2].itertuples()
+        ]
+        raise ValueError(
+            f"object_mask shows {len(regions)} regions, the two largest at {' and at '.join(places)}: which is the "
+            "reference object? Take a photo of it alone, or cut the other one off."
+        )
     if measured["touches_border"]:
         raise ValueError("The photo's border cuts the reference object; take a photo that shows all of it.")
     pixels = float(measured[f"{measure}_px"])

@@ -2,8 +2,8 @@
 
 A map or a mask becomes separate defects (:func:`label_defects`), and each defect a row (:func:`measure_labels`);
 :func:`measure_defects` does both. A pixel is a square, not a point: outlines run along the edges of pixels, so that a
-defect of one pixel is 1 px long and 1 px wide. Coordinates are those of COCO: (x, y) from the photo's upper left
-corner, centres of pixels at halves.
+defect of one pixel is 1 px wide and 1.41 px long (its diagonal), and a strip of one row has a minor axis. Coordinates
+are those of COCO: (x, y) from the photo's upper left corner, centres of pixels at halves.
 
 An outline of pixels cannot be better than the pixels: a strip of 7.5 px that lies along the grid is 7 or 8 px wide in
 any mask. The columns ``*_error`` carry the error of the pixel size alone, not this one.
@@ -296,7 +296,8 @@ def measure_labels(
                            (Legland, Kiêu, Devaux 2007, "Computation of Minkowski measures on 2D and 3D binary
                            images"), holes included
     equivalent_diameter    of the disc of the same area
-    major, minor axis      full axes of the ellipse with the same second moments (of the pixels' centres)
+    major, minor axis      full axes of the ellipse with the same second moments; those of a pixel's square, 1/12 px²,
+                           are part of them
     edge_distance          smallest gap to the edge of the product, if its mask is given, or of the photo
     unit                   of the columns without ``_px``
     orientation_deg        of the major axis against the photo's horizontal, counterclockwise, above -90 to 90
@@ -764,10 +765,10 @@ def _polygon_area(polygon: np.ndarray) -> float:
 
 
 def _second_moments(part: np.ndarray) -> tuple[float, float, float]:
-    """Variances of x and y and their covariance over the centres of a mask's pixels."""
+    """Variances of x and y and their covariance over a mask's area."""
     y, x = np.nonzero(part)
     x, y = x - x.mean(), y - y.mean()
-    return x @ x / len(x), y @ y / len(x), x @ y / len(x)
+    return x @ x / len(x) + 1 / 12, y @ y / len(x) + 1 / 12, x @ y / len(x)  # 1/12: of a square's own points
 
 
 def _crossings(part: np.ndarray) -> tuple[int, int, int]:
