@@ -15,7 +15,9 @@ from PIL import Image
 from helpers.data.checks import check_dataset
 from helpers.data.formats import LayoutError, read_dataset
 from helpers.data.images import read_mask
-from helpers.data.samples import read_table, relative_path, write_table
+from helpers.data.preprocess import preprocess_dataset
+from helpers.data.samples import make_table, read_table, relative_path, write_table
+from helpers.data.writers import write_mvtec
 from helpers.pipeline import collect_parameters
 
 SIZE = (24, 32)
@@ -282,6 +284,19 @@ def test_photos_in_formats_that_are_not_read_are_said(tmp_path):
     table = read_dataset(tmp_path)
     assert len(table) == 4
     assert {("unread-format", "train/good/IMG_1.HEIC"), ("unread-format", "raw/0.CR2")} <= told(table, "warning")
+
+
+@pytest.mark.parametrize("kind", ["OK", "good_2", "ok_front", "results", "no_defect", "defect_free", "mask", "label"])
+def test_defect_types_of_any_name_come_back_from_folders(tmp_path, kind):
+    photo(tmp_path / "old", "a.png", "b.png", "c.png")
+    rows = [{"image_path": f"{name}.png", "label_index": int(name != "a"), "split": "test"} for name in "abc"]
+    rows = [{**row, "defect_type": kind if row["label_index"] else "good"} for row in rows]
+    table = make_table(rows, root=tmp_path / "old", layout="table", name="old", published_split=True)
+    for write in (write_mvtec, preprocess_dataset):
+        out = tmp_path / write.__name__
+        write(table, out)
+        back = read_dataset(out)
+        assert back.attrs["layout"] != "table" and sorted(back["label_index"]) == [0, 1, 1]
 
 
 # -------------------------------------------------------------------------------------------------------------- pairing

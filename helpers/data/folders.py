@@ -68,7 +68,7 @@ def _inside(parent: Path) -> _Inside:
                 inside.masks_of[rest] = entry
             else:
                 inside.masks.append(entry)
-        elif not RESULT_WORDS & set(own) or DENIALS & set(own):
+        elif not RESULT_WORDS & set(own) or own[0] == "defect":
             inside.types.append(entry)
     # what is called ground_truth comes before label
     inside.masks.sort(key=lambda folder: "truth" not in folder.name.lower())
@@ -304,8 +304,9 @@ def _photo_folder(folder: Path) -> Path:
 def folder_name(defect_type: str) -> str:
     """A name for the folder of a defect type that no reader takes for anything else."""
     words = words_in(defect_type)
-    other = is_normal_name(defect_type) or word_for_normal(defect_type) or RESULT_WORDS & set(words)
-    return f"defect_{defect_type}" if other and not DENIALS & set(words) else defect_type
+    result = words[:1] != ("defect",) and RESULT_WORDS & set(words)
+    other = result or is_normal_name(defect_type) or word_for_normal(defect_type)
+    return f"defect_{defect_type}" if other else defect_type
 
 
 def type_folders(path: Path) -> list[Path]:
