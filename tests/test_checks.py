@@ -261,8 +261,9 @@ def test_mask_on_good_photo(dataset):
     assert "4.9 %" in findings["problem"].item()  # 200 of 4096 pixels
 
 
-def test_full_mask(dataset):
-    save(dataset.root / MASK0, blob() * 0 + 255)
+@pytest.mark.parametrize("mask", [blob() * 0 + 255, 255 - blob()])
+def test_a_mask_that_is_full_or_inverted(dataset, mask):
+    save(dataset.root / MASK0, mask)
     assert found(dataset.check()) == {("warning", "full-mask", MASK0)}
 
 

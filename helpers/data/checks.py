@@ -637,8 +637,8 @@ def _check_mask_values(path: str, record: _MaskRecord, findings: _Findings) -> N
     if record.orientation != 1:
         problem = f"the mask has EXIF orientation {record.orientation}; it is turned upright when read"
         findings.add("warning", path, "exif-rotation", problem, f"other programs may not turn it; {_PREPROCESS}")
-    if record.defect_share == 1:
-        problem = "the mask covers the whole photo"
+    if record.defect_share > 0.5:  # an inverted mask is rarely all white: it leaves the defect out
+        problem = f"the mask covers {100 * record.defect_share:.3g} % of the photo"
         findings.add(
             "warning", path, "full-mask", problem, "check that it is not inverted: defect is white, the rest 0"
         )
