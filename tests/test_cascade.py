@@ -1052,3 +1052,37 @@ def test_a_peak_rule_says_defect_exactly_where_there_is_a_mask(tmp_path, artifac
     mask = np.asarray(Image.open(tmp_path / "out/first/masks/a.png")) > 0
     assert item.rows[0]["peak"] == np.float32(200 / 255)
     assert (item.verdict == "DEFECT") == (item.rows[0]["mask_pixels"] > 0) == mask.any() == (limit < 0.78)
+
+
+# ---------------------------------------------------------------------------------------- 12 bits, and strips of a line
+
+
+def set_parameters(run: Path, **parameters) -> None:
+    info = json.loads((run / "run.json").read_text())
+    info["parameters"] |= parameters
+    (run / "run.json").write_text(json.dumps(info))
+
+
+def test_photos_of_twelve_bits_are_judged_as_the_runs_have_learned(artifacts, tmp_path):
+    home = artifacts / "drawn/quick"
+    for name, level in (("bright", 2800), ("dark", 200), ("beyond", 5000)):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(np.full((16, 24), level, np.uint16)).save(tmp_path / f"photos/{name}.png")
+    set_parameters(home / "first", bit_depth=12)
+    found = Cascade.of_run(home / "first").run(tmp_path / "photos", tmp_path / "out").set_index("photo")
+    assert found["verdict"].to_dict() == {"beyond.png": "ERROR", "bright.png": "DEFECT", "dark.png": "OK"}
+    assert found.at["bright.png", "score"] == pytest.approx((2800 >> 4) / 255)
+    set_parameters(home / "second", bit_depth=10)
+    with pytest.raises(CascadeError, match="10 and 12 bits"):
+        open_pair(tmp_path, artifacts)
+    set_parameters(home / "second", bit_depth=3)
+    with pytest.raises(ValueError, match="bit_depth"):
+        Predictor(home / "second")
+
+
+def test_a_strip_that_cannot_be_resized_is_an_error_and_the_rest_goes_on(artifacts, tmp_path):
+    home = artifacts / "drawn/quick"
+    set_parameters(home / "first", image_size=[512], center_crop=[512, 512])
+    photos = save(tmp_path / "photos", a=photo(), b=np.zeros((1, 5000, 3), np.uint8), c=photo(red=1))
+    found = Cascade.of_run(home / "first").run(photos, tmp_path / "out")
+    assert found["verdict"].tolist() == ["OK", "ERROR", "DEFECT"]
