@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
-from helpers.data.images import IMAGE_SUFFIXES, find_images, read_image
+from helpers.data.images import IMAGE_SUFFIXES, find_images, measure_bit_depth, read_image
 
 SEQUENCE_FPS = 10.0  # frames a second of photos that carry no time
 CAMERA_FPS = 30.0  # until a camera says otherwise
@@ -119,7 +119,7 @@ class FrameSource:
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-def open_source(what: str | Path, *, fps: float | None = None) -> FrameSource:
+def open_source(what: str | Path, *, fps: float | None = None, bits: int | None = None) -> FrameSource:
     """Frames of whatever holds some.
 
     Args:
@@ -128,6 +128,7 @@ def open_source(what: str | Path, *, fps: float | None = None) -> FrameSource:
             address of a stream (``rtsp://...``).
         fps: frames a second, where the source has none or a wrong one; default: a file's own, `SEQUENCE_FPS` for
             images. A camera is asked for it.
+        bits: of 16-bit images, see `helpers.data.images.read_image`; default: the fewest that all of them fit into.
 
     Raises:
         FileNotFoundError: there is no such file or folder, or no image in it.
@@ -141,7 +142,7 @@ def open_source(what: str | Path, *, fps: float | None = None) -> FrameSource:
     if "://" in text:
         return FrameSource(text, fps or CAMERA_FPS, None, True, lambda: _live_frames(text, None, {}))
     if path.is_dir():
-        return photo_sequence(sorted(find_images(path), key=_natural), fps=fps or SEQUENCE_FPS, name=text)
+        return _sequence(find_images(path), fps, text, bits)
     if not path.exists() and re.search(r"[*?\[]|%\d*d", text):
         # what is there is a folder, whatever marks its name has; beside %04d a bracket is one too
         folder = next(parent for parent in path.parents if parent.is_dir())
@@ -149,16 +150,26 @@ def open_source(what: str | Path, *, fps: float | None = None) -> FrameSource:
         if re.search(r"%\d*d", pattern):
             pattern = re.sub(r"%\d*d", "*", pattern.replace("[", "[[]"))
         found = [file for file in folder.glob(pattern) if file.suffix.lower() in IMAGE_SUFFIXES]
-        return photo_sequence(sorted(found, key=_natural), fps=fps or SEQUENCE_FPS, name=text)
+        return _sequence(found, fps, text, bits)
     if not path.is_file():
         raise FileNotFoundError(f"There is no {what}; give a video, a folder or pattern of images, or a camera (0).")
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return photo_sequence([path], fps=fps or SEQUENCE_FPS, name=text)
+        return _sequence([path], fps, text, bits)
     return _video_file(path, fps)
 
 
+def _sequence(photos: Sequence[Path], fps: float | None, name: str, bits: int | None) -> FrameSource:
+    bits = bits or measure_bit_depth(photos)
+    return photo_sequence(sorted(photos, key=_natural), fps=fps or SEQUENCE_FPS, name=name, bits=bits)
+
+
 def photo_sequence(
-    photos: Sequence[str | Path], *, fps: float = SEQUENCE_FPS, labels: Sequence[str] = (), name: str = "photos"
+    photos: Sequence[str | Path],
+    *,
+    fps: float = SEQUENCE_FPS,
+    labels: Sequence[str] = (),
+    name: str = "photos",
+    bits: int | None = None,
 ) -> FrameSource:
     """Photos as the frames of a clip, as they are: no video compression lies between.
 
@@ -167,6 +178,7 @@ def photo_sequence(
         fps: frames a second.
         labels: type of defect of each, where known.
         name: of the source.
+        bits: of 16-bit photos, see `helpers.data.images.read_image`.
 
     Raises:
         FileNotFoundError: there is no photo.
@@ -178,7 +190,7 @@ def photo_sequence(
         for number, file in enumerate(photos):
             photo, error = None, ""
             try:
-                photo = read_image(file)
+                photo = read_image(file, bits)
             except (OSError, ValueError) as problem:
                 error = str(problem)
             yield Frame(number, number / fps, photo, str(file), labels[number] if labels else "", error)

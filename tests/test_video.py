@@ -794,6 +794,23 @@ def test_the_command_says_that_a_clip_breaks_off(tmp_path, capsys, suffix):
     assert main([str(cut), str(tmp_path / "clip.mp4")]) == 1
 
 
+def test_frames_of_twelve_bits_are_read_as_the_run_has_learned_or_alike(run, tmp_path, capsys):
+    (tmp_path / "frames").mkdir()
+    for number, level in enumerate((300, 4095)):
+        Image.fromarray(np.full((HEIGHT, WIDTH), level, np.uint16)).save(tmp_path / f"frames/{number}.png")
+    assert main([str(tmp_path / "frames"), str(tmp_path / "new"), "--extract"]) == 0
+    written = [np.asarray(Image.open(file)).max() for file in sorted((tmp_path / "new").rglob("*.png"))]
+    assert written == [300 >> 4, 255]
+    scores = {}
+    for bits in (16, 12):
+        info = json.loads((run / "run.json").read_text())
+        info["parameters"] |= {"bit_depth": bits}
+        (run / "run.json").write_text(json.dumps(info))
+        assert main([str(tmp_path / "frames"), str(tmp_path / "out.mp4"), "--run", str(run)]) == 0
+        scores[bits] = pd.read_csv(tmp_path / "out.csv")["score"].tolist()
+    assert scores == {16: pytest.approx([1 / 255, 15 / 255]), 12: pytest.approx([18 / 255, 1])}
+
+
 @pytest.mark.parametrize("name", ["%04d.png", "[a] %04d.png", "*.png", "000[12].png"])
 def test_a_pattern_below_a_folder_with_brackets(tmp_path, name):
     folder = tmp_path / "[Line 1] 50%d"

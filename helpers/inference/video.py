@@ -742,19 +742,23 @@ def _report_written(count: int, where: str | Path, broken: Sequence[Frame]) -> i
 def _source(options: argparse.Namespace) -> tuple[FrameSource, pd.DataFrame | None]:
     from helpers.clips import open_source
 
-    table = None
-    if options.photos:
-        from helpers import read_dataset
+    table, run = None, None
+    if options.run:
         from helpers.inference.predictor import open_finished
         from helpers.runs import project_path
 
+        run = open_finished(project_path(options.run))
+    if options.photos:
+        from helpers import read_dataset
+
         table = read_dataset(options.source)
-        if options.run:
-            table = unseen_photos(table, open_finished(project_path(options.run)))
+        if run:
+            table = unseen_photos(table, run)
         seed = None if options.in_order else 0
         source = dataset_source(table, options.photos, fps=options.fps, seed=seed)
     else:
-        source = open_source(options.source, fps=options.fps)
+        bits = run.info["parameters"].get("bit_depth", 16) if run else None
+        source = open_source(options.source, fps=options.fps, bits=bits)
     part = source.part(start=options.start, every=options.every, max_frames=options.max_frames)
     return part, table
 
