@@ -248,6 +248,19 @@ def test_labelme_files_in_a_folder_of_their_own(tmp_path, read, photo, file, wri
     assert not [code for severity, code in codes(table) if severity == "error"]
 
 
+def test_labelme_file_without_its_photo_is_not_that_of_another_camera(tmp_path, read):
+    save_labelme(tmp_path / "set/cam1/1.png", [shape(SQUARE)])
+    save_labelme(tmp_path / "set/cam1/2.png", [])
+    (tmp_path / "set/cam1/1.png").unlink()
+    for name in ("1.png", "2.png"):
+        save_photo(tmp_path / "set/cam2" / name)
+    save_labelme(tmp_path / "set/cam2/3.png", [])
+    table = read(tmp_path / "set")
+    # its photo may have been moved, so 1.png is not known to be normal either
+    assert labels(table) == {name: ("good", "") for name in ("cam1/2.png", "cam2/2.png", "cam2/3.png")}
+    assert [code for severity, code in codes(table) if severity == "error"] == ["missing-photo"]
+
+
 def test_labelme_photo_with_two_files_is_left_out(tmp_path, read):
     save_labelme(tmp_path / "set/a.png", [])
     save_labelme(tmp_path / "set/b.png", [shape(SQUARE)])

@@ -82,6 +82,12 @@ def test_a_file_of_another_split_is_not_meant() -> None:
     assert matched(["D:\\test\\1.png"], ["train/1.png"]) == {"D:\\test\\1.png": "train/1.png"}
 
 
+def test_a_folder_that_is_there_without_the_file_has_no_other() -> None:
+    files = ["cam1/2.png", "cam2/1.png", "1.png"]
+    assert matched(["cam1/1.png"], files) == {}
+    assert matched(["D:\\x\\cam1\\1.png", "D:\\x\\cam1\\2.png"], files) == {"D:\\x\\cam1\\2.png": "cam1/2.png"}
+
+
 def test_what_all_names_begin_with_may_have_another_name() -> None:
     names = ["raw/cam1/1.png", "raw/cam2/1.png", "raw/cam2/2.png"]
     files = ["photos/cam1/1.png", "photos/cam2/1.png"]

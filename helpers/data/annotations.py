@@ -50,9 +50,11 @@ class Notes:
 
     def add(self, severity: str, path: Path, code: str, problem: str, fix: str) -> None:
         """Note one thing that is wrong."""
-        name = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
-        name = "" if name == "." else name
+        name = "" if path == self.root else self._relative(path)
         self.rows.append({"severity": severity, "path": name, "problem": problem, "fix": fix, "code": code})
+
+    def _relative(self, path: Path) -> str:
+        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
 
     def summary(self, limit: int = 5) -> str:
         """The first findings, one a line."""
@@ -61,7 +63,7 @@ class Notes:
 
     def refused(self, path: Path, name: str, files: Sequence[Path]) -> None:
         """Note a name that `match_names` refused."""
-        those = " or ".join(file.relative_to(self.root).as_posix() for file in files[:2])
+        those = " or ".join(map(self._relative, files[:2]))
         alike = f"may be {those}" if len(files) > 1 else f"is one of several names that may be {those}"
         problem = f"names {name}, which {alike}; what it is about is left out"
         self.add("error", path, "ambiguous-name", problem, "give each photo a name of its own, with its folder")

@@ -34,8 +34,9 @@ def match_names(
     Names are compared percent-decoded, in Unicode's NFC, with ``\\`` as ``/``, and by case only where two differ by
     case alone. A name is relative to one of ``folders`` (default: ``root``), the first counts; else its end must be
     that of one file below ``root`` only, not in a folder of another split, whatever stands before it in all names alike
-    (another machine's folders). A name that is found in neither way is in neither result; one that ends like another
-    and shares its only file is refused. Only members of ``files`` are ever given.
+    (another machine's folders), unless the folder that it names is there without it. A name that is found in neither
+    way is in neither result; one that ends like another and shares its only file is refused. Only members of ``files``
+    are ever given.
 
     Args:
         names: as they were written; paths, URLs and Label Studio's ``/data/local-files/?d=NAME`` too.
@@ -120,10 +121,12 @@ class _Index:
     def __init__(self, files: Iterable[Path], root: Path, suffix: bool) -> None:
         self._root, self._suffix = root, suffix
         self._whole: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+        self._folders: set[tuple[str, ...]] = set()
         self._ends: dict[tuple[str, ...], list[Path]] = defaultdict(list)
         for file in dict.fromkeys(files):
             key = _key(self._parts_of(file))
             self._whole[key].append(file)
+            self._folders.add(key[:-1])
             for start in range(len(key)):
                 self._ends[key[start:]].append(file)
 
@@ -140,7 +143,8 @@ class _Index:
     ) -> tuple[list[Path], bool]:
         """Files that are meant (several: not known which), and whether the whole name says so."""
         up = len(parts) - parts[::-1].index("..") if ".." in parts else 0
-        for first in (0, *range(max(up, 1), len(parts))):
+        limit = self._limit(parts[:-1], bases)
+        for first in (0, *range(max(up, 1), limit + 1)):
             end = parts[first:]
             for base in bases:
                 path = _normal([*base, *end])
@@ -154,6 +158,14 @@ class _Index:
                 if hits:
                     return hits, not first and self._parts_of(hits[0])[-len(end) :] == end
         return [], False
+
+    def _limit(self, folders: list[str], bases: list[list[str]]) -> int:
+        """Number of folders that may be left out: not one that is there and holds files, but not this one."""
+        for first in range(len(folders)):
+            paths = [_normal([*base, *folders[first:]]) for base in ([], *bases)]
+            if any(path and _key(path) in self._folders for path in paths):
+                return first
+        return len(folders)
 
     def _of_splits(self, hits: list[Path], splits: set[str]) -> list[Path]:
         """Those whose folders speak of no split, or of one of these."""
