@@ -88,6 +88,15 @@ def test_classes_in_a_folder_of_images_beside_one_of_masks(tmp_path):
     assert ("missing-mask", "images/hole/1.jpg") in told(table, "error")
 
 
+def test_empty_masks_of_good_photos_are_read(tmp_path):
+    photo(tmp_path, "train/good/0.png", "test/good/0.png", "test/hole/0.png")
+    mask(tmp_path, "ground_truth/hole/0_mask.png")
+    mask(tmp_path, "ground_truth/good/0_mask.png", value=0)
+    assert {code for code, _ in told(read_dataset(tmp_path), "error", "warning")} <= {"too-few-train", "too-few-val"}
+    photo(tmp_path, "test/gt/0.png")
+    assert ("named-as-masks", "") in told(read_dataset(tmp_path), "warning")
+
+
 def test_masks_under_a_name_that_nobody_knows_are_no_photos(tmp_path):
     photo(tmp_path, *(f"{kind}/{i}.png" for kind in ("good", "crack") for i in range(3)))
     mask(tmp_path, "umrisse/0.png", "umrisse/1.png")
@@ -481,6 +490,15 @@ def test_numbers_that_are_names_stay_text(tmp_path):
     for read in (table, back):
         assert read["defect_types"].tolist() == ["", "007"] and read["defect_type"][1] == "007"
         assert read["serial"].tolist() == ["", "0012"] and read["size"].tolist() == [1, 2.5]
+
+
+@pytest.mark.parametrize("name", ["x" * 5000 + ".png", "a\0.png", "../../etc/passwd", "C:\\a.png"])
+def test_names_in_a_table_that_no_file_can_have_are_findings(tmp_path, name):
+    photo(tmp_path, "b.png")
+    (tmp_path / "list.csv").write_text(f"image_path,label\nb.png,good\n{name},dent\n")
+    table = read_dataset(tmp_path / "list.csv")
+    assert len(table) == 2
+    assert len({path for _, path in told(table, "error") if path}) == 1
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])

@@ -65,7 +65,7 @@ def _note_folders(path: Path, pictures: list[Path], found: Found, notes: Notes) 
     def place(folder: Path) -> Path:
         return real.setdefault(folder, Path(os.path.realpath(folder)))  # a link may lead there
 
-    used = {place(file.parent) for file in (*rows, *found.unused_masks)}
+    used = {place(file.parent) for file in (*rows, *found.unused_masks, *found.empty_masks)}
     around = used | {parent for folder in used for parent in folder.parents}
     unused: dict[Path, int] = defaultdict(int)
     for picture in pictures:

@@ -408,6 +408,7 @@ class _Reader:
         empty = {
             path for path, marks in zip(goods, are_marked([pairs[path] for path in goods]), strict=True) if not marks
         }
+        self.found.empty_masks = [mask for path in empty for mask in pairs[path]]
         for row in self.found.rows:
             path = row["image_path"]
             if path in pairs and path not in empty:
@@ -441,6 +442,15 @@ class _Reader:
                 "rename it, or name the folders of normal photos with normal=[...]",
             )
         types = sorted({name for name in names if name.lower() not in normals})
+        for name in types:
+            if not stripped(words_in(name), MASK_WORDS) and name.lower() != "label":
+                self.notes.add(
+                    "warning",
+                    path,
+                    "named-as-masks",
+                    f"the folder {name!r} counts as a defect type: its name is that of masks, its pictures are none",
+                    "rename it if it is a type, or move it out of the dataset",
+                )
         if types:
             self.notes.add(
                 "info",

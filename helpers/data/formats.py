@@ -81,6 +81,7 @@ class Found:
     name: str
     ignored: list[Path] = field(default_factory=list)
     unused_masks: list[Path] = field(default_factory=list)
+    empty_masks: list[Path] = field(default_factory=list)  # of normal photos, whose rows name none
     attrs: dict[str, Any] = field(default_factory=dict)
 
 

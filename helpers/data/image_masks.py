@@ -362,6 +362,8 @@ def read_image_masks(
         if row is not None:
             if row["label_index"] and photo.masks:
                 row["mask_path"] = united_mask(photo.path, photo.masks, found, cache)
+            else:
+                found.empty_masks.extend(photo.masks)
             found.rows.append(row)
     found.published_split = is_published([row["split"] for row in found.rows])
     if not found.published_split:

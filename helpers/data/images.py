@@ -364,8 +364,8 @@ def find_images(folder: str | Path) -> list[Path]:
 def repeated_links(files: Iterable[Path]) -> set[Path]:
     """Links among the files whose target is listed too, or that another link leads to as well (the first is kept)."""
     files = list(files)
-    links = [path for path in files if path.is_symlink()]
-    known = {os.path.realpath(path) for path in files if not path.is_symlink()} if links else set()
+    links = [path for path in files if os.path.islink(path)]  # noqa: PTH114  (false for a name that is too long)
+    known = {os.path.realpath(path) for path in set(files) - set(links)} if links else set()
     repeated: set[Path] = set()
     for link in links:
         real = os.path.realpath(link)
