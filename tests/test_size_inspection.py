@@ -256,7 +256,7 @@ def test_the_run_that_learned_outlines_comes_first(run, tmp_path):
 
     written = run.table.drop(columns=["score", "map_max"])
     for name in ("patchcore", "unet"):
-        write_json(run.info | {"model": name}, tmp_path / name / "run.json")
+        write_json(run.info | {"model": name, "fingerprint": name}, tmp_path / name / "run.json")
         write_table(written, tmp_path / name / "samples.csv")
     np.save(tmp_path / "unet" / "maps_test.npy", np.zeros((3, 2, 2)))
     assert choose_run(tmp_path).name == "unet"
