@@ -159,6 +159,7 @@ def test_labelme_points_are_ignored_with_a_finding(tmp_path, read):
         (shape([[2, 2], [None, 3]], "line"), "too-few-points"),
         (shape([[0, 0], [1, 1]], "mask", mask="????"), "invalid-polygon"),
         (shape(SQUARE, "cuboid"), "unknown-shape"),
+        (shape(SQUARE, ["polygon"]), "unknown-shape"),
         (shape(SQUARE, label=""), "unknown-category"),
         ("no shape", "invalid-polygon"),
     ],

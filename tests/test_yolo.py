@@ -162,7 +162,14 @@ def test_labels_that_may_be_of_two_photos_leave_both_out(tmp_path, read):
         read()
 
 
-@pytest.mark.parametrize("about", ["names: [dent\n", "names: [ok]\n"])
+BOMB = (
+    "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(9)) + "names: *a9\n"
+)
+
+
+@pytest.mark.parametrize(
+    "about", ["names: [dent\n", "names: [ok]\n", BOMB, "names: !!python/object/apply:os.getcwd []"]
+)
 def test_names_of_classes(tmp_path, read, about):
     put(tmp_path / "set", "images/a.png", "labels/a.txt", POLYGON)
     name_classes(tmp_path / "set", about)

@@ -310,7 +310,7 @@ def _shapes(
 
 def _draw(shape: dict[str, Any], size: tuple[int, int], line_width: float) -> Drawn:
     """Pixels of one shape: those whose centre it covers."""
-    kind = shape.get("shape_type") or "polygon"
+    kind = str(shape.get("shape_type") or "polygon")[:40]
     if kind in ("point", "points"):
         return Drawn(None, "point", "is a point, which has no area")
     try:
@@ -321,11 +321,7 @@ def _draw(shape: dict[str, Any], size: tuple[int, int], line_width: float) -> Dr
         return Drawn(None, "too-few-points", f"is a {kind} of {len(points)} points, not 4")
     if kind == "polygon" or kind in _CORNERS:
         return draw_polygon(points, size)
-    needed = (
-        None
-        if not isinstance(kind, str)
-        else {"rectangle": 2, "circle": 2, "line": 2, "linestrip": 2, "mask": 2}.get(kind)
-    )
+    needed = {"rectangle": 2, "circle": 2, "line": 2, "linestrip": 2, "mask": 2}.get(kind)
     if needed is None:
         return Drawn(None, "unknown-shape", f"is a {kind}, which is not drawn: use a polygon")
     if len(points) < needed or not (np.abs(points) < 1e9).all():

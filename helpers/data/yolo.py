@@ -155,7 +155,12 @@ def _yaml(root: Path, others: list[Path]) -> dict[str, Any]:
             content = yaml.safe_load(read_text(file))
         except (AnnotationError, yaml.YAMLError, ValueError, RecursionError) as error:
             raise LayoutError(f"{file} cannot be read as YAML ({error}); fix or remove it.") from error
-        if isinstance(content, dict) and isinstance(content.get("names"), list | dict):
+        names = content.get("names") if isinstance(content, dict) else None
+        if isinstance(names, list | dict):
+            # a list that is named again and again is endless as text
+            values = names.values() if isinstance(names, dict) else names
+            if not all(isinstance(name, str | int | float) for name in values):
+                raise LayoutError(f"{file} has names of classes that are no words; make each one word.")
             found[file] = content
     if len({str(content["names"]) for content in found.values()}) > 1:
         files = ", ".join(file.relative_to(root).as_posix() for file in found)
@@ -218,7 +223,8 @@ def _splits(photos: list[Path], about: dict[str, Any], root: Path, others: list[
     for word in ("train", "val", "test"):
         entries = about.get(word)
         for entry in entries if isinstance(entries, list) else [entries]:
-            parts = [part for part in str(entry or "").replace("\\", "/").split("/") if part not in ("", ".", "..")]
+            entry = entry if isinstance(entry, str) else ""
+            parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".", "..")]
             for photo in photos if parts else []:
                 if not splits[photo] and photo.is_relative_to(root.joinpath(*parts)):
                     splits[photo] = word
