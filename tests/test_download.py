@@ -159,6 +159,13 @@ def roboflow(monkeypatch):
                 body = json.dumps({"export": {"link": link}}).encode()
             elif self.path.startswith("/me/link/1/coco"):
                 body = json.dumps({"export": {"link": here.as_uri()}}).encode()
+            elif self.path.startswith("/me/sent/1/coco"):
+                body = json.dumps({"export": {"link": f"http://127.0.0.1:{server.server_port}/sent"}}).encode()
+            elif self.path == "/sent":
+                self.send_response(302)
+                self.send_header("Location", "ftp://127.0.0.1/export.zip")
+                self.end_headers()
+                return
             elif self.path.startswith("/me/slow/1/coco"):
                 self.send_response(200)
                 self.end_headers()
@@ -205,10 +212,10 @@ def test_roboflow_failure_leaves_nothing_and_keeps_the_key_to_itself(tmp_path, r
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["link", "slow"])
+@pytest.mark.parametrize("name", ["link", "sent", "slow"])
 def test_roboflow_link_to_a_file_or_without_end_is_given_up(tmp_path, roboflow, name):
     started = time.monotonic()
-    with pytest.raises(download.DownloadError):
+    with pytest.raises(download.DownloadError, match={"link": "file", "sent": "ftp", "slow": "too long"}[name]):
         download.download_roboflow(f"me/{name}/1", out=tmp_path, limit=0.3)
     assert time.monotonic() - started < 5 and not list(tmp_path.iterdir())
 

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import quote, urlparse
-from urllib.request import urlopen
+from urllib import request
+from urllib.parse import quote
 
 logger = logging.getLogger(__name__)
 
@@ -214,9 +214,18 @@ def download_roboflow(project: str, *, out: str | Path, timeout: float = 10.0, l
 
 def _fetch(address: str, stream: BinaryIO, timeout: float, end: float) -> None:
     """Copy what is at an address on the web; TimeoutError where it is not whole by the end (of `time.monotonic`)."""
-    if urlparse(address).scheme not in ("http", "https"):
-        raise ValueError(f"{address[:60]!r} is no address on the web (http or https)")
-    with urlopen(address, timeout=timeout) as answer:
+    web = request.OpenerDirector()  # knows no file: or ftp:, nor is sent there
+    for handler in (
+        request.ProxyHandler,
+        request.UnknownHandler,
+        request.HTTPHandler,
+        request.HTTPSHandler,
+        request.HTTPRedirectHandler,
+        request.HTTPDefaultErrorHandler,
+        request.HTTPErrorProcessor,
+    ):
+        web.add_handler(handler())
+    with web.open(address, timeout=timeout) as answer:
         while piece := answer.read1(1 << 16):  # read() would wait for a server that gives a byte now and then
             if time.monotonic() > end:
                 raise TimeoutError("it took too long; give a longer --limit")
