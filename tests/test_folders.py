@@ -277,6 +277,15 @@ def test_annotations_among_folders_of_types_are_said(tmp_path, name, content, la
     assert ("unused-annotations", name) in told(read_dataset(tmp_path), "warning")
 
 
+def test_ignored_files_beyond_those_that_are_listed_are_counted(tmp_path):
+    photo(tmp_path, "good/0.png", "dent/0.png")
+    for i in range(103):
+        (tmp_path / f"good/{i}.log").write_text("x")
+    found = told(read_dataset(tmp_path), "info")
+    assert sum(code == "ignored-file" and bool(path) for code, path in found) == 100
+    assert ("ignored-file", "") in found
+
+
 def test_annotations_that_masks_were_drawn_from_are_no_warning(tmp_path):
     photo(tmp_path, "train/good/0.png", "test/good/0.png", "test/dent/0.png")
     mask(tmp_path, "ground_truth/dent/0_mask.png")

@@ -173,6 +173,9 @@ def read_dataset(
         table.attrs["bit_depth"] = int(bits)
     remember_bit_depth(found.root, table.attrs.get("bit_depth"))
     table.attrs["ignored"] = _relative_names(found.ignored, found.root)[:MAX_IGNORED]
+    if (more := len(found.ignored) - MAX_IGNORED) > 0:
+        notes = Notes(found.root, table.attrs.setdefault("findings", []))
+        notes.add("info", found.root, "ignored-file", f"{more} more files are no images and are ignored", "nothing")
     table.attrs["unused_masks"] = _relative_names(found.unused_masks, found.root)
     if group is not None:
         table["group"] = _groups(table, group)
