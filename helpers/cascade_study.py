@@ -31,6 +31,7 @@ from helpers.analysis.runtime import time_stages
 from helpers.data.coco import InstancePhoto, read_instances
 from helpers.data.images import read_image, read_mask, to_network_frame
 from helpers.data.samples import NORMAL, origin
+from helpers.files import from_cells
 from helpers.inference.cascade import Cascade
 from helpers.inference.cutting import split_photos
 from helpers.inference.predictor import Prediction
@@ -260,8 +261,8 @@ def stage_counts(folder: Path, truth: pd.DataFrame) -> pd.DataFrame:
         A row a stage, in order: ``stage``, ``seen``, of these ``of defect photos`` and ``of good photos``; ``rule``,
         ``held`` (how often the rule held), ``threshold``, ``origin``.
     """
-    rows = pd.read_csv(folder / "stages.csv")
-    paths = pd.read_csv(folder / "verdicts.csv").set_index("photo")["image_path"]
+    rows = from_cells(pd.read_csv(folder / "stages.csv"))
+    paths = from_cells(pd.read_csv(folder / "verdicts.csv")).set_index("photo")["image_path"]
     rows["defect"] = rows["photo"].map(paths).map(truth.set_index("image_path")["label_index"]) == 1
     by_stage = rows.groupby("stage", sort=False)
     counts = by_stage.agg(
@@ -294,7 +295,7 @@ def overlay_examples(folder: Path, verdicts: pd.DataFrame, truth: pd.DataFrame, 
     both["ended"] = both["abnormal"].astype(str) + both["label_index"].astype(str) + both["stage"].fillna("")
     turn = both.groupby("ended").cumcount()
     order = both.assign(turn=turn, defect=-both["label_index"]).sort_values(["turn", "defect", "ended"], kind="stable")
-    drawn = pd.read_csv(folder / "stages.csv")
+    drawn = from_cells(pd.read_csv(folder / "stages.csv"))
     drawn = drawn[(drawn["object"] == 0) & drawn["overlay"].notna()]
     stages = list(dict.fromkeys(drawn["stage"]))
     overlays = drawn.set_index(["photo", "stage"])["overlay"].to_dict()

@@ -8,17 +8,19 @@ from __future__ import annotations
 import heapq
 import math
 import re
+import signal
 import sys
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import av
 import cv2
@@ -26,6 +28,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from helpers.data.images import IMAGE_SUFFIXES, find_images, measure_bit_depth, read_image
+from helpers.files import PARTIAL, partial_path, remove_partial
 
 SEQUENCE_FPS = 10.0  # frames a second of photos that carry no time
 CAMERA_FPS = 30.0  # until a camera says otherwise
@@ -421,6 +424,39 @@ def at_source_pace(source: FrameSource, waiting: int) -> Iterator[Frame]:
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and SIGHUP not stop what finishes a file; in a thread beside the main one they never do."""
+    with _handled(signal.SIG_IGN):
+        yield
+
+
+@contextmanager
+def stopped_alike() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does; one that is ignored (by nohup) stays so."""
+    with _handled(signal.default_int_handler):
+        yield
+
+
+@contextmanager
+def _handled(handler: Any) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    before = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
 class ClipWriter:
     """Writes pictures as an H.264 file (yuv420p, which every player shows); a context manager.
 
@@ -444,7 +480,7 @@ class ClipWriter:
             raise ValueError(f"{path}: a video is written as {', '.join(VIDEO_SUFFIXES)}; give such a name.")
         self.n_written = 0
         self._fps = Fraction(fps).limit_denominator(1001)
-        self._partial = self.path.with_name(f".{self.path.stem}.{uuid.uuid4().hex[:8]}{self.path.suffix}")
+        self._partial = partial_path(self.path)
         self._container: av.container.OutputContainer | None = None
         self._last = -1
 
@@ -471,6 +507,7 @@ class ClipWriter:
 
     def _open(self, picture: np.ndarray) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        remove_partial(self.path.parent.glob(PARTIAL))
         self._container = av.open(str(self._partial), "w")
         stream = self._container.add_stream("libx264", rate=self._fps)
         height, width = picture.shape[:2]
@@ -489,14 +526,15 @@ class ClipWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            if self._container is not None:
-                self._container.mux(self._stream.encode())
-                self._container.close()
-                if kind is None or issubclass(kind, KeyboardInterrupt):
-                    self._partial.replace(self.path)
-        finally:
-            self._partial.unlink(missing_ok=True)
+        with uninterrupted():
+            try:
+                if self._container is not None:
+                    self._container.mux(self._stream.encode())
+                    self._container.close()
+                    if kind is None or issubclass(kind, KeyboardInterrupt):
+                        self._partial.replace(self.path)
+            finally:
+                self._partial.unlink(missing_ok=True)
 
 
 def fitted(picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

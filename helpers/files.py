@@ -13,15 +13,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import yaml
 from filelock import FileLock, Timeout
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 PARTIAL = ".*.partial*"  # what finds them, see `partial_path`
 _PARTIAL = re.compile(r"\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.partial(\.\w+)?")
 _NO_NAME = re.compile(r'[/\\:*?"<>|\x00-\x1f\ud800-\udfff]')
+_FORMULA, _QUOTED_FORMULA = re.compile(r"'*[=+\-@\t\r]"), re.compile(r"'+[=+\-@\t\r]")
 _DEEPEST_YAML = 50  # levels
 _LONGEST_NAME = 200  # bytes of UTF-8: systems end at 255, and a suffix may follow
 
@@ -154,6 +158,38 @@ def read_yaml(text: str, where: str) -> Any:
         return yaml.safe_load(text)
     except Exception as error:  # values like "!!timestamp x" raise what Python's own functions like
         raise ValueError(f"{where} is no YAML that can be read ({str(error) or type(error).__name__}).") from error
+
+
+def cell(value: Any) -> Any:
+    """A value for a CSV: text that a spreadsheet would run as a formula gets ``'`` in front; numbers stay."""
+    if not isinstance(value, str) or not _FORMULA.match(value):
+        return value
+    with suppress(ValueError):
+        float(value)
+        return value
+    return f"'{value}"
+
+
+def cells(table: pd.DataFrame) -> pd.DataFrame:
+    """A table for a CSV, see `cell`; `from_cells` gives it back as it was."""
+    return _map_text(table, cell)
+
+
+def from_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """A table read from a CSV of `cells`."""
+    return _map_text(
+        table, lambda value: value[1:] if isinstance(value, str) and _QUOTED_FORMULA.match(value) else value
+    )
+
+
+def _map_text(table: pd.DataFrame, change: Callable[[Any], Any]) -> pd.DataFrame:
+    from pandas.api.types import is_object_dtype, is_string_dtype
+
+    changed = table.copy()
+    for place, kind in enumerate(table.dtypes):
+        if is_object_dtype(kind) or is_string_dtype(kind):
+            changed.isetitem(place, table.iloc[:, place].map(change, na_action="ignore"))
+    return changed
 
 
 def short_name(name: str, longest: int = _LONGEST_NAME) -> str:

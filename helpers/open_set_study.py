@@ -38,7 +38,7 @@ from helpers.analysis.open_set import accepted_shares, embedding_plane, open_set
 from helpers.data.datamodule import SampleDataModule
 from helpers.data.known_unknown import ClassSplit, open_set_table, read_split, rotating_splits
 from helpers.data.samples import NORMAL, assign_splits, supervised_table
-from helpers.files import write_whole
+from helpers.files import from_cells, write_whole
 from helpers.inference.classification import classifier_thresholds, train_classifier
 from helpers.inference.predictor import Predictor
 from helpers.inference.stages import THRESHOLDS_FILE
@@ -248,7 +248,7 @@ def gate_scores(gate: Run, photos: Iterable[str], file: Path, device: str = "aut
     """
     known = pd.Series(dtype=np.float64)
     if file.is_file():
-        stored = pd.read_csv(file)
+        stored = from_cells(pd.read_csv(file))
         stored = stored[stored["gate"] == gate.info["fingerprint"]]
         known = stored.set_index("image_path")["score"]
     missing = [path for path in dict.fromkeys(photos) if path not in known.index]

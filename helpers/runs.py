@@ -37,7 +37,7 @@ import pandas as pd
 
 from helpers.analysis.runtime import full_precision
 from helpers.data.samples import fingerprint, origin, read_table, relative_path, write_table
-from helpers.files import check_name, hold, write_whole
+from helpers.files import cells, check_name, from_cells, hold, write_whole
 from helpers.models.recipes import recipe_of
 from helpers.thresholds import Threshold
 
@@ -355,7 +355,7 @@ class Run:
                     )
             predictions = pd.concat(parts, ignore_index=True)
             predictions["image_path"] = _relative_to(predictions["image_path"], self.table)
-            predictions.to_csv(self.folder / "predictions.csv", index=False, float_format="%.9g")
+            cells(predictions).to_csv(self.folder / "predictions.csv", index=False, float_format="%.9g")
             # The engine's own folders hold but links with absolute paths, which the rename to come would break.
             shutil.rmtree(self.folder / "lightning", ignore_errors=True)
 
@@ -430,7 +430,7 @@ class Run:
         if not file.is_file():
             raise MissingRunError(f"There is no {file}; fit the run first.")
         text = ("image_path", "defect_type", "split")  # a type may be called 007
-        predictions = pd.read_csv(file, keep_default_na=False, dtype=dict.fromkeys(text, "str"))
+        predictions = from_cells(pd.read_csv(file, keep_default_na=False, dtype=dict.fromkeys(text, "str")))
         if lacking := {*text, "label_index", "score"} - {*predictions.columns}:
             raise ValueError(f"{file} is damaged (no column {', '.join(sorted(lacking))}); copy the run again.")
         numbers = predictions.filter(["score", "map_max"]).apply(pd.to_numeric, errors="coerce").astype(np.float32)
@@ -627,7 +627,7 @@ def write_json(content: Any, path: Path) -> None:
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a CSV so that the file is either the old one or the whole new one."""
-    write_whole(path, lambda file: table.to_csv(file, index=False))
+    write_whole(path, lambda file: cells(table).to_csv(file, index=False))
 
 
 def _relative_to(paths: pd.Series, table: pd.DataFrame) -> list[str]:

@@ -8,13 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import REPOSITORY, dead_process
 
 from helpers.files import (
     PARTIAL,
     InUseError,
+    cells,
     check_name,
+    from_cells,
     hold,
     partial_path,
     printable,
@@ -148,3 +151,13 @@ def test_names_are_short_and_printable_and_remain_different():
     assert len(set(short)) == 3 and all(len(name.encode()) <= 200 for name in short)
     assert short_name("a") == "a"
     assert printable(os.fsdecode(b"caf\xe9.png")) == "caf\\xe9.png" and printable("café.png") == "café.png"
+
+
+def test_cells_that_a_spreadsheet_would_run_and_their_names_come_back(tmp_path):
+    names = ["=1+1", "+a", "-b", "@c", "\tx", "'=already", "''@twice", "plain", "it's", "-0.5", "1e-3", ""]
+    table = pd.DataFrame({"name": names, "score": [-0.5 * n for n in range(len(names))]})
+    cells(table).to_csv(tmp_path / "a.csv", index=False)
+    stored = pd.read_csv(tmp_path / "a.csv", keep_default_na=False, dtype={"name": "str"})
+    assert stored["name"].tolist() == ["'" + name for name in names[:7]] + names[7:]
+    assert stored["score"].tolist() == table["score"].tolist()
+    assert from_cells(stored)["name"].tolist() == names

@@ -49,7 +49,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from helpers.files import PARTIAL, check_name, hold, printable, remove_partial, short_name, write_whole
+from helpers.files import PARTIAL, cell, check_name, hold, printable, remove_partial, short_name, write_whole
 from helpers.inference.predictor import Picture, Predictor, as_pictures, read_batches
 from helpers.inference.saving import FOLDERS
 from helpers.inference.stages import (
@@ -687,7 +687,7 @@ def _write_rows(rows: Callable[[], Iterator[dict[str, Any]]], columns: Sequence[
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
-            writer.writerows(rows())
+            writer.writerows({name: cell(value) for name, value in row.items()} for row in rows())
 
     write_whole(stem.with_suffix(".csv"), write_csv)
     _write_json_rows(rows, stem.with_suffix(".json"))

@@ -22,7 +22,7 @@ from helpers.data.augment import make_augmentations
 from helpers.data.datamodule import EpochSampler, PhotoMemory
 from helpers.data.images import read_image
 from helpers.data.samples import NORMAL, SPLITS, relative_path, write_table
-from helpers.files import write_whole
+from helpers.files import cells, write_whole
 from helpers.inference.engine import (
     FitClock,
     MinuteLines,
@@ -437,4 +437,6 @@ def _predict(
         }
         parts.append(pd.DataFrame(columns))
     predictions = pd.concat(parts, ignore_index=True)
-    write_whole(run.folder / "predictions.csv", lambda file: predictions.to_csv(file, index=False, float_format="%.9g"))
+    write_whole(
+        run.folder / "predictions.csv", lambda file: cells(predictions).to_csv(file, index=False, float_format="%.9g")
+    )

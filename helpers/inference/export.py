@@ -52,6 +52,7 @@ from helpers.inference.exported import (
     describe,
     is_current,
     read_about,
+    write_hashes,
 )
 from helpers.inference.predictor import CHECKPOINT, CLASSIFICATION, Predictor, check_run, open_finished
 from helpers.models.catalog import SEGMENTERS
@@ -671,6 +672,7 @@ def _write_onnx(file: Path, run: Run, graph: onnx.ModelProto, converted: openvin
     del converted
     onnx.helper.set_model_props(graph, about(run) | {"precision": "f32"})
     write_whole(file, lambda place: onnx.save(graph, place))
+    write_hashes(file)
 
 
 def _write_openvino(file: Path, run: Run, graph: onnx.ModelProto, converted: openvino.Model) -> None:
@@ -704,7 +706,11 @@ def _save(file: Path, model: openvino.Model, entries: dict[str, str]) -> None:
     describe(model, entries)
     # halves the weights unless told not to
     write_whole_folder(
-        file.parent, lambda folder: openvino.save_model(model, folder / file.name, compress_to_fp16=False)
+        file.parent,
+        lambda folder: (
+            openvino.save_model(model, folder / file.name, compress_to_fp16=False),
+            write_hashes(folder / file.name),
+        ),
     )
 
 

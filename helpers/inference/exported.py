@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from helpers.files import write_whole
 from helpers.runs import MissingRunError, Run, file_sha256
 from helpers.thresholds import Threshold
 
@@ -31,6 +32,7 @@ FILES = {
     BF16: "export/openvino/model.xml",  # the same file: it is the CPU that computes in 16 bits
 }
 BACKEND_NAMES = tuple(FILES)
+HASHES = ".sha256"  # suffix of the file with an exported file's hash
 OUTPUT_NAMES = ("score", "map", "probabilities", "embedding")
 NORMAL_SCORES = "normal_scores"  # entry of a file with a calibration of its own
 RT_INFO = "defect_detection"  # OpenVINO's name for our entries
@@ -58,9 +60,29 @@ def describe(model: openvino.Model, entries: Mapping[str, str]) -> None:
         model.set_rt_info(value, [RT_INFO, name])
 
 
+def write_hashes(file: Path) -> None:
+    """Write the hash of an exported file, and of its weights, beside it, as ``sha256sum -c`` reads them."""
+    parts = [part for part in (file, file.with_suffix(".bin")) if part.is_file()]
+    text = "".join(f"{file_sha256(part)}  {part.name}\n" for part in parts)
+    write_whole(file.with_suffix(HASHES), lambda place: place.write_text(text, encoding="utf-8"))
+
+
+def is_whole(file: Path) -> bool:
+    """Whether an exported file, and its weights, are those that were written."""
+    try:
+        lines = file.with_suffix(HASHES).read_text(encoding="utf-8").splitlines()
+        known = dict(reversed(line.split("  ", 1)) for line in lines)
+    except (OSError, ValueError):
+        return False
+    needed = {file.name} if file.suffix == ".onnx" else {file.name, file.with_suffix(".bin").name}
+    return {*known} == needed and all(
+        (file.parent / name).is_file() and file_sha256(file.parent / name) == known[name] for name in needed
+    )
+
+
 def is_current(file: Path, entries: Mapping[str, str]) -> bool:
     """Whether a file is there, whole, and says all of this of itself."""
-    if not file.is_file():
+    if not file.is_file() or not is_whole(file):
         return False
     try:
         found = {"exporter_recipe": "1", **read_about(file)}  # files made before RECIPE numbers say none
@@ -74,7 +96,7 @@ def exported_file(run: Run, backend: str) -> Path:
 
     Raises:
         MissingRunError: it has not been made; the message says how.
-        ValueError: it was made from another checkpoint.
+        ValueError: it was made from another checkpoint, or is damaged.
     """
     from helpers.inference.predictor import CHECKPOINT
 
@@ -83,6 +105,10 @@ def exported_file(run: Run, backend: str) -> Path:
     call = f"{MAKE} {run.folder} --formats {formats}"
     if not file.is_file():
         raise MissingRunError(f"backend={backend!r}: there is no {file}; {call}")
+    if not is_whole(file):
+        raise ValueError(
+            f"backend={backend!r}: {file} is damaged, or its hash ({file.with_suffix(HASHES).name}) is missing; {call}"
+        )
     said = read_about(file)
     checkpoint = run.info.get("files", {}).get(CHECKPOINT) or file_sha256(run.folder / CHECKPOINT)
     if said.get("checkpoint_sha256") != checkpoint or said.get("run_fingerprint") != run.info["fingerprint"]:

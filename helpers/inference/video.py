@@ -25,11 +25,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from helpers.files import cell, from_cells, partial_path
 from helpers.quiet import quiet_libraries, sentence
 
 if TYPE_CHECKING:
@@ -194,7 +195,8 @@ class VideoResult:
         import pandas as pd
 
         text = dict.fromkeys(("status", "verdict", "class", "unit", "label", "source", "error"), "str")
-        return pd.read_csv(self.table_path, dtype=text, keep_default_na=False, na_values=dict.fromkeys(_NUMBERS, [""]))
+        blank = dict.fromkeys(_NUMBERS, [""])
+        return from_cells(pd.read_csv(self.table_path, dtype=text, keep_default_na=False, na_values=blank))
 
     def summary(self) -> dict[str, Any]:
         """Counts and speed: frames a second reached, median and 95th percentile of the latency in milliseconds."""
@@ -256,7 +258,7 @@ def judge_video(
     Raises:
         ValueError: an argument that cannot be, or a source of which no frame could be judged.
     """
-    from helpers.clips import ClipWriter, at_source_pace
+    from helpers.clips import ClipWriter, at_source_pace, uninterrupted
     from helpers.progress import progress
     from helpers.runs import write_json
 
@@ -268,6 +270,7 @@ def judge_video(
     interrupted = False
     beside = _draws_beside(predictor)
     with (
+        ExitStack() as finishing,
         ClipWriter(out, source.fps) as clip,
         _TableFile(out.with_suffix(".csv")) as table,
         _drawing_thread() if beside else _AtOnce() as pool,  # left first: what is drawn gets into the clip
@@ -297,6 +300,8 @@ def judge_video(
                     show(left=_DRAWN_LATER if beside else 0)
             except KeyboardInterrupt:
                 interrupted = True
+            finally:
+                finishing.enter_context(uninterrupted())
         show(left=0)
         seconds = time.perf_counter() - begun
         if not judge.counts[JUDGED]:
@@ -317,9 +322,9 @@ def judge_video(
         threshold=judge.threshold,
         other_thresholds=judge.other_thresholds(),
     )
-    write_json(
-        {"settings": judge.settings() | {"waiting": waiting}, "results": result.summary()}, out.with_suffix(".json")
-    )
+    with uninterrupted():
+        about = {"settings": judge.settings() | {"waiting": waiting}, "results": result.summary()}
+        write_json(about, out.with_suffix(".json"))
     return result
 
 
@@ -552,7 +557,7 @@ class _TableFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._partial = path.with_name(f".{path.name}.partial")
+        self._partial = partial_path(path)
         self._file: TextIO | None = None
 
     def __enter__(self) -> _TableFile:
@@ -561,10 +566,10 @@ class _TableFile:
     def add(self, row: dict[str, Any]) -> None:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._partial.open("w", newline="", encoding="utf-8")
+            self._file = self._partial.open("w", newline="", encoding="utf-8", errors="backslashreplace")
             self._writer = csv.DictWriter(self._file, FRAME_COLUMNS)
             self._writer.writeheader()
-        self._writer.writerow(row)
+        self._writer.writerow({name: cell(value) for name, value in row.items()})
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._file is None:
@@ -716,7 +721,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _report_written(write_clip(noted, out, labels=options.labels), out, broken)
         return _report(_judge_command(options, source, table, out))
     except KeyboardInterrupt:
-        print("\nInterrupted before a frame was done.", file=sys.stderr)
+        print("\nInterrupted; what was done is kept.", file=sys.stderr)
         return 130
     except Exception as error:
         print(sentence(error), file=sys.stderr)
@@ -781,6 +786,7 @@ def _judge_command(
     options: argparse.Namespace, source: FrameSource, table: pd.DataFrame | None, out: Path
 ) -> VideoResult:
     from helpers.analysis.sizing import MM_PER_UNIT
+    from helpers.clips import uninterrupted
     from helpers.inference.predictor import Predictor
 
     if options.queue is not None and options.queue < 1:
@@ -805,7 +811,8 @@ def _judge_command(
         waiting=waiting,
         show_labels=options.labels,
     )
-    write_timeline(result, predictor.run.note)
+    with uninterrupted():
+        write_timeline(result, predictor.run.note)
     return result
 
 
@@ -877,4 +884,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from helpers.clips import stopped_alike
+
+    with stopped_alike():
+        sys.exit(main())

@@ -20,7 +20,7 @@ import ipywidgets
 import numpy as np
 from PIL import Image
 
-from helpers.files import write_whole
+from helpers.files import cells, write_whole
 from helpers.presets import Choice, choose, find_choices
 from helpers.runs import project_path, write_csv
 
@@ -517,7 +517,7 @@ class InspectionPage:
 
         stem = Path(inspection.name).stem
         png = _encoded(shrink_to(drawn, DOWNLOADED_PIXELS), "PNG")
-        csv = self.table().to_csv(index=False).encode("utf-8")
+        csv = cells(self.table()).to_csv(index=False).encode("utf-8")
         return (
             '<div class="insp-downloads">'
             + _link(f"{stem}_inspected.png", "image/png", png, "Annotated photo (PNG)")
