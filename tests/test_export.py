@@ -296,6 +296,12 @@ def test_a_file_that_fits_stays_and_a_damaged_one_is_made_again(patchcore, monke
     export_run(patchcore, ("onnx", "openvino"))
     assert len(files["onnx"].read_bytes()) == len(whole)
     assert files["openvino"].stat().st_mtime_ns == before[1]
+    for backend, file in (("onnx", files["onnx"]), ("openvino", files["openvino"].with_suffix(".bin"))):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1  # one bit of the weights: it can still be read
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="damaged"):
+            Predictor(patchcore, backend)
 
 
 def test_refuses_what_it_cannot_do(make, tmp_path):

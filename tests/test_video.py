@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import wave
@@ -26,12 +27,22 @@ import pandas as pd
 import pytest
 import torch
 from cascade_runs import CLASSES, KnownBackend, write_run
-from conftest import REPOSITORY, SHARED
+from conftest import REPOSITORY, SHARED, dead_process
 from matplotlib.figure import Figure
 from PIL import Image
 
 from helpers import clips, read_dataset
-from helpers.clips import ClipWriter, Frame, FrameSource, at_source_pace, fitted, open_source, photo_sequence
+from helpers.clips import (
+    ClipWriter,
+    Frame,
+    FrameSource,
+    at_source_pace,
+    fitted,
+    open_source,
+    photo_sequence,
+    stopped_alike,
+)
+from helpers.files import partial_path
 from helpers.inference import predictor as predictor_module
 from helpers.inference import video as video_module
 from helpers.inference.exported import Calibration
@@ -895,3 +906,35 @@ def test_a_real_video_gives_the_frames_that_its_header_names():
 def test_photos_without_a_file_are_no_sequence():
     with pytest.raises(FileNotFoundError, match="photos holds no image"):
         photo_sequence([])
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_signals_end_a_video_alike_and_none_stops_what_finishes_it(run, tmp_path, monkeypatch, name):
+    number = getattr(signal, name, None)
+    if number is None or os.name == "nt":
+        pytest.skip("this system has no such signal")
+    with pytest.raises(KeyboardInterrupt), stopped_alike():
+        os.kill(os.getpid(), number)
+    replace, killed = Path.replace, []
+
+    def interrupted(self, target):
+        os.kill(os.getpid(), number)
+        killed.append(Path(target).suffix)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with stopped_alike():
+        assert main([str(write_video(tmp_path / "clip.mp4")), str(tmp_path / "out.mp4"), "--run", str(run)]) == 0
+    assert {".csv", ".json", ".mp4", ".png"} <= {*killed}
+    assert len(decode(tmp_path / "out.mp4")) == len(pd.read_csv(tmp_path / "out.csv")) > 0
+
+
+def test_hidden_parts_of_killed_runs_are_removed_by_the_next(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", dead_process)
+        parts = [partial_path(tmp_path / name) for name in ("out.mp4", "out.csv")]
+    for part in parts:
+        part.write_text("half")
+    with ClipWriter(tmp_path / "another.mp4", 10) as clip:
+        clip.write(photo(0), 0)
+    assert [file.name for file in tmp_path.iterdir()] == ["another.mp4"]
