@@ -8,19 +8,16 @@ from __future__ import annotations
 import heapq
 import math
 import re
-import signal
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import av
 import cv2
@@ -28,7 +25,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from helpers.data.images import IMAGE_SUFFIXES, find_images, measure_bit_depth, read_image
-from helpers.files import PARTIAL, partial_path, remove_partial
+from helpers.files import PARTIAL, partial_path, remove_partial, uninterrupted
 
 SEQUENCE_FPS = 10.0  # frames a second of photos that carry no time
 CAMERA_FPS = 30.0  # until a camera says otherwise
@@ -422,39 +419,6 @@ def at_source_pace(source: FrameSource, waiting: int) -> Iterator[Frame]:
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
-
-
-STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and SIGHUP not stop what finishes a file; in a thread beside the main one they never do."""
-    with _handled(signal.SIG_IGN):
-        yield
-
-
-@contextmanager
-def stopped_alike() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does; one that is ignored (by nohup) stays so."""
-    with _handled(signal.default_int_handler):
-        yield
-
-
-@contextmanager
-def _handled(handler: Any) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    before = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}
-    for number in before:
-        signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
 
 
 class ClipWriter:

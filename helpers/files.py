@@ -7,6 +7,8 @@ import os
 import platform
 import re
 import shutil
+import signal
+import threading
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -108,6 +110,39 @@ def remove_partial(files: Iterable[Path]) -> None:
 
 def _host() -> str:
     return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+_STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and SIGHUP not stop what finishes a file; in a thread beside the main one they never do."""
+    with _handled(signal.SIG_IGN):
+        yield
+
+
+@contextmanager
+def stopped_alike() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does; one that is ignored (by nohup) stays so."""
+    with _handled(signal.default_int_handler):
+        yield
+
+
+@contextmanager
+def _handled(handler: Any) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
+    before = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def check_name(name: Any, what: str) -> str:

@@ -40,9 +40,8 @@ from helpers.clips import (
     fitted,
     open_source,
     photo_sequence,
-    stopped_alike,
 )
-from helpers.files import partial_path
+from helpers.files import partial_path, stopped_alike
 from helpers.inference import predictor as predictor_module
 from helpers.inference import video as video_module
 from helpers.inference.exported import Calibration

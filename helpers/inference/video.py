@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from helpers.files import cell, from_cells, partial_path
+from helpers.files import cell, from_cells, partial_path, stopped_alike, uninterrupted
 from helpers.quiet import quiet_libraries, sentence
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def judge_video(
     Raises:
         ValueError: an argument that cannot be, or a source of which no frame could be judged.
     """
-    from helpers.clips import ClipWriter, at_source_pace, uninterrupted
+    from helpers.clips import ClipWriter, at_source_pace
     from helpers.progress import progress
     from helpers.runs import write_json
 
@@ -786,7 +786,6 @@ def _judge_command(
     options: argparse.Namespace, source: FrameSource, table: pd.DataFrame | None, out: Path
 ) -> VideoResult:
     from helpers.analysis.sizing import MM_PER_UNIT
-    from helpers.clips import uninterrupted
     from helpers.inference.predictor import Predictor
 
     if options.queue is not None and options.queue < 1:
@@ -884,7 +883,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    from helpers.clips import stopped_alike
-
     with stopped_alike():
         sys.exit(main())
