@@ -31,7 +31,6 @@ from helpers.analysis.runtime import time_stages
 from helpers.data.coco import InstancePhoto, read_instances
 from helpers.data.images import read_image, read_mask, to_network_frame
 from helpers.data.samples import NORMAL, origin
-from helpers.files import from_cells
 from helpers.inference.cascade import Cascade
 from helpers.inference.cutting import split_photos
 from helpers.inference.predictor import Prediction
@@ -39,7 +38,7 @@ from helpers.inference.stages import CLASS, UNKNOWN, CutterStage, Item, RunStage
 from helpers.models.foreground import predict_distance
 from helpers.presets import PRESETS_FOLDER, find_cascade, read_cascade
 from helpers.progress import progress
-from helpers.runs import MissingRunError
+from helpers.runs import MissingRunError, read_csv
 from helpers.thresholds import Threshold, exceeds
 
 CALLED = 0.5  # threshold of ``score_2``, which is 1 where the last stage calls a photo a defect, else 0
@@ -261,8 +260,8 @@ def stage_counts(folder: Path, truth: pd.DataFrame) -> pd.DataFrame:
         A row a stage, in order: ``stage``, ``seen``, of these ``of defect photos`` and ``of good photos``; ``rule``,
         ``held`` (how often the rule held), ``threshold``, ``origin``.
     """
-    rows = from_cells(pd.read_csv(folder / "stages.csv"))
-    paths = from_cells(pd.read_csv(folder / "verdicts.csv")).set_index("photo")["image_path"]
+    rows = read_csv(folder / "stages.csv")
+    paths = read_csv(folder / "verdicts.csv").set_index("photo")["image_path"]
     rows["defect"] = rows["photo"].map(paths).map(truth.set_index("image_path")["label_index"]) == 1
     by_stage = rows.groupby("stage", sort=False)
     counts = by_stage.agg(
@@ -295,7 +294,7 @@ def overlay_examples(folder: Path, verdicts: pd.DataFrame, truth: pd.DataFrame, 
     both["ended"] = both["abnormal"].astype(str) + both["label_index"].astype(str) + both["stage"].fillna("")
     turn = both.groupby("ended").cumcount()
     order = both.assign(turn=turn, defect=-both["label_index"]).sort_values(["turn", "defect", "ended"], kind="stable")
-    drawn = from_cells(pd.read_csv(folder / "stages.csv"))
+    drawn = read_csv(folder / "stages.csv")
     drawn = drawn[(drawn["object"] == 0) & drawn["overlay"].notna()]
     stages = list(dict.fromkeys(drawn["stage"]))
     overlays = drawn.set_index(["photo", "stage"])["overlay"].to_dict()

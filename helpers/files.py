@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PARTIAL = ".*.partial*"  # what finds them, see `partial_path`
 _PARTIAL = re.compile(r"\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.partial(\.\w+)?")
 _NO_NAME = re.compile(r'[/\\:*?"<>|\x00-\x1f\ud800-\udfff]')
-_FORMULA, _QUOTED_FORMULA = re.compile(r"'*[=+\-@\t\r]"), re.compile(r"'+[=+\-@\t\r]")
+_FORMULA, _QUOTED_FORMULA = re.compile(r"'*[=+\-@\t\r\n]"), re.compile(r"'+[=+\-@\t\r\n]")
 _DEEPEST_YAML = 50  # levels
 _LONGEST_NAME = 200  # bytes of UTF-8: systems end at 255, and a suffix may follow
 
@@ -220,7 +220,7 @@ def from_cells(table: pd.DataFrame) -> pd.DataFrame:
 def _map_text(table: pd.DataFrame, change: Callable[[Any], Any]) -> pd.DataFrame:
     from pandas.api.types import is_object_dtype, is_string_dtype
 
-    changed = table.copy()
+    changed = table.rename(columns=change)  # classes are columns too
     for place, kind in enumerate(table.dtypes):
         if is_object_dtype(kind) or is_string_dtype(kind):
             changed.isetitem(place, table.iloc[:, place].map(change, na_action="ignore"))

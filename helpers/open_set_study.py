@@ -38,7 +38,7 @@ from helpers.analysis.open_set import accepted_shares, embedding_plane, open_set
 from helpers.data.datamodule import SampleDataModule
 from helpers.data.known_unknown import ClassSplit, open_set_table, read_split, rotating_splits
 from helpers.data.samples import NORMAL, assign_splits, supervised_table
-from helpers.files import from_cells, write_whole
+from helpers.files import write_whole
 from helpers.inference.classification import classifier_thresholds, train_classifier
 from helpers.inference.predictor import Predictor
 from helpers.inference.stages import THRESHOLDS_FILE
@@ -47,7 +47,17 @@ from helpers.models.catalog import build_model
 from helpers.models.classifier import load_classifier
 from helpers.models.open_set import METHODS, OPEN_SET_FILE, MahalanobisScorer, decide, unknown_scores
 from helpers.progress import progress
-from helpers.runs import PROJECT_ROOT, RUN_FILE, MissingRunError, Run, open_run, project_path, write_csv, write_json
+from helpers.runs import (
+    PROJECT_ROOT,
+    RUN_FILE,
+    MissingRunError,
+    Run,
+    open_run,
+    project_path,
+    read_csv,
+    write_csv,
+    write_json,
+)
 from helpers.thresholds import Threshold, exceeds, held_out_thresholds
 from helpers.views import class_figures
 
@@ -248,7 +258,7 @@ def gate_scores(gate: Run, photos: Iterable[str], file: Path, device: str = "aut
     """
     known = pd.Series(dtype=np.float64)
     if file.is_file():
-        stored = from_cells(pd.read_csv(file))
+        stored = read_csv(file)
         stored = stored[stored["gate"] == gate.info["fingerprint"]]
         known = stored.set_index("image_path")["score"]
     missing = [path for path in dict.fromkeys(photos) if path not in known.index]

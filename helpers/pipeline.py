@@ -44,6 +44,7 @@ from helpers.runs import (
     dataset_folder,
     installed_versions,
     project_path,
+    read_csv,
     write_csv,
     write_json,
 )
@@ -575,7 +576,7 @@ def write_report(folder: Path, state: _State | None = None) -> Path:
     """Executed notebooks as HTML pages with an index, in ``report/``; returns the index."""
     from html import escape
 
-    from helpers.views.tables import POLICY, notebook_html
+    from helpers.views.tables import POLICY, notebook_html, table_html
 
     state = state or _State(folder)
     report = folder / "report"
@@ -590,9 +591,7 @@ def write_report(folder: Path, state: _State | None = None) -> Path:
         took = f", {seconds:.0f} s" if seconds is not None else ""
         items.append(f'<li><a href="{node.name}.html">{escape(node.name)}</a>{took}</li>')
     leaderboard = folder / "leaderboard.csv"
-    table = (
-        pd.read_csv(leaderboard).to_html(index=False, float_format="%.4g", border=0) if leaderboard.is_file() else ""
-    )
+    table = table_html(read_csv(leaderboard)) if leaderboard.is_file() else ""
     title = escape(f"{folder.parent.name}, profile {folder.name}")
     page = _PAGE.format(policy=POLICY, title=title, table=table, items="\n".join(items))
     index = report / "index.html"
@@ -614,7 +613,7 @@ def summary(folder: Path) -> str:
     file = folder / "leaderboard.csv"
     if not file.is_file():
         return f"no leaderboard yet in {folder}"
-    table = pd.read_csv(file)
+    table = read_csv(file)
     return table[[column for column in SUMMARY_COLUMNS if column in table]].to_string(index=False, float_format="%.3f")
 
 
@@ -641,7 +640,7 @@ def sweep(root: Path, classes: Sequence[str], profile: str, artifacts: str | Pat
     for name in classes:
         print(f"== {name}", flush=True)
         folder = run(root / name, profile, settings=settings, artifacts=artifacts, name=f"{root.name}-{name}")
-        table = pd.read_csv(folder / "leaderboard.csv")
+        table = read_csv(folder / "leaderboard.csv")
         table.insert(0, "category", name)
         tables.append(table)
     together = pd.concat(tables, ignore_index=True)
@@ -698,7 +697,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.command == "sweep":
             classes = options.classes.replace(",", " ").split()
             file = sweep(options.dataset.resolve(), classes, options.profile, options.artifacts, options.settings)
-            print(f"{pd.read_csv(file).to_string(index=False, float_format='%.3f')}\n{file}")
+            print(f"{read_csv(file).to_string(index=False, float_format='%.3f')}\n{file}")
         else:
             folder = run(
                 options.dataset,

@@ -25,7 +25,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -173,8 +173,20 @@ def open_run(
     return Run(draft, info, table)
 
 
-def _alone_at(run: Path) -> AbstractContextManager[None]:
-    return hold(run.with_name(f".{run.name}.lock"), str(run))
+@contextmanager
+def _alone_at(run: Path, *, until_finished: bool = False) -> Iterator[None]:
+    stack = _TRAINED.pop(run, None)
+    if stack is None:
+        stack = ExitStack()
+        stack.enter_context(hold(run.with_name(f".{run.name}.lock"), str(run)))
+    with stack:
+        yield
+        if until_finished:
+            _TRAINED[run] = stack.pop_all()
+
+
+_TRAINED: dict[Path, ExitStack] = {}
+"""What holds the drafts that this process has trained and not finished yet: another one would throw them away."""
 
 
 def _made_before_recipes(run: Run, parameters: dict[str, Any], table: pd.DataFrame, seed: int) -> bool:
@@ -355,7 +367,7 @@ class Run:
                     )
             predictions = pd.concat(parts, ignore_index=True)
             predictions["image_path"] = _relative_to(predictions["image_path"], self.table)
-            cells(predictions).to_csv(self.folder / "predictions.csv", index=False, float_format="%.9g")
+            write_csv(predictions, self.folder / "predictions.csv", float_format="%.9g")
             # The engine's own folders hold but links with absolute paths, which the rename to come would break.
             shutil.rmtree(self.folder / "lightning", ignore_errors=True)
 
@@ -403,8 +415,11 @@ class Run:
         write_csv(rows.groupby("epoch", as_index=False).last(), self.folder / "history.csv")
 
     def alone(self) -> AbstractContextManager[None]:
-        """Held while the draft is written to: another process that wants to is refused with an ``InUseError``."""
-        return _alone_at(self.folder.with_name(self.name))
+        """Held while the draft is written to: another process that wants to is refused with an ``InUseError``.
+
+        Where the block ends without an error, that lasts until :meth:`finish`, or until this process works there again.
+        """
+        return _alone_at(self.folder.with_name(self.name), until_finished=True)
 
     def note_time(self, name: str, value: float) -> None:
         """Note a timing for ``run.json``, such as ``fit_seconds``."""
@@ -430,7 +445,7 @@ class Run:
         if not file.is_file():
             raise MissingRunError(f"There is no {file}; fit the run first.")
         text = ("image_path", "defect_type", "split")  # a type may be called 007
-        predictions = from_cells(pd.read_csv(file, keep_default_na=False, dtype=dict.fromkeys(text, "str")))
+        predictions = read_csv(file, keep_default_na=False, dtype=dict.fromkeys(text, "str"))
         if lacking := {*text, "label_index", "score"} - {*predictions.columns}:
             raise ValueError(f"{file} is damaged (no column {', '.join(sorted(lacking))}); copy the run again.")
         numbers = predictions.filter(["score", "map_max"]).apply(pd.to_numeric, errors="coerce").astype(np.float32)
@@ -519,11 +534,18 @@ class Run:
 
         Returns:
             The finished run at its final place.
-        """
-        import torch
 
+        Raises:
+            InUseError: another process is training it.
+        """
         if self.finished:
             return self
+        with _alone_at(self.folder.with_name(self.name)):
+            return self._finish(thresholds, extra)
+
+    def _finish(self, thresholds: dict[str, Threshold], extra: dict[str, Any]) -> Run:
+        import torch
+
         self.info |= {
             "thresholds": {name: threshold.to_dict() for name, threshold in thresholds.items()},
             "counts": _counts(self.table),
@@ -625,9 +647,14 @@ def write_json(content: Any, path: Path) -> None:
     write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
-def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a CSV so that the file is either the old one or the whole new one."""
-    write_whole(path, lambda file: cells(table).to_csv(file, index=False))
+def write_csv(table: pd.DataFrame, path: Path, **options: Any) -> None:
+    """Write a CSV of `cells`, without the index, so that the file is either the old one or the whole new one."""
+    write_whole(path, lambda file: cells(table).to_csv(file, index=False, **options))
+
+
+def read_csv(path: Path, **options: Any) -> pd.DataFrame:
+    """Read what `write_csv` wrote."""
+    return from_cells(pd.read_csv(path, **options))
 
 
 def _relative_to(paths: pd.Series, table: pd.DataFrame) -> list[str]:

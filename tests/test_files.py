@@ -155,9 +155,10 @@ def test_names_are_short_and_printable_and_remain_different():
 
 def test_cells_that_a_spreadsheet_would_run_and_their_names_come_back(tmp_path):
     names = ["=1+1", "+a", "-b", "@c", "\tx", "'=already", "''@twice", "plain", "it's", "-0.5", "1e-3", ""]
-    table = pd.DataFrame({"name": names, "score": [-0.5 * n for n in range(len(names))]})
+    table = pd.DataFrame({"name": names, "score": [-0.5 * n for n in range(len(names))], "=class": 1})
     cells(table).to_csv(tmp_path / "a.csv", index=False)
     stored = pd.read_csv(tmp_path / "a.csv", keep_default_na=False, dtype={"name": "str"})
     assert stored["name"].tolist() == ["'" + name for name in names[:7]] + names[7:]
     assert stored["score"].tolist() == table["score"].tolist()
-    assert from_cells(stored)["name"].tolist() == names
+    assert stored.columns.tolist() == ["name", "score", "'=class"]
+    pd.testing.assert_frame_equal(from_cells(stored), table, check_dtype=False)

@@ -7,13 +7,15 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import draw_photos, split_table
+from conftest import REPOSITORY, draw_photos, split_table
 from PIL import Image
 
 from helpers.data.samples import fingerprint, origin, write_table
@@ -213,6 +215,28 @@ def test_draft_in_training_is_left_alone(tmp_path, settings, table, fit_run, mak
     assert fit_run(draft).finished
     assert len(refused) == 4, "for val and for test"
     assert [path.name for path in tmp_path.iterdir()] == ["patchcore"]
+
+
+def test_trained_draft_is_left_alone_until_it_is_finished(tmp_path, settings, table, fit_run):
+    """Thresholds are set between the two, by a person perhaps."""
+    script = f"""
+from helpers.data.samples import read_table
+from helpers.runs import Path, open_run
+open_run(Path({str(tmp_path)!r}), "patchcore", {settings!r}, read_table({str(tmp_path / "samples.csv")!r}), seed=1)
+"""
+    write_table(table, tmp_path / "samples.csv")
+    draft, asked = open_run(tmp_path, "patchcore", settings, table, seed=0), []
+
+    def finish(thresholds, real=draft.finish):
+        asked.append(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY))
+        return real(thresholds)
+
+    draft.finish = finish
+    assert fit_run(draft).finished
+    assert asked[0].returncode == 1
+    assert f"patchcore is in use by process {os.getpid()}" in asked[0].stderr
+    assert (tmp_path / "patchcore" / "model.ckpt").is_file()
+    assert not list(tmp_path.glob("*.lock")) and not list(tmp_path.glob(".*"))
 
 
 def test_interrupted_run_leaves_nothing_that_looks_finished(tmp_path, settings, table, fit_run, monkeypatch):

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from helpers.analysis.metrics import IMAGE_METRICS, bootstrap_draws, check_scores, image_metrics, wilson_interval
-from helpers.runs import RUN_FILE, Run
+from helpers.runs import RUN_FILE, Run, read_csv
 from helpers.thresholds import Threshold, _just_below, best_f1_threshold
 
 AT_THRESHOLD = ("recall_at_threshold", "false_alarm_at_threshold")
@@ -332,7 +332,7 @@ def overall_leaderboard(artifacts: str | Path) -> pd.DataFrame:
     tables = []
     for file in sorted(Path(artifacts).glob("[!.]*/[!.]*/leaderboard.csv")):
         try:
-            table = pd.read_csv(file)
+            table = read_csv(file)
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
             raise ValueError(f"{file} cannot be read ({error}); run notebook 06_evaluate again.") from error
         if "model" not in table or "image_auroc" not in table:

@@ -24,6 +24,7 @@ from helpers.data.images import known_bit_depth, read_image
 from helpers.data.samples import NORMAL
 from helpers.files import write_whole_folder
 from helpers.progress import progress
+from helpers.runs import write_csv
 
 TABLE_NAME = "cutouts.csv"
 BORDERS = {"reflect": "symmetric", "edge": "edge"}  # our name -> NumPy's
@@ -152,7 +153,7 @@ def write_cutouts(
                 Image.fromarray(picture).save(folder / name)
                 box = (each.x, each.y, each.width, each.height)
                 rows.append((name, str(photo), each.label, *box, *window, size / side, each.defect_type, split))
-        pd.DataFrame(rows, columns=COLUMNS).to_csv(folder / TABLE_NAME, index=False)
+        write_csv(pd.DataFrame(rows, columns=COLUMNS), folder / TABLE_NAME)
         (folder / "dataset.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
     write_whole_folder(out, write)

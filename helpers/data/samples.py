@@ -32,7 +32,7 @@ from typing import Any
 import pandas as pd
 
 from helpers.data.images import remember_bit_depth
-from helpers.files import write_whole
+from helpers.files import cells, from_cells, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -510,7 +510,7 @@ def write_table(table: pd.DataFrame, path: str | Path) -> Path:
     # the table comes last: where there is a table there are its attributes
     write_whole(path.with_name(path.name + ".json"), lambda file: file.write_text(attrs + "\n", encoding="utf-8"))
     if suffix == ".csv":
-        write_whole(path, lambda file: stored.to_csv(file, index=False, encoding="utf-8", lineterminator="\n"))
+        write_whole(path, lambda file: cells(stored).to_csv(file, index=False, encoding="utf-8", lineterminator="\n"))
     else:
         write_whole(path, lambda file: stored.to_parquet(file, index=False))
     return path
@@ -529,6 +529,8 @@ def read_table(path: str | Path, root: str | Path | None = None) -> pd.DataFrame
     """
     path = Path(path)
     frame = read_frame(path)
+    if path.suffix.lower() == ".csv":
+        frame = from_cells(frame)
     missing = [column for column in COLUMNS if column not in frame]
     if missing:
         raise ValueError(f"{path} lacks the column(s) {', '.join(missing)}; helpers.read_dataset reads other tables.")

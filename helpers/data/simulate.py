@@ -43,7 +43,7 @@ from helpers.data._drawing import (
 from helpers.data.images import find_images, read_image
 from helpers.data.samples import absolute_path
 from helpers.data.textures import draw_texture
-from helpers.files import write_whole_folder
+from helpers.files import cell, write_whole_folder
 from helpers.progress import progress
 
 __all__ = ["KINDS", "SIZES", "SimulatedDefect", "main", "simulate_defect", "write_simulated"]
@@ -431,7 +431,7 @@ def write_simulated(
             for relative, picture in ((image, defect.photo), (mask, defect.mask.astype(np.uint8) * 255)):
                 (partial / relative).parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(picture).save(partial / relative)
-            rows.append((image, mask, defect.kind, defect.opacity, source.relative_to(good).as_posix()))
+            rows.append((image, mask, defect.kind, defect.opacity, cell(source.relative_to(good).as_posix())))
         with (partial / MAP_NAME).open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerows([COLUMNS, *rows])

@@ -22,7 +22,7 @@ from helpers.data.augment import make_augmentations
 from helpers.data.datamodule import EpochSampler, PhotoMemory
 from helpers.data.images import read_image
 from helpers.data.samples import NORMAL, SPLITS, relative_path, write_table
-from helpers.files import cells, write_whole
+from helpers.files import write_whole
 from helpers.inference.engine import (
     FitClock,
     MinuteLines,
@@ -38,7 +38,7 @@ from helpers.models.catalog import as_size
 from helpers.models.classifier import Classifier, abnormal_scores, build_classifier
 from helpers.progress import is_interactive, progress
 from helpers.quiet import quiet_libraries
-from helpers.runs import CHECKPOINTS, DRAFT_FILE, LAST_CHECKPOINT, Run, open_run, write_json
+from helpers.runs import CHECKPOINTS, DRAFT_FILE, LAST_CHECKPOINT, Run, open_run, write_csv, write_json
 from helpers.thresholds import Threshold, held_out_thresholds
 
 BINARY_CLASSES = (NORMAL, "defect")
@@ -437,6 +437,4 @@ def _predict(
         }
         parts.append(pd.DataFrame(columns))
     predictions = pd.concat(parts, ignore_index=True)
-    write_whole(
-        run.folder / "predictions.csv", lambda file: cells(predictions).to_csv(file, index=False, float_format="%.9g")
-    )
+    write_csv(predictions, run.folder / "predictions.csv", float_format="%.9g")

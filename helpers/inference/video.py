@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from helpers.files import cell, from_cells, partial_path, stopped_alike, uninterrupted
+from helpers.files import cell, partial_path, stopped_alike, uninterrupted
 from helpers.quiet import quiet_libraries, sentence
 
 if TYPE_CHECKING:
@@ -192,11 +192,11 @@ class VideoResult:
 
     def frames(self) -> pd.DataFrame:
         """A row a frame: `FRAME_COLUMNS`."""
-        import pandas as pd
+        from helpers.runs import read_csv
 
         text = dict.fromkeys(("status", "verdict", "class", "unit", "label", "source", "error"), "str")
         blank = dict.fromkeys(_NUMBERS, [""])
-        return from_cells(pd.read_csv(self.table_path, dtype=text, keep_default_na=False, na_values=blank))
+        return read_csv(self.table_path, dtype=text, keep_default_na=False, na_values=blank)
 
     def summary(self) -> dict[str, Any]:
         """Counts and speed: frames a second reached, median and 95th percentile of the latency in milliseconds."""
