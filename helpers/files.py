@@ -172,17 +172,18 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def read_yaml(text: str, where: str) -> Any:
+def read_yaml(source: str | Path, where: str = "") -> Any:
     """What YAML says: plain values, without aliases, of which a few lines can make millions of values.
 
     Args:
-        text: the YAML.
-        where: it stands, for the message.
+        source: the YAML, or its file.
+        where: it stands, for the message; default: the file.
 
     Raises:
         ValueError: it is no YAML, or has aliases.
     """
     try:
+        text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
         depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
@@ -192,7 +193,8 @@ def read_yaml(text: str, where: str) -> Any:
                 raise ValueError(f"more than {_DEEPEST_YAML} levels")
         return yaml.safe_load(text)
     except Exception as error:  # values like "!!timestamp x" raise what Python's own functions like
-        raise ValueError(f"{where} is no YAML that can be read ({str(error) or type(error).__name__}).") from error
+        why = str(error) or type(error).__name__
+        raise ValueError(f"{where or source} is no YAML that can be read ({why}).") from error
 
 
 def cell(value: Any) -> Any:

@@ -39,6 +39,7 @@ from helpers.notebook import check_finite, dataset_name, read_value, split_setti
 from helpers.progress import SECONDS_BETWEEN_LINES
 from helpers.runs import (
     MAKE_NUMBERS,
+    MAKE_RESULTS,
     PROJECT_ROOT,
     content_hash,
     dataset_folder,
@@ -83,7 +84,7 @@ class Node:
         needs: what it can do nothing without, a key of :data:`NEEDS`; empty: nothing.
         part_of: the notebook's file name without suffix, where the node runs a part of it only.
         without: tag of the cells that are then left out.
-        reads: folder of files in ``notebooks/params`` that it reads.
+        reads: folders of files in ``notebooks/params`` that it reads.
         recipe: raised by hand when what the package computes for it, beside the models, comes out different.
     """
 
@@ -93,7 +94,7 @@ class Node:
     needs: str = ""
     part_of: str = ""
     without: str = ""
-    reads: str = ""
+    reads: tuple[str, ...] = ()
     recipe: int = 1
 
     @property
@@ -127,7 +128,7 @@ SERIES: tuple[Node, ...] = (
         ("01_setup_and_validate", "02_train_patchcore"),
         ("classifier/run.json", "open_set/open_set.npz", "open_set/thresholds.json"),
         "two classes of three photos",
-        reads="open_set",
+        reads=("open_set",),
     ),
     Node(
         "06_evaluate",
@@ -139,13 +140,13 @@ SERIES: tuple[Node, ...] = (
         ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass", "05_train_classifiers"),
         ("cascades/rates.csv",),
         "masks of defects or classes",
-        reads="cascades",
+        reads=("cascades",),
     ),
     Node(
         "08_size_analysis",
         ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass"),
         ("sizes/defects.csv", "sizes/verdicts.csv", "sizes/sizes.json", "sizes/defects.coco.json"),
-        reads="sizes",
+        reads=("sizes",),
     ),
     Node(
         "09_export_and_video",
@@ -157,7 +158,7 @@ SERIES: tuple[Node, ...] = (
         "10_inspection_app",
         ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass", "05_train_classifiers"),
         ("app/annotated.png", "app/inspection.csv"),
-        reads="sizes",
+        reads=("sizes", "cascades"),
     ),
 )
 
@@ -551,10 +552,10 @@ def _fingerprint(node: Node, parameters: dict[str, Any], dataset: Path, before: 
     texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
     # whatever a parameter names: frames, annotations, limits, weights, textures, a clip
     beside = [project_path(text.removeprefix(LOCAL_PREFIX)) for text in texts if isinstance(text, str) and text]
-    beside += sorted(NOTEBOOKS_FOLDER.glob(f"params/{node.reads or '-'}/*.yml"))
+    beside += [file for name in node.reads for file in sorted(NOTEBOOKS_FOLDER.glob(f"params/{name}/*.yml"))]
     content = [
         [cell.source for cell in nbformat.read(node.path, as_version=4).cells if cell.cell_type == "code"],
-        [node.recipe, RECIPES, {name: versions[name] for name in MAKE_NUMBERS}],
+        [node.recipe, RECIPES, {name: versions[name] for name in (*MAKE_NUMBERS, *MAKE_RESULTS)}],
         parameters,
         _folder_content(dataset),
         [_folder_content(path) for path in beside if os.path.exists(path)],  # noqa: PTH110  (also a text of any length)

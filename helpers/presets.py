@@ -74,7 +74,7 @@ def read_cascade(file: Path) -> dict[str, Any]:
         CascadeError: it is no YAML, or has other keys than :data:`KEYS`.
     """
     try:
-        content = read_yaml(file.read_text(encoding="utf-8"), str(file))
+        content = read_yaml(file)
     except ValueError as error:
         raise CascadeError(str(error)) from error
     if not isinstance(content, dict):

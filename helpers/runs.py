@@ -53,6 +53,8 @@ DRAFT_FILE = "draft.json"
 CHECKPOINTS, LAST_CHECKPOINT = "checkpoints", "last.ckpt"  # what a draft that trains by epochs goes on from
 MAKE_NUMBERS = ("anomalib", "lightning", "numpy", "pillow", "scikit-learn", "segmentation-models-pytorch")
 MAKE_NUMBERS += ("timm", "torch", "torchvision")  # packages: with another version it is another run
+MAKE_RESULTS = ("nncf", "onnx", "onnxruntime", "opencv-python-headless", "openvino", "scikit-image", "scipy")
+"""Packages that notebooks compute with from a finished run on."""
 
 
 class MissingRunError(FileNotFoundError):
@@ -682,4 +684,4 @@ def _counts(table: pd.DataFrame) -> dict[str, int]:
 def installed_versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
     versions = {"python": ".".join(map(str, sys.version_info[:3]))}
-    return versions | {name: metadata.version(name) for name in (*MAKE_NUMBERS, "pandas")}
+    return versions | {name: metadata.version(name) for name in (*MAKE_NUMBERS, *MAKE_RESULTS, "pandas")}

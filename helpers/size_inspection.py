@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from PIL import Image
 from scipy.sparse import csr_array
 
@@ -28,7 +27,7 @@ from helpers.analysis.severity import Quantity, Rule, SeverityLimits
 from helpers.analysis.sizing import PixelSize, coco_of_defects, label_defects, measure_labels, size_error_by_threshold
 from helpers.data.images import image_sizes, map_at_photo_size, read_image, read_mask
 from helpers.data.samples import relative_path
-from helpers.files import write_whole_folder
+from helpers.files import read_yaml, write_whole_folder
 from helpers.inference.predictor import START, open_finished
 from helpers.notebook import ParameterError, check_number
 from helpers.progress import progress
@@ -198,9 +197,9 @@ def read_calibration(file: str | Path) -> Calibration:
     if not file.is_file():
         raise CalibrationError(f"There is no file {file}; notebooks/params/sizes/calibration.yml is an example.")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise CalibrationError(f"{file} is no valid YAML: {error}") from error
+        content = read_yaml(file)
+    except ValueError as error:
+        raise CalibrationError(str(error)) from error
     if not isinstance(content, dict) or len(content) != 1 or next(iter(content)) not in _CALIBRATION_KEYS:
         raise CalibrationError(f"{file}: expected one of {', '.join(_CALIBRATION_KEYS)} and nothing else.")
     ((way, given),) = content.items()

@@ -24,7 +24,7 @@ from helpers.inference.predictor import TorchClassifier, TorchDetector
 from helpers.models.backbones import resolve_backbone
 from helpers.models.catalog import build_model
 from helpers.models.classifier import build_classifier
-from helpers.runs import MissingRunError, Run, open_run
+from helpers.runs import MissingRunError, Run, file_sha256, open_run
 from helpers.thresholds import held_out_thresholds
 
 SMALL = {
@@ -272,12 +272,37 @@ def test_a_file_of_another_checkpoint_is_refused(patchcore, backend):
 
     weights = torch.load(patchcore.folder / "model.ckpt", weights_only=True)
     torch.save(weights | {"epoch": 77}, patchcore.folder / "model.ckpt")
-    digest = export.file_sha256(patchcore.folder / "model.ckpt")
+    digest = file_sha256(patchcore.folder / "model.ckpt")
     (patchcore.folder / "run.json").write_text(json.dumps(info | {"files": {"model.ckpt": digest}}))
     with pytest.raises(ValueError, match="another checkpoint"):
         Predictor(patchcore.folder, backend)
     export_run(patchcore.folder, (backend,))
     Predictor(patchcore.folder, backend)
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+@pytest.mark.parametrize("changed", ["exporter", "thresholds"])
+def test_a_file_that_is_out_of_date_is_refused(patchcore, backend, changed, monkeypatch):
+    """As one of a classifier made before RECIPE 2 is, whose scores are 1 - p."""
+    export_run(patchcore, (backend,))
+    if changed == "exporter":
+        monkeypatch.setitem(exported.RECIPES, "export", exported.RECIPES["export"] + 1)
+    else:
+        info = json.loads((patchcore.folder / "run.json").read_text())
+        info["thresholds"]["image"]["value"] += 1
+        (patchcore.folder / "run.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match="out of date.*helpers.inference.export"):
+        Predictor(patchcore.folder, backend)
+    export_run(patchcore.folder, (backend,))
+    Predictor(patchcore.folder, backend)
+
+
+def test_8_bits_that_were_stopped_before_their_thresholds_leave_no_file(make, monkeypatch):
+    run = make("patchcore")
+    monkeypatch.setattr(export, "calibrated_again", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export_run(run, ("openvino-int8",))
+    assert not (run.folder / exported.FILES["openvino-int8"]).exists()
 
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino", "openvino-bf16", "openvino-int8"])

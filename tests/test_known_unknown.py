@@ -90,7 +90,8 @@ def test_every_class_has_to_be_said():
         ("known: a\nunknown: [b]", "known is 'a'; give a list of names"),
         ("known: [a, b]", "needs the fields name, dataset, known, unknown and no others; it has name, dataset, known"),
         ("known: [a, b]\nunknown: [c]\nseed: 1", "no others; it has .*seed"),
-        ("known: [a, b", "not valid YAML"),
+        ("known: [a, b", "no YAML"),
+        ("known: &a [b, c]\nunknown: *a", "alias"),
     ],
 )
 def test_files_that_make_no_split(tmp_path, text, words):

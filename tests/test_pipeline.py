@@ -398,7 +398,20 @@ def test_prose_and_the_packages_source_play_no_part(notebooks, run, monkeypatch,
     assert run() == ["01", "02"]
 
 
-@pytest.mark.parametrize("raised", ["model", "notebook", "library"])
+def test_changed_file_that_a_notebook_reads_runs_it_again(notebooks, run, monkeypatch):
+    first, second = pipeline.SERIES
+    monkeypatch.setattr(pipeline, "SERIES", (first, replace(second, reads=("sizes", "cascades"))))
+    for name in ("sizes", "cascades"):
+        file = notebooks / "params" / name / "mine.yml"
+        file.parent.mkdir(parents=True)
+        file.write_text("a: 1")
+        run()
+        assert run() == []
+        file.write_text("a: 2")
+        assert run() == ["02"]
+
+
+@pytest.mark.parametrize("raised", ["model", "notebook", "torch", "openvino"])
 def test_another_recipe_or_library_runs_again(notebooks, run, monkeypatch, raised):
     run()
     if raised == "model":
@@ -407,7 +420,7 @@ def test_another_recipe_or_library_runs_again(notebooks, run, monkeypatch, raise
         first, second = pipeline.SERIES
         monkeypatch.setattr(pipeline, "SERIES", (first, replace(second, recipe=2)))
     else:
-        versions = pipeline.installed_versions() | {"torch": "9.0"}
+        versions = pipeline.installed_versions() | {raised: "9.0"}
         monkeypatch.setattr(pipeline, "installed_versions", lambda: versions)
     assert run() == (["02"] if raised == "notebook" else ["01", "02"])
     assert run() == []

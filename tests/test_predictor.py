@@ -299,6 +299,15 @@ def test_the_time_of_a_photo_is_measured_once_and_kept_with_the_run(copy, photos
     assert Predictor(copy, device="cpu").photo_time(files) == first
 
 
+def test_the_time_of_a_photo_is_that_of_this_cpu(copy, photos, monkeypatch):
+    files = sorted((photos / "test" / "square").iterdir())[:2]
+    for cpu in ("slow one", "fast one"):
+        monkeypatch.setattr("helpers.inference.predictor.cpu_name", lambda cpu=cpu: cpu)
+        Predictor(copy, device="cpu").photo_time(files)
+    known = json.loads((copy / "speed.json").read_text())
+    assert [cpu for key in known for cpu in ("slow one", "fast one") if cpu in key] == ["slow one", "fast one"]
+
+
 @pytest.mark.parametrize(
     ("name", "notebook"), [("patchcore", "02_train_patchcore"), ("glass", "04_train"), ("mine", "02 to 05")]
 )

@@ -218,7 +218,8 @@ def test_the_examples_in_pixels_are_as_many(table):
         ("rules: 3", "expected a list"),
         ("severity: []", "one list called rules"),
         ("rules: [{measure: length, max: 1 mm}]\nmore: 1", "nothing else"),
-        ("rules: [", "no valid YAML"),
+        ("rules: [", "no YAML"),
+        ("rules: [&a [1], *a]", "alias"),
         ("", "one list called rules"),
     ],
 )

@@ -331,7 +331,8 @@ def test_the_example_calibration_is_read():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("points: [", "no valid YAML"),
+        ("points: [", "no YAML"),
+        ("points: {a: &a [1], b: *a}", "alias"),
         ("ruler: {}", "one of points, object, checkerboard"),
         ("points: {first: [0, 0], second: [1, 1]}", "points needs distance, first, second"),
         ("points: {first: [0, 0], second: [9, 1], distance: 5 mm, colour: red}", "may have click_error"),

@@ -623,6 +623,22 @@ def test_a_backend_with_thresholds_of_its_own_shows_no_defect_below_a_half(tmp_p
     assert result.threshold.value == 0.6 and "calibrated" not in result.other_thresholds
 
 
+@pytest.mark.parametrize(("threshold", "said"), [(0.1, True), ("image", False)])
+def test_a_picture_says_that_another_threshold_than_the_calibrated_one_decides(
+    run, tmp_path, monkeypatch, threshold, said
+):
+    """Good photos of 0.2 are above a threshold of 0.1, and below the calibrated one, which is 0.5 on the scale."""
+    lines = []
+    monkeypatch.setattr(
+        "helpers.views.video_figures.draw_frame",
+        lambda layout, photo, found, *rest: lines.extend(found.lines) or photo,
+    )
+    frames = judge_video(moving(3), tmp_path / "out.mp4", Predictor(run), threshold=threshold).frames()
+    if said:
+        assert (frames["verdict"] == "DEFECT").all() and (frames["normalised_score"] < 0.5).any()
+    assert sum("calibrated threshold 0.50" in line for line in lines) == 3 * said
+
+
 def test_thresholds_by_name_number_and_normalised(run, tmp_path):
     judge = Predictor(run)
     assert video_threshold(judge, "image").value == 0.5 and video_threshold(judge, "start").value == 0.25

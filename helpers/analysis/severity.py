@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from helpers.analysis.sizing import MEASURES, MM_PER_UNIT, UNITS
+from helpers.files import read_yaml
 
 LEVELS = ("low", "medium", "high", "critical")
 PASS, FAIL = "PASS", "FAIL"
@@ -330,9 +330,9 @@ def _read(path: str | Path, key: str) -> Any:
     if not file.is_file():
         raise SeverityError(f"There is no file {file}; notebooks/params/sizes has examples.")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise SeverityError(f"{file} is no valid YAML: {error}") from error
+        content = read_yaml(file)
+    except ValueError as error:
+        raise SeverityError(str(error)) from error
     if not isinstance(content, dict) or set(content) != {key}:
         raise SeverityError(f"{file}: expected one list called {key} and nothing else.")
     return content[key]

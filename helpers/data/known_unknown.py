@@ -8,10 +8,10 @@ from pathlib import Path
 from string import ascii_uppercase
 
 import pandas as pd
-import yaml
 
 from helpers.data.formats import NORMAL_NAMES
 from helpers.data.samples import NORMAL, SUPERVISED_SHARE, assign_splits
+from helpers.files import read_yaml
 
 _FIELDS = ("name", "dataset", "known", "unknown")
 
@@ -58,10 +58,7 @@ def read_split(path: str | Path) -> ClassSplit:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {file}; the splits lie in notebooks/params/open_set.")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not valid YAML ({error}); fix it.") from error
+    content = read_yaml(file)
     if not isinstance(content, dict) or set(content) != set(_FIELDS):
         has = ", ".join(map(str, content)) if isinstance(content, dict) else "none of them"
         raise ValueError(f"{file} needs the fields {', '.join(_FIELDS)} and no others; it has {has}.")

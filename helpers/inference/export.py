@@ -49,16 +49,19 @@ from helpers.inference.exported import (
     ONNX,
     OPENVINO,
     Calibration,
+    ExportedBackend,
     describe,
+    identity,
     is_current,
+    openvino_infer,
     read_about,
     write_hashes,
 )
-from helpers.inference.predictor import CHECKPOINT, CLASSIFICATION, Predictor, check_run, open_finished
+from helpers.inference.predictor import CHECKPOINT, CLASSIFICATION, Backend, Predictor, check_run, open_finished
 from helpers.models.catalog import SEGMENTERS
 from helpers.models.classifier import abnormal_scores
 from helpers.quiet import quiet_libraries, sentence
-from helpers.runs import Run, file_sha256, installed_versions, project_path
+from helpers.runs import Run, installed_versions, project_path
 from helpers.thresholds import held_out_thresholds
 
 if TYPE_CHECKING:
@@ -69,7 +72,6 @@ OPSET = 20
 INPUT = "photos"
 OUTPUTS = {False: ("score", "map"), True: ("score", "probabilities", "embedding")}  # by: is it a classifier?
 BANK_ROWS = 8192  # of PatchCore's memory bank at once: bounds the memory, 32 MB a photo with 1,024 patches
-RECIPE = 2  # raised by hand when the same run gives another file; all are then written again
 N_CALIBRATION = 64  # good training photos that the ranges of 8-bit values are taken from
 
 
@@ -611,17 +613,6 @@ def about(run: Run) -> dict[str, str]:
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in content.items()}
 
 
-def identity(run: Run) -> dict[str, str]:
-    """What a file must say of itself to be up to date."""
-    thresholds = {name: threshold.to_dict() for name, threshold in run.thresholds.items()}
-    return {
-        "run_fingerprint": run.info["fingerprint"],
-        "checkpoint_sha256": run.info.get("files", {}).get(CHECKPOINT) or file_sha256(run.folder / CHECKPOINT),
-        "exporter_recipe": str(RECIPE),
-        "run_thresholds": json.dumps(thresholds),
-    }
-
-
 def calibration_photos(run: Run, n: int = N_CALIBRATION) -> list[str]:
     """Good training photos of a run, at most n, evenly from its table.
 
@@ -686,9 +677,7 @@ def _write_int8(file: Path, run: Run, graph: onnx.ModelProto, converted: openvin
     photos = calibration_photos(run)
     model = quantised(converted, photos, distances=run.name == "patchcore")
     entries = about(run) | {"precision": "int8", "calibration": f"ranges from {len(photos)} good photos of train"}
-    draft = entries | {"exporter_recipe": "draft"}  # never current
-    _save(file, model, draft)
-    calibration = calibrated_again(run)
+    calibration = calibrated_again(run, ExportedBackend(openvino_infer(model)))
     if calibration is not None:
         thresholds = {name: threshold.to_dict() for name, threshold in calibration.thresholds.items()}
         entries |= {"thresholds": json.dumps(thresholds)}
@@ -714,11 +703,11 @@ def _save(file: Path, model: openvino.Model, entries: dict[str, str]) -> None:
     )
 
 
-def calibrated_again(run: Run, backend: str = INT8) -> Calibration | None:
+def calibrated_again(run: Run, backend: Backend) -> Calibration | None:
     """The run's thresholds set anew, in the same way and on the same photos, on the scores of a backend.
 
     Args:
-        run: with the backend's file.
+        run: finished.
         backend: whose scores are not the run's.
 
     Returns:

@@ -1,7 +1,7 @@
 """Exported runs at work: ONNX Runtime and OpenVINO as backends of the Predictor.
 
-A file says which run it was made from (:func:`helpers.inference.export.about`); one that was made from another
-checkpoint than the run's is refused.
+A file says which run it was made from, and by which exporter (:func:`helpers.inference.export.about`); one that does
+not fit the run as it is now is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from helpers.files import write_whole
+from helpers.models.recipes import RECIPES
 from helpers.runs import MissingRunError, Run, file_sha256
 from helpers.thresholds import Threshold
 
@@ -85,10 +86,22 @@ def is_current(file: Path, entries: Mapping[str, str]) -> bool:
     if not file.is_file() or not is_whole(file):
         return False
     try:
-        found = {"exporter_recipe": "1", **read_about(file)}  # files made before RECIPE numbers say none
+        found = read_about(file)
     except Exception:  # a damaged file raises what its library likes
         return False
     return all(found.get(name) == value for name, value in entries.items())
+
+
+def identity(run: Run) -> dict[str, str]:
+    """What a file must say of itself to be up to date."""
+    from helpers.inference.predictor import CHECKPOINT
+
+    return {
+        "run_fingerprint": run.info["fingerprint"],
+        "checkpoint_sha256": run.info.get("files", {}).get(CHECKPOINT) or file_sha256(run.folder / CHECKPOINT),
+        "exporter_recipe": str(RECIPES["export"]),
+        "run_thresholds": json.dumps({name: threshold.to_dict() for name, threshold in run.thresholds.items()}),
+    }
 
 
 def exported_file(run: Run, backend: str) -> Path:
@@ -96,10 +109,8 @@ def exported_file(run: Run, backend: str) -> Path:
 
     Raises:
         MissingRunError: it has not been made; the message says how.
-        ValueError: it was made from another checkpoint, or is damaged.
+        ValueError: it is damaged, or was made from another checkpoint, from other thresholds, or by another exporter.
     """
-    from helpers.inference.predictor import CHECKPOINT
-
     file = run.folder / FILES[backend]
     formats = OPENVINO if backend == BF16 else backend
     call = f"{MAKE} {run.folder} --formats {formats}"
@@ -110,10 +121,11 @@ def exported_file(run: Run, backend: str) -> Path:
             f"backend={backend!r}: {file} is damaged, or its hash ({file.with_suffix(HASHES).name}) is missing; {call}"
         )
     said = read_about(file)
-    checkpoint = run.info.get("files", {}).get(CHECKPOINT) or file_sha256(run.folder / CHECKPOINT)
-    if said.get("checkpoint_sha256") != checkpoint or said.get("run_fingerprint") != run.info["fingerprint"]:
+    other = [name for name, value in identity(run).items() if said.get(name) != value]
+    if other:
         raise ValueError(
-            f"backend={backend!r}: {file} was made from another checkpoint than {run.folder / CHECKPOINT}; {call}"
+            f"backend={backend!r}: {file} is out of date: it was made from another checkpoint or other thresholds than "
+            f"those of {run.folder}, or by another version of the exporter ({', '.join(other)}); {call}"
         )
     return file
 
@@ -184,7 +196,7 @@ def open_exported(run: Run, backend: str, device: str = "auto") -> ExportedBacke
 
     Raises:
         MissingRunError: it has not been exported.
-        ValueError: the file was made from another checkpoint, the device is not the CPU, or the CPU has no bfloat16.
+        ValueError: the file is damaged or out of date, the device is not the CPU, or the CPU has no bfloat16.
     """
     if device not in ("auto", "cpu"):
         raise ValueError(f"DEVICE={device!r}: backend {backend} runs on the CPU; take DEVICE='cpu', or backend torch.")
@@ -209,8 +221,8 @@ def onnx_infer(file: Path) -> Infer:
     return lambda batch: dict(zip(names, session.run(names, {"photos": batch}), strict=True))
 
 
-def openvino_infer(file: Path, *, bf16: bool = False) -> Infer:
-    """An OpenVINO file in OpenVINO: photos (n, H, W, 3) uint8 -> outputs by name."""
+def openvino_infer(file: Path | openvino.Model, *, bf16: bool = False) -> Infer:
+    """An OpenVINO file, or model, in OpenVINO: photos (n, H, W, 3) uint8 -> outputs by name."""
     import openvino
     import torch
 

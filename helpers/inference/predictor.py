@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import platform
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from helpers.analysis.runtime import full_precision, time_stages
+from helpers.analysis.runtime import cpu_name, full_precision, time_stages
 from helpers.data.images import (
     BIT_DEPTHS,
     DecodedImage,
@@ -264,13 +263,13 @@ class Predictor:
 
     Args:
         run_dir: the run's folder (relative: to the project), or the run.
-        backend: a name from :data:`BACKENDS`.
+        backend: a name from :data:`BACKENDS`, or what has been opened already.
         device: see :func:`helpers.inference.engine.trainer_device`.
         batch_size: photos that go through the network at once.
 
     Attributes:
         run: the run.
-        backend: the backend's name.
+        backend: the backend's name, empty where it was opened already.
         device: where it runs, torch's name; ``cpu`` for an exported run.
         parameters: it was trained with.
         bit_depth: bits that the 16-bit photos it learned from hold; others are read alike.
@@ -285,15 +284,20 @@ class Predictor:
     """
 
     def __init__(
-        self, run_dir: str | Path | Run, backend: str = "torch", *, device: str = "auto", batch_size: int = 8
+        self,
+        run_dir: str | Path | Run,
+        backend: str | Backend = "torch",
+        *,
+        device: str = "auto",
+        batch_size: int = 8,
     ) -> None:
-        if backend not in BACKENDS:
+        if isinstance(backend, str) and backend not in BACKENDS:
             raise ValueError(f"backend={backend!r} is not known here; known: {', '.join(BACKENDS)}.")
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
         self.run = run_dir if isinstance(run_dir, Run) else open_finished(project_path(run_dir))
         check_run(self.run)
-        self.backend, self.batch_size = backend, batch_size
+        self.backend, self.batch_size = backend if isinstance(backend, str) else "", batch_size
         self.parameters: dict[str, Any] = self.run.info["parameters"]
         self.bit_depth: int = self.parameters.get("bit_depth", 16)
         if self.bit_depth not in BIT_DEPTHS:
@@ -305,7 +309,7 @@ class Predictor:
         val = self.run.predictions("val")
         normal_scores = val.loc[val["label_index"] == 0, "score"].to_numpy(np.float32)
         self._masks = run_object_masks(self.run)
-        self._backend = BACKENDS[backend](self.run, device)
+        self._backend = BACKENDS[backend](self.run, device) if isinstance(backend, str) else backend
         self.device: str = getattr(self._backend, "device", "cpu")
         calibration = getattr(self._backend, "calibration", None)
         if calibration is not None:  # in 8 bits scores are others, and so are the thresholds on them
@@ -467,7 +471,7 @@ class Predictor:
         Returns:
             A row of :func:`helpers.analysis.runtime.time_stages`; ``median_ms`` is the figure to give.
         """
-        machine = torch.cuda.get_device_name(self.device) if str(self.device).startswith("cuda") else platform.machine()
+        machine = torch.cuda.get_device_name(self.device) if str(self.device).startswith("cuda") else cpu_name()
         key = f"{self.backend}, {self.device}, {machine}, {torch.get_num_threads()} threads"
         file = self.run.folder / SPEED_FILE
         known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -53,8 +53,9 @@ FRAME_COLUMNS = (
     *("frame", "time_s", "status", "verdict", "score", "normalised_score", "confidence", "class"),
     *("n_defects", "largest_length", "largest_area", "unit", "latency_ms", "label", "source", "error"),
 )
-"""Of the CSV. ``status`` is judged, broken or dropped. ``largest_length`` and ``largest_area`` are each the maximum of
-the frame's defects. ``latency_ms`` is from the frame's arrival to its verdict: waiting, network, map and sizes."""
+"""Of the CSV. ``status`` is judged, broken or dropped. ``normalised_score`` is 0.5 at the calibrated threshold, also
+where another one gives the verdict. ``largest_length`` and ``largest_area`` are each the maximum of the frame's
+defects. ``latency_ms`` is from the frame's arrival to its verdict: waiting, network, map and sizes."""
 _NONE_CAME = "None came: does the start, in seconds, lie behind its end?"
 _RATE_FRAMES = 30  # behind the burnt-in frame rate
 _MOST_LISTED = 5  # broken frames that a command names
@@ -524,8 +525,11 @@ class _Judge:
 
     def _lines(self, row: dict[str, Any]) -> list[str]:
         over = ">" if row["verdict"] == DEFECT_VERDICT else "≤"
+        calibrated = self.threshold.value == self.normalisation.threshold
+        half = "" if calibrated else ", calibrated threshold 0.50"
         lines = [
-            f"score {row['score']:.4g} {over} {self.threshold.value:.4g} ({row['normalised_score']:.2f} normalised)"
+            f"score {row['score']:.4g} {over} {self.threshold.value:.4g} "
+            f"({row['normalised_score']:.2f} normalised{half})"
         ]
         if row["class"]:
             lines.append(f"class {row['class']}")

@@ -8,6 +8,7 @@ RECIPES = {
     "glass": 1,
     "classifier": 2,  # 2: the score is a sum in float32, the one that Predictor and exports compare
     "foreground": 1,
+    "export": 2,  # no model: exported files, when the same run gives another one; all are then written again
 }
 """Model -> its number. Raise it by hand when a training with the same parameters comes out different: network, loss,
 sampling, augmentation, how a photo becomes what the network sees, how scores and thresholds are made. All runs of that
