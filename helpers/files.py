@@ -169,7 +169,11 @@ def check_name(name: Any, what: str) -> str:
 
 def printable(text: str) -> str:
     """A file's name for tables and messages: bytes of it that are no UTF-8 are written as ``\\xe9``."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        encoded = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a pair, as JSON may say it
+        encoded = text.encode("utf-8", "backslashreplace")
+    return encoded.decode("utf-8", "backslashreplace")
 
 
 def read_yaml(source: str | Path, where: str = "") -> Any:

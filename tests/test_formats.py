@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ from PIL import Image
 import helpers
 from helpers.data.checks import check_dataset
 from helpers.data.formats import LAYOUTS, LayoutError, describe, read_dataset
-from helpers.data.samples import assign_splits, relative_path, split_counts, write_table
+from helpers.data.samples import assign_splits, read_table, relative_path, split_counts, write_table
+from helpers.runs import write_csv
 
 MAGNETIC_TILE = Path(__file__).parents[2] / "shared" / "data" / "magnetic_tile"
 
@@ -554,3 +557,39 @@ def test_a_picture_that_cannot_be_read_is_a_finding_with_its_name(tmp_path, monk
     assert int(table["label_index"].sum()) == 2
     errors = check_dataset(table).query("severity == 'error'")
     assert broken in set(errors["path"])
+
+
+# ----------------------------------------------------------------------------------------------- names that are no text
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux file names are bytes")
+@pytest.mark.parametrize(
+    ("name", "n_photos", "code", "path"),
+    [
+        ("test/hole/{}.png", 5, "unusable-name", "test/hole/caf\\xe9.png"),
+        ("test/{}/000.png", 5, "unusable-name", "test/caf\\xe9/000.png"),
+        ("ground_truth/hole/{}_mask.png", 5, "mask-without-photo", "ground_truth/hole/caf\\xe9_mask.png"),
+        ("train/good/{}.txt", 5, "ignored-file", "train/good/caf\\xe9.txt"),
+    ],
+)
+def test_a_name_that_is_no_utf8_is_said_and_the_rest_is_read(tmp_path, name, n_photos, code, path):
+    root, odd = put(tmp_path / "bottle", *MVTEC), tmp_path / "bottle" / name.format(os.fsdecode(b"caf\xe9"))
+    odd.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.eye(4, dtype=np.uint8) * 255).save(odd, format="PNG")
+    table = read_dataset(root)
+    assert len(table) == n_photos
+    findings = check_dataset(table)
+    assert (code, path) in {*findings[["code", "path"]].itertuples(index=False, name=None)}
+    write_csv(findings, tmp_path / "findings.csv")
+    pd.testing.assert_frame_equal(read_table(write_table(table, tmp_path / "samples.csv")), table)
+
+
+def test_a_class_that_is_half_a_character_is_a_class(tmp_path):
+    put(tmp_path, "a.png", "b.png")
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 2, 2], "area": 4, "iscrowd": 0}
+    photos = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}]
+    content = {"images": photos, "annotations": [box], "categories": [{"id": 1, "name": "hole\ud800"}]}
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    table = read_dataset(tmp_path)
+    assert rows(table, "defect_type") == {"a.png": ("hole\\ud800",), "b.png": ("good",)}
+    write_table(table, tmp_path / "samples.csv")

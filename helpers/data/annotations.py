@@ -24,7 +24,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from helpers.data.images import ImageReadError, image_sizes
-from helpers.files import write_whole
+from helpers.files import printable, write_whole
 from helpers.runs import project_path
 
 MASK_CACHE = "artifacts/.masks"
@@ -51,7 +51,8 @@ class Notes:
     def add(self, severity: str, path: Path, code: str, problem: str, fix: str) -> None:
         """Note one thing that is wrong."""
         name = "" if path == self.root else self._relative(path)
-        self.rows.append({"severity": severity, "path": name, "problem": problem, "fix": fix, "code": code})
+        row = {"severity": severity, "path": name, "problem": problem, "fix": fix, "code": code}
+        self.rows.append({column: printable(text) for column, text in row.items()})
 
     def _relative(self, path: Path) -> str:
         return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()

@@ -32,6 +32,7 @@ from helpers.data.images import (
 )
 from helpers.data.layouts import SPLIT_NAMES, match_names
 from helpers.data.samples import NORMAL, absolute_path, make_table, read_frame, read_table, relative_path
+from helpers.files import printable
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +149,7 @@ def read_dataset(
 
     found = known.read(path, **options)
     _note_links(found)
+    _note_names(found)
     if not found.rows:
         raise LayoutError(f"{path} was read as {known.title}, but no photo was found in it.\n{tree(path)}")
     if path.is_dir():
@@ -613,8 +615,26 @@ def _note_links(found: Found) -> None:
         found.attrs["findings"] = notes.rows
 
 
+def _note_names(found: Found) -> None:
+    """Findings for photos whose path, or whose mask's, is no UTF-8, which no table can hold; they are left out."""
+    notes, rows = Notes(found.root, found.attrs.get("findings", [])), found.rows
+    found.rows = []
+    for row in rows:
+        paths = [str(row.get(key) or "") for key in ("image_path", "mask_path")]
+        if any(printable(path) != path for path in paths):
+            problem = "cannot be listed, as its name (or its mask's) is not valid UTF-8; it is left out"
+            fix = "rename it with letters, digits, dots, dashes and underscores"
+            notes.add("error", found.root / paths[0], "unusable-name", problem, fix)
+        else:
+            found.rows.append(
+                {key: printable(value) if isinstance(value, str) else value for key, value in row.items()}
+            )
+    if notes.rows:
+        found.attrs["findings"] = notes.rows
+
+
 def _relative_names(files: list[Path], root: Path) -> list[str]:
-    return [Path(os.path.relpath(file, root)).as_posix() for file in sorted(files)]
+    return [printable(Path(os.path.relpath(file, root)).as_posix()) for file in sorted(files)]
 
 
 def _dataset_json(folder: Path) -> dict[str, Any]:
