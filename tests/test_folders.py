@@ -542,3 +542,76 @@ def test_a_given_pixel_size_that_is_none_is_refused(tmp_path, value):
     photo(tmp_path, "good/0.png", "dent/0.png")
     with pytest.raises(ValueError, match="pixel_size is"):
         read_dataset(tmp_path, pixel_size=value)
+
+
+# ------------------------------------------------------------------------------------ what would make a defect normal
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.npy", "x_mask.tga", "x.png/"])
+def test_a_mask_that_cannot_be_read_makes_no_photo_normal(tmp_path, name):
+    photo(tmp_path, "images/x.png", "images/y.png")
+    mask(tmp_path, "masks/y.png", value=0)
+    if name.endswith("/"):
+        (tmp_path / "masks" / name).mkdir()
+    else:
+        (tmp_path / "masks" / name).write_bytes(b"no picture")
+    table = read_dataset(tmp_path)
+    assert dict(zip(relative_path(table), table["label_index"], strict=True)) == {"images/x.png": 1, "images/y.png": 0}
+    named = {code for code, path in told(table, "error") if path == f"masks/{name.rstrip('/')}"}
+    assert named & {"not-an-image", "unreadable"}
+
+
+def test_a_folder_of_masks_may_have_the_suffix_of_its_photo(tmp_path):
+    photo(tmp_path, "images/x.png", "images/y.png")
+    table = read_dataset(mask(tmp_path, "masks/x.png/000.png", "masks/y/000.png"))
+    assert masks(table) == {"images/x.png": "masks/x.png/000.png", "images/y.png": "masks/y/000.png"}
+
+
+@pytest.mark.parametrize(
+    ("inner", "error"), [("ng", True), ("not_ok", True), ("Hole", True), ("camera_1", False), ("no_flash", False)]
+)
+def test_defects_inside_a_folder_of_good_photos_are_an_error(tmp_path, inner, error):
+    photo(tmp_path, "train/good/0.png", f"train/good/{inner}/1.png", "test/good/2.png", "test/hole/3.png")
+    found = told(read_dataset(tmp_path), "error")
+    assert (("defect-in-good", f"train/good/{inner}") in found) == error
+
+
+def test_masks_beside_annotations_that_contradict_them_are_an_error(tmp_path):
+    photo(tmp_path, "0.jpg", "1.jpg", "2.jpg")
+    mask(tmp_path, "masks/0_mask.png", "masks/1_mask.png")
+    mask(tmp_path, "masks/2_mask.png", value=0)
+    outline = {"label": "hole", "shape_type": "polygon", "points": [[2, 2], [12, 2], [12, 9]]}
+    for name, shapes in (("0", [outline]), ("1", []), ("2", [])):
+        content = {"imagePath": f"{name}.jpg", "imageHeight": SIZE[0], "imageWidth": SIZE[1], "shapes": shapes}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    assert ("mask-on-good", "masks/1_mask.png") in told(read_dataset(tmp_path), "error")
+
+
+@pytest.mark.parametrize("columns", ["label_index,defect_type", "label_index,label"])
+def test_a_table_that_calls_a_defect_normal_is_refused(tmp_path, columns):
+    photo(tmp_path, "a.png", "b.png")
+    file = tmp_path / "t.csv"
+    for word in ("good", "none", "OK", "-", ""):
+        file.write_text(f"image_path,{columns}\na.png,0,{word}\nb.png,1,hole\n")
+        assert types(read_dataset(file))["good"] == 1
+    file.write_text(f"image_path,{columns}\na.png,0,good\nb.png,0,hole\n")
+    with pytest.raises(ValueError):
+        read_dataset(file)
+
+
+def test_links_to_a_folder_around_are_no_types(tmp_path):
+    photo(tmp_path, "good/0.png", "crack/0.png")
+    mask(tmp_path, "mask/crack/0.png")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "crack" / "again").symlink_to(tmp_path / "crack")
+    table = read_dataset(tmp_path)
+    assert masks(table) == {"crack/0.png": "mask/crack/0.png"}
+    assert types(table) == {"good": 1, "crack": 1}
+    loops = {("link-loop", "loop"), ("link-loop", "crack/again")}
+    assert told(table, "error", "warning") >= loops
+    assert not {code for code, _ in told(table, "error", "warning")} & {"mask-without-photo", "unused-pictures"}
+
+
+def test_the_folder_of_good_photos_may_be_a_number(tmp_path):
+    photo(tmp_path, "0/a.png", "1/b.png")
+    assert types(read_dataset(tmp_path, normal=0)) == {"good": 1, "1": 1}

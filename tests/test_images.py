@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from helpers.data.images import (
     IMAGE_SUFFIXES,
@@ -261,9 +261,39 @@ def test_lossy_masks_are_thresholded(tmp_path):
     data = io.BytesIO()
     Image.fromarray(np.full((8, 8), 100, np.uint8)).save(data, "JPEG")
     (tmp_path / "n.png").write_bytes(data.getvalue())
-    assert not read_mask(tmp_path / "n.png").any()
-    path = save(tmp_path / "o.webp", np.full((8, 8, 3), 100, np.uint8), lossless=False)
-    assert not read_mask(path).any()
+    save(tmp_path / "o.webp", np.full((8, 8, 3), 100, np.uint8), lossless=False)
+    for name in ("n.png", "o.webp"):  # not empty, though nothing reaches the threshold
+        with pytest.raises(ImageReadError) as caught:
+            read_mask(tmp_path / name)
+        assert caught.value.code == "faint-mask"
+    assert not read_mask(save(tmp_path / "p.jpg", np.zeros((8, 8), np.uint8))).any()
+
+
+def test_a_mask_in_alpha_alone_is_refused(tmp_path):
+    mask = np.zeros((8, 8, 4), np.uint8)
+    for alpha, empty in ((0, True), (255, True), (None, False)):
+        mask[..., 3] = np.arange(64).reshape(8, 8) if alpha is None else alpha
+        path = save(tmp_path / "m.png", mask)
+        if empty:
+            assert not read_mask(path).any()
+            continue
+        with pytest.raises(ImageReadError) as caught:
+            read_mask(path)
+        assert caught.value.code == "alpha-mask"
+
+
+def test_signed_8_bit_tiff_is_refused(tmp_path):
+    pixels, path = np.arange(64, dtype=np.uint8).reshape(8, 8), tmp_path / "a.tif"
+    for sample_format in (1, 2):  # TIFF 6.0, tag 339: unsigned, signed
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags[339] = sample_format
+        Image.fromarray(pixels).save(path, tiffinfo=tags)
+        if sample_format == 1:
+            np.testing.assert_array_equal(read_image(path)[..., 0], pixels)
+            continue
+        with pytest.raises(ImageReadError) as caught:
+            read_image(path)
+        assert caught.value.code == "signed"
 
 
 def test_mask_shape_is_checked(tmp_path):

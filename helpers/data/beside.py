@@ -10,12 +10,9 @@ from typing import Any
 
 from helpers.data.annotations import Notes
 from helpers.data.folders import masked_layout, product_folders, type_folders
-from helpers.data.formats import LAYOUTS, Found, folders_in, images_in, split_folders
-from helpers.data.image_masks import looks_like_mask
-
-_UNREAD = "heic heif avif gif jp2 j2k jxl jpe psd tga pgm ppm pbm raw dng cr2 cr3 nef arw orf rw2 raf pef srw"
-UNREAD_SUFFIXES = frozenset(f".{name}" for name in _UNREAD.split())
-"""Suffixes (lower case) of photos in formats that are not read."""
+from helpers.data.formats import LAYOUTS, Found, folders_in, images_in, split_folders, words_in
+from helpers.data.image_masks import MASK_WORDS, are_marked, looks_like_mask, stripped
+from helpers.data.images import UNREAD_SUFFIXES
 
 _FOLDER_LAYOUTS = ("visa", "mvtec", "plain", "classes", "image_mask")
 _KNOWN_FILES = re.compile(r"dataset\.json|defects\.csv|samples\.(csv|parquet)(\.json)?|(readme|license|licence).*")
@@ -29,6 +26,14 @@ def note_unused(path: Path, found: Found, layout: str) -> None:
     pictures = images_in(path, others)
     if layout in (*_FOLDER_LAYOUTS, "voc", "severstal"):  # others say so themselves
         _note_folders(path, pictures, found, notes)
+
+    if layout in ("coco", "labelme", "voc", "yolo", "severstal", "image_mask"):
+        _note_masks_of_normal(pictures, found, notes)
+    for loop in (entry for entry in others if entry.is_dir()):
+        problem = "is a link to a folder around it, whose photos are read once, where they lie"
+        notes.add("warning", loop, "link-loop", problem, "nothing, or remove the link")
+    others = [file for file in others if not file.is_dir()]
+    found.ignored = [file for file in found.ignored if not file.is_dir()]
 
     by_kind: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for file in others:
@@ -86,6 +91,28 @@ def _note_folders(path: Path, pictures: list[Path], found: Found, notes: Notes) 
         severity = "info" if name == "xyz" else "warning"
         fix = "move them to where this layout has photos or masks, or out of the dataset"
         notes.add(severity, folders[0], "unused-pictures", problem, fix)
+
+
+def _note_masks_of_normal(pictures: list[Path], found: Found, notes: Notes) -> None:
+    """Errors for folders of masks that were not read and mark pixels of photos which count as normal."""
+    known = {found.root / str(row[key]) for row in found.rows for key in ("image_path", "mask_path") if row.get(key)}
+    known.update(found.unused_masks, found.empty_masks)
+    labels: dict[tuple[str, ...], int] = defaultdict(int)
+    for row in found.rows:
+        labels[words_in(Path(str(row["image_path"])).stem)] |= row["label_index"]
+    asked = [
+        file
+        for file in pictures
+        if file not in known and not labels.get(stripped(words_in(file.stem), MASK_WORDS), 1) and looks_like_mask(file)
+    ]
+    by_folder: dict[Path, list[Path]] = defaultdict(list)
+    for file, marks in zip(asked, are_marked([[file] for file in asked]), strict=True):
+        if marks:
+            by_folder[file.parent].append(file)
+    for files in by_folder.values():
+        problem = f"{len(files)} mask(s) here are not read and mark pixels of photos that count as normal"
+        fix = "remove them if they mark no defects, or read them: layout='image_mask' with image_dir and mask_dir"
+        notes.add("error", files[0], "mask-on-good", problem, fix)
 
 
 def _annotation_kind(file: Path) -> str:

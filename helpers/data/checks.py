@@ -305,14 +305,13 @@ def _photo_record(path: str) -> _PhotoRecord:
 def _mask_record(path: str) -> _MaskRecord:
     try:
         decoded = decode_image(path, _read(path))
-        values = decoded.mask_values()
+        values, mask = decoded.mask_values(), decoded.mask()
     except ImageReadError as error:
         return _MaskRecord(error=error)
     if values.dtype == np.uint8:
         found = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
     else:
         found = np.unique(values)
-    mask = values >= 128 if decoded.lossy else values != 0
     return _MaskRecord(
         values=tuple(float(value) for value in (*found[:4], found[-1])),
         value_count=len(found),

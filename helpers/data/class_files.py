@@ -228,6 +228,7 @@ def _photos(root: Path, notes: Notes, ignored: list[Path], encoding: str | None)
             file = own[0] if len(own) == 1 else None
             content = contents[file] if file else None
             photos.append(_Photo(photo, pair.split, file, content, len(own) > 1 or (not own and photo in unclear)))
+    ignored[:] = [file for file in ignored if file.suffix.lower() != ".xml"]  # each is used, or has a finding
     return photos
 
 

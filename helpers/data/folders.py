@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from helpers.data.formats import (
     many_categories,
     split_folders,
     tree,
+    word_for_defect,
     word_for_normal,
     words_in,
 )
@@ -380,6 +381,7 @@ class _Reader:
 
         The published masks are first those of test, and those in a folder without types are sooner a defect's.
         """
+        self._note_named_defects()
         beside = set(masks_beside([file for of in self._types if of.masks is None for file in of.pictures]))
         finders: dict[Path, MaskFinder] = {}
         together: dict[tuple[bool, bool, Path], dict[Path, Path]] = defaultdict(dict)
@@ -419,6 +421,17 @@ class _Reader:
         for root in self.roots:  # masks of types that have no photos
             files = images_in(root, [])
             self.found.unused_masks.extend(f for f in files if not any(f.is_relative_to(source) for source in finders))
+
+    def _note_named_defects(self) -> None:
+        """Errors for folders inside those of normal photos whose names are those of defects."""
+        types = {of.name.lower() for of in self._types if of.name != NORMAL}
+        normal = [of for of in self._types if of.name == NORMAL]
+        inside = Counter((of.folder, file.parent) for of in normal for file in of.pictures)
+        for (top, folder), count in inside.items():
+            if any(part.lower() in types or word_for_defect(part) for part in folder.relative_to(top).parts):
+                problem = f"{count} photo(s) lie in a folder of normal photos, in one that is called as a defect is"
+                fix = "move it out, beside that of the normal photos, or give it another name"
+                self.notes.add("error", folder, "defect-in-good", problem, fix)
 
     def note_words(self, path: Path, folders: list[Path], normals: dict[str, str]) -> None:
         """Say which folders are what, where a name leaves a doubt."""

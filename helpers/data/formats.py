@@ -26,6 +26,7 @@ from helpers.data.images import (
     CLUTTER,
     IMAGE_SUFFIXES,
     files_below,
+    is_loop,
     measure_bit_depth,
     remember_bit_depth,
     repeated_links,
@@ -42,6 +43,7 @@ NORMAL_NAMES = frozenset({"good", "normal", "ok", "free", "intact", "undamaged",
 MAX_IGNORED = 100
 
 _NORMAL_LABELS = NORMAL_NAMES | {"0", "0.0", "false", "normal_test"}
+_NOTHING = frozenset({"none", "nothing", "no", "nan", "n/a"})  # for a defect type
 _NAMELESS_LABELS = frozenset({"1", "1.0", "true"})
 
 
@@ -135,6 +137,8 @@ def read_dataset(
         )
     if pixel_size is not None:
         _require_pixel_size(pixel_size, "pixel_size")
+    if isinstance(options.get("normal"), int):  # a folder called 0, named in YAML
+        options["normal"] = str(options["normal"])
     if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"Unknown layout {layout!r}; known are: {', '.join(LAYOUTS)}.")
     if layout is None:
@@ -243,6 +247,13 @@ def split_folders(path: Path) -> dict[str, Path]:
     return folders
 
 
+def word_for_defect(name: str) -> bool:
+    """Whether a folder's name says that its photos are no normal ones (``ng``, ``not_ok``)."""
+    words = set(words_in(name))
+    certain = words & (DENIALS - {"no", "non", "not", "almost", "nearly", "but"})
+    return not is_normal_name(name) and bool(certain or (words & DENIALS and words & NORMAL_NAMES))
+
+
 # ---------------------------------------------------------------------------------------------------------------- VisA
 
 
@@ -300,12 +311,16 @@ def _read_table(path: Path, root: str | Path | None = None) -> Found:
         raise LayoutError(f"{path} has no column label or label_index; add one (0 or good: normal, else abnormal).")
     rows = frame.to_dict("records")
     for row in rows:
-        text = str(row.pop("label", "") if "label_index" not in frame else row["label_index"])
+        words = ["" if pd.isna(row.get(key)) else str(row[key]).strip() for key in ("label", "defect_type")]
+        text = str(row["label_index"] if "label_index" in frame else row.pop("label"))
         label, defect_type = label_of(text, path)
         row["label_index"] = label
         if not label:
+            for word in words:
+                if words_in(word) and not is_normal_name(word) and word.lower() not in _NORMAL_LABELS | _NOTHING:
+                    raise ValueError(f"{path}: {row['image_path']} is normal ({text}) and {word!r}; correct one.")
             row["defect_type"] = NORMAL
-        elif "defect_type" not in frame or pd.isna(row["defect_type"]) or not str(row["defect_type"]):
+        elif not words[1]:
             row["defect_type"] = defect_type
         if "split" in frame:
             row["split"] = "" if pd.isna(row["split"]) else split_of(str(row["split"]), path)
@@ -582,8 +597,8 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """Folders directly inside one, by name, without hidden ones."""
-    return [entry for entry in _entries(folder) if entry.is_dir()]
+    """Folders directly inside one, by name, without hidden ones and links to a folder around them."""
+    return [e for e in _entries(folder) if e.is_dir() and not (e.is_symlink() and is_loop(e, folder))]
 
 
 def images_in(folder: Path, ignored: list[Path]) -> list[Path]:
@@ -595,13 +610,8 @@ def images_in(folder: Path, ignored: list[Path]) -> list[Path]:
 
 
 def _note_links(found: Found) -> None:
-    """Findings for links that loop, and for photos that another row has under another name, which are left out."""
+    """Findings for photos that another row has under another name, which are left out."""
     notes = Notes(found.root, found.attrs.get("findings", []))
-    loops = [file for file in found.ignored if file.is_symlink() and file.is_dir()]
-    for loop in loops:
-        problem = "is a link to a folder around it, whose photos are read once, where they lie"
-        notes.add("warning", loop, "link-loop", problem, "nothing, or remove the link")
-    found.ignored = [file for file in found.ignored if file not in loops]
     alike: dict[Any, list[Path]] = defaultdict(list)
     for row in found.rows:
         what = tuple(str(row.get(column, "")) for column in ("label_index", "defect_type", "split", "mask_path"))

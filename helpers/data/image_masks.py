@@ -28,7 +28,7 @@ from helpers.data.formats import (
     tree,
     words_in,
 )
-from helpers.data.images import ImageReadError, decode_image, image_sizes, read_mask
+from helpers.data.images import UNREAD_SUFFIXES, ImageReadError, decode_image, image_sizes, read_mask
 from helpers.data.samples import NORMAL, absolute_path
 from helpers.progress import progress
 
@@ -108,9 +108,10 @@ class MaskFinder:
         for mask, relative in self._relative.items():
             by_folder[_folded(relative.parent.as_posix())].append(mask)
         for key, photo in photos.items():
-            for mask in by_folder.get(_folded(photo.with_suffix("").as_posix()), []):
-                if mask not in self._used:
-                    self._give(pairs, key, mask)
+            for folder in (photo.with_suffix(""), photo):  # 1/000.png or 1.png/000.png of 1.png
+                for mask in by_folder.get(_folded(folder.as_posix()), []):
+                    if mask not in self._used:
+                        self._give(pairs, key, mask)
 
     def _pair_endings(self, photos: Mapping[Any, Path], pairs: dict[Any, list[Path]]) -> None:
         by_stem: dict[tuple[str, str], list[Path]] = defaultdict(list)
@@ -343,11 +344,17 @@ def read_image_masks(
     for pair in pairs:
         images = images_in(pair.images, found.ignored)
         together = pair.images == pair.masks
-        marks = masks_beside(images) if together else images_in(pair.masks, found.ignored)
+        others: list[Path] = []
+        marks = masks_beside(images) if together else images_in(pair.masks, others)
+        found.ignored += others
+        unread = [file for file in (found.ignored if together else others) if file.suffix.lower() in UNREAD_SUFFIXES]
         images = sorted(set(images) - set(marks)) if together else images
         relative = {photo: photo.relative_to(pair.images) for photo in images}
         finder = MaskFinder(marks, pair.masks)
         masks = finder.pair(relative)
+        # a mask in a format that is not read is one all the same: without it the photo would count as normal
+        without = {photo: name for photo, name in relative.items() if photo not in masks}
+        masks |= MaskFinder(unread, pair.masks).pair(without)
         abouts = metadata.take(relative, pair.split)
         for photo, name in relative.items():
             split = pair.split or SPLIT_NAMES.get(name.parts[0].lower(), "")

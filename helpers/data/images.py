@@ -30,12 +30,20 @@ MAX_RESIZED_PIXELS = 2**24
 LOSSY_MASK_THRESHOLD = 128
 """Grey value from which a pixel of a lossy mask (JPEG and the like) is defect."""
 
+_UNREAD = (
+    "heic heif avif gif jp2 j2k jxl jpe psd tga pgm ppm pbm raw dng cr2 cr3 nef arw orf rw2 raf pef srw "
+    "exr hdr npy npz mat nii nrrd"
+)
+UNREAD_SUFFIXES = frozenset(f".{name}" for name in _UNREAD.split())
+"""Suffixes (lower case) of pictures in formats that are not read."""
+
 CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 """Lower-case names of files and folders that operating systems leave behind."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP")  # no others: Pillow would hand EPS files to Ghostscript
 _ORIENTATION_TAG = 0x0112
 _PHOTOMETRIC_TAG = 0x0106
+_SAMPLE_FORMAT_TAG = 0x0153
 
 # EXIF 2.32, tag 274: what turns the stored array (H, W[, C]) into the upright one
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -54,7 +62,8 @@ class ImageReadError(ValueError):
 
     Attributes:
         code: what is wrong: ``missing-file``, ``empty-file``, ``not-an-image``, ``truncated``,
-            ``unreadable``, ``too-large``, ``32-bit``, ``white-is-zero``, ``beyond-range`` or ``too-thin``.
+            ``unreadable``, ``too-large``, ``32-bit``, ``signed``, ``white-is-zero``, ``beyond-range``, ``too-thin``,
+            ``faint-mask`` or ``alpha-mask``.
         problem: the same in words, without the path.
         fix: what to do.
     """
@@ -154,9 +163,25 @@ class DecodedImage:
         return self.upright(values)
 
     def mask(self) -> np.ndarray:
-        """Upright mask, bool (H, W): True is defect."""
+        """Upright mask, bool (H, W): True is defect.
+
+        Raises:
+            ImageReadError: it looks empty, but marks pixels below the threshold of lossy files, or by alpha alone.
+        """
         values = self.mask_values()
-        return values >= LOSSY_MASK_THRESHOLD if self.lossy else values != 0
+        mask = values >= LOSSY_MASK_THRESHOLD if self.lossy else values != 0
+        fix = "save it as PNG with 0 and 255 only"
+        if self.lossy and values.any() and not mask.any():
+            problem = (
+                f"is stored lossily, where {LOSSY_MASK_THRESHOLD} and more is defect, but has {values.max()} at most"
+            )
+            raise ImageReadError(self.path, "faint-mask", problem, fix)
+        if not mask.any() and self.image.mode in ("LA", "RGBA", "PA"):
+            lowest, highest = self.image.getchannel("A").getextrema()
+            if lowest != highest:
+                problem = "is black and marks pixels by its transparency alone, which is not read"
+                raise ImageReadError(self.path, "alpha-mask", problem, fix)
+        return mask
 
     def upright(self, array: np.ndarray) -> np.ndarray:
         """An array (H, W, ...) of the stored picture as the upright one."""
@@ -311,7 +336,8 @@ def files_below(folder: str | Path, loops: list[Path]) -> list[Path]:
     """Files in a folder and below, without hidden ones and an operating system's clutter, by relative posix path.
 
     Links are followed, and a folder that several lead to is listed once, under its own name if it lies inside. A link
-    to a folder above itself, or to one that ``folder`` lies in, is not followed but appended to ``loops``.
+    to a folder above itself, or to one that ``folder`` lies in, is not followed but appended to ``loops``. An empty
+    folder that is called as a picture (``1.png/``) is listed as one: nobody can read it, but it is missed.
 
     Raises:
         PermissionError: a folder may not be read, which would leave its photos out in silence.
@@ -330,6 +356,8 @@ def files_below(folder: str | Path, loops: list[Path]) -> list[Path]:
                 folders.clear()
                 continue
             seen.add(real)
+            if not folders and not names and Path(parent).suffix.lower() in IMAGE_SUFFIXES:
+                files.append(Path(parent))
             folders[:] = sorted(filter(_is_wanted, folders))
             starts += [link for link in (Path(parent, name) for name in folders) if link.is_symlink()]
             files += [Path(parent, name) for name in filter(_is_wanted, names)]
@@ -381,6 +409,9 @@ def _decoded(path: Path, image: Image.Image, data: bytes | None) -> DecodedImage
     lossy = kind in ("JPEG", "MPO") or (kind == "TIFF" and image.info.get("compression") == "jpeg")
     if kind == "WEBP":
         lossy = not _is_lossless_webp(path, data)
+    if kind == "TIFF" and mode in ("L", "RGB") and 2 in image.tag_v2.get(_SAMPLE_FORMAT_TAG, ()):
+        problem = "has 8-bit numbers with a sign, which would be read shifted by 128"
+        raise ImageReadError(path, "signed", problem, "save it again with values from 0 to 255")
     # a second picture in a JPEG is the camera's preview
     pages = 1 if kind == "MPO" else getattr(image, "n_frames", 1)
     stored = image.getexif().get(_ORIENTATION_TAG, 1) if kind == "TIFF" else 1
