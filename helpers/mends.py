@@ -26,7 +26,7 @@ from helpers.data.samples import assign_splits
 from helpers.models.backbones import Backbone, resolve_backbone
 from helpers.models.catalog import build_model, network_frame
 from helpers.runs import Run, dataset_folder, open_run, project_path, write_csv
-from helpers.thresholds import Threshold
+from helpers.thresholds import held_out_thresholds
 
 if TYPE_CHECKING:
     from anomalib.models import AnomalibModule
@@ -113,7 +113,7 @@ def train_arm(
     build = stock_model(name, **parts) if arm == "stock" else mended_model(name, distribution=distribution, **parts)
     data = SampleDataModule(table, train_batch_size=BATCH_SIZE, eval_batch_size=16, seed=seed)
     run.fit(build, data, device="cpu", epochs=epochs, check_val_every_n_epoch=5, precision=precision)
-    return run.finish({"image": Threshold(value=math.nan, origin="none: AUROC needs no threshold")})
+    return run.finish(held_out_thresholds(run.predictions("val"), start=0.5))
 
 
 def compare(runs: dict[tuple[str, str, int], Run], n_bootstrap: int = 1000) -> pd.DataFrame:

@@ -62,7 +62,7 @@ class Threshold:
 
     def __post_init__(self) -> None:
         try:
-            value = float(self.value)
+            value = math.nan if isinstance(self.value, (bool, str)) else float(self.value)
         except (TypeError, ValueError, OverflowError):
             value = math.nan
         if not abs(value) <= _FLOAT32_MAX:

@@ -285,7 +285,7 @@ def test_the_rule_compares_as_float32():
     assert confidence.exceeds([0.05, 0.1, 0.2]).tolist() == [True, False, False]
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), None, "high", 1e39])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), None, "high", "0.5", True, 1e39])
 def test_a_threshold_is_finite(value):
     with pytest.raises(ValueError, match="finite"):
         Threshold(value=value, origin="given")
