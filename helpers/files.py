@@ -28,6 +28,7 @@ PARTIAL = ".*.partial*"  # what finds them, see `partial_path`
 _PARTIAL = re.compile(r"\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.partial(\.\w+)?")
 _NO_NAME = re.compile(r'[/\\:*?"<>|\x00-\x1f\ud800-\udfff]')
 _FORMULA, _QUOTED_FORMULA = re.compile(r"'*[=+\-@\t\r\n]"), re.compile(r"'+[=+\-@\t\r\n]")
+_STEERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _DEEPEST_YAML = 50  # levels
 _LONGEST_NAME = 200  # bytes of UTF-8: systems end at 255, and a suffix may follow
 
@@ -168,12 +169,13 @@ def check_name(name: Any, what: str) -> str:
 
 
 def printable(text: str) -> str:
-    """A file's name for tables and messages: bytes of it that are no UTF-8 are written as ``\\xe9``."""
+    """A file's name for tables and messages: bytes of it that are no UTF-8, or steer a terminal, as ``\\xe9``."""
     try:
         encoded = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # half of a pair, as JSON may say it
         encoded = text.encode("utf-8", "backslashreplace")
-    return encoded.decode("utf-8", "backslashreplace")
+    text = encoded.decode("utf-8", "backslashreplace")
+    return _STEERS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def read_yaml(source: str | Path, where: str = "") -> Any:

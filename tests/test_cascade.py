@@ -502,6 +502,16 @@ def test_objects_at_the_border_and_without_background(tmp_path, artifacts, cutte
     assert first.photo.shape == (14, 14, 3), "12 pixels and a tenth on each side"
 
 
+def test_an_object_along_a_strip_is_an_error_and_no_picture_of_gigabytes(tmp_path, cutter):
+    cutter.window, cutter.options = 0, {"min_area": 20, "restore": False}
+    strip = Item("strip.png", "strip", np.full((20, 8000, 3), 255, np.uint8))
+    whole = Item("a.png", "a", frame(0.5))
+    assert len(cutter.run([strip, whole], tmp_path, ())) == 1
+    assert (strip.verdict, whole.verdict) == ("ERROR", "") and "strip.png" in strip.error
+    cutter.window = 100_000
+    assert cutter.run([Item("a.png", "a", frame(0.5))], tmp_path, ()) == []
+
+
 def test_neighbours_are_hidden_by_what_the_background_looks_like(tmp_path, cutter):
     """A background that grows brighter to the right, with a grain of 4 levels; the squares are 12 pixels."""
     picture = frame(0.0, 0.0, 0.0)

@@ -151,6 +151,8 @@ def test_names_are_short_and_printable_and_remain_different():
     assert len(set(short)) == 3 and all(len(name.encode()) <= 200 for name in short)
     assert short_name("a") == "a"
     assert printable(os.fsdecode(b"caf\xe9.png")) == "caf\\xe9.png" and printable("café.png") == "café.png"
+    assert printable("\x1b]0;title\x07\x9b2J.png") == "\\x1b]0;title\\x07\\x9b2J.png"
+    assert printable("half \ud800, two\nlines") == "half \\ud800, two\nlines"
 
 
 def test_cells_that_a_spreadsheet_would_run_and_their_names_come_back(tmp_path):

@@ -20,7 +20,7 @@ from PIL import Image
 from scipy import ndimage
 
 from helpers.data.formats import NORMAL_NAMES
-from helpers.data.images import known_bit_depth, read_image
+from helpers.data.images import MAX_RESIZED_PIXELS, known_bit_depth, read_image
 from helpers.data.samples import NORMAL
 from helpers.files import write_whole_folder
 from helpers.progress import progress
@@ -139,6 +139,7 @@ def write_cutouts(
                 colour = background_colour(pixels, labels[number]) if fill is None else fill
             for each in objects[number]:
                 side = common_side if same_scale else _window_side(max(each.width, each.height), margin)
+                require_window(photo, side, pixels.shape)
                 window = (each.x + (each.width - side) // 2, each.y + (each.height - side) // 2, side)
                 picture = cut_window(pixels, window, BORDERS[border])
                 if colour is not None:
@@ -232,6 +233,16 @@ def background_colour(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Median colour (3,) uint8 outside all objects; black where there is no such place."""
     outside = pixels[labels == 0]
     return np.median(outside, axis=0).astype(np.uint8) if len(outside) else np.zeros(3, np.uint8)
+
+
+def require_window(name: str | Path, side: int, shape: Sequence[int]) -> None:
+    """Raise ValueError where a square window is far larger than its photo (height, width, ...): of a strip, mostly."""
+    height, width = shape[:2]
+    if side**2 > max(MAX_RESIZED_PIXELS, 4 * height * width):
+        raise ValueError(
+            f"{name}: a window of {side}x{side} pixels around an object is too large for a photo of {width}x{height} "
+            "(width x height); cut it into pieces (python -m helpers.data.patches), or give a smaller window."
+        )
 
 
 def cut_window(picture: np.ndarray, window: tuple[int, int, int], mode: str) -> np.ndarray:

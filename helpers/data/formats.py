@@ -626,13 +626,13 @@ def _note_links(found: Found) -> None:
 
 
 def _note_names(found: Found) -> None:
-    """Findings for photos whose path, or whose mask's, is no UTF-8, which no table can hold; they are left out."""
+    """Findings for photos whose path, or whose mask's, is no text that a table can hold; they are left out."""
     notes, rows = Notes(found.root, found.attrs.get("findings", [])), found.rows
     found.rows = []
     for row in rows:
         paths = [str(row.get(key) or "") for key in ("image_path", "mask_path")]
         if any(printable(path) != path for path in paths):
-            problem = "cannot be listed, as its name (or its mask's) is not valid UTF-8; it is left out"
+            problem = "is left out: its name (or its mask's) is not valid UTF-8, or holds control characters"
             fix = "rename it with letters, digits, dots, dashes and underscores"
             notes.add("error", found.root / paths[0], "unusable-name", problem, fix)
         else:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy import ndimage
 
-from helpers.data.cutouts import BORDERS, background_colour, cut_window, own_pixels
+from helpers.data.cutouts import BORDERS, background_colour, cut_window, own_pixels, require_window
 from helpers.data.images import to_network_frame
 from helpers.files import printable
 from helpers.inference.object_mask import clean_mask, otsu_object_mask
@@ -610,10 +610,10 @@ class CutterStage:
             started = time.perf_counter()
             try:
                 labels = separate(predict_distance(self.network, item.photo), **self.options)
-            except ValueError as error:  # a map that is not finite
+                item.parts = self.cut(item, labels)
+            except ValueError as error:  # a map that is not finite, a strip
                 item.fail(self.name, str(error))
                 continue
-            item.parts = self.cut(item, labels)
             n = len(item.parts)
             decision = self.otherwise if n == 0 else f"{n} object{'' if n == 1 else 's'}"
             milliseconds = round(1000 * (time.perf_counter() - started), 3)
@@ -648,6 +648,7 @@ class CutterStage:
             (top, bottom), (left, right) = ((side.start, side.stop) for side in place)
             width, height = right - left, bottom - top
             side = self.window or max(1, round(max(width, height) * (1 + 2 * MARGIN)))
+            require_window(item.source, side, item.photo.shape)
             window = (left + (width - side) // 2, top + (height - side) // 2, side)
             mirrored, own = BORDERS["reflect"], own_pixels(labels, number, window, grow=0)
             picture = np.ascontiguousarray(cut_window(item.photo, window, mirrored))
