@@ -49,13 +49,16 @@ def hold(lock: Path, what: str) -> Iterator[None]:
 
     Raises:
         InUseError: another one holds it.
+        OSError: the folder cannot be made or written to.
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(lock, blocking=False)
     try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
         held.acquire()
     except Timeout as error:
         raise InUseError(f"{what} is in use{_holder(lock)}. Wait until that has ended, or end it.") from error
+    except OSError as error:
+        raise OSError(f"{what} cannot be written to ({error}).") from error
     mark = lock.stat().st_ino
     try:
         with suppress(OSError):  # for the message only: a full disk, or Windows, where a locked file is not written to

@@ -116,6 +116,15 @@ def test_one_process_at_a_time_and_a_dead_one_is_taken_over(tmp_path):
     assert names(lock.parent) == []
 
 
+def test_a_place_that_cannot_be_held_is_named(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with (
+        pytest.raises(OSError, match="The folder cannot be written to"),
+        hold(tmp_path / "file/out/.lock", "The folder"),
+    ):
+        pass
+
+
 def test_a_name_as_long_as_names_can_be(tmp_path):
     file = tmp_path / ("x" * 251 + ".txt")
     write_whole(file, lambda partial: partial.write_text("whole"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from helpers.quiet import sentence
 from helpers.runs import Run
 from helpers.views.figures import map_gallery
 
@@ -33,8 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
     options = parser.parse_args(arguments)
+    try:
+        picture = overview(Run.load(options.run.resolve()))
+    except Exception as error:
+        print(sentence(error), file=sys.stderr)
+        return 2
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    picture = overview(Run.load(options.run.resolve()))
     picture.savefig(options.out, dpi=80, pil_kwargs={"quality": 85} if options.out.suffix == ".jpg" else None)
     return 0
 
