@@ -297,6 +297,8 @@ def test_the_time_of_a_photo_is_measured_once_and_kept_with_the_run(copy, photos
     first = Predictor(copy, device="cpu").photo_time(files[:3])
     assert (first["batch_size"], first["n_photos"]) == (1, 3) and first["median_ms"] > 0
     assert Predictor(copy, device="cpu").photo_time(files) == first
+    (copy / "speed.json").write_text("3")
+    assert Predictor(copy, device="cpu").photo_time(files[:3])["n_photos"] == 3
 
 
 def test_the_time_of_a_photo_is_that_of_this_cpu(copy, photos, monkeypatch):

@@ -44,7 +44,6 @@ _WINDOWS_CHARACTERS = frozenset('<>:"|?*\\')
 _WINDOWS_NAMES = frozenset(
     {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 )
-_COPY_AGAIN = "copy it again from its source, or remove it from the dataset"
 _PREPROCESS = "to write it so for good: python -m helpers.data.preprocess DATASET OUT"
 
 _THUMBNAIL = 32

@@ -474,7 +474,9 @@ class Predictor:
         machine = torch.cuda.get_device_name(self.device) if str(self.device).startswith("cuda") else cpu_name()
         key = f"{self.backend}, {self.device}, {machine}, {torch.get_num_threads()} threads"
         file = self.run.folder / SPEED_FILE
-        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        known: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError, TypeError):  # not measured yet, or damaged
+            known = dict(json.loads(file.read_text(encoding="utf-8")))
         if key not in known:
             chosen = np.linspace(0, len(paths) - 1, min(TIMED_PHOTOS, len(paths))).astype(int)
             photos = [(str(paths[one]), read_image(Path(paths[one]), self.bit_depth)) for one in chosen]
