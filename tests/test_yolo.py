@@ -166,9 +166,14 @@ BOMB = (
     "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(9)) + "names: *a9\n"
 )
 
+MERGES = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{i + 1}: &a{i + 1} {{'<<': [{', '.join([f'*a{i}'] * 9)}]}}\n" for i in range(9)
+)
+
 
 @pytest.mark.parametrize(
-    "about", ["names: [dent\n", "names: [ok]\n", BOMB, "names: !!python/object/apply:os.getcwd []"]
+    "about",
+    ["names: [dent\n", "names: [ok]\n", BOMB, f"{MERGES}names: [dent]\n", "names: !!python/object/apply:os.getcwd []"],
 )
 def test_names_of_classes(tmp_path, read, about):
     put(tmp_path / "set", "images/a.png", "labels/a.txt", POLYGON)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from helpers.data.annotations import (
     AnnotationError,
@@ -33,6 +32,7 @@ from helpers.data.class_files import listed_splits
 from helpers.data.formats import NORMAL_NAMES, Found, LayoutError, images_in, tree
 from helpers.data.labelme import may_be_normal
 from helpers.data.layouts import SPLIT_NAMES, match_names, split_in
+from helpers.files import read_yaml
 from helpers.progress import progress
 
 _LINE = re.compile(rb"\s*\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*(\n|\r|$)")
@@ -152,12 +152,12 @@ def _yaml(root: Path, others: list[Path]) -> dict[str, Any]:
         if file.suffix.lower() not in (".yaml", ".yml"):
             continue
         try:
-            content = yaml.safe_load(read_text(file))
-        except (AnnotationError, yaml.YAMLError, ValueError, RecursionError) as error:
-            raise LayoutError(f"{file} cannot be read as YAML ({error}); fix or remove it.") from error
+            text = read_text(file)
+            content = read_yaml(text, str(file)) if "names" in text else None
+        except ValueError as error:
+            raise LayoutError(f"{error} Fix or remove it.") from error
         names = content.get("names") if isinstance(content, dict) else None
         if isinstance(names, list | dict):
-            # a list that is named again and again is endless as text
             values = names.values() if isinstance(names, dict) else names
             if not all(isinstance(name, str | int | float) for name in values):
                 raise LayoutError(f"{file} has names of classes that are no words; make each one word.")
