@@ -11,9 +11,10 @@ import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
-from html import unescape
+from html import escape, unescape
 from pathlib import Path
 
+import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
@@ -517,6 +518,25 @@ def test_one_bad_upload_does_not_stop_the_others(page, files):
     assert "huge.png has 60 megapixels" in page.status.value and page.current is not None
     send(page, [files[1]])
     assert page.status.value == "", "what was refused before is over"
+
+
+def test_names_and_what_a_run_says_are_no_html(openable_folder, files, tmp_path):
+    folder = Path(shutil.copytree(openable_folder, tmp_path / "stripes" / "smoke"))
+    about, markup = folder / "patchcore" / "run.json", "<img src=x onerror=alert(1)>"
+    info = json.loads(about.read_text())
+    for threshold in info["thresholds"].values():
+        threshold["origin"] = markup
+    about.write_text(json.dumps(info | {"note": markup}))
+    page = open_page(folder)
+    page.start()
+    send(page, [(f"{markup}.png", files[0][1]), (f"{markup}.txt", b"text")])
+    assert len(page.photos) == 1 and len(page.refused) == 1
+    widgets = [page.widget]
+    for widget in widgets:
+        widgets += getattr(widget, "children", ())
+    said = [widget.value for widget in widgets if isinstance(widget, ipywidgets.HTML)]
+    assert sum(escape(markup) in text for text in said) >= 5, "note, origin, verdict, download, refusal"
+    assert not any(markup in text for text in said)
 
 
 def test_photos_of_one_name_are_told_apart(page, files):
