@@ -24,11 +24,12 @@ from PIL import Image
 from helpers.data.images import find_images, map_at_photo_size
 from helpers.files import InUseError, hold, partial_path
 from helpers.inference import Cascade, Predictor, predictor
-from helpers.inference.cascade import PRESETS_FOLDER, VERDICT_COLUMNS, CascadeError
+from helpers.inference.cascade import VERDICT_COLUMNS, CascadeError
 from helpers.inference.object_mask import clean_mask
 from helpers.inference.saving import draw_overlay
 from helpers.inference.stages import STAGE_COLUMNS, CutterStage, Item, Rule, RunStage
 from helpers.models.open_set import MahalanobisScorer
+from helpers.presets import PRESETS_FOLDER
 from helpers.runs import MissingRunError, write_json
 from helpers.thresholds import Threshold
 

@@ -14,6 +14,7 @@ from helpers import read_dataset
 from helpers.data.coco import read_instances
 from helpers.data.cutouts import write_cutouts
 from helpers.data.synthetic import draw_nuts
+from helpers.files import InUseError, hold
 from helpers.inference import cutting
 from helpers.inference.cutting import cut_out, split_photos, train_or_load_foreground
 from helpers.models.backbones import resolve_backbone
@@ -49,7 +50,10 @@ def test_network_is_found_again_until_something_changes(frames, tmp_path, monkey
     assert file.stat().st_mtime_ns == made
     np.testing.assert_array_equal(cutting.predict_distance(again, photo), cutting.predict_distance(first, photo))
     assert json.loads((tmp_path / "foreground.json").read_text())["note"] == "built-in backbone"
-    train_or_load_foreground(parts, backbone, tmp_path, **{**budget, "epochs": 2})
+    changed = {**budget, "epochs": 2}
+    with hold(tmp_path.with_name(f".{tmp_path.name}.lock"), "it"), pytest.raises(InUseError):
+        train_or_load_foreground(parts, backbone, tmp_path, **changed)
+    train_or_load_foreground(parts, backbone, tmp_path, **changed)
     assert file.stat().st_mtime_ns > made
 
 

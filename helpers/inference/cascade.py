@@ -65,9 +65,6 @@ from helpers.inference.stages import (
     sign_of,
 )
 from helpers.presets import (
-    PRESETS_FOLDER as PRESETS_FOLDER,  # where others look for it
-)
-from helpers.presets import (
     CascadeError,
     cascade_parameters,
     check_keys,

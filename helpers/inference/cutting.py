@@ -19,6 +19,7 @@ from helpers.data.coco import InstancePhoto
 from helpers.data.cutouts import write_cutouts
 from helpers.data.images import read_image
 from helpers.data.samples import NORMAL, SPLITS, assign_splits, make_table
+from helpers.files import hold
 from helpers.models.backbones import Backbone
 from helpers.models.foreground import CHECKPOINT_NAME, ForegroundNet, predict_distance, train_foreground
 from helpers.progress import progress
@@ -60,6 +61,9 @@ def train_or_load_foreground(
         folder: gets the checkpoint, the losses and ``foreground.json``, written last.
         seed: of the training.
         **parameters: of :func:`helpers.models.foreground.train_foreground`.
+
+    Raises:
+        InUseError: another process is training it.
     """
     photos = [*parts["train"], *parts["val"]]
     plain = {name: value for name, value in parameters.items() if name != "device"}
@@ -68,9 +72,10 @@ def train_or_load_foreground(
     about = folder / ABOUT_FILE
     if about.is_file() and json.loads(about.read_text(encoding="utf-8"))["fingerprint"] == identity:
         return load_foreground(folder)
-    about.unlink(missing_ok=True)
-    network = train_foreground(parts["train"], parts["val"], backbone, folder, seed=seed, **parameters)
-    write_json({"fingerprint": identity, "seed": seed, "note": backbone.note, "parameters": settings}, about)
+    with hold(folder.with_name(f".{folder.name}.lock"), str(folder)):
+        about.unlink(missing_ok=True)
+        network = train_foreground(parts["train"], parts["val"], backbone, folder, seed=seed, **parameters)
+        write_json({"fingerprint": identity, "seed": seed, "note": backbone.note, "parameters": settings}, about)
     return network
 
 
