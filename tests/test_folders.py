@@ -615,3 +615,35 @@ def test_links_to_a_folder_around_are_no_types(tmp_path):
 def test_the_folder_of_good_photos_may_be_a_number(tmp_path):
     photo(tmp_path, "0/a.png", "1/b.png")
     assert types(read_dataset(tmp_path, normal=0)) == {"good": 1, "1": 1}
+
+
+def test_photos_called_defects_that_have_no_mask_are_an_error(tmp_path):
+    photo(tmp_path, "OK/0.jpg", "NG/0.jpg", "NG/1.jpg")
+    table = read_dataset(mask(tmp_path, "NG/0.png"), layout="image_mask", image_dir=".", mask_dir=".")
+    assert masks(table) == {"NG/0.jpg": "NG/0.png"}
+    assert ("defect-in-good", "NG") in told(table, "error")
+
+
+@pytest.mark.parametrize("photos", [".", "Train"])
+def test_masks_in_a_folder_among_the_photos_are_hinted_at_and_are_no_photos(tmp_path, photos):
+    root = tmp_path / "set"
+    photo(root / photos, "0.png", "1.png")
+    mask(root / photos, "Label/1_label.png")
+    with pytest.raises(LayoutError) as caught:
+        read_dataset(root)
+    assert len(caught.value.hints) == 1
+    table = read_dataset(root, **caught.value.hints[0])
+    top = "" if photos == "." else f"{photos}/"
+    assert masks(table) == {f"{top}1.png": f"{top}Label/1_label.png"}
+    assert set(relative_path(table)) == {f"{top}0.png", f"{top}1.png"}
+
+
+def test_many_files_beside_the_photos_take_time_in_proportion(tmp_path):
+    def calls(count: int) -> int:
+        root = tmp_path / str(count)
+        photo(root, "good/0.png", "hole/0.png")
+        for number in range(count):
+            (root / "good" / f"{number}.meta").touch()
+        return calls_of(lambda: read_dataset(root))
+
+    assert calls(800) < 3 * calls(400)

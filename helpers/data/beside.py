@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 from helpers.data.annotations import Notes
 from helpers.data.folders import masked_layout, product_folders, type_folders
-from helpers.data.formats import LAYOUTS, Found, folders_in, images_in, split_folders, words_in
+from helpers.data.formats import (
+    LAYOUTS,
+    Found,
+    folders_in,
+    images_in,
+    is_normal_name,
+    split_folders,
+    word_for_defect,
+    words_in,
+)
 from helpers.data.image_masks import MASK_WORDS, are_marked, looks_like_mask, stripped
 from helpers.data.images import UNREAD_SUFFIXES
 
@@ -29,6 +38,7 @@ def note_unused(path: Path, found: Found, layout: str) -> None:
 
     if layout in ("coco", "labelme", "voc", "yolo", "severstal", "image_mask"):
         _note_masks_of_normal(pictures, found, notes)
+        _note_normal_among_defects(found, notes)
     for loop in (entry for entry in others if entry.is_dir()):
         problem = "is a link to a folder around it, whose photos are read once, where they lie"
         notes.add("warning", loop, "link-loop", problem, "nothing, or remove the link")
@@ -54,9 +64,8 @@ def note_unused(path: Path, found: Found, layout: str) -> None:
             notes.add("info" if all_masked else "warning", files[0], "unused-annotations", problem, fix)
         said.update(files)
     found.ignored = [file for file in found.ignored if file not in said]
-    rest = [
-        f for f in others if f not in said and f not in found.ignored and not _KNOWN_FILES.fullmatch(f.name.lower())
-    ]
+    said.update(found.ignored)
+    rest = [file for file in others if file not in said and not _KNOWN_FILES.fullmatch(file.name.lower())]
     if layout in ("mvtec", "plain", "classes") and rest:
         names = ", ".join(file.name for file in rest[:3]) + (", ..." if len(rest) > 3 else "")
         notes.add("info", path, "ignored-file", f"{len(rest)} other file(s) are not used ({names})", "nothing")
@@ -113,6 +122,24 @@ def _note_masks_of_normal(pictures: list[Path], found: Found, notes: Notes) -> N
         problem = f"{len(files)} mask(s) here are not read and mark pixels of photos that count as normal"
         fix = "remove them if they mark no defects, or read them: layout='image_mask' with image_dir and mask_dir"
         notes.add("error", files[0], "mask-on-good", problem, fix)
+
+
+def _note_normal_among_defects(found: Found, notes: Notes) -> None:
+    """Errors for folders called as defects, beside one called as normal photos, with photos that count as normal."""
+    photos = [found.root / str(row["image_path"]) for row in found.rows]
+    below = {photo: [folder for folder in photo.parents if folder.is_relative_to(found.root)] for photo in photos}
+    beside_normal = {folder.parent for folders in below.values() for folder in folders if is_normal_name(folder.name)}
+    counts = Counter(
+        folder
+        for photo, row in zip(photos, found.rows, strict=True)
+        if not row["label_index"]
+        for folder in below[photo]
+        if folder.parent in beside_normal and word_for_defect(folder.name)
+    )
+    for folder, count in counts.items():
+        problem = f"{count} photo(s) here count as normal, but the name of their folder is that of defects"
+        fix = "annotate them, rename the folder, or read the folders as they are called: layout='classes'"
+        notes.add("error", folder, "defect-in-good", problem, fix)
 
 
 def _annotation_kind(file: Path) -> str:
@@ -183,11 +210,20 @@ def _pair_hints(path: Path) -> list[tuple[str, dict[str, Any]]]:
     folders = [folder for folder in folders_in(path) if images_in(folder, [])]
     masks = [folder for folder in folders if _is_masks(folder)]
     title = LAYOUTS["image_mask"].title
+    inside = [
+        (photos, folder)
+        for photos in (path, *folders)
+        if any(picture.parent == photos for picture in images_in(photos, []))
+        for folder in folders_in(photos)
+        if _is_masks(folder)
+    ]
+    pairs = [(photos, mask) for mask in masks for photos in folders if photos not in masks] + inside
     return [
-        (f"{title}: the pictures in {mask.name} look like masks", _pair(photos.name, mask.name))
-        for mask in masks
-        for photos in folders
-        if photos not in masks
+        (
+            f"{title}: the pictures in {mask.name} look like masks",
+            _pair(photos.relative_to(path).as_posix(), mask.relative_to(path).as_posix()),
+        )
+        for photos, mask in pairs
     ]
 
 

@@ -348,7 +348,7 @@ def read_image_masks(
         marks = masks_beside(images) if together else images_in(pair.masks, others)
         found.ignored += others
         unread = [file for file in (found.ignored if together else others) if file.suffix.lower() in UNREAD_SUFFIXES]
-        images = sorted(set(images) - set(marks)) if together else images
+        images = sorted(set(images) - set(marks))  # their folder may lie in that of the photos
         relative = {photo: photo.relative_to(pair.images) for photo in images}
         finder = MaskFinder(marks, pair.masks)
         masks = finder.pair(relative)
