@@ -145,7 +145,7 @@ def _note_normal_among_defects(found: Found, notes: Notes) -> None:
 def _annotation_kind(file: Path) -> str:
     """Layout that a file's content belongs to, or ""."""
     suffix = file.suffix.lower()
-    if suffix not in (".json", ".xml", ".txt"):
+    if suffix not in (".json", ".xml", ".txt") or not file.is_file():  # to read a pipe would never end
         return ""
     content = file.read_bytes()
     if suffix == ".json":
