@@ -568,7 +568,9 @@ def test_a_folder_of_masks_may_have_the_suffix_of_its_photo(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("inner", "error"), [("ng", True), ("not_ok", True), ("Hole", True), ("camera_1", False), ("no_flash", False)]
+    ("inner", "error"),
+    [(name, True) for name in ("ng", "not_ok", "OK but dirty", "defect_2", "Hole")]
+    + [(name, False) for name in ("camera_1", "no_flash", "anomaly_free", "non-defective", "no_defect", "ok")],
 )
 def test_defects_inside_a_folder_of_good_photos_are_an_error(tmp_path, inner, error):
     photo(tmp_path, "train/good/0.png", f"train/good/{inner}/1.png", "test/good/2.png", "test/hole/3.png")

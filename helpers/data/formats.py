@@ -250,8 +250,10 @@ def split_folders(path: Path) -> dict[str, Path]:
 def word_for_defect(name: str) -> bool:
     """Whether a folder's name says that its photos are no normal ones (``ng``, ``not_ok``)."""
     words = set(words_in(name))
-    certain = words & (DENIALS - {"no", "non", "not", "almost", "nearly", "but"})
-    return not is_normal_name(name) and bool(certain or (words & DENIALS and words & NORMAL_NAMES))
+    without = words & {"no", "non", "not", "free", "without"}  # non-defective, anomaly_free
+    if words & (NORMAL_NAMES - {"free"}):
+        return bool(words & DENIALS)
+    return not without and bool(words & (DENIALS - {"almost", "nearly", "but"}))
 
 
 # ---------------------------------------------------------------------------------------------------------------- VisA
