@@ -468,6 +468,17 @@ def test_a_broken_image_in_a_sequence_is_counted_shown_and_not_fatal(run, beside
     assert pictures[2][body].mean() < 0.5 * pictures[1][body].mean(), "the last whole photo, darkened"
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux file names are bytes")
+@pytest.mark.parametrize("layout", ["overlay", "side", "sizes"])
+def test_a_broken_image_of_an_odd_name_is_not_fatal_either(run, tmp_path, layout, capsys):
+    folder = write_photos(tmp_path / "frames", 3)
+    (folder / os.fsdecode(b"1\n\xe9\x1b[31m.png")).write_bytes(b"no picture")
+    assert main([str(folder), str(tmp_path / "out.mp4"), "--run", str(run), "--layout", layout]) == 1
+    assert pd.read_csv(tmp_path / "out.csv")["status"].tolist().count("broken") == 1
+    assert main([str(folder), str(tmp_path / "raw.mp4")]) == 1
+    assert "\x1b" not in capsys.readouterr().err
+
+
 def test_a_damaged_video_is_judged_around_the_damage(run, beside, tmp_path):
     video = damaged(write_video(tmp_path / "clip.mp4"), tmp_path / "damaged.mp4", (14,))
     result = judge_video(open_source(video), tmp_path / "out.mp4", Predictor(run))

@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from helpers.files import cell, partial_path, stopped_alike, uninterrupted
+from helpers.files import cell, partial_path, printable, stopped_alike, uninterrupted
 from helpers.quiet import quiet_libraries, sentence
 
 if TYPE_CHECKING:
@@ -512,6 +512,7 @@ class _Judge:
         """The picture of a frame, see `shown_photo`; with its own label, where there is one and it is asked for."""
         from dataclasses import replace
 
+        from helpers.views.figures import shorten
         from helpers.views.video_figures import draw_frame
 
         self._finished.append(time.perf_counter())
@@ -520,7 +521,7 @@ class _Judge:
             lines.append(f"label: {row['label']}")
         if row["error"] and row["status"] == JUDGED:
             lines.append(row["error"].partition(":")[0])
-        found = replace(found, lines=[line for line in lines if line])
+        found = replace(found, lines=[shorten(line, 200) for line in lines if line])
         return draw_frame(self.layout, photo, found, self.scale, self.threshold.value, self.pixel_size)
 
     def _lines(self, row: dict[str, Any]) -> list[str]:
@@ -742,7 +743,8 @@ def _noting(source: FrameSource, broken: list[Frame]) -> Iterator[Frame]:
 def _report_written(count: int, where: str | Path, broken: Sequence[Frame]) -> int:
     print(f"{count} frames: {where}")
     for frame in broken[:_MOST_LISTED]:
-        print(f"{frame.source} {frame.error}", file=sys.stderr)
+        said = frame.error if frame.source in frame.error else f"{frame.source} {frame.error}"
+        print(printable(said), file=sys.stderr)
     if broken:
         print(f"{len(broken)} broken or doubtful frames", file=sys.stderr)
     return 1 if broken else 0

@@ -719,8 +719,8 @@ def weak_defect_curves(rates: pd.DataFrame, *, note: str | None = None) -> Figur
 
 
 def shorten(text: object, limit: int = 24) -> str:
-    """Cuts a long name in the middle, keeping its end, where names of files differ."""
-    words = str(text)
+    """One line, cut in the middle where it is long, keeping its end, where names of files differ."""
+    words = " ".join(str(text).split())
     if len(words) <= limit:
         return words
     tail = max(1, (limit - 1) * 2 // 3)

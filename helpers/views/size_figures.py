@@ -107,7 +107,7 @@ def annotate_photo(
     font = picture_font(max(12, round(side / 42), of_strip))
     taken: list[tuple[float, float, float, float]] = []
     if caption:
-        taken.append(_text_box(pen, (side // 60, side // 60), caption, font, (255, 255, 255)))
+        taken.append(_text_box(pen, (side // 60, side // 60), shorten(caption, 100), font, (255, 255, 255)))
     taken.append(_scale_bar(pen, picture.size, size.value_x / factor, size.unit, font))
     # What is drawn of the defects is to be seen too: labels keep clear of their boxes first.
     boxes = table[["bbox_x", "bbox_y", "bbox_width", "bbox_height"]].to_numpy(dtype=float) * factor

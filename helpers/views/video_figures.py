@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from helpers.analysis.sizing import PixelSize
 from helpers.inference.saving import DEFECT, SOUND, draw_overlay
 from helpers.thresholds import exceeds
-from helpers.views.figures import BLACK, BLUE, GREY, ORANGE, PURPLE, VERMILLION, WIDTH, clean_axis, new_figure
+from helpers.views.figures import BLACK, BLUE, GREY, ORANGE, PURPLE, VERMILLION, WIDTH, clean_axis, new_figure, shorten
 from helpers.views.size_figures import annotate_photo, enlargement, picture_font
 
 LAYOUTS = ("overlay", "side", "sizes")
@@ -133,7 +133,13 @@ def labelled_photo(photo: np.ndarray, text: str) -> np.ndarray:
     """A photo with a line of text in a band below it, enlarged as `draw_frame` does: (h, w, 3) uint8."""
     photo, _, _ = _enlarged(photo, Found("", None, ()), 1)
     band = Image.new("RGB", (photo.shape[1], round(2 * _letters(photo.shape[1]))), _PANEL)
-    _write(ImageDraw.Draw(band), (0.5 * _letters(photo.shape[1]), band.height / 2), text, photo.shape[1], _TEXT)
+    _write(
+        ImageDraw.Draw(band),
+        (0.5 * _letters(photo.shape[1]), band.height / 2),
+        shorten(text, 100),
+        photo.shape[1],
+        _TEXT,
+    )
     return _even(np.vstack([photo, np.asarray(band)]))
 
 
