@@ -649,3 +649,16 @@ def test_many_files_beside_the_photos_take_time_in_proportion(tmp_path):
         return calls_of(lambda: read_dataset(root))
 
     assert calls(800) < 3 * calls(400)
+
+
+def test_metadata_that_calls_a_defect_normal_is_refused_and_fields_nobody_reads_are_said(tmp_path):
+    photo(tmp_path, "images/a.png", "images/b.png")
+    mask(tmp_path, "masks/a.png", "masks/b.png", value=0)
+    file = tmp_path / "metadata.json"
+    file.write_text(json.dumps({"a": {"label": 0, "defect_type": "hole"}, "b": {}}))
+    with pytest.raises(LayoutError):
+        read_dataset(tmp_path)
+    file.write_text(json.dumps({"a": {"class": "hole"}, "b": {"label": "good", "group": "1"}}))
+    assert ("unread-fields", "metadata.json") in told(read_dataset(tmp_path), "warning")
+    file.write_text(json.dumps({"a": {"label": "good", "split": "train"}, "b": {"label": "good", "group": "1"}}))
+    assert "unread-fields" not in {code for code, _ in told(read_dataset(tmp_path), "warning")}

@@ -45,6 +45,7 @@ PHOTO_WORDS = frozenset(words_in("image images img imgs photo photos picture pic
 
 _ENDINGS = ("_mask", "", "_gt", "_ground_truth", "_label", "-mask", ".mask")
 _METADATA = "metadata.json"
+_FIELDS = frozenset({"split", "label", "label_index", "defect_type", "group"})
 _NAME_KEYS = ("file_name", "filename", "image", "image_path", "image_name", "file", "name", "path")
 _FEW_VALUES = 32  # more classes has no mask of indices, and fewer grey values no photo
 _FLAT_SHARE = 0.95  # of a mask with soft edges is 0 or the largest value
@@ -449,6 +450,10 @@ def _note_gaps(path: Path, photos: list[_Photo], metadata: _Metadata, notes: Not
     if metadata.files and unlisted:
         problem = f"{len(unlisted)} photo(s) are not in the metadata ({first(unlisted)})"
         notes.add("warning", metadata.files[0], "photos-not-in-metadata", problem, "add them, or remove the photos")
+    if fields := sorted(metadata.unread - set(_NAME_KEYS)):
+        problem = f"has fields that are not read: {', '.join(fields[:5])}{', ...' if len(fields) > 5 else ''}"
+        fix = f"where they say what is normal, call them as those that are: {', '.join(sorted(_FIELDS))}"
+        notes.add("warning", metadata.files[0], "unread-fields", problem, fix)
     for file, name in metadata.unused():
         notes.add(
             "error", file, "missing-photo", f"lists {name}, which is no photo here", "add it, or remove its record"
@@ -489,6 +494,7 @@ class _Metadata:
         self.files = [file for file, _ in files]
         self._records: dict[tuple[str, str], tuple[Path, str, _About]] = {}
         self._used: set[tuple[str, str]] = set()
+        self.unread: set[str] = set()
         # names with the image folder, or the folders of another machine, before them; by their last part
         self._by_tail: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
         for file, split in files:
@@ -497,6 +503,7 @@ class _Metadata:
                 if key in self._records:
                     raise LayoutError(f"{file} has two records of {name}; keep one.")
                 self._records[key] = (file, name, _about(record, file))
+                self.unread.update(record.keys() - _FIELDS)
                 self._by_tail[split, key[1].rpartition("/")[2]].append(key)
 
     def take(self, photos: Mapping[Path, Path], split: str) -> dict[Path, _About]:
@@ -532,6 +539,8 @@ def _about(record: dict[str, Any], file: Path) -> _About:
     index: int | None = 1 if defect_type else None
     if label:
         index, name = label_of(label, file)
+        if index == 0 and defect_type:
+            raise LayoutError(f"{file} has a record that is normal ({label}) and {defect_type!r}; correct one.")
         defect_type = defect_type or name
     split = _text(record, "split")
     return _About(index, defect_type, split_of(split, file), _text(record, "group"))
