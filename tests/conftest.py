@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +29,8 @@ quiet_libraries()
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
 SHARED_BACKBONE = SHARED / "backbones" / "mobilenetv2_100"
+HOSTILE = "<img src=x onerror=window.ran=1>"  # a class of the series' dataset
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SERIES_BACKBONE = f"local-dir:{SHARED_BACKBONE}" if SHARED_BACKBONE.is_dir() else "untrained:"
 
 
@@ -171,11 +174,14 @@ def openable_folder(tmp_path_factory, table, settings, fit_run, backbone_folder)
 
 @pytest.fixture(scope="session")
 def small_mesh(tmp_path_factory) -> Path:
-    """60 training photos of 128 x 128 pixels, 12 good ones and 3 of each of 4 defects for testing."""
+    """60 training photos of 128 x 128 pixels, 12 good and 3 of each of 4 defects for testing, one badly named."""
     from helpers.data.synthetic import draw_mesh
 
     out = tmp_path_factory.mktemp("datasets")
-    return draw_mesh(out, image_size=128, pixel_size=0.1, n_train=60, n_test_normal=12, n_test_per_defect=3)
+    mesh = draw_mesh(out, image_size=128, pixel_size=0.1, n_train=60, n_test_normal=12, n_test_per_defect=3)
+    for folder in (mesh / "test", mesh / "ground_truth"):
+        (folder / "hole").rename(folder / HOSTILE)
+    return mesh
 
 
 @pytest.fixture(scope="session")
@@ -191,6 +197,35 @@ def small_nuts(tmp_path_factory) -> Path:
 def series_settings(small_nuts) -> list[str]:
     """Parameters for all runs; raw frames of nuts to cut out are among them."""
     return [f"BACKBONE={SERIES_BACKBONE}", "DEVICE=cpu", f"FRAMES={small_nuts / 'frames'}"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, headless; tests that need it are skipped where there is none."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def visit(browser, file: Path) -> str:
+    """The text of a page, after it was looked at and clicked on: it has run nothing and asked nobody."""
+    page, asked, stopped = browser.new_page(), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("requestfailed", lambda request: stopped.append(request.url) if request.failure == "csp" else None)
+    page.goto(file.as_uri())
+    for head in page.locator("th").all():
+        head.evaluate("head => head.click()")
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.ran") is None
+    assert [url for url in asked if not url.startswith(("file:", "data:")) and url not in stopped] == []
+    text = page.locator("body").inner_text()
+    page.close()
+    return text
 
 
 @pytest.fixture

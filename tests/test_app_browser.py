@@ -7,7 +7,6 @@ import http.client
 import io
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -22,10 +21,9 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from conftest import REPOSITORY
+from conftest import CHROMIUM, REPOSITORY
 from PIL import Image
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; tests/test_app.py tests the page without a browser"),
@@ -86,16 +84,6 @@ def server(openable_folder, photos, tmp_path_factory) -> Iterator[Server]:
                 process.wait(20)
             finally:
                 process.kill()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def send(page, *files: dict | str) -> None:

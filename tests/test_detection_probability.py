@@ -309,7 +309,8 @@ def test_hits_of_a_run_see_masks_at_the_photos_size(tmp_path):
     (tmp_path / "samples.csv.json").write_text(json.dumps(attrs))
     threshold = {"value": 0.5, "origin": "given", "kind": "pixel"}
     parameters = {"image_size": [40, 50], "center_crop": [32, 40]}
-    info = {"model": "unet", "parameters": parameters, "thresholds": {"pixel": threshold}}
+    info = {"model": "unet", "parameters": parameters, "fingerprint": "0", "thresholds": {}}
+    info["thresholds"] = {"pixel": threshold, "image": threshold | {"kind": "image"}}
     (tmp_path / "run.json").write_text(json.dumps(info))
     hits = run_defect_hits(Run.load(tmp_path), pixel_size=0.5, unit="mm")
     assert [path.rsplit("/", 1)[-1] for path in hits["image_path"]] == ["seen.png", "missed.png", "cropped.png"]

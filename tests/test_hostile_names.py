@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY
+from conftest import HOSTILE, REPOSITORY, visit
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
 from helpers import pipeline
 from helpers.views import class_figures, figures, report, size_figures, tables
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NAMES = (
-    "<img src=x onerror=window.ran=1>",
+    HOSTILE,
     "<script>window.ran=1</script>",
     "</table><svg onload=window.ran=1>",
     r"$\frac{$ $x_{",
@@ -32,18 +30,6 @@ MARKUP = re.compile("<(img|script|svg|link)", re.IGNORECASE)
 
 
 @pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def names() -> pd.DataFrame:
     """A name in every place that a table has: a value, in a list, as a column, in the index and as the index's name."""
     table = pd.DataFrame({"name": NAMES, "listed": [[name] for name in NAMES], "path": [Path(name) for name in NAMES]})
@@ -51,22 +37,6 @@ def names() -> pd.DataFrame:
     for name in NAMES:
         table[name] = 1
     return table.set_index(pd.MultiIndex.from_arrays([NAMES, range(len(NAMES))], names=[NAMES[0], None]))
-
-
-def visit(browser, file: Path) -> str:
-    """The text of a page, after it was looked at and clicked on: it has run nothing and asked nobody."""
-    page, asked, stopped = browser.new_page(), [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("requestfailed", lambda request: stopped.append(request.url) if request.failure == "csp" else None)
-    page.goto(file.as_uri())
-    for head in page.locator("th").all():
-        head.evaluate("head => head.click()")
-    page.wait_for_timeout(200)
-    assert page.evaluate("window.ran") is None
-    assert [url for url in asked if not url.startswith(("file:", "data:")) and url not in stopped] == []
-    text = page.locator("body").inner_text()
-    page.close()
-    return text
 
 
 def test_tables_are_text(names):

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from conftest import REPOSITORY
+from conftest import HOSTILE, REPOSITORY, visit
 from conftest import SERIES_BACKBONE as BACKBONE
 
 from helpers import pipeline
@@ -192,3 +192,11 @@ def test_command_line_refuses_a_typing_error_before_anything_runs(small_mesh, tm
     assert "CORESET_RATO" in done.stderr
     assert "CORESET_RATIO" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_class_whose_name_is_a_script_is_text_in_every_report(series, browser):
+    pages = [series / "report" / "index.html", series / "evaluation" / "report.html"]
+    texts = [
+        visit(browser, page) for page in pages + [pages[0].with_name(f"{node.name}.html") for node in pipeline.SERIES]
+    ]
+    assert sum(HOSTILE in text for text in texts) >= 5
