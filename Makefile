@@ -8,17 +8,18 @@ PROFILE ?= quick
 CLASSES ?=
 TEACHER ?= auto
 BACKBONE ?=
+NORMAL ?=
 DEVICE ?= auto
 SEED ?= 0
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
-SETTINGS := $(if $(BACKBONE),--set "BACKBONE=$(BACKBONE)") --set "DEVICE=$(DEVICE)" --set "SEED=$(SEED)"
+SETTINGS := $(if $(BACKBONE),--set "BACKBONE=$(BACKBONE)") $(if $(NORMAL),--set "NORMAL=$(NORMAL)") --set "DEVICE=$(DEVICE)" --set "SEED=$(SEED)"
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1@/' | awk -F@ '{printf "%-14s %s\n", $$1, $$2}'
-	@echo "  variables: DATASET= PROFILE=quick|full BACKBONE= DEVICE=auto|cpu|cuda:N|mps SEED= CLASSES= TEACHER= PYTHON="
+	@echo "  variables: DATASET= PROFILE=quick|full NORMAL= BACKBONE= DEVICE=auto|cpu|cuda:N|mps SEED= CLASSES= TEACHER= PYTHON="
 
 setup: $(READY) ## make .venv with the pinned packages; again only when the pins change
 
