@@ -39,9 +39,9 @@ def test_torch_takes_the_cores_that_are_free(monkeypatch, capsys, tmp_path, used
 
 def test_threads_that_wait_sleep():
     """Torch reads the policy when it is imported, and every notebook and command imports helpers first."""
-    code = "import helpers, os; print(os.environ['OMP_WAIT_POLICY'])"
-    plain = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    for more, policy in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+    code = "import helpers, os; print(os.environ['OMP_WAIT_POLICY'], os.environ.get('GOMP_SPINCOUNT'))"
+    plain = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    for more, policy in (({}, "PASSIVE 1000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None")):
         done = subprocess.run([sys.executable, "-c", code], env=plain | more, capture_output=True, check=True)
         assert done.stdout.decode().strip() == policy
 
