@@ -27,7 +27,7 @@ from PIL import Image
 
 from helpers.data.images import decode_image, read_mask
 from helpers.data.samples import NORMAL, absolute_path, make_table, relative_path
-from helpers.data.writers import dataset_option, write_mvtec
+from helpers.data.writers import add_reader_options, write_mvtec
 from helpers.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -197,15 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--min-area", type=int, default=MIN_AREA, help=f"defect pixels that make a patch abnormal (default {MIN_AREA})"
     )
-    parser.add_argument("--layout", help="layout of the dataset (default: recognised)")
-    parser.add_argument(
-        "--option",
-        type=dataset_option,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="option of that layout, such as image_dir=photos; may be repeated",
-    )
+    add_reader_options(parser)
     parser.add_argument("--force", action="store_true", help="replace the folder if it is there")
     options = parser.parse_args(arguments)
     from helpers.data.formats import read_dataset

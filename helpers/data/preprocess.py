@@ -21,7 +21,7 @@ from PIL import Image
 
 from helpers.data.images import decode_image
 from helpers.data.samples import NORMAL, relative_path
-from helpers.data.writers import dataset_option, folder_names, unique_name, write_samples
+from helpers.data.writers import add_reader_options, folder_names, unique_name, write_samples
 from helpers.files import write_whole_folder
 from helpers.progress import progress
 
@@ -334,15 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--keep-aspect", action="store_true", help="fit inside the size instead of stretching")
     parser.add_argument("--format", choices=list(_SAVE_OPTIONS), default="png", help="file format (default png)")
-    parser.add_argument("--layout", help="layout of the dataset (default: recognised)")
-    parser.add_argument(
-        "--option",
-        type=dataset_option,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="option of that layout, such as category=bottle; may be repeated",
-    )
+    add_reader_options(parser)
     options = parser.parse_args(arguments)
     from helpers.data.formats import read_dataset  # the library part needs no readers
 

@@ -333,7 +333,20 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 # --------------------------------------------------------------------------------------------------------- command line
 
 
-def dataset_option(text: str) -> tuple[str, Any]:
+def add_reader_options(parser: argparse.ArgumentParser) -> None:
+    """``--layout`` and ``--option``: what a command hands on to ``helpers.read_dataset``."""
+    parser.add_argument("--layout", help="layout of the dataset (default: recognised)")
+    parser.add_argument(
+        "--option",
+        type=_dataset_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="option of that layout, such as category=bottle or image_dir=photos; may be repeated",
+    )
+
+
+def _dataset_option(text: str) -> tuple[str, Any]:
     """Name and value of an option of ``helpers.read_dataset`` as a command line gives it, ``NAME=VALUE``."""
     name, equals, value = text.partition("=")
     if not name or not equals:
@@ -349,15 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("dataset", type=Path, help="folder or table of the dataset")
     parser.add_argument("out", type=Path, help="the new folder")
     parser.add_argument("--format", choices=FORMATS, required=True, help="what to write")
-    parser.add_argument("--layout", help="layout of the dataset (default: recognised)")
-    parser.add_argument(
-        "--option",
-        type=dataset_option,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="option of that layout, such as category=bottle or annotations=FILE; may be repeated",
-    )
+    add_reader_options(parser)
     parser.add_argument("--force", action="store_true", help="replace the folder if it is there")
     options = parser.parse_args(arguments)
     from helpers.data.formats import read_dataset
