@@ -31,7 +31,7 @@ $(READY): requirements.lock pyproject.toml
 	touch $@
 
 data: setup ## draw the built-in datasets mesh and nuts
-	$(BIN)/python -m helpers.data.synthetic mesh nuts --out datasets
+	$(BIN)/python -m helpers.pictures.builtin mesh nuts --out datasets
 
 run: setup ## run the series headless on DATASET under PROFILE
 	$(BIN)/python -m helpers.pipeline run --dataset "$(DATASET)" --profile $(PROFILE) $(SETTINGS)
@@ -46,16 +46,16 @@ lab: setup ## open the notebooks in JupyterLab
 		--ServerApp.tornado_settings='{"websocket_max_message_size": 1073741824}'  # photos over 10 MiB can be uploaded
 
 app: setup ## serve the inspection page on this machine: notebook 10 with the finished runs of DATASET under PROFILE
-	$(BIN)/python -m helpers.serve --dataset "$(DATASET)" --profile $(PROFILE)
+	$(BIN)/python -m helpers.views.app.serve --dataset "$(DATASET)" --profile $(PROFILE)
 
 sweep: setup ## run the series on each of CLASSES="a b" in the folder DATASET; one CSV with a mean row
 	$(BIN)/python -m helpers.pipeline sweep --dataset "$(DATASET)" --classes "$(CLASSES)" --profile $(PROFILE) $(SETTINGS)
 
 bench: setup ## measure speed as ratios to anomalib, into artifacts/bench
-	$(BIN)/python -m helpers.bench
+	$(BIN)/python -m benchmarks.speed
 
 backbone: setup ## train the shipped backbone again from TEACHER=local-dir:PATH (an ImageNet MobileNetV2)
-	$(BIN)/python -m helpers.models.distill --teacher "$(TEACHER)"
+	$(BIN)/python -m benchmarks.distill --teacher "$(TEACHER)"
 
 clean: ## delete .venv and all that runs have left in artifacts; datasets stay
 	rm -rf $(VENV)

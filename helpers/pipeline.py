@@ -29,13 +29,12 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from helpers.analysis.classification import learnable_classes
+from helpers.analysis.classes import learnable_classes
 from helpers.data.images import files_below
 from helpers.data.samples import can_be_supervised, content_digest, fingerprint, read_table
-from helpers.files import hold
 from helpers.models.backbones import ENVIRONMENT_VARIABLE, LOCAL_PREFIX, resolve_local_name
 from helpers.models.recipes import RECIPES
-from helpers.notebook import check_finite, dataset_name, read_value, split_setting
+from helpers.paths import hold
 from helpers.progress import SECONDS_BETWEEN_LINES
 from helpers.runs import (
     MAKE_NUMBERS,
@@ -49,6 +48,7 @@ from helpers.runs import (
     write_csv,
     write_json,
 )
+from helpers.session import check_finite, dataset_name, read_value, split_setting
 
 NOTEBOOKS_FOLDER = PROJECT_ROOT / "notebooks"
 BUILT_IN = ("mesh", "nuts")
@@ -301,7 +301,7 @@ def ensure_dataset(dataset: Path) -> Path:
     if dataset.exists():
         return dataset
     if dataset.parent == PROJECT_ROOT / "datasets" and dataset.name in BUILT_IN:
-        from helpers.data.synthetic import draw_mesh, draw_nuts
+        from helpers.pictures.builtin import draw_mesh, draw_nuts
 
         print(f"drawing the built-in dataset {dataset.name} ...", flush=True)
         return {"mesh": draw_mesh, "nuts": draw_nuts}[dataset.name](dataset.parent)

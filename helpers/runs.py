@@ -35,10 +35,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from helpers.analysis.runtime import full_precision
+from helpers.compute import full_precision
 from helpers.data.samples import fingerprint, origin, read_table, relative_path, write_table
-from helpers.files import cells, check_name, from_cells, hold, write_whole
 from helpers.models.recipes import recipe_of
+from helpers.paths import cells, check_name, from_cells, hold, write_whole
 from helpers.thresholds import Threshold
 
 if TYPE_CHECKING:

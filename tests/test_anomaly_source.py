@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from helpers.data import anomaly_source
-from helpers.data.anomaly_source import resolve_anomaly_source, texture_files
-from helpers.data.textures import FAMILIES
+from helpers.pictures import anomaly_source
+from helpers.pictures.anomaly_source import resolve_anomaly_source, texture_files
+from helpers.pictures.textures import FAMILIES
 
 
 def write_picture(path, colour=(10, 20, 30), size=(8, 6)):

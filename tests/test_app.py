@@ -23,18 +23,19 @@ from cascade_runs import CHANNELS, CLASSES, KnownBackend, write_run
 from conftest import REPOSITORY
 from PIL import Image
 
-from helpers import inspection, pipeline, presets, serve
+from helpers import pipeline
 from helpers.analysis.sizing import PixelSize
-from helpers.inference import predictor
+from helpers.inference import predictor, presets
 from helpers.inference.cascade import Cascade
 from helpers.inference.cutting import ABOUT_FILE
+from helpers.inference.presets import Choice, choose, find_choices, missing_files
 from helpers.inference.saving import DEFECT, SOUND, draw_boxes, draw_overlay
 from helpers.inference.stages import THRESHOLDS_FILE
-from helpers.inspection import Inspector, RefusedPhotoError, inspection_table, measure, read_upload
 from helpers.models.open_set import OPEN_SET_FILE
-from helpers.presets import Choice, choose, find_choices, missing_files
 from helpers.runs import MissingRunError
-from helpers.views.app import InspectionPage
+from helpers.views.app import inspection, serve
+from helpers.views.app.inspection import Inspector, RefusedPhotoError, inspection_table, measure, read_upload
+from helpers.views.app.page import InspectionPage
 from helpers.views.inspection_figures import draw_inspection, inspection_figure, shrink_to, verdict_words, why
 
 DRAWN = {
@@ -91,7 +92,7 @@ def test_runs_and_complete_cascades_are_found_without_loading_anything(tmp_path)
     assert choices[-1].folder == tmp_path / "wire" / "quick"
     assert set(lacking) == {"bicycle", "nuts", "steel"}
     assert lacking["nuts"] == [tmp_path / "mesh/full/foreground/foreground.json"], "where less is missing"
-    code = f"import sys; from helpers.presets import find_choices; find_choices({str(tmp_path)!r}); "
+    code = f"import sys; from helpers.inference.presets import find_choices; find_choices({str(tmp_path)!r}); "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
 
@@ -548,7 +549,7 @@ def test_photos_of_one_name_are_told_apart(page, files):
 
 
 def test_a_page_that_is_full_says_so(page, files, monkeypatch):
-    from helpers.views import app
+    from helpers.views.app import page as app
 
     monkeypatch.setattr(app, "MOST_PHOTOS_MEGAPIXELS", 72 * 96 * 1.5 / 1e6)
     send(page, files)

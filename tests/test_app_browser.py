@@ -62,7 +62,16 @@ def server(openable_folder, photos, tmp_path_factory) -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "helpers.serve", "--no-browser", "--port", str(port), "--set", "DEVICE=cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "helpers.views.app.serve",
+        "--no-browser",
+        "--port",
+        str(port),
+        "--set",
+        "DEVICE=cpu",
+    ]
     command += ["--dataset", str(photos), "--profile", "smoke", "--artifacts", str(openable_folder.parents[1])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "IPYTHONDIR": str(tmp_path_factory.mktemp("ipython"))}
     with subprocess.Popen(

@@ -8,10 +8,10 @@ import pytest
 import timm
 import torch
 
+from benchmarks.distill import fixed_picture
 from helpers.models import builtin
 from helpers.models.backbones import BackboneError, resolve_backbone
 from helpers.models.builtin import ARCHITECTURE, DESCRIPTION_FILE, TAG, WEIGHTS_FILE
-from helpers.models.distill import fixed_picture
 
 NAME = f"{ARCHITECTURE}.{TAG}"
 

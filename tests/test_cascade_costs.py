@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.analysis.cascade_costs import (
+from helpers.analysis.costs import (
     Prices,
     best_first_threshold,
     best_threshold_table,

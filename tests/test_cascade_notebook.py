@@ -15,15 +15,15 @@ import yaml
 from cascade_runs import CLASSES, KnownBackend, write_run
 from PIL import Image
 
-from helpers import cascade_study as study
 from helpers import pipeline
-from helpers.analysis.cascade_costs import Prices
+from helpers.analysis.costs import Prices
 from helpers.data.coco import InstancePhoto
 from helpers.data.samples import fingerprint, make_table
 from helpers.inference import Cascade, predictor
 from helpers.inference.stages import CutterStage, Item, RunStage
 from helpers.pipeline import Node
 from helpers.runs import MissingRunError
+from helpers.studies import cascades as study
 from helpers.thresholds import Threshold
 from helpers.views import class_figures
 from helpers.views.widgets import cost_explorer

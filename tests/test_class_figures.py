@@ -5,7 +5,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from helpers.analysis.cascade_costs import (
+from helpers.analysis.classes import classification_report
+from helpers.analysis.costs import (
     Prices,
     best_first_threshold,
     best_threshold_table,
@@ -13,9 +14,8 @@ from helpers.analysis.cascade_costs import (
     expected_costs,
     first_thresholds,
 )
-from helpers.analysis.classification import classification_report
-from helpers.analysis.open_set import embedding_plane, open_set_report, open_set_thresholds
-from helpers.analysis.runtime import throughput_against_defects, time_stages
+from helpers.analysis.unknown import embedding_plane, open_set_report, open_set_thresholds
+from helpers.compute import throughput_against_defects, time_stages
 from helpers.models.open_set import MahalanobisScorer, decide
 from helpers.views import class_figures as figures
 

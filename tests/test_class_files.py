@@ -10,10 +10,10 @@ from conftest import SHARED
 from PIL import Image
 
 from helpers import check_dataset, read_dataset
-from helpers.data.class_files import class_in_name
 from helpers.data.formats import LayoutError
 from helpers.data.images import read_mask
 from helpers.data.samples import assign_splits, relative_path, split_counts
+from helpers.data.voc import class_in_name
 
 NEU = SHARED / "data" / "neu_det"
 HEIGHT, WIDTH = 20, 30

@@ -7,7 +7,7 @@ import torch
 from sklearn import metrics as sk
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from helpers.analysis.classification import (
+from helpers.analysis.classes import (
     classification_report,
     confusion_table,
     expected_calibration_error,

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from helpers import classifier_study as study
-from helpers import open_set_study, read_dataset
+from helpers import read_dataset
 from helpers.data.known_unknown import ClassSplit
 from helpers.data.samples import assign_splits, supervised_table
 from helpers.inference.classification import classifier_thresholds, train_classifier
@@ -19,6 +18,8 @@ from helpers.inference.stages import OpenSet
 from helpers.models.backbones import resolve_backbone
 from helpers.models.open_set import decide
 from helpers.runs import MissingRunError, Run
+from helpers.studies import classifiers as study
+from helpers.studies import open_set as open_set_study
 
 CORNERS = {"good": None, "p": (0, 0), "q": (0, 32), "r": (32, 0)}
 OPTIONS = {"image_size": 64, "epochs": 2, "batch_size": 8, "predict_batch_size": 16, "learning_rate": 2e-3}

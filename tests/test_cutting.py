@@ -13,12 +13,12 @@ from PIL import Image
 from helpers import read_dataset
 from helpers.data.coco import read_instances
 from helpers.data.cutouts import write_cutouts
-from helpers.data.synthetic import draw_nuts
-from helpers.files import InUseError, hold
 from helpers.inference import cutting
 from helpers.inference.cutting import cut_out, split_photos, train_or_load_foreground
 from helpers.models.backbones import resolve_backbone
 from helpers.models.foreground import distance_target
+from helpers.paths import InUseError, hold
+from helpers.pictures.builtin import draw_nuts
 
 
 @pytest.fixture(scope="module")

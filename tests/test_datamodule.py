@@ -18,6 +18,7 @@ from torchvision.tv_tensors import Mask
 
 from helpers.data import datamodule
 from helpers.data.checks import check_dataset
+from helpers.data.convert import write_coco, write_mvtec
 from helpers.data.cutouts import write_cutouts
 from helpers.data.datamodule import EpochSampler, SampleDataModule, SampleDataset
 from helpers.data.formats import read_dataset
@@ -25,7 +26,6 @@ from helpers.data.images import read_image, to_network_frame
 from helpers.data.patches import write_patches
 from helpers.data.preprocess import preprocess_dataset
 from helpers.data.samples import assign_splits, make_table, read_table, write_table
-from helpers.data.writers import write_coco, write_mvtec
 from helpers.models.catalog import network_frame
 from helpers.models.patchcore import make_pre_processor
 from helpers.runs import open_run

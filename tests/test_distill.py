@@ -11,9 +11,8 @@ import pytest
 import timm
 import torch
 
-from helpers.models import distill
-from helpers.models.builtin import BuiltinNet
-from helpers.models.distill import (
+from benchmarks import distill
+from benchmarks.distill import (
     Recipe,
     Teacher,
     distillation_loss,
@@ -22,6 +21,7 @@ from helpers.models.distill import (
     learning_rate_factor,
     train,
 )
+from helpers.models.builtin import BuiltinNet
 
 # full precision: on one core of some processors bfloat16 is fifty times slower
 TINY = Recipe(steps=4, batch_size=2, crop=32, n_textures=3, n_built_in=2, bf16=False)

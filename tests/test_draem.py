@@ -14,8 +14,7 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 from torch.export import Dim
 
-from helpers.data.anomaly_source import resolve_anomaly_source
-from helpers.inference.training import train_on_synthetic
+from helpers.inference.train import train_on_synthetic
 from helpers.models.catalog import build_model, load_model
 from helpers.models.draem import (
     Draem,
@@ -25,6 +24,7 @@ from helpers.models.draem import (
     smoothed_maximum,
     validation_figures,
 )
+from helpers.pictures.anomaly_source import resolve_anomaly_source
 from helpers.thresholds import Threshold
 
 MEND = "anomalib no longer needs this mend of helpers/models/draem.py: remove it."

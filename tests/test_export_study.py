@@ -9,11 +9,11 @@ import pytest
 from cascade_runs import KnownBackend, write_run
 from PIL import Image
 
-from helpers.export_study import compare_backends, file_sizes, parity_photos, race, speed_table, stock_inferencer
 from helpers.inference import predictor
 from helpers.inference.exported import FILES
 from helpers.inference.predictor import Output
 from helpers.runs import Run
+from helpers.studies.export import compare_backends, file_sizes, parity_photos, race, speed_table, stock_inferencer
 from helpers.views.export_figures import speed_bars
 
 

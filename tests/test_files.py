@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY, dead_process
 
-from helpers.files import (
+from helpers.paths import (
     PARTIAL,
     InUseError,
     cells,
@@ -96,7 +96,7 @@ def test_failed_file_leaves_the_old_one(tmp_path):
 
 def test_one_process_at_a_time_and_a_dead_one_is_taken_over(tmp_path):
     lock = tmp_path / "out" / ".lock"
-    script = "import sys, pathlib, time; from helpers.files import hold\n"
+    script = "import sys, pathlib, time; from helpers.paths import hold\n"
     script += f"with hold(pathlib.Path({str(lock)!r}), 'it'): print('held', flush=True); time.sleep(60)"
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from helpers.data.checks import check_dataset
+from helpers.data.convert import write_mvtec
 from helpers.data.formats import LayoutError, read_dataset
 from helpers.data.images import read_mask
 from helpers.data.preprocess import preprocess_dataset
 from helpers.data.samples import make_table, read_table, relative_path, write_table
-from helpers.data.writers import write_mvtec
 from helpers.pipeline import collect_parameters
 
 SIZE = (24, 32)

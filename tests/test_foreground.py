@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from helpers.analysis.instances import match_instances, separate
+from helpers.analysis.matching import match_instances, separate
 from helpers.data.images import read_image
 from helpers.models.backbones import resolve_backbone
 from helpers.models.foreground import (

@@ -15,12 +15,12 @@ from PIL import Image
 from torch.export import Dim
 from torch.utils.data import DataLoader
 
-from helpers.data.anomaly_source import resolve_anomaly_source
 from helpers.data.datamodule import SampleDataset
-from helpers.inference.training import train_on_synthetic
+from helpers.inference.train import train_on_synthetic
 from helpers.models.backbones import resolve_backbone
 from helpers.models.catalog import build_model, load_model
 from helpers.models.glass import DISTRIBUTIONS, Glass, GlassAnomalies, judge_distribution
+from helpers.pictures.anomaly_source import resolve_anomaly_source
 from helpers.runs import open_run
 from helpers.thresholds import Threshold
 

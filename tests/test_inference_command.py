@@ -22,9 +22,9 @@ from cascade_runs import CLASSES, KnownBackend, write_run
 from conftest import REPOSITORY
 from PIL import Image
 
-from helpers.files import hold
 from helpers.inference import predictor
 from helpers.inference.__main__ import main
+from helpers.paths import hold
 from helpers.runs import file_sha256
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from helpers import check_dataset, read_dataset
-from helpers.analysis.instances import match_instances, match_table, separate, touching_pairs
+from helpers.analysis.matching import match_instances, match_table, separate, touching_pairs
 from helpers.data.cutouts import write_cutouts
 
 GREY, RED, BLUE = (90, 90, 90), (200, 0, 0), (0, 0, 200)

@@ -9,9 +9,9 @@ from conftest import draw_photos, split_table
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from helpers import mends
-from helpers.data.anomaly_source import resolve_anomaly_source
+from benchmarks import repairs as mends
 from helpers.models.backbones import resolve_backbone
+from helpers.pictures.anomaly_source import resolve_anomaly_source
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import psutil
 import pytest
 import torch
 
-from helpers.notebook import ParameterError, Session, check_choice, check_number, dataset_name, machine_table
 from helpers.runs import PROJECT_ROOT
+from helpers.session import ParameterError, Session, check_choice, check_number, dataset_name, machine_table
 
 
 @pytest.mark.parametrize(

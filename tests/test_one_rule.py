@@ -17,15 +17,15 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 from torch import nn
 
-from helpers.analysis.cascade_costs import Prices, cascade_rates, expected_costs, lost_photos
-from helpers.analysis.classification import threshold_rates
+from helpers.analysis.classes import threshold_rates
 from helpers.analysis.comparison import operating_points, threshold_counts
+from helpers.analysis.costs import Prices, cascade_rates, expected_costs, lost_photos
 from helpers.analysis.metrics import PixelMetrics, bootstrap_draws, image_metrics, photo_overlap
 from helpers.analysis.sizing import label_defects, measure_defects
-from helpers.analysis.weak_defects import detection_rates
 from helpers.data.images import map_at_photo_size
 from helpers.inference.export import OUTPUTS, FixedClassifier, FixedDetector, network_graph
 from helpers.models.classifier import abnormal_scores
+from helpers.studies.weak_defects import detection_rates
 from helpers.thresholds import Threshold, conformal_threshold, exceeds
 
 WHOLE = {"min_defect_area": 0, "use_morphology": False, "fill_holes": False}

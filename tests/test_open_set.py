@@ -10,7 +10,7 @@ from scipy.special import logsumexp, softmax
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 
-from helpers.analysis.open_set import (
+from helpers.analysis.unknown import (
     accepted_shares,
     embedding_plane,
     open_set_report,

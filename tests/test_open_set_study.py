@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from helpers import open_set_study as study
 from helpers import read_dataset
 from helpers.data.known_unknown import ClassSplit
 from helpers.models.backbones import resolve_backbone
 from helpers.models.open_set import MahalanobisScorer
+from helpers.studies import open_set as study
 from helpers.thresholds import Threshold
 
 LIMITS = {

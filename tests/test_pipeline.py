@@ -18,9 +18,9 @@ import yaml
 
 from helpers import pipeline
 from helpers.data.samples import make_table, write_table
-from helpers.files import InUseError
-from helpers.notebook import ParameterError
+from helpers.paths import InUseError
 from helpers.pipeline import Node, PipelineError, collect_parameters, declared_parameters, ensure_dataset, execute, main
+from helpers.session import ParameterError
 
 FIRST_PARAMETERS = """
 DATASET: str = ""  # photos
@@ -570,7 +570,7 @@ def test_missing_dataset_says_what_to_give(notebooks, tmp_path):
 
 
 def test_built_in_dataset_is_drawn_when_missing(tmp_path, monkeypatch):
-    from helpers.data import synthetic
+    from helpers.pictures import builtin as synthetic
 
     drawn = []
     monkeypatch.setattr(pipeline, "PROJECT_ROOT", tmp_path)

@@ -8,7 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers.analysis.calibration_scene import (
+from helpers.analysis.pixel_size import calibrate_checkerboard, pixel_size_from_object, pixel_size_from_points
+from helpers.analysis.sizing import PixelSize, measure_labels
+from helpers.inference.object_mask import otsu_object_mask
+from helpers.pictures.calibration_scene import (
     BAR_LENGTH,
     LENS,
     PATTERN,
@@ -21,9 +24,6 @@ from helpers.analysis.calibration_scene import (
     photograph,
     project,
 )
-from helpers.analysis.pixel_size import calibrate_checkerboard, pixel_size_from_object, pixel_size_from_points
-from helpers.analysis.sizing import PixelSize, measure_labels
-from helpers.inference.object_mask import otsu_object_mask
 
 HEIGHT, WIDTH = SHAPE
 

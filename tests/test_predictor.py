@@ -13,17 +13,17 @@ import torch
 from conftest import draw_photos, split_table
 from PIL import Image
 
-from helpers.data.anomaly_source import resolve_anomaly_source
 from helpers.data.images import ImageReadError, read_image, to_network_frame
 from helpers.data.samples import supervised_table
 from helpers.inference import Predictor
 from helpers.inference.object_mask import ObjectMasks, otsu_object_mask
 from helpers.inference.predictor import Prediction, as_photo
 from helpers.inference.tiles import predict_photo
-from helpers.inference.training import train_on_synthetic, train_segmenter
+from helpers.inference.train import train_on_synthetic, train_segmenter
 from helpers.models.backbones import resolve_backbone
 from helpers.models.catalog import load_model
 from helpers.models.draem import smoothed_maximum
+from helpers.pictures.anomaly_source import resolve_anomaly_source
 from helpers.runs import MissingRunError, Run, open_run
 from helpers.thresholds import held_out_thresholds
 

@@ -19,9 +19,9 @@ from conftest import REPOSITORY, draw_photos, split_table
 from PIL import Image
 
 from helpers.data.samples import fingerprint, origin, write_table
-from helpers.files import InUseError
 from helpers.inference import engine
 from helpers.models import recipes
+from helpers.paths import InUseError
 from helpers.runs import (
     PROJECT_ROOT,
     MissingRunError,

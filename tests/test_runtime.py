@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.analysis.runtime import (
+from helpers.compute import (
     TIME_COLUMNS,
     break_even_share,
     full_precision,

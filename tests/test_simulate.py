@@ -14,7 +14,7 @@ from scipy.spatial.distance import pdist
 
 from helpers import read_dataset
 from helpers.data.images import read_mask
-from helpers.data.simulate import KINDS, SIZES, main, simulate_defect, write_simulated
+from helpers.pictures.defects import KINDS, SIZES, main, simulate_defect, write_simulated
 
 SHAPE = (100, 140)
 SEEDS = range(6)

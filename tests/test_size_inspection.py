@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from helpers.analysis.calibration_scene import LENS, PATTERN, SQUARE, TILTS, bar_sizes, photograph
 from helpers.analysis.severity import check_rules, parse_rules, parse_severity_limits, rate_severity, verdicts
 from helpers.analysis.sizing import PixelSize
 from helpers.data.coco import read_instances
-from helpers.notebook import ParameterError
+from helpers.pictures.calibration_scene import LENS, PATTERN, SQUARE, TILTS, bar_sizes, photograph
 from helpers.runs import MissingRunError, Run
-from helpers.size_inspection import (
+from helpers.session import ParameterError
+from helpers.studies.sizes import (
     Calibration,
     CalibrationError,
     annotated_photo,

@@ -8,9 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from helpers import read_dataset
-from helpers.analysis.calibration_scene import calibration_trial
-from helpers.analysis.size_truth import accuracy_summary, compare_with_drawn, is_drawn
-from helpers.data.synthetic import draw_mesh
+from helpers.pictures.builtin import draw_mesh
+from helpers.pictures.calibration_scene import calibration_trial
+from helpers.studies.size_truth import accuracy_summary, compare_with_drawn, is_drawn
 from helpers.views import size_checks
 
 

@@ -25,8 +25,8 @@ from helpers.analysis.sizing import (
     measure_table,
     size_error_by_threshold,
 )
-from helpers.data._drawing import feret_diameter, photo_seed, polygon_mask
-from helpers.data.synthetic import MESH_DEFECTS, NUT_DEFECTS, render_mesh, render_nut
+from helpers.pictures.builtin import MESH_DEFECTS, NUT_DEFECTS, render_mesh, render_nut
+from helpers.pictures.scene import feret_diameter, photo_seed, polygon_mask
 from helpers.thresholds import Threshold
 
 PLAIN = {"use_morphology": False, "min_defect_area": 1}

@@ -13,17 +13,8 @@ from scipy import ndimage
 from skimage.draw import polygon as fill_polygon
 from sklearn.metrics import roc_auc_score
 
-from helpers.data import synthetic
-from helpers.data._drawing import (
-    feret_diameter,
-    polygon_area,
-    polygon_coverage,
-    polygon_mask,
-    polyline_length,
-    stroke_polygon,
-)
-from helpers.data._nuts import convex_gap
-from helpers.data.synthetic import (
+from helpers.pictures import builtin as synthetic
+from helpers.pictures.builtin import (
     MESH_DEFECTS,
     NUT_DEFECTS,
     MeshStyle,
@@ -33,6 +24,15 @@ from helpers.data.synthetic import (
     render_frame,
     render_mesh,
     render_nut,
+)
+from helpers.pictures.nuts import convex_gap
+from helpers.pictures.scene import (
+    feret_diameter,
+    polygon_area,
+    polygon_coverage,
+    polygon_mask,
+    polyline_length,
+    stroke_polygon,
 )
 
 CASES = [("mesh", each) for each in MESH_DEFECTS] + [("nuts", each) for each in NUT_DEFECTS]

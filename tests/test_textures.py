@@ -14,8 +14,8 @@ from scipy.spatial import cKDTree
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from helpers.data import textures
-from helpers.data.textures import FAMILIES, TextureBank, draw_texture, write_textures
+from helpers.pictures import textures
+from helpers.pictures.textures import FAMILIES, TextureBank, draw_texture, write_textures
 
 N_SEEDS = 20
 SIDE = 96

@@ -31,8 +31,11 @@ from conftest import REPOSITORY, SHARED, dead_process
 from matplotlib.figure import Figure
 from PIL import Image
 
-from helpers import clips, read_dataset
-from helpers.clips import (
+from helpers import read_dataset
+from helpers.inference import clips
+from helpers.inference import predictor as predictor_module
+from helpers.inference import video as video_module
+from helpers.inference.clips import (
     ClipWriter,
     Frame,
     FrameSource,
@@ -41,9 +44,6 @@ from helpers.clips import (
     open_source,
     photo_sequence,
 )
-from helpers.files import partial_path, stopped_alike
-from helpers.inference import predictor as predictor_module
-from helpers.inference import video as video_module
 from helpers.inference.exported import Calibration
 from helpers.inference.predictor import Predictor
 from helpers.inference.video import (
@@ -59,6 +59,7 @@ from helpers.inference.video import (
     write_clip,
     write_timeline,
 )
+from helpers.paths import partial_path, stopped_alike
 from helpers.thresholds import Threshold
 from helpers.views.video_figures import (
     MAX_WIDTH,

@@ -14,13 +14,13 @@ from conftest import draw_photos
 from PIL import Image
 from scipy.stats import binomtest
 
-from helpers.analysis.weak_defects import detection_rates, score_photos, weak_defect_photos
 from helpers.data.images import read_image, read_mask, to_network_frame
 from helpers.data.samples import COLUMNS, read_table
 from helpers.inference.object_mask import otsu_object_mask
 from helpers.inference.predictor import Predictor
 from helpers.models.draem import smoothed_maximum
 from helpers.runs import MissingRunError, Run, open_run
+from helpers.studies.weak_defects import detection_rates, score_photos, weak_defect_photos
 from helpers.thresholds import Threshold
 
 OPTIONS = {"opacities": (1.0, 0.2), "n_photos": 4, "kinds": ("spot", "cut_paste")}

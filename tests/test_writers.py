@@ -17,9 +17,9 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from helpers import read_dataset
+from helpers.data.convert import connected_regions, main, outlines, write_coco, write_mvtec
 from helpers.data.images import read_image, read_mask
 from helpers.data.samples import make_table
-from helpers.data.writers import connected_regions, main, outlines, write_coco, write_mvtec
 
 CAR_DAMAGE = SHARED / "data" / "car_damage_coco"
 

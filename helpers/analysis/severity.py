@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.analysis.sizing import MEASURES, MM_PER_UNIT, UNITS
-from helpers.files import read_yaml
+from helpers.paths import read_yaml
 
 LEVELS = ("low", "medium", "high", "critical")
 PASS, FAIL = "PASS", "FAIL"

@@ -24,7 +24,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from helpers.data.images import ImageReadError, image_sizes
-from helpers.files import printable, write_whole
+from helpers.paths import printable, write_whole
 from helpers.runs import project_path
 
 MASK_CACHE = "artifacts/.masks"

@@ -1,6 +1,6 @@
 """One square picture an object, cut out of photos of several: a new dataset for one-class models.
 
-The objects come as labels, one number an object, from :func:`helpers.analysis.instances.separate` or from anywhere
+The objects come as labels, one number an object, from :func:`helpers.analysis.matching.separate` or from anywhere
 else. What is written has the layout that :func:`helpers.read_dataset` reads, and ``cutouts.csv`` says where each
 picture comes from.
 """
@@ -22,7 +22,7 @@ from scipy import ndimage
 from helpers.data.formats import NORMAL_NAMES
 from helpers.data.images import MAX_RESIZED_PIXELS, known_bit_depth, read_image
 from helpers.data.samples import NORMAL
-from helpers.files import write_whole_folder
+from helpers.paths import write_whole_folder
 from helpers.progress import progress
 from helpers.runs import write_csv
 

@@ -247,7 +247,7 @@ def download_dtd(*, out: str | Path, timeout: float = 10.0) -> Path:
     Raises:
         DownloadError: no network, a broken archive, or a folder of that name that is not all of DTD.
     """
-    from helpers.data.anomaly_source import DTD_COUNT, texture_files
+    from helpers.pictures.anomaly_source import DTD_COUNT, texture_files
 
     target = Path(out).absolute() / "dtd"
     by_hand = (

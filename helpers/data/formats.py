@@ -33,7 +33,7 @@ from helpers.data.images import (
 )
 from helpers.data.layouts import SPLIT_NAMES, match_names
 from helpers.data.samples import NORMAL, absolute_path, make_table, read_frame, read_table, relative_path
-from helpers.files import printable
+from helpers.paths import printable
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def read_dataset(
             classes: which folder holds the normal photos, or a list of several, upper and lower case alike; "" where
             none does, and then every photo is abnormal), ``mask_cache`` (mvtec, classes: folder for masks that are
             drawn from several of one photo); those of coco, labelme, voc, yolo, image_mask and severstal are described
-            at `helpers.data.coco.read_coco`, `helpers.data.labelme.read_labelme`, `helpers.data.class_files.read_voc`,
+            at `helpers.data.coco.read_coco`, `helpers.data.labelme.read_labelme`, `helpers.data.voc.read_voc`,
             `helpers.data.yolo.read_yolo`,
             `helpers.data.image_masks.read_image_masks` and `helpers.data.severstal.read_severstal`.
 
@@ -133,7 +133,7 @@ def read_dataset(
         there = ", ".join(sorted(entry.name for entry in _entries(near))[:10])
         raise FileNotFoundError(
             f"There is no dataset at {path}; check the path ({near} holds: {there or 'nothing'}). "
-            "The built-in ones are drawn by `python -m helpers.data.synthetic mesh --out datasets`."
+            "The built-in ones are drawn by `python -m helpers.pictures.builtin mesh --out datasets`."
         )
     if pixel_size is not None:
         _require_pixel_size(pixel_size, "pixel_size")
@@ -465,13 +465,13 @@ def _read_image_masks(path: Path, **options: Any) -> Found:
 
 
 def _detect_voc(path: Path) -> bool:
-    from helpers.data.class_files import has_voc
+    from helpers.data.voc import has_voc
 
     return has_voc(path)
 
 
 def _read_voc(path: Path, **options: Any) -> Found:
-    from helpers.data.class_files import read_voc
+    from helpers.data.voc import read_voc
 
     return read_voc(path, **options)
 

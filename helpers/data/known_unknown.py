@@ -11,7 +11,7 @@ import pandas as pd
 
 from helpers.data.formats import NORMAL_NAMES
 from helpers.data.samples import NORMAL, SUPERVISED_SHARE, assign_splits
-from helpers.files import read_yaml
+from helpers.paths import read_yaml
 
 _FIELDS = ("name", "dataset", "known", "unknown")
 

@@ -25,9 +25,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from helpers.data.convert import add_reader_options, write_mvtec
 from helpers.data.images import decode_image, read_mask
 from helpers.data.samples import NORMAL, absolute_path, make_table, relative_path
-from helpers.data.writers import add_reader_options, write_mvtec
 from helpers.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def write_patches(
     more does, and overlaps its neighbour. They are PNG, grey or RGB, at the photo's own scale. A patch keeps split and
     group of its photo; the columns ``photo`` (path relative to the old dataset), ``top`` and ``left`` say where it was
     cut. A patch with at least ``min_area`` defect pixels has its photo's defect type, one without any is normal;
-    patches that cannot be labelled are left out and counted. See `helpers.data.writers.write_mvtec` for the folder.
+    patches that cannot be labelled are left out and counted. See `helpers.data.convert.write_mvtec` for the folder.
 
     Args:
         table: a sample table.

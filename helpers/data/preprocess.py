@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from helpers.data.convert import add_reader_options, folder_names, unique_name, write_samples
 from helpers.data.images import decode_image
 from helpers.data.samples import NORMAL, relative_path
-from helpers.data.writers import add_reader_options, folder_names, unique_name, write_samples
-from helpers.files import write_whole_folder
+from helpers.paths import write_whole_folder
 from helpers.progress import progress
 
 logger = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ from typing import Any
 import pandas as pd
 
 from helpers.data.images import remember_bit_depth
-from helpers.files import cells, from_cells, write_whole
+from helpers.paths import cells, from_cells, write_whole
 
 logger = logging.getLogger(__name__)
 

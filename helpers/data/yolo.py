@@ -28,11 +28,11 @@ from helpers.data.annotations import (
     photo_size,
     read_text,
 )
-from helpers.data.class_files import listed_splits
 from helpers.data.formats import NORMAL_NAMES, Found, LayoutError, images_in, tree
 from helpers.data.labelme import may_be_normal
 from helpers.data.layouts import SPLIT_NAMES, match_names, split_in
-from helpers.files import read_yaml
+from helpers.data.voc import listed_splits
+from helpers.paths import read_yaml
 from helpers.progress import progress
 
 _LINE = re.compile(rb"\s*\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*(\n|\r|$)")

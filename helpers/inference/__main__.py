@@ -21,9 +21,9 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers.files import printable, short_name
 from helpers.inference.exported import BACKEND_NAMES
-from helpers.quiet import quiet_libraries, sentence
+from helpers.paths import printable, short_name
+from helpers.progress import quiet_libraries, sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,8 +98,8 @@ def _folder(what: str) -> Path | None:
 
 
 def _setting(setting: str) -> tuple[str, Any]:
-    from helpers.notebook import read_value, split_setting
-    from helpers.presets import PLACES
+    from helpers.inference.presets import PLACES
+    from helpers.session import read_value, split_setting
 
     name, text = split_setting(setting)
     return name, text if name in PLACES else read_value(name, text)

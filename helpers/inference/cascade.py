@@ -49,8 +49,18 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from helpers.files import PARTIAL, cell, check_name, hold, printable, remove_partial, short_name, write_whole
 from helpers.inference.predictor import Picture, Predictor, as_pictures, read_batches
+from helpers.inference.presets import (
+    CascadeError,
+    cascade_parameters,
+    check_keys,
+    check_stage,
+    check_values,
+    find_cascade,
+    read_cascade,
+    resolve,
+    run_folder,
+)
 from helpers.inference.saving import FOLDERS
 from helpers.inference.stages import (
     CLASS,
@@ -64,19 +74,8 @@ from helpers.inference.stages import (
     Stage,
     sign_of,
 )
-from helpers.presets import (
-    CascadeError,
-    cascade_parameters,
-    check_keys,
-    check_stage,
-    check_values,
-    find_cascade,
-    read_cascade,
-    resolve,
-    run_folder,
-)
-from helpers.progress import progress
-from helpers.quiet import sentence
+from helpers.paths import PARTIAL, cell, check_name, hold, printable, remove_partial, short_name, write_whole
+from helpers.progress import progress, sentence
 from helpers.runs import Run, project_path, write_json
 
 JOURNAL, ABOUT, LOCK = "journal.jsonl", "cascade.json", ".lock"

@@ -17,12 +17,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Transform
 from torchvision.transforms.v2.functional import resize, to_dtype, to_image
 
-from helpers.analysis.runtime import full_precision
+from helpers.compute import full_precision
 from helpers.data.augment import make_augmentations
 from helpers.data.datamodule import EpochSampler, PhotoMemory
 from helpers.data.images import read_image
 from helpers.data.samples import NORMAL, SPLITS, relative_path, write_table
-from helpers.files import write_whole
 from helpers.inference.engine import (
     FitClock,
     MinuteLines,
@@ -36,8 +35,8 @@ from helpers.inference.engine import (
 from helpers.models.backbones import Backbone
 from helpers.models.catalog import as_size
 from helpers.models.classifier import Classifier, abnormal_scores, build_classifier
-from helpers.progress import is_interactive, progress
-from helpers.quiet import quiet_libraries
+from helpers.paths import write_whole
+from helpers.progress import is_interactive, progress, quiet_libraries
 from helpers.runs import CHECKPOINTS, DRAFT_FILE, LAST_CHECKPOINT, Run, open_run, write_csv, write_json
 from helpers.thresholds import Threshold, held_out_thresholds
 

@@ -1,6 +1,6 @@
 """From raw photos of several objects to one picture an object: the distance-map network at work.
 
-Training is in :mod:`helpers.models.foreground`, telling objects apart in :mod:`helpers.analysis.instances`, writing the
+Training is in :mod:`helpers.models.foreground`, telling objects apart in :mod:`helpers.analysis.matching`, writing the
 pictures in :mod:`helpers.data.cutouts`; here they are put together.
 """
 
@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers.analysis.instances import match_instances, separate
+from helpers.analysis.matching import match_instances, separate
 from helpers.data.coco import InstancePhoto
 from helpers.data.cutouts import write_cutouts
 from helpers.data.images import read_image
 from helpers.data.samples import NORMAL, SPLITS, assign_splits, make_table
-from helpers.files import hold
 from helpers.models.backbones import Backbone
 from helpers.models.foreground import CHECKPOINT_NAME, ForegroundNet, predict_distance, train_foreground
+from helpers.paths import hold
 from helpers.progress import progress
 from helpers.runs import MissingRunError, run_fingerprint, write_json
 

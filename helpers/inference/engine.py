@@ -15,9 +15,8 @@ from anomalib.engine import Engine
 from lightning import seed_everything
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
-from helpers.analysis.runtime import full_precision
-from helpers.progress import SECONDS_BETWEEN_LINES, is_interactive
-from helpers.quiet import quiet_libraries
+from helpers.compute import full_precision
+from helpers.progress import SECONDS_BETWEEN_LINES, is_interactive, quiet_libraries
 from helpers.thresholds import exceeds
 
 if TYPE_CHECKING:

@@ -40,7 +40,6 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from helpers.data.images import read_image
-from helpers.files import write_whole, write_whole_folder
 from helpers.inference.exported import (
     FILES,
     FORMATS,
@@ -60,7 +59,8 @@ from helpers.inference.exported import (
 from helpers.inference.predictor import CHECKPOINT, CLASSIFICATION, Backend, Predictor, check_run, open_finished
 from helpers.models.catalog import SEGMENTERS
 from helpers.models.classifier import abnormal_scores
-from helpers.quiet import quiet_libraries, sentence
+from helpers.paths import write_whole, write_whole_folder
+from helpers.progress import quiet_libraries, sentence
 from helpers.runs import Run, installed_versions, project_path
 from helpers.thresholds import held_out_thresholds
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helpers.files import write_whole
 from helpers.models.recipes import RECIPES
+from helpers.paths import write_whole
 from helpers.runs import MissingRunError, Run, file_sha256
 from helpers.thresholds import Threshold
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from helpers.analysis.runtime import cpu_name, full_precision, time_stages
+from helpers.compute import cpu_name, full_precision, time_stages
 from helpers.data.images import (
     BIT_DEPTHS,
     DecodedImage,
@@ -469,7 +469,7 @@ class Predictor:
         that every notebook gives the same figure; delete the file to measure again.
 
         Returns:
-            A row of :func:`helpers.analysis.runtime.time_stages`; ``median_ms`` is the figure to give.
+            A row of :func:`helpers.compute.time_stages`; ``median_ms`` is the figure to give.
         """
         machine = torch.cuda.get_device_name(self.device) if str(self.device).startswith("cuda") else cpu_name()
         key = f"{self.backend}, {self.device}, {machine}, {torch.get_num_threads()} threads"
@@ -574,7 +574,7 @@ def run_object_masks(run: Run) -> ObjectMasks | None:
 
 def foreground_segmenter(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
     """Photo (H, W, 3) uint8 -> objects (H, W) bool, by the network that notebook 03 left in the folder."""
-    from helpers.analysis.instances import separate
+    from helpers.analysis.matching import separate
     from helpers.inference.cutting import load_foreground
     from helpers.models.foreground import predict_distance
 

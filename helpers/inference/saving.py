@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from helpers.files import write_whole
+from helpers.paths import write_whole
 
 FOLDERS = {"mask": ("masks", ".png"), "map": ("maps", ".npy"), "overlay": ("overlays", ".jpg")}
 """What can be saved -> folder and suffix."""

@@ -18,11 +18,11 @@ from scipy import ndimage
 
 from helpers.data.cutouts import BORDERS, background_colour, cut_window, own_pixels, require_window
 from helpers.data.images import to_network_frame
-from helpers.files import printable
 from helpers.inference.object_mask import clean_mask, otsu_object_mask
 from helpers.inference.predictor import NOTEBOOKS, Prediction, Predictor, foreground_segmenter
 from helpers.inference.saving import save_boxes, save_pictures
 from helpers.models.open_set import OPEN_SET_FILE, MahalanobisScorer, decide
+from helpers.paths import printable
 from helpers.runs import MissingRunError, file_sha256
 from helpers.thresholds import Threshold
 
@@ -551,7 +551,7 @@ class CutterStage:
         shrink: pixels at an object's edge that the next stage does not judge: what a network says there depends on what
             lies beyond, which is not as in the photos of single objects that it learned from. An object that is no
             wider than twice that is judged whole.
-        separate: arguments of :func:`helpers.analysis.instances.separate`.
+        separate: arguments of :func:`helpers.analysis.matching.separate`.
         device: see :func:`helpers.inference.engine.trainer_device`.
 
     Raises:
@@ -571,7 +571,7 @@ class CutterStage:
         separate: Mapping[str, Any] | None = None,
         device: str = "auto",
     ) -> None:
-        from helpers.analysis.instances import separate as separate_objects
+        from helpers.analysis.matching import separate as separate_objects
         from helpers.inference.cutting import ABOUT_FILE, load_foreground
         from helpers.inference.engine import torch_device
 
@@ -603,7 +603,7 @@ class CutterStage:
 
     def run(self, items: Sequence[Item], out: Path, save: Collection[str]) -> list[Item]:
         """Find the objects of photos; returns them."""
-        from helpers.analysis.instances import separate
+        from helpers.analysis.matching import separate
         from helpers.models.foreground import predict_distance
 
         for item in items:

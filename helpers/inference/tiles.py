@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from helpers.analysis.runtime import full_precision
+from helpers.compute import full_precision
 from helpers.data.images import map_at_photo_size
 
 if TYPE_CHECKING:

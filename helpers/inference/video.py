@@ -30,15 +30,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from helpers.files import cell, partial_path, printable, stopped_alike, uninterrupted
-from helpers.quiet import quiet_libraries, sentence
+from helpers.paths import cell, partial_path, printable, stopped_alike, uninterrupted
+from helpers.progress import quiet_libraries, sentence
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
     from helpers.analysis.sizing import PixelSize, PixelSizeLike
-    from helpers.clips import Frame, FrameSource
+    from helpers.inference.clips import Frame, FrameSource
     from helpers.inference.predictor import Prediction, Predictor
     from helpers.runs import Run
     from helpers.thresholds import Threshold
@@ -241,7 +241,7 @@ def judge_video(
     the source.
 
     Args:
-        source: of frames, see :func:`helpers.clips.open_source`.
+        source: of frames, see :func:`helpers.inference.clips.open_source`.
         out: the video, .mp4, .m4v, .mov or .mkv.
         predictor: of a finished run.
         layout: one of :data:`helpers.views.video_figures.LAYOUTS`; see :func:`~helpers.views.video_figures.draw_frame`.
@@ -259,7 +259,7 @@ def judge_video(
     Raises:
         ValueError: an argument that cannot be, or a source of which no frame could be judged.
     """
-    from helpers.clips import ClipWriter, at_source_pace
+    from helpers.inference.clips import ClipWriter, at_source_pace
     from helpers.progress import progress
     from helpers.runs import write_json
 
@@ -601,14 +601,14 @@ def dataset_source(
     Args:
         table: a sample table (:func:`helpers.read_dataset`, `unseen_photos`); without any split all photos count.
         photos: ``all``, ``good``, or a type of defect.
-        fps: frames a second; default: :data:`helpers.clips.SEQUENCE_FPS`.
+        fps: frames a second; default: :data:`helpers.inference.clips.SEQUENCE_FPS`.
         max_frames: so many, drawn at random with ``seed``; the first ones without.
         seed: of the order, in which types are mixed as on a line; None: that of the table.
 
     Raises:
         ValueError: there is no such photo; the message lists what there is.
     """
-    from helpers.clips import SEQUENCE_FPS, photo_sequence
+    from helpers.inference.clips import SEQUENCE_FPS, photo_sequence
 
     test = table[table["split"] == "test"]
     test = table[table["split"] == ""] if test.empty else test  # a dataset that nobody has split
@@ -647,7 +647,7 @@ def write_clip(source: FrameSource, out: str | Path, *, labels: bool = False) ->
     Raises:
         ValueError: no frame can be read.
     """
-    from helpers.clips import ClipWriter
+    from helpers.inference.clips import ClipWriter
     from helpers.progress import progress
     from helpers.views.video_figures import labelled_photo
 
@@ -680,7 +680,7 @@ def extract_frames(source: FrameSource, folder: str | Path, split: str = "train/
     """
     from PIL import Image
 
-    from helpers.files import write_whole
+    from helpers.paths import write_whole
     from helpers.progress import progress
 
     count, error = 0, ""
@@ -698,7 +698,7 @@ def extract_frames(source: FrameSource, folder: str | Path, split: str = "train/
 
 def write_timeline(result: VideoResult, note: str | None = None) -> Path:
     """The timeline of a video (:func:`helpers.views.video_figures.score_timeline`) as a PNG under its name."""
-    from helpers.files import write_whole
+    from helpers.paths import write_whole
     from helpers.views.video_figures import score_timeline
 
     figure = score_timeline(result.frames(), result.threshold.value, result.other_thresholds, note=note)
@@ -751,7 +751,7 @@ def _report_written(count: int, where: str | Path, broken: Sequence[Frame]) -> i
 
 
 def _source(options: argparse.Namespace) -> tuple[FrameSource, pd.DataFrame | None]:
-    from helpers.clips import open_source
+    from helpers.inference.clips import open_source
 
     table, run = None, None
     if options.run:
@@ -775,7 +775,7 @@ def _source(options: argparse.Namespace) -> tuple[FrameSource, pd.DataFrame | No
 
 
 def _video_path(options: argparse.Namespace, source: FrameSource) -> Path:
-    from helpers.clips import VIDEO_SUFFIXES
+    from helpers.inference.clips import VIDEO_SUFFIXES
 
     out = Path(options.out).expanduser()
     if out.is_dir() or not out.suffix:

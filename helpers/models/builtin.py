@@ -1,7 +1,7 @@
 """The backbone that the package ships: small, trained by this project, good without any network.
 
 A student of 1.89 million parameters (timm's ``resnet10t`` up to stride 16 with one block more at strides 8 and 16, two
-1x1 heads) that learned to give the feature maps of an ImageNet MobileNetV2 (:mod:`helpers.models.distill`,
+1x1 heads) that learned to give the feature maps of an ImageNet MobileNetV2 (:mod:`benchmarks.distill`,
 ``weights/README.md``). Importing this module registers it with timm, so that timm, anomalib and
 segmentation-models-pytorch (``tu-helpers_r10t``) build it by name.
 """

@@ -26,7 +26,7 @@ from torch.nn import functional
 from torchmetrics.functional.classification import binary_auroc
 from torchvision.transforms.v2 import CenterCrop, Compose, InterpolationMode, RandomRotation, Resize
 
-from helpers.data.anomaly_source import texture_files
+from helpers.pictures.anomaly_source import texture_files
 
 if TYPE_CHECKING:
     from anomalib.data import Batch
@@ -63,7 +63,7 @@ class TextureAnomalies(PerlinAnomalyGenerator):
     """anomalib's Perlin anomalies with textures of a checked folder, in the order of their names.
 
     Args:
-        folder: see :func:`helpers.data.anomaly_source.texture_files`.
+        folder: see :func:`helpers.pictures.anomaly_source.texture_files`.
         probability: share of photos that get a defect.
         blend: range that the share of the texture in the defect is drawn from, uniformly.
 

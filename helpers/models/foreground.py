@@ -5,7 +5,7 @@ background, 1 in the middle of every object whatever its size. Touching objects 
 plain foreground mask has not (Bai & Urtasun 2017, "Deep watershed transform for instance segmentation"; Naylor et al.
 2019, "Segmentation of nuclei in histopathology images by deep regression of the distance map"). The network is
 a U-Net (Ronneberger, Fischer & Brox 2015) with one sigmoid output, trained by regression.
-:mod:`helpers.analysis.instances` turns its map into objects.
+:mod:`helpers.analysis.matching` turns its map into objects.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from helpers.analysis.runtime import full_precision
+from helpers.compute import full_precision
 from helpers.data.images import read_image
-from helpers.files import write_whole
 from helpers.inference.engine import MinuteLines, trainer_device
 from helpers.models.catalog import bare_backbone, model_args
 from helpers.models.segmentation import STRIDE, assemble_network, build_network
-from helpers.progress import is_interactive
-from helpers.quiet import quiet_libraries
+from helpers.paths import write_whole
+from helpers.progress import is_interactive, quiet_libraries
 
 if TYPE_CHECKING:
     from helpers.data.coco import InstancePhoto

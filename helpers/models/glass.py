@@ -36,9 +36,9 @@ from torchvision import io
 from torchvision.transforms.v2.functional import resize
 
 import helpers.models.builtin  # noqa: F401  (registers its architecture with timm)
-from helpers.data.anomaly_source import texture_files
 from helpers.data.images import read_image, to_network_frame
 from helpers.models.draem import validation_figures
+from helpers.pictures.anomaly_source import texture_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,7 +144,7 @@ class GlassAnomalies(PerlinAnomalyGenerator):
     """Local synthesis in photos: a texture blended in under a mask of Perlin noise, in every photo.
 
     Args:
-        folder: of textures, see :func:`helpers.data.anomaly_source.texture_files`.
+        folder: of textures, see :func:`helpers.pictures.anomaly_source.texture_files`.
 
     Raises:
         ValueError: if there is no picture in the folder.

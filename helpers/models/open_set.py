@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from helpers.files import write_whole
+from helpers.paths import write_whole
 from helpers.thresholds import Threshold, exceeds
 
 METHODS = ("mahalanobis", "max_softmax", "energy", "knn", "vim")

@@ -42,7 +42,7 @@ def confusion_figure(confusion: pd.DataFrame, *, title: str = "", note: str | No
     """Shows how many photos of each class were called what: the count, and below it the share of the row.
 
     Args:
-        confusion: as from :func:`helpers.analysis.classification.confusion_table`: rows true, columns predicted.
+        confusion: as from :func:`helpers.analysis.classes.confusion_table`: rows true, columns predicted.
         title: of the figure; None given, it says the number of photos.
         note: printed in the corner.
 
@@ -89,7 +89,7 @@ def reliability_figure(reliability: pd.DataFrame, ece: float, *, note: str | Non
     """Shows the accuracy against the confidence, bin by bin, and below it how many photos each bin holds.
 
     Args:
-        reliability: as from :func:`helpers.analysis.classification.reliability_table`.
+        reliability: as from :func:`helpers.analysis.classes.reliability_table`.
         ece: the expected calibration error, for the title.
         note: printed in the corner.
     """
@@ -208,7 +208,7 @@ def embedding_figure(
     """Shows photos in the plane of the embeddings: known classes as filled dots, unknown ones as crosses.
 
     Args:
-        points: (N, 2), as from :func:`helpers.analysis.open_set.embedding_plane`.
+        points: (N, 2), as from :func:`helpers.analysis.unknown.embedding_plane`.
         groups: (N,) classes of the photos.
         known: names of the known classes.
         shares: (2,) of the training photos' variance in the two directions.
@@ -249,7 +249,7 @@ def oscr_figure(curves_by_method: Mapping[str, Mapping[str, np.ndarray]], *, not
     """Shows what each method names rightly of the known photos against what it lets pass of the unknown ones.
 
     Args:
-        curves_by_method: name -> ``curves`` of :class:`helpers.analysis.open_set.OpenSetReport`.
+        curves_by_method: name -> ``curves`` of :class:`helpers.analysis.unknown.OpenSetReport`.
         note: printed in the corner.
     """
     figure = new_figure(4.6, note, width=9)
@@ -282,7 +282,7 @@ def detection_bars(by_class: pd.DataFrame, *, note: str | None = None) -> Figure
     """Shows the share of right verdicts of each class: named rightly if it is known, called unknown if it is not.
 
     Args:
-        by_class: of :class:`helpers.analysis.open_set.OpenSetReport`.
+        by_class: of :class:`helpers.analysis.unknown.OpenSetReport`.
         note: printed in the corner.
     """
     figure = new_figure(1.6 + 0.42 * max(1, len(by_class)), note, width=9)
@@ -317,7 +317,7 @@ def cascade_flow(outcomes: Mapping[str, pd.DataFrame], *, note: str | None = Non
     """Shows where the defect photos and the good photos of each cascade ended, as stacked shares with their counts.
 
     Args:
-        outcomes: cascade -> counts, rows ``defect`` and ``good``, as from :func:`helpers.cascade_study.outcomes`.
+        outcomes: cascade -> counts, rows ``defect`` and ``good``, as from :func:`helpers.studies.cascades.outcomes`.
         note: printed in the corner.
 
     Raises:
@@ -366,7 +366,7 @@ def stage_rates_figure(rates: pd.DataFrame, *, unit: str = "photos", note: str |
     """Shows recall and false alarms of each stage alone and of both together, with intervals and counts.
 
     Args:
-        rates: as from :func:`helpers.analysis.cascade_costs.cascade_rates`, with a column ``cascade``.
+        rates: as from :func:`helpers.analysis.costs.cascade_rates`, with a column ``cascade``.
         unit: what is counted.
         note: printed in the corner.
 
@@ -423,7 +423,7 @@ def cost_curves(
     """Shows the expected cost of a photo against the first-stage threshold, one curve a case.
 
     Args:
-        costs: case (say "1 % defects") -> table of :func:`helpers.analysis.cascade_costs.expected_costs`, thresholds
+        costs: case (say "1 % defects") -> table of :func:`helpers.analysis.costs.expected_costs`, thresholds
             finite and rising.
         best: case -> best threshold, marked by a dot.
         without_stage_1: case -> cost when stage 2 sees every photo, a dotted line.
@@ -475,7 +475,7 @@ def best_threshold_figure(table: pd.DataFrame, *, note: str | None = None) -> Fi
     """Shows how the best first threshold, and the photos that stage 2 then sees, move with the share of defects.
 
     Args:
-        table: as from :func:`helpers.analysis.cascade_costs.best_threshold_table`; a curve a price ratio.
+        table: as from :func:`helpers.analysis.costs.best_threshold_table`; a curve a price ratio.
         note: printed in the corner.
     """
     figure = new_figure(4.0, note)
@@ -508,7 +508,7 @@ def throughput_figure(tables: Mapping[str, pd.DataFrame], *, measured: str = "",
     """Shows photos per second against the share of defects in the stream.
 
     Args:
-        tables: name of a cascade -> table of :func:`helpers.analysis.runtime.throughput_against_defects`; its stages
+        tables: name of a cascade -> table of :func:`helpers.compute.throughput_against_defects`; its stages
             alone are drawn when it is the only one.
         measured: what the times were measured on, for the title (say "CPU, batch 1").
         note: printed in the corner.
@@ -542,7 +542,7 @@ def stage_time_bars(times: pd.DataFrame, *, measured: str = "", note: str | None
     """Shows mean time per photo of every stage and batch size, with median and 95th percentile.
 
     Args:
-        times: as from :func:`helpers.analysis.runtime.time_stages`.
+        times: as from :func:`helpers.compute.time_stages`.
         measured: what the times were measured on, for the title.
         note: printed in the corner.
     """

@@ -673,7 +673,7 @@ def weak_defect_curves(rates: pd.DataFrame, *, note: str | None = None) -> Figur
     no higher is no detection.
 
     Args:
-        rates: As from `helpers.analysis.weak_defects.detection_rates`: ``model``, ``opacity``, ``n``, ``rate``,
+        rates: As from `helpers.studies.weak_defects.detection_rates`: ``model``, ``opacity``, ``n``, ``rate``,
             ``low``, ``high``.
         note: Printed in the corner.
 

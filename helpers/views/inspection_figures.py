@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from helpers.inference.saving import draw_boxes, draw_overlay
-from helpers.inspection import Inspection, Sizes, contradiction
+from helpers.views.app.inspection import Inspection, Sizes, contradiction
 from helpers.views.figures import MAP_COLOURS, PREDICTED_COLOUR, new_figure, shorten
 from helpers.views.size_figures import annotate_photo, folded
 

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from helpers.analysis.detection_probability import size_words
 from helpers.analysis.metrics import wilson_interval
-from helpers.files import write_whole
+from helpers.paths import write_whole
 from helpers.thresholds import Threshold, describe, percent
 from helpers.views.tables import POLICY, SORT, table_html
 

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from helpers.analysis.size_truth import AREA_LIMITS, LARGE_AREA, LENGTH_LIMIT, MIDDLE_AREA
+from helpers.studies.size_truth import AREA_LIMITS, LARGE_AREA, LENGTH_LIMIT, MIDDLE_AREA
 from helpers.views.figures import BLUE, VERMILLION, new_figure, shorten, type_style
 from helpers.views.size_figures import folded
 
@@ -21,7 +21,7 @@ def size_accuracy(compared: pd.DataFrame, *, note: str | None = None) -> Figure:
     """Shows how far measured sizes are off the drawn ones, against the drawn size, with the limits.
 
     Args:
-        compared: from :func:`helpers.analysis.size_truth.compare_with_drawn`, with at least one defect.
+        compared: from :func:`helpers.studies.size_truth.compare_with_drawn`, with at least one defect.
         note: Printed in the corner.
 
     Raises:
@@ -62,7 +62,7 @@ def calibration_errors(trial: pd.DataFrame, *, note: str | None = None) -> Figur
     """Shows what each way of calibration makes of one known length, with twice the error it states.
 
     Args:
-        trial: from :func:`helpers.analysis.calibration_scene.calibration_trial`.
+        trial: from :func:`helpers.pictures.calibration_scene.calibration_trial`.
         note: Printed in the corner.
     """
     cameras = list(dict.fromkeys(trial["camera"]))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from helpers.analysis.cascade_costs import (
+from helpers.analysis.costs import (
     Prices,
     best_first_threshold,
     cost_without_stage_1,
@@ -102,7 +102,7 @@ def cost_explorer(
     Without JavaScript `helpers.views.class_figures.cost_curves` and `best_threshold_figure` show several cases at once.
 
     Args:
-        scores: of val, both classes: ``label_index``, ``score_1`` and ``score_2`` (`helpers.analysis.cascade_costs`).
+        scores: of val, both classes: ``label_index``, ``score_1`` and ``score_2`` (`helpers.analysis.costs`).
         threshold_2: of stage 2.
         prices: of a false alarm and of time; its price of a miss is the slider's.
         prevalence: share of defects where the slider begins, 0.0001 to 0.5.

@@ -1,0 +1,1 @@
+"""Speed and A/B against other libraries, for maintainers; never imported by helpers."""

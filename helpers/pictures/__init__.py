@@ -1,0 +1,1 @@
+"""What is drawn by code: the built-in datasets, invented defects, textures."""

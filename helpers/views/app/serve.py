@@ -1,0 +1,153 @@
+"""The inspection page in a browser: Voilà serves notebook 10, to this machine alone and without a network.
+
+    python -m helpers.views.app.serve --dataset datasets/mesh --profile quick
+
+It prints an address with a token, new each time: other users of this machine and websites in the same browser do not
+have it (SECURITY.md). Everybody who opens the page has a kernel of their own, which ends with the page. A copy of the
+notebook with these parameters is served from ``artifacts/app/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import threading
+import webbrowser
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+from tornado.web import HTTPError, RequestHandler
+from traitlets.config import Config
+from voila.app import Voila
+
+from helpers.pipeline import NOTEBOOKS_FOLDER, PipelineError, collect_parameters
+from helpers.runs import project_path
+from helpers.session import dataset_name
+
+NOTEBOOK = "10_inspection_app"
+ADDRESS, PORT = "127.0.0.1", 8866
+TEMPLATES = Path(__file__).parents[1]  # holds voila/templates, where Voilà looks on the JUPYTER_PATH
+REPORT = "report"  # tag of the cells that the page leaves out
+MOST_BYTES_AT_ONCE = 2**30  # of all photos that are dropped together; Tornado's own limit is 10 MiB
+EXTENSIONS = ["@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8"]  # no others are needed
+IDLE_SECONDS = 600  # a kernel whose page is gone
+MOST_KERNELS = 8  # of about 1 GB each
+
+
+class FewKernels(AsyncMappingKernelManager):
+    """Starts no more than `MOST_KERNELS` at a time."""
+
+    starting = 0
+
+    async def start_kernel(self, **options: Any) -> str:
+        """As in the base class; an `HTTPError` where there are that many."""
+        if self.starting + len(self.list_kernel_ids()) >= MOST_KERNELS:
+            raise HTTPError(503, f"{MOST_KERNELS} pages are open. Close one, or wait {IDLE_SECONDS // 60} minutes.")
+        self.starting += 1
+        try:
+            return await super().start_kernel(**options)
+        finally:
+            self.starting -= 1
+
+
+class Page(Voila):
+    """Voilà, but the browser that it opens is given the token, by way of a file: command lines are public."""
+
+    def launch_browser(self) -> None:
+        """As in the base class."""
+        file = Path(tempfile.mkdtemp()) / "page.html"  # the folder is this user's alone
+        file.write_text(f'<meta http-equiv="refresh" content="0; url={escape(self.display_url)}">', encoding="utf-8")
+        threading.Thread(target=webbrowser.open, args=(file.as_uri(),)).start()
+
+
+def _set_xsrf_cookie(handler: RequestHandler, **_: Any) -> None:
+    """Without this cookie a page that is left cannot end its kernel: Voilà's request is refused."""
+    handler.xsrf_token  # noqa: B018  reading it sets it
+
+
+def voila_settings(port: int, open_browser: bool) -> dict[str, dict[str, Any]]:
+    """How Voilà is configured, by its classes."""
+    return {
+        "Voila": {
+            "ip": ADDRESS,
+            "port": port,
+            "open_browser": open_browser,
+            "auto_token": True,
+            # Voilà allows any Host, so that a name that a website turns to this machine would do
+            "tornado_settings": {"websocket_max_message_size": MOST_BYTES_AT_ONCE, "allow_remote_access": False},
+        },
+        "IdentityProvider": {"cookie_options": {"SameSite": "Strict"}},
+        "VoilaConfiguration": {
+            "template": "inspection",
+            "theme": "light",
+            "strip_sources": True,
+            "extension_allowlist": EXTENSIONS,
+            "multi_kernel_manager_class": FewKernels,
+            "prelaunch_hook": _set_xsrf_cookie,
+        },
+        "VoilaExporter": {"exclude_markdown": True},
+        "TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": {REPORT}},
+        "NotebookNotary": {"secret": os.urandom(32), "db_file": ":memory:"},  # else it writes to the home folder
+        # Every user of this machine can read a kernel's TCP ports; other systems may find a socket's path too long.
+        "KernelManager": {"transport": "ipc" if sys.platform == "linux" else "tcp"},
+        "MappingKernelManager": {"cull_idle_timeout": IDLE_SECONDS, "cull_interval": 60},
+    }
+
+
+def prepare_page(dataset: str, profile: str, artifacts: str, settings: Sequence[str] = ()) -> Path:
+    """Write the copy of the notebook that is served, with the profile's parameters; returns it.
+
+    Args:
+        dataset: the parameter DATASET.
+        profile: the parameter PROFILE.
+        artifacts: the parameter ARTIFACTS.
+        settings: ``NAME=VALUE`` for its other parameters.
+
+    Raises:
+        PipelineError: for an unknown parameter or profile, or a value of another type.
+    """
+    import papermill
+
+    notebook = NOTEBOOKS_FOLDER / f"{NOTEBOOK}.ipynb"
+    own = [setting if setting.startswith("10.") else f"10.{setting}" for setting in settings]
+    given = {"DATASET": dataset, "PROFILE": profile, "ARTIFACTS": project_path(artifacts)}
+    values = collect_parameters(profile, own, given)[NOTEBOOK]
+    copy = project_path(artifacts) / "app" / f"{dataset_name(dataset)}-{profile}" / f"{NOTEBOOK}.ipynb"
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    papermill.execute_notebook(str(notebook), str(copy), parameters=values, prepare_only=True, progress_bar=False)
+    return copy
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until interrupted; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.views.app.serve",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--dataset", default="datasets/mesh", help="whose runs are offered first")
+    parser.add_argument("--profile", default="quick")
+    parser.add_argument("--artifacts", default="artifacts")
+    parser.add_argument("--port", type=int, default=PORT, help=f"default: {PORT}, or the next one that is free")
+    parser.add_argument("--no-browser", action="store_true", help="open no browser")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
+    options = parser.parse_args(arguments)
+    try:
+        page = prepare_page(options.dataset, options.profile, options.artifacts, options.settings)
+    except (PipelineError, ValueError, OSError) as error:
+        print(f"{error}", file=sys.stderr)
+        return 2
+    for name in ("HELPERS_HEADLESS", "CI"):  # a page is watched, whoever started its server
+        os.environ.pop(name, None)
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(TEMPLATES), os.environ.get("JUPYTER_PATH")]))
+    Page.launch_instance([str(page)], config=Config(voila_settings(options.port, not options.no_browser)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
