@@ -7,9 +7,22 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = (  # from the ground up
-    "paths progress compute thresholds session analysis data pictures models runs inference views studies pipeline"
-).split()
+ROOMS = [
+    "paths",
+    "progress",
+    "compute",
+    "thresholds",
+    "session",
+    "analysis",
+    "data",
+    "pictures",
+    "models",
+    "runs",
+    "inference",
+    "views",
+    "studies",
+    "pipeline",
+]
 
 
 def modules() -> dict[str, ast.Module]:
