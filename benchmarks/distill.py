@@ -40,9 +40,9 @@ from helpers.models.builtin import (
     WEIGHTS_NAME,
     BuiltinNet,
 )
-from helpers.paths import write_whole
+from helpers.paths import PROJECT_ROOT, write_json, write_whole
 from helpers.progress import SECONDS_BETWEEN_LINES, progress
-from helpers.runs import PROJECT_ROOT, installed_versions, write_json
+from helpers.session import installed_versions
 
 TEACHER_LAYERS = ("blocks.2", "blocks.4")
 STUDENT_MAPS = (2, 3)  # head8 and head16

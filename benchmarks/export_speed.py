@@ -16,8 +16,9 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.speed import BENCH_FOLDER, train_patchcore
+from helpers.paths import project_path, write_csv
 from helpers.progress import quiet_libraries
-from helpers.runs import Run, project_path, write_csv
+from helpers.runs import Run
 
 SAME = 1e-3  # difference of scores as a share, up to which two results count as the same
 

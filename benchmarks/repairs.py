@@ -24,8 +24,9 @@ from helpers.data.datamodule import SampleDataModule
 from helpers.data.samples import assign_splits
 from helpers.models.backbones import Backbone, resolve_backbone
 from helpers.models.catalog import build_model, network_frame
+from helpers.paths import dataset_folder, project_path, write_csv
 from helpers.pictures.anomaly_source import AnomalySource, resolve_anomaly_source
-from helpers.runs import Run, dataset_folder, open_run, project_path, write_csv
+from helpers.runs import Run, open_run
 from helpers.thresholds import held_out_thresholds
 
 if TYPE_CHECKING:

@@ -18,8 +18,10 @@ from typing import Any
 import pandas as pd
 
 from helpers.models.backbones import resolve_backbone
+from helpers.paths import PROJECT_ROOT, write_csv, write_json
 from helpers.progress import quiet_libraries
-from helpers.runs import PROJECT_ROOT, Run, installed_versions, open_run, write_csv, write_json
+from helpers.runs import Run, open_run
+from helpers.session import installed_versions
 
 N_PATCHES, N_CHANNELS = 204_800, 128
 RATIOS = (0.005, 0.01)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import re
@@ -15,15 +16,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import psutil
 import yaml
 from filelock import FileLock, Timeout
 
-if TYPE_CHECKING:
-    import pandas as pd
-
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
 PARTIAL = ".*.partial*"  # what finds them, see `partial_path`
 _PARTIAL = re.compile(r"\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.partial(\.\w+)?")
 _NO_NAME = re.compile(r'[/\\:*?"<>|\x00-\x1f\ud800-\udfff]')
@@ -273,3 +273,41 @@ def write_whole_folder(folder: Path, write: Callable[[Path], Any]) -> None:
         shutil.rmtree(old, ignore_errors=True)
     else:
         old.unlink(missing_ok=True)
+
+
+def project_path(path: str | Path) -> Path:
+    """An absolute path; a relative one counts from the project's folder, wherever the notebook was started."""
+    path = Path(path).expanduser()
+    return path if path.is_absolute() else (PROJECT_ROOT / path).resolve()
+
+
+def dataset_folder(artifacts: str | Path, dataset: str, profile: str) -> Path:
+    """``<artifacts>/<dataset>/<profile>``: where one dataset's results under one profile lie."""
+    return project_path(artifacts) / check_name(dataset, "dataset") / check_name(profile, "PROFILE")
+
+
+def content_hash(content: Any) -> str:
+    """Hash (32 hexadecimal digits) of plain data."""
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def write_json(content: Any, path: Path) -> None:
+    """Write JSON so that the file is either the old one or the whole new one."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def write_csv(table: pd.DataFrame, path: Path, **options: Any) -> None:
+    """Write a CSV of `cells`, without the index, so that the file is either the old one or the whole new one."""
+    write_whole(path, lambda file: cells(table).to_csv(file, index=False, **options))
+
+
+def read_csv(path: Path, **options: Any) -> pd.DataFrame:
+    """Read what `write_csv` wrote."""
+    return from_cells(pd.read_csv(path, **options))
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -34,21 +34,26 @@ from helpers.data.images import files_below
 from helpers.data.samples import can_be_supervised, content_digest, fingerprint, read_table
 from helpers.models.backbones import ENVIRONMENT_VARIABLE, LOCAL_PREFIX, resolve_local_name
 from helpers.models.recipes import RECIPES
-from helpers.paths import hold
-from helpers.progress import SECONDS_BETWEEN_LINES
-from helpers.runs import (
-    MAKE_NUMBERS,
-    MAKE_RESULTS,
+from helpers.paths import (
     PROJECT_ROOT,
     content_hash,
     dataset_folder,
-    installed_versions,
+    hold,
     project_path,
     read_csv,
     write_csv,
     write_json,
 )
-from helpers.session import check_finite, dataset_name, read_value, split_setting
+from helpers.progress import SECONDS_BETWEEN_LINES
+from helpers.session import (
+    MAKE_NUMBERS,
+    MAKE_RESULTS,
+    check_finite,
+    dataset_name,
+    installed_versions,
+    read_value,
+    split_setting,
+)
 
 NOTEBOOKS_FOLDER = PROJECT_ROOT / "notebooks"
 BUILT_IN = ("mesh", "nuts")

@@ -18,12 +18,10 @@ folder without ``run.json`` is no run. A draft with a checkpoint of its last epo
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -38,7 +36,8 @@ import pandas as pd
 from helpers.compute import full_precision
 from helpers.data.samples import fingerprint, origin, read_table, relative_path, write_table
 from helpers.models.recipes import recipe_of
-from helpers.paths import cells, check_name, from_cells, hold, write_whole
+from helpers.paths import content_hash, file_sha256, hold, read_csv, write_csv, write_json
+from helpers.session import MAKE_NUMBERS, installed_versions
 from helpers.thresholds import Threshold
 
 if TYPE_CHECKING:
@@ -47,29 +46,13 @@ if TYPE_CHECKING:
     from helpers.data.datamodule import SampleDataModule
     from helpers.inference.engine import FitClock, Refine
 
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
 RUN_FILE = "run.json"
 DRAFT_FILE = "draft.json"
 CHECKPOINTS, LAST_CHECKPOINT = "checkpoints", "last.ckpt"  # what a draft that trains by epochs goes on from
-MAKE_NUMBERS = ("anomalib", "lightning", "numpy", "pillow", "scikit-learn", "segmentation-models-pytorch")
-MAKE_NUMBERS += ("timm", "torch", "torchvision")  # packages: with another version it is another run
-MAKE_RESULTS = ("nncf", "onnx", "onnxruntime", "opencv-python-headless", "openvino", "scikit-image", "scipy")
-"""Packages that notebooks compute with from a finished run on."""
 
 
 class MissingRunError(FileNotFoundError):
     """Something that another notebook makes is not there; the message says which notebook to run."""
-
-
-def project_path(path: str | Path) -> Path:
-    """An absolute path; a relative one counts from the project's folder, wherever the notebook was started."""
-    path = Path(path).expanduser()
-    return path if path.is_absolute() else (PROJECT_ROOT / path).resolve()
-
-
-def dataset_folder(artifacts: str | Path, dataset: str, profile: str) -> Path:
-    """``<artifacts>/<dataset>/<profile>``: where one dataset's results under one profile lie."""
-    return project_path(artifacts) / check_name(dataset, "dataset") / check_name(profile, "PROFILE")
 
 
 def load_samples(folder: Path, dataset: Path) -> pd.DataFrame:
@@ -216,11 +199,6 @@ def run_fingerprint(model: str, parameters: dict[str, Any], table: pd.DataFrame,
     """Hash of what decides a run's result: RECIPE, parameters, seed, photos with masks and splits, library versions."""
     versions = [metadata.version(name) for name in MAKE_NUMBERS]
     return content_hash([model, recipe_of(model), parameters, seed, fingerprint(table), versions])
-
-
-def content_hash(content: Any) -> str:
-    """Hash (32 hexadecimal digits) of plain data."""
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 @dataclass
@@ -643,31 +621,9 @@ def _wrong_entries(info: Any) -> Iterator[str]:
         yield "parameters, backbone"
 
 
-def write_json(content: Any, path: Path) -> None:
-    """Write JSON so that the file is either the old one or the whole new one."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
-
-
-def write_csv(table: pd.DataFrame, path: Path, **options: Any) -> None:
-    """Write a CSV of `cells`, without the index, so that the file is either the old one or the whole new one."""
-    write_whole(path, lambda file: cells(table).to_csv(file, index=False, **options))
-
-
-def read_csv(path: Path, **options: Any) -> pd.DataFrame:
-    """Read what `write_csv` wrote."""
-    return from_cells(pd.read_csv(path, **options))
-
-
 def _relative_to(paths: pd.Series, table: pd.DataFrame) -> list[str]:
     names = dict(zip(table["image_path"], relative_path(table), strict=True))
     return [names[path] for path in paths]
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _counts(table: pd.DataFrame) -> dict[str, int]:
@@ -679,9 +635,3 @@ def _counts(table: pd.DataFrame) -> dict[str, int]:
         "test_normal": int(((split == "test") & ~abnormal).sum()),
         "test_abnormal": int(((split == "test") & abnormal).sum()),
     }
-
-
-def installed_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
-    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
-    return versions | {name: metadata.version(name) for name in (*MAKE_NUMBERS, *MAKE_RESULTS, "pandas")}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Collection
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from helpers.paths import read_yaml
-from helpers.runs import dataset_folder, installed_versions, project_path, write_json
+from helpers.paths import dataset_folder, project_path, read_yaml, write_json
+
+MAKE_NUMBERS = ("anomalib", "lightning", "numpy", "pillow", "scikit-learn", "segmentation-models-pytorch")
+MAKE_NUMBERS += ("timm", "torch", "torchvision")  # packages: with another version it is another run
+MAKE_RESULTS = ("nncf", "onnx", "onnxruntime", "opencv-python-headless", "openvino", "scikit-image", "scipy")
+"""Packages that notebooks compute with from a finished run on."""
 
 
 class ParameterError(ValueError):
@@ -168,3 +174,9 @@ def machine_table() -> pd.DataFrame:
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
         rows.append(("GPU", "none: training runs on the CPU"))
     return pd.DataFrame(rows, columns=["what", "found"])
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    return versions | {name: metadata.version(name) for name in (*MAKE_NUMBERS, *MAKE_RESULTS, "pandas")}

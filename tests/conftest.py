@@ -152,7 +152,8 @@ def fit_run(make_model) -> Callable:
 def finished_folder(tmp_path_factory, table, settings, fit_run) -> Path:
     """A dataset's artifacts folder with the sample table and a finished run; copy it before changing it."""
     from helpers.data.samples import write_table
-    from helpers.runs import dataset_folder, open_run
+    from helpers.paths import dataset_folder
+    from helpers.runs import open_run
 
     folder = dataset_folder(tmp_path_factory.mktemp("artifacts"), "stripes", "smoke")
     write_table(table, folder / "samples.csv")
@@ -164,7 +165,8 @@ def finished_folder(tmp_path_factory, table, settings, fit_run) -> Path:
 def openable_folder(tmp_path_factory, table, settings, fit_run, backbone_folder) -> Path:
     """As ``finished_folder``, but its run says which backbone it has, so that a predictor opens it."""
     from helpers.models.backbones import resolve_backbone
-    from helpers.runs import dataset_folder, open_run
+    from helpers.paths import dataset_folder
+    from helpers.runs import open_run
 
     parameters = settings | {"backbone": resolve_backbone(f"local-dir:{backbone_folder}").to_dict()}
     folder = dataset_folder(tmp_path_factory.mktemp("artifacts"), "stripes", "smoke")

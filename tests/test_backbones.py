@@ -69,7 +69,7 @@ def test_relative_local_folder_counts_from_the_project_wherever_it_is_started(
 ):
     """JupyterLab starts a notebook in ``notebooks``; ``make`` starts in the project."""
     project = backbone_folder.parent
-    monkeypatch.setattr("helpers.runs.PROJECT_ROOT", project)
+    monkeypatch.setattr("helpers.paths.PROJECT_ROOT", project)
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert resolve_backbone(f"local-dir:{backbone_folder.name}").name == f"local-dir:{backbone_folder.resolve()}"
 

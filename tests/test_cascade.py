@@ -29,8 +29,8 @@ from helpers.inference.presets import PRESETS_FOLDER
 from helpers.inference.saving import draw_overlay
 from helpers.inference.stages import STAGE_COLUMNS, CutterStage, Item, Rule, RunStage
 from helpers.models.open_set import MahalanobisScorer
-from helpers.paths import InUseError, hold, partial_path
-from helpers.runs import MissingRunError, write_json
+from helpers.paths import InUseError, hold, partial_path, write_json
+from helpers.runs import MissingRunError
 from helpers.thresholds import Threshold
 
 PAIR = {

@@ -24,7 +24,8 @@ from helpers.inference.predictor import TorchClassifier, TorchDetector
 from helpers.models.backbones import resolve_backbone
 from helpers.models.catalog import build_model
 from helpers.models.classifier import build_classifier
-from helpers.runs import MissingRunError, Run, file_sha256, open_run
+from helpers.paths import file_sha256
+from helpers.runs import MissingRunError, Run, open_run
 from helpers.thresholds import held_out_thresholds
 
 SMALL = {

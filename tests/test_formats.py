@@ -17,7 +17,7 @@ import helpers
 from helpers.data.checks import check_dataset
 from helpers.data.formats import LAYOUTS, LayoutError, describe, read_dataset
 from helpers.data.samples import assign_splits, read_table, relative_path, split_counts, write_table
-from helpers.runs import write_csv
+from helpers.paths import write_csv
 
 MAGNETIC_TILE = Path(__file__).parents[2] / "shared" / "data" / "magnetic_tile"
 

@@ -24,8 +24,7 @@ from PIL import Image
 
 from helpers.inference import predictor
 from helpers.inference.__main__ import main
-from helpers.paths import hold
-from helpers.runs import file_sha256
+from helpers.paths import file_sha256, hold
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from helpers.runs import PROJECT_ROOT
+from helpers.paths import PROJECT_ROOT
 from helpers.session import ParameterError, Session, check_choice, check_number, dataset_name, machine_table
 
 

@@ -21,19 +21,8 @@ from PIL import Image
 from helpers.data.samples import fingerprint, origin, write_table
 from helpers.inference import engine
 from helpers.models import recipes
-from helpers.paths import InUseError
-from helpers.runs import (
-    PROJECT_ROOT,
-    MissingRunError,
-    Run,
-    dataset_folder,
-    find_runs,
-    load_samples,
-    open_run,
-    project_path,
-    write_csv,
-    write_json,
-)
+from helpers.paths import PROJECT_ROOT, InUseError, dataset_folder, project_path, write_csv, write_json
+from helpers.runs import MissingRunError, Run, find_runs, load_samples, open_run
 from helpers.thresholds import Threshold, conformal_threshold
 
 THRESHOLDS = {"image": Threshold(value=1.5, origin="by hand"), "pixel": Threshold(value=2.5, origin="by hand")}

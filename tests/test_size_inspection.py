@@ -252,7 +252,7 @@ def test_the_run_that_learned_outlines_comes_first(run, tmp_path):
     with pytest.raises(MissingRunError, match="03_train_unet"):
         choose_run(tmp_path, "unet")
     from helpers.data.samples import write_table
-    from helpers.runs import write_json
+    from helpers.paths import write_json
 
     written = run.table.drop(columns=["score", "map_max"])
     for name in ("patchcore", "unet"):

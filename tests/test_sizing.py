@@ -451,7 +451,7 @@ def test_coco_reads_back(tmp_path):
     from PIL import Image
 
     from helpers.data.coco import read_instances
-    from helpers.runs import write_json
+    from helpers.paths import write_json
 
     mask = block(5, 5, 8, 5) | block(30, 40, 9, 9)
     Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "a.png")

@@ -16,7 +16,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from helpers.analysis.metrics import IMAGE_METRICS, bootstrap_draws, check_scores, image_metrics, wilson_interval
-from helpers.runs import RUN_FILE, Run, read_csv
+from helpers.paths import read_csv
+from helpers.runs import RUN_FILE, Run
 from helpers.thresholds import Threshold, _just_below, best_f1_threshold
 
 AT_THRESHOLD = ("recall_at_threshold", "false_alarm_at_threshold")

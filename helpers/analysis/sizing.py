@@ -497,7 +497,7 @@ def size_error_by_threshold(
 def coco_of_defects(
     photos: Iterable[tuple[str, np.ndarray]], table: pd.DataFrame, *, types: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Measured defects as the content of a COCO file; write it with `helpers.runs.write_json`.
+    """Measured defects as the content of a COCO file; write it with `helpers.paths.write_json`.
 
     An outline without holes is stored as polygons along the edges of its pixels, any other as compressed run lengths;
     pycocotools draws exactly the pixels of either. The custom keys length, width, unit and, where the table has it,

@@ -24,8 +24,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from helpers.data.images import ImageReadError, image_sizes
-from helpers.paths import printable, write_whole
-from helpers.runs import project_path
+from helpers.paths import printable, project_path, write_whole
 
 MASK_CACHE = "artifacts/.masks"
 """Folder of drawn masks, in the project's folder whatever the data set: data may lie where nobody can write."""

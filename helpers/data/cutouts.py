@@ -22,9 +22,8 @@ from scipy import ndimage
 from helpers.data.formats import NORMAL_NAMES
 from helpers.data.images import MAX_RESIZED_PIXELS, known_bit_depth, read_image
 from helpers.data.samples import NORMAL
-from helpers.paths import write_whole_folder
+from helpers.paths import write_csv, write_whole_folder
 from helpers.progress import progress
-from helpers.runs import write_csv
 
 TABLE_NAME = "cutouts.csv"
 BORDERS = {"reflect": "symmetric", "edge": "edge"}  # our name -> NumPy's

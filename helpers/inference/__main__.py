@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # names that the terminal has no letters for
     from helpers.inference.cascade import Cascade
     from helpers.inference.saving import FOLDERS
-    from helpers.runs import project_path
+    from helpers.paths import project_path
 
     try:
         settings = dict(map(_setting, options.settings))
@@ -89,7 +89,7 @@ def _report(verdicts: pd.DataFrame, out: Path) -> int:
 
 def _folder(what: str) -> Path | None:
     """The run's folder that is meant, or None for a cascade."""
-    from helpers.runs import project_path
+    from helpers.paths import project_path
 
     for path in (Path(what).expanduser(), project_path(what)):
         if path.is_dir():

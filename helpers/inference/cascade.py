@@ -74,9 +74,20 @@ from helpers.inference.stages import (
     Stage,
     sign_of,
 )
-from helpers.paths import PARTIAL, cell, check_name, hold, printable, remove_partial, short_name, write_whole
+from helpers.paths import (
+    PARTIAL,
+    cell,
+    check_name,
+    hold,
+    printable,
+    project_path,
+    remove_partial,
+    short_name,
+    write_json,
+    write_whole,
+)
 from helpers.progress import progress, sentence
-from helpers.runs import Run, project_path, write_json
+from helpers.runs import Run
 
 JOURNAL, ABOUT, LOCK = "journal.jsonl", "cascade.json", ".lock"
 TABLES = ("verdicts.csv", "verdicts.json", "stages.csv", "stages.json")

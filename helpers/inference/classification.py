@@ -35,9 +35,9 @@ from helpers.inference.engine import (
 from helpers.models.backbones import Backbone
 from helpers.models.catalog import as_size
 from helpers.models.classifier import Classifier, abnormal_scores, build_classifier
-from helpers.paths import write_whole
+from helpers.paths import write_csv, write_json, write_whole
 from helpers.progress import is_interactive, progress, quiet_libraries
-from helpers.runs import CHECKPOINTS, DRAFT_FILE, LAST_CHECKPOINT, Run, open_run, write_csv, write_json
+from helpers.runs import CHECKPOINTS, DRAFT_FILE, LAST_CHECKPOINT, Run, open_run
 from helpers.thresholds import Threshold, held_out_thresholds
 
 BINARY_CLASSES = (NORMAL, "defect")
@@ -185,7 +185,7 @@ def train_classifier(
     and ``model.ckpt``.
 
     Args:
-        folder: a dataset's artifacts folder, see :func:`helpers.runs.dataset_folder`.
+        folder: a dataset's artifacts folder, see :func:`helpers.paths.dataset_folder`.
         table: sample table of scheme ``supervised``.
         backbone: from :func:`helpers.models.backbones.resolve_backbone`.
         name: of the run.

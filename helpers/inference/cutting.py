@@ -21,9 +21,9 @@ from helpers.data.images import read_image
 from helpers.data.samples import NORMAL, SPLITS, assign_splits, make_table
 from helpers.models.backbones import Backbone
 from helpers.models.foreground import CHECKPOINT_NAME, ForegroundNet, predict_distance, train_foreground
-from helpers.paths import hold
+from helpers.paths import hold, write_json
 from helpers.progress import progress
-from helpers.runs import MissingRunError, run_fingerprint, write_json
+from helpers.runs import MissingRunError, run_fingerprint
 
 ABOUT_FILE = "foreground.json"
 

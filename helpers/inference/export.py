@@ -59,9 +59,10 @@ from helpers.inference.exported import (
 from helpers.inference.predictor import CHECKPOINT, CLASSIFICATION, Backend, Predictor, check_run, open_finished
 from helpers.models.catalog import SEGMENTERS
 from helpers.models.classifier import abnormal_scores
-from helpers.paths import write_whole, write_whole_folder
+from helpers.paths import project_path, write_whole, write_whole_folder
 from helpers.progress import quiet_libraries, sentence
-from helpers.runs import Run, installed_versions, project_path
+from helpers.runs import Run
+from helpers.session import installed_versions
 from helpers.thresholds import held_out_thresholds
 
 if TYPE_CHECKING:

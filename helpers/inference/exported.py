@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from helpers.models.recipes import RECIPES
-from helpers.paths import write_whole
-from helpers.runs import MissingRunError, Run, file_sha256
+from helpers.paths import file_sha256, write_whole
+from helpers.runs import MissingRunError, Run
 from helpers.thresholds import Threshold
 
 if TYPE_CHECKING:

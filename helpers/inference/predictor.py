@@ -32,15 +32,9 @@ from helpers.data.images import (
     to_8_bits,
     to_network_frame,
 )
-from helpers.runs import (
-    RUN_FILE,
-    MissingRunError,
-    Run,
-    file_sha256,
-    installed_versions,
-    project_path,
-    write_json,
-)
+from helpers.paths import file_sha256, project_path, write_json
+from helpers.runs import RUN_FILE, MissingRunError, Run
+from helpers.session import installed_versions
 from helpers.thresholds import Threshold
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers.paths import read_yaml
-from helpers.runs import PROJECT_ROOT, RUN_FILE, MissingRunError, dataset_folder, project_path
+from helpers.paths import PROJECT_ROOT, dataset_folder, project_path, read_yaml
+from helpers.runs import RUN_FILE, MissingRunError
 
 PRESETS_FOLDER = PROJECT_ROOT / "notebooks" / "params" / "cascades"
 PLACES = {"ARTIFACTS": "artifacts", "DATASET": "", "PROFILE": "quick"}  # parameters that every cascade has

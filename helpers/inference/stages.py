@@ -22,8 +22,8 @@ from helpers.inference.object_mask import clean_mask, otsu_object_mask
 from helpers.inference.predictor import NOTEBOOKS, Prediction, Predictor, foreground_segmenter
 from helpers.inference.saving import save_boxes, save_pictures
 from helpers.models.open_set import OPEN_SET_FILE, MahalanobisScorer, decide
-from helpers.paths import printable
-from helpers.runs import MissingRunError, file_sha256
+from helpers.paths import file_sha256, printable
+from helpers.runs import MissingRunError
 from helpers.thresholds import Threshold
 
 NAME_ERRORS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)  # of a name, or the path with it

@@ -52,7 +52,7 @@ def train_segmenter(
     The weights are those of the epoch with the best ``val_dice``; an interrupted training goes on from its last epoch.
 
     Args:
-        folder: a dataset's artifacts folder, see :func:`helpers.runs.dataset_folder`.
+        folder: a dataset's artifacts folder, see :func:`helpers.paths.dataset_folder`.
         name: ``unet`` or ``deeplabv3plus``.
         table: sample table of scheme ``supervised``.
         backbone: encoder.
@@ -145,7 +145,7 @@ def train_on_synthetic(
     epoch after which val was looked at.
 
     Args:
-        folder: a dataset's artifacts folder, see :func:`helpers.runs.dataset_folder`.
+        folder: a dataset's artifacts folder, see :func:`helpers.paths.dataset_folder`.
         name: ``draem`` or ``glass``.
         table: sample table; its train photos are all normal.
         backbone: of GLASS; None for DRAEM.

@@ -193,7 +193,7 @@ class VideoResult:
 
     def frames(self) -> pd.DataFrame:
         """A row a frame: `FRAME_COLUMNS`."""
-        from helpers.runs import read_csv
+        from helpers.paths import read_csv
 
         text = dict.fromkeys(("status", "verdict", "class", "unit", "label", "source", "error"), "str")
         blank = dict.fromkeys(_NUMBERS, [""])
@@ -260,8 +260,8 @@ def judge_video(
         ValueError: an argument that cannot be, or a source of which no frame could be judged.
     """
     from helpers.inference.clips import ClipWriter, at_source_pace
+    from helpers.paths import write_json
     from helpers.progress import progress
-    from helpers.runs import write_json
 
     out = Path(out)
     judge = _Judge(predictor, source, layout, threshold, pixel_threshold, (pixel_size, unit), min_defect_area)
@@ -756,7 +756,7 @@ def _source(options: argparse.Namespace) -> tuple[FrameSource, pd.DataFrame | No
     table, run = None, None
     if options.run:
         from helpers.inference.predictor import open_finished
-        from helpers.runs import project_path
+        from helpers.paths import project_path
 
         run = open_finished(project_path(options.run))
     if options.photos:

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
-from helpers.runs import project_path
+from helpers.paths import project_path
 
 logger = logging.getLogger(__name__)
 

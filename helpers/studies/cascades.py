@@ -37,8 +37,9 @@ from helpers.inference.predictor import Prediction
 from helpers.inference.presets import PRESETS_FOLDER, find_cascade, read_cascade
 from helpers.inference.stages import CLASS, UNKNOWN, CutterStage, Item, RunStage
 from helpers.models.foreground import predict_distance
+from helpers.paths import read_csv
 from helpers.progress import progress
-from helpers.runs import MissingRunError, read_csv
+from helpers.runs import MissingRunError
 from helpers.thresholds import Threshold, exceeds
 
 CALLED = 0.5  # threshold of ``score_2``, which is 1 where the last stage calls a photo a defect, else 0

@@ -24,7 +24,8 @@ from helpers.inference.predictor import Predictor
 from helpers.inference.stages import THRESHOLDS_FILE
 from helpers.models.classifier import load_classifier
 from helpers.models.open_set import OPEN_SET_FILE, MahalanobisScorer
-from helpers.runs import Run, write_json
+from helpers.paths import write_json
+from helpers.runs import Run
 from helpers.studies.open_set import ONE_STAGE, TWO_STAGES, Gate
 from helpers.thresholds import Threshold
 

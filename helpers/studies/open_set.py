@@ -45,19 +45,9 @@ from helpers.models.backbones import Backbone
 from helpers.models.catalog import build_model
 from helpers.models.classifier import load_classifier
 from helpers.models.open_set import METHODS, OPEN_SET_FILE, MahalanobisScorer, decide, unknown_scores
-from helpers.paths import write_whole
+from helpers.paths import PROJECT_ROOT, project_path, read_csv, write_csv, write_json, write_whole
 from helpers.progress import progress
-from helpers.runs import (
-    PROJECT_ROOT,
-    RUN_FILE,
-    MissingRunError,
-    Run,
-    open_run,
-    project_path,
-    read_csv,
-    write_csv,
-    write_json,
-)
+from helpers.runs import RUN_FILE, MissingRunError, Run, open_run
 from helpers.thresholds import Threshold, exceeds, held_out_thresholds
 from helpers.views import class_figures
 

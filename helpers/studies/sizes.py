@@ -28,9 +28,9 @@ from helpers.analysis.sizing import PixelSize, coco_of_defects, label_defects, m
 from helpers.data.images import image_sizes, map_at_photo_size, read_image, read_mask
 from helpers.data.samples import relative_path
 from helpers.inference.predictor import START, open_finished
-from helpers.paths import read_yaml, write_whole_folder
+from helpers.paths import PROJECT_ROOT, project_path, read_yaml, write_csv, write_json, write_whole_folder
 from helpers.progress import progress
-from helpers.runs import PROJECT_ROOT, MissingRunError, Run, project_path, write_csv, write_json
+from helpers.runs import MissingRunError, Run
 from helpers.session import ParameterError, check_number
 from helpers.thresholds import Threshold
 from helpers.views.size_figures import annotate_photo

@@ -21,8 +21,7 @@ import numpy as np
 from PIL import Image
 
 from helpers.inference.presets import Choice, choose, find_choices
-from helpers.paths import cells, write_whole
-from helpers.runs import project_path, write_csv
+from helpers.paths import cells, project_path, write_csv, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -25,8 +25,8 @@ from tornado.web import HTTPError, RequestHandler
 from traitlets.config import Config
 from voila.app import Voila
 
+from helpers.paths import project_path
 from helpers.pipeline import NOTEBOOKS_FOLDER, PipelineError, collect_parameters
-from helpers.runs import project_path
 from helpers.session import dataset_name
 
 NOTEBOOK = "10_inspection_app"
