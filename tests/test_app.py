@@ -25,18 +25,18 @@ from PIL import Image
 
 from helpers import pipeline
 from helpers.analysis.sizing import PixelSize
+from helpers.drawing import DEFECT, SOUND, draw_boxes, draw_overlay, reduced
 from helpers.inference import predictor, presets
 from helpers.inference.cascade import Cascade
 from helpers.inference.cutting import ABOUT_FILE
 from helpers.inference.presets import Choice, choose, find_choices, missing_files
-from helpers.inference.saving import DEFECT, SOUND, draw_boxes, draw_overlay
 from helpers.inference.stages import THRESHOLDS_FILE
 from helpers.models.open_set import OPEN_SET_FILE
 from helpers.runs import MissingRunError
 from helpers.views.app import inspection, serve
 from helpers.views.app.inspection import Inspector, RefusedPhotoError, inspection_table, measure, read_upload
 from helpers.views.app.page import InspectionPage
-from helpers.views.inspection_figures import draw_inspection, inspection_figure, shrink_to, verdict_words, why
+from helpers.views.inspection_figures import draw_inspection, inspection_figure, verdict_words, why
 
 DRAWN = {
     "name": "two",
@@ -413,8 +413,8 @@ def test_opacity_and_boxes():
 
 
 def test_large_pictures_are_made_smaller():
-    assert shrink_to(np.zeros((100, 400, 3), np.uint8), 10_000).shape == (50, 200, 3)
-    assert shrink_to(np.zeros((100, 400, 3), np.uint8), 40_000).shape == (100, 400, 3)
+    assert reduced(np.zeros((100, 400, 3), np.uint8), 10_000).shape == (50, 200, 3)
+    assert reduced(np.zeros((100, 400, 3), np.uint8), 40_000).shape == (100, 400, 3)
 
 
 # ---------------------------------------------------------------------------------------------------------- the page

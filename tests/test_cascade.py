@@ -22,11 +22,11 @@ from conftest import REPOSITORY, dead_process
 from PIL import Image
 
 from helpers.data.images import find_images, map_at_photo_size
+from helpers.drawing import draw_overlay
 from helpers.inference import Cascade, Predictor, predictor
 from helpers.inference.cascade import VERDICT_COLUMNS, CascadeError
 from helpers.inference.object_mask import clean_mask
 from helpers.inference.presets import PRESETS_FOLDER
-from helpers.inference.saving import draw_overlay
 from helpers.inference.stages import STAGE_COLUMNS, CutterStage, Item, Rule, RunStage
 from helpers.models.open_set import MahalanobisScorer
 from helpers.paths import InUseError, hold, partial_path, write_json

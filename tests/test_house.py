@@ -14,6 +14,7 @@ ROOMS = [
     "thresholds",
     "session",
     "analysis",
+    "drawing",
     "data",
     "pictures",
     "models",

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 
+from helpers.drawing import draw_boxes, draw_overlay
 from helpers.paths import write_whole
 
 FOLDERS = {"mask": ("masks", ".png"), "map": ("maps", ".npy"), "overlay": ("overlays", ".jpg")}
 """What can be saved -> folder and suffix."""
 
-DEFECT, SOUND = (255, 64, 64), (64, 220, 96)  # RGB
-OPACITY = 0.55  # of the colours where the map is highest
 JPEG_QUALITY = 90
 
 
@@ -77,42 +75,6 @@ def save_boxes(
     path = picture_path("overlay", key)
     write_whole(folder / path, lambda file: _save_jpeg(draw_boxes(photo, boxes, abnormal), file))
     return {"overlay": path}
-
-
-def draw_boxes(photo: np.ndarray, boxes: Sequence[tuple[int, int, int, int]], abnormal: Sequence[bool]) -> np.ndarray:
-    """A photo (H, W, 3) uint8 with a box (x, y, width, height) around each object, red where it is abnormal."""
-    picture = photo.copy()
-    width = max(1, round(max(photo.shape[:2]) / 256))
-    for (x, y, across, down), wrong in zip(boxes, abnormal, strict=True):
-        cv2.rectangle(picture, (x, y), (x + across - 1, y + down - 1), DEFECT if wrong else SOUND, width)
-    return picture
-
-
-def draw_overlay(
-    photo: np.ndarray, anomaly_map: np.ndarray, mask: np.ndarray, threshold: float, *, opacity: float = OPACITY
-) -> np.ndarray:
-    """The photo under the colours of its map, with the outline of the mask.
-
-    The scale is the same for all photos of a stage: its middle is the threshold, its end twice that (for a threshold
-    of 0 or less, the map's maximum). Up to half of the threshold nothing is drawn.
-
-    Args:
-        photo: (H, W, 3) uint8.
-        anomaly_map: (H, W) float32.
-        mask: (H, W) bool.
-        threshold: of a pixel.
-        opacity: of the colours where the map is highest, 0 to 1.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
-    top = 2 * threshold if threshold > 0 else max(float(anomaly_map.max()), np.finfo(np.float32).tiny)
-    strength = np.clip(anomaly_map / top, 0, 1).astype(np.float32)
-    colours = cv2.applyColorMap(np.round(strength * 255).astype(np.uint8), cv2.COLORMAP_MAGMA)[:, :, ::-1]
-    share = np.float32(opacity) * np.clip(2 * strength - 0.5, 0, 1)
-    picture = cv2.blendLinear(np.ascontiguousarray(photo), np.ascontiguousarray(colours), 1 - share, share)
-    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(picture, outlines, -1, DEFECT, max(1, round(max(mask.shape) / 512)))
 
 
 def _save_jpeg(picture: np.ndarray, file: Path) -> None:

@@ -27,13 +27,13 @@ from helpers.analysis.severity import Quantity, Rule, SeverityLimits
 from helpers.analysis.sizing import PixelSize, coco_of_defects, label_defects, measure_labels, size_error_by_threshold
 from helpers.data.images import image_sizes, map_at_photo_size, read_image, read_mask
 from helpers.data.samples import relative_path
+from helpers.drawing import annotate_photo
 from helpers.inference.predictor import START, open_finished
 from helpers.paths import PROJECT_ROOT, project_path, read_yaml, write_csv, write_json, write_whole_folder
 from helpers.progress import progress
 from helpers.runs import MissingRunError, Run
 from helpers.session import ParameterError, check_number
 from helpers.thresholds import Threshold
-from helpers.views.size_figures import annotate_photo
 
 OUTLINE_ORDER = ("unet", "deeplabv3plus", "patchcore", "glass", "draem")  # those that learned to draw outlines first
 RATINGS_FOLDER = PROJECT_ROOT / "notebooks" / "params" / "sizes"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from helpers.inference.saving import draw_boxes, draw_overlay
+from helpers.drawing import annotate_photo, draw_boxes, draw_overlay, folded, shorten
 from helpers.views.app.inspection import Inspection, Sizes, contradiction
-from helpers.views.figures import MAP_COLOURS, PREDICTED_COLOUR, new_figure, shorten
-from helpers.views.size_figures import annotate_photo, folded
+from helpers.views.figures import MAP_COLOURS, PREDICTED_COLOUR, new_figure
 
 SYMBOLS = {True: "✕", False: "✓", None: "?"}
 
@@ -30,7 +28,7 @@ def draw_inspection(inspection: Inspection, sizes: Sizes | None = None, opacity:
 
     Returns:
         (kH, kW, 3) uint8; a small photo is enlarged by a whole factor k, see
-        :func:`helpers.views.size_figures.annotate_photo`.
+        :func:`helpers.drawing.annotate_photo`.
     """
     picture = inspection.photo
     if inspection.anomaly_map is not None:
@@ -88,14 +86,3 @@ def why(inspection: Inspection) -> str:
         return f"{row['stage']}, rule {row['rule']}"
     words = f"{row['stage']}, {row['rule'].split(' ')[0]} {row['value']:.4g}"
     return f"{words}, threshold {row['threshold']:.4g} ({row['origin']})" if row.get("threshold") is not None else words
-
-
-def shrink_to(picture: np.ndarray, most_pixels: float) -> np.ndarray:
-    """The picture (H, W, 3) uint8, made smaller where it has more pixels than that."""
-    height, width = picture.shape[:2]
-    factor = np.sqrt(most_pixels / (height * width))
-    if factor >= 1:
-        return picture
-    return cv2.resize(
-        picture, (max(1, int(width * factor)), max(1, int(height * factor))), interpolation=cv2.INTER_AREA
-    )

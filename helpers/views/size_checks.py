@@ -12,9 +12,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from helpers.drawing import folded
 from helpers.studies.size_truth import AREA_LIMITS, LARGE_AREA, LENGTH_LIMIT, MIDDLE_AREA
 from helpers.views.figures import BLUE, VERMILLION, new_figure, shorten, type_style
-from helpers.views.size_figures import folded
 
 
 def size_accuracy(compared: pd.DataFrame, *, note: str | None = None) -> Figure:

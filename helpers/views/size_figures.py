@@ -9,17 +9,15 @@ import math
 from collections.abc import Mapping, Sequence
 
 import cv2
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
-from PIL import Image, ImageDraw, ImageFont
 
 from helpers.analysis.severity import LEVELS, p_chart_limits
-from helpers.analysis.sizing import PixelSizeLike, as_pixel_size
+from helpers.drawing import SEVERITY_COLOURS
 from helpers.thresholds import percent
 from helpers.views.figures import (
     BLUE,
@@ -27,229 +25,14 @@ from helpers.views.figures import (
     GREEN,
     GREY,
     MAP_COLOURS,
-    ORANGE,
-    SKY,
     VERMILLION,
     new_figure,
     shorten,
     type_style,
 )
 
-SEVERITY_COLOURS = dict(zip(LEVELS, (SKY, "#F0E442", ORANGE, VERMILLION), strict=True))
-DEFECT_COLOUR = ORANGE
-SMALLEST_SIDE = 640  # a smaller photo is enlarged to it, so that labels can be read
-MOST_PIXELS = 1.5e6  # but to no more than this: a photo may be one pixel high
-LONGEST = 8  # times as long as high: a longer picture is folded before it is looked at
 _HISTOGRAM_BINS = 20
 _MIN_HEAT_CELLS = 8
-
-
-# ----------------------------------------------------------------------------------------------------- annotated photos
-
-
-def annotate_photo(
-    photo: np.ndarray,
-    labels: np.ndarray,
-    table: pd.DataFrame,
-    pixel_size: PixelSizeLike = 1.0,
-    unit: str = "px",
-    *,
-    measure: str = "length",
-    caption: str = "",
-) -> np.ndarray:
-    """A photo with each defect's outline, its length as a bar, a label with its number and size, and a scale bar.
-
-    A photo whose shorter side is below `SMALLEST_SIDE` is enlarged, see `enlargement`. The colour is that of the
-    defect's severity, where the table has it. Labels are laid beside the defects, clear of each other where there is
-    room.
-
-    Args:
-        photo: (H, W, 3) uint8 RGB or (H, W) uint8.
-        labels: (H, W) int, as the table was measured on.
-        table: from `helpers.analysis.sizing.measure_labels`, of this photo; ``severity`` and ``defect_type`` are shown
-            where it has them.
-        pixel_size: of the scale bar, as for `measure_labels`; a pixel that is not square counts by its width.
-        unit: likewise.
-        measure: which size the labels give: a column of the table.
-        caption: printed in the upper left corner, such as the verdict.
-
-    Returns:
-        (kH, kW, 3) uint8, k the factor of enlargement.
-
-    Raises:
-        ValueError: for labels that have not the photo's size, or a table without the measure.
-    """
-    if labels.shape != photo.shape[:2]:
-        raise ValueError(f"labels have the shape {labels.shape} and the photo {photo.shape[:2]}: resize them first.")
-    if measure not in table:
-        raise ValueError(f"The table has no column {measure!r}; give what measure_labels returns.")
-    size = as_pixel_size(pixel_size, unit)
-    height, width = labels.shape
-    factor = enlargement(height, width)
-    colour_photo = photo if photo.ndim == 3 else np.dstack([photo] * 3)
-    canvas = cv2.resize(colour_photo, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-    side = min(canvas.shape[:2])
-    line = max(2, round(side / 450))
-    for row in table.itertuples():
-        colour = _rgb(SEVERITY_COLOURS[row.severity] if "severity" in table else DEFECT_COLOUR)
-        left, top = row.bbox_x, row.bbox_y
-        part = labels[top : top + row.bbox_height, left : left + row.bbox_width] == row.defect
-        part = np.repeat(np.repeat(part.astype(np.uint8), factor, 0), factor, 1)
-        offset = (left * factor, top * factor)
-        outlines, _ = cv2.findContours(part, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=offset)
-        cv2.drawContours(canvas, outlines, -1, (0, 0, 0), line + 2)
-        cv2.drawContours(canvas, outlines, -1, colour, line)
-        ends = [(row.length_x0 * factor, row.length_y0 * factor), (row.length_x1 * factor, row.length_y1 * factor)]
-        _length_bar(canvas, np.array(ends), line)
-    picture = Image.fromarray(canvas)
-    pen = ImageDraw.Draw(picture)
-    of_strip = min(side // 3, round(math.sqrt(canvas.shape[0] * canvas.shape[1]) / 60))
-    font = picture_font(max(12, round(side / 42), of_strip))
-    taken: list[tuple[float, float, float, float]] = []
-    if caption:
-        taken.append(_text_box(pen, (side // 60, side // 60), shorten(caption, 100), font, (255, 255, 255)))
-    taken.append(_scale_bar(pen, picture.size, size.value_x / factor, size.unit, font))
-    # What is drawn of the defects is to be seen too: labels keep clear of their boxes first.
-    boxes = table[["bbox_x", "bbox_y", "bbox_width", "bbox_height"]].to_numpy(dtype=float) * factor
-    bodies = [(x, y, x + w, y + h) for x, y, w, h in boxes]
-    for row, body in zip(table.itertuples(), bodies, strict=True):
-        colour = _rgb(SEVERITY_COLOURS[row.severity] if "severity" in table else DEFECT_COLOUR)
-        text = _label_text(row, measure)
-        place = _label_place(pen, text, font, body, picture.size, taken, bodies)
-        taken.append(_text_box(pen, place, text, font, colour))
-    return np.asarray(picture)
-
-
-def enlargement(height: int, width: int, smallest_side: int = SMALLEST_SIDE) -> int:
-    """The whole factor that brings the shorter side to a size, or as far as `MOST_PIXELS` allow; at least 1."""
-    allowed = int(math.sqrt(MOST_PIXELS / (height * width)))
-    return max(1, min(math.ceil(smallest_side / min(height, width)), allowed))
-
-
-def folded(picture: np.ndarray) -> np.ndarray:
-    """A strip (H, W) or (H, W, 3), as of a line-scan camera, in pieces that lie below each other in reading order.
-
-    A tall strip's pieces lie beside each other. Pieces overlap a little, so that what one cuts another shows whole.
-    A picture that is no more than eight times as long as it is high comes back as it is.
-    """
-    height, width = picture.shape[:2]
-    if height > width:
-        return folded(picture.swapaxes(0, 1)).swapaxes(0, 1)
-    if width <= LONGEST * height:
-        return picture
-    n = round(math.sqrt(width / height))
-    length = min(width, math.ceil(1.1 * width / n))
-    nothing = 255 if picture.dtype == np.uint8 else np.nan
-    gap = np.full((max(2, height // 15), length, *picture.shape[2:]), nothing, picture.dtype)
-    starts = np.linspace(0, width - length, n).round().astype(int)
-    return np.vstack([piece for start in starts for piece in (picture[:, start : start + length], gap)][:-1])
-
-
-def _label_text(row: object, measure: str) -> str:
-    value, error = getattr(row, measure), getattr(row, f"{measure}_error", 0.0)
-    unit = "px" if measure.endswith("_px") else row.unit
-    unit += "²" if measure.startswith("area") else ""
-    sized = f"{value:.3g}" + (f" ± {error:.1g}" if error > 0 else "")
-    kind = shorten(getattr(row, "defect_type", ""), 16)
-    return " ".join(filter(None, [f"#{row.defect}", kind, f"{sized} {unit}"]))
-
-
-def _length_bar(canvas: np.ndarray, ends: np.ndarray, line: int) -> None:
-    """A line between two points (2, 2) with a short bar across each end."""
-    along = ends[1] - ends[0]
-    across = np.array([-along[1], along[0]]) / max(float(np.hypot(*along)), 1e-9) * 4 * line
-    strokes = [ends, *([end - across, end + across] for end in ends)]
-    for thickness, colour in ((line + 2, (0, 0, 0)), (line, (255, 255, 255))):
-        for stroke in strokes:
-            first, second = (tuple(int(round(value * 16)) for value in point) for point in stroke)
-            cv2.line(canvas, first, second, colour, thickness, cv2.LINE_AA, shift=4)
-
-
-def _scale_bar(
-    pen: ImageDraw.ImageDraw, shape: tuple[int, int], unit_a_pixel: float, unit: str, font: ImageFont.FreeTypeFont
-) -> tuple[float, float, float, float]:
-    """A bar of a round length in the lower right corner; its box comes back."""
-    width, height = shape
-    wanted = 0.22 * min(width, 4 * height) * unit_a_pixel
-    power = 10.0 ** math.floor(math.log10(wanted))
-    length = max(step * power for step in (1, 2, 5) if step * power <= wanted)
-    pixels = length / unit_a_pixel
-    text = f"{length:g} {unit}"
-    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-    margin, thick = round(font.size * 0.6), max(3, round(font.size / 4))
-    wide = max(pixels, right - left)
-    box = (width - wide - 3 * margin, height - (bottom - top) - thick - 4 * margin, width - margin, height - margin)
-    pen.rectangle(box, fill=(0, 0, 0))
-    middle = (box[0] + box[2]) / 2
-    y = box[3] - margin
-    pen.rectangle((middle - pixels / 2, y - thick, middle + pixels / 2, y), fill=(255, 255, 255))
-    pen.text((middle, box[1] + margin * 0.7), text, fill=(255, 255, 255), font=font, anchor="mt")
-    return box
-
-
-def _label_place(
-    pen: ImageDraw.ImageDraw,
-    text: str,
-    font: ImageFont.FreeTypeFont,
-    body: tuple[float, float, float, float],
-    shape: tuple[int, int],
-    taken: Sequence[tuple[float, float, float, float]],
-    bodies: Sequence[tuple[float, float, float, float]],
-) -> tuple[float, float]:
-    """Upper left corner for a label: of the places around a defect the one that covers least."""
-    width, height = _box_size(pen, text, font)
-    gap = font.size * 0.4
-    left, top, right, bottom = body
-    middle_x, middle_y = (left + right - width) / 2, (top + bottom - height) / 2
-    above, below = top - height - gap, bottom + gap
-    columns = (left, middle_x, right - width, right + gap, left - width - gap)
-    places = [(x, y) for y in (above, below, middle_y, above - height - gap, below + height + gap) for x in columns]
-
-    def cost(place: tuple[float, float]) -> float:
-        x = min(max(place[0], 0), shape[0] - width - 1)
-        y = min(max(place[1], 0), shape[1] - height - 1)
-        box = (x, y, x + width, y + height)
-        moved = abs(x - place[0]) + abs(y - place[1])
-        return 10 * sum(_overlap(box, other) for other in taken) + sum(_overlap(box, other) for other in bodies) + moved
-
-    x, y = min(places, key=cost)
-    return min(max(x, 0), shape[0] - width - 1), min(max(y, 0), shape[1] - height - 1)
-
-
-def _box_size(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont) -> tuple[float, float]:
-    return pen.textlength(text, font=font) + font.size * 0.6, font.size * 1.4
-
-
-def _text_box(
-    pen: ImageDraw.ImageDraw,
-    place: tuple[float, float],
-    text: str,
-    font: ImageFont.FreeTypeFont,
-    colour: tuple[int, int, int],
-) -> tuple[float, float, float, float]:
-    width, height = _box_size(pen, text, font)
-    box = (place[0], place[1], place[0] + width, place[1] + height)
-    pen.rectangle(box, fill=(0, 0, 0))
-    pen.text((place[0] + font.size * 0.3, place[1] + height / 2), text, fill=colour, font=font, anchor="lm")
-    return box
-
-
-def _overlap(first: Sequence[float], second: Sequence[float]) -> float:
-    wide = min(first[2], second[2]) - max(first[0], second[0])
-    high = min(first[3], second[3]) - max(first[1], second[1])
-    return max(wide, 0) * max(high, 0)
-
-
-def picture_font(size: int) -> ImageFont.FreeTypeFont:
-    """Letters of a size in pixels: matplotlib's own font, so that pictures are the same on every machine."""
-    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
-
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return tuple(int(colour[start : start + 2], 16) for start in (1, 3, 5))
-
-
-# -------------------------------------------------------------------------------------------------------------- figures
 
 
 def size_distribution(table: pd.DataFrame, measure: str = "length", *, note: str | None = None) -> Figure:

@@ -20,10 +20,9 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw
 
 from helpers.analysis.sizing import PixelSize
-from helpers.inference.saving import DEFECT, SOUND, draw_overlay
+from helpers.drawing import DEFECT, SOUND, annotate_photo, draw_overlay, enlargement, picture_font
 from helpers.thresholds import exceeds
 from helpers.views.figures import BLACK, BLUE, GREY, ORANGE, PURPLE, VERMILLION, WIDTH, clean_axis, new_figure, shorten
-from helpers.views.size_figures import annotate_photo, enlargement, picture_font
 
 LAYOUTS = ("overlay", "side", "sizes")
 SMALLEST_SIDE = 360  # a smaller frame is enlarged to it, so that what is written can be read
@@ -91,7 +90,7 @@ def draw_frame(
 
     ``overlay`` is the photo under the colours of its map with defects outlined, and below it verdict, scale and text.
     ``side`` is photo, map and verdict side by side, the latter with the latest scores. ``sizes`` is
-    :func:`helpers.views.size_figures.annotate_photo` with verdict and text below. Small frames are enlarged by a whole
+    :func:`helpers.drawing.annotate_photo` with verdict and text below. Small frames are enlarged by a whole
     factor, and what is wider than `MAX_WIDTH` is reduced.
 
     Args:

@@ -512,10 +512,10 @@ class InspectionPage:
         self.sizes.value = problem + ("" if sizes is None else _sizes_html(sizes, inspection))
 
     def _downloads_html(self, inspection: Inspection, drawn: np.ndarray) -> str:
-        from helpers.views.inspection_figures import shrink_to
+        from helpers.drawing import reduced
 
         stem = Path(inspection.name).stem
-        png = _encoded(shrink_to(drawn, DOWNLOADED_PIXELS), "PNG")
+        png = _encoded(reduced(drawn, DOWNLOADED_PIXELS), "PNG")
         csv = cells(self.table()).to_csv(index=False).encode("utf-8")
         return (
             '<div class="insp-downloads">'
@@ -621,12 +621,9 @@ def _verdict_html(inspection: Inspection, sizes: Sizes | None) -> str:
 
 
 def _picture_html(drawn: np.ndarray, inspection: Inspection, sizes: Sizes | None) -> str:
-    from helpers.views.inspection_figures import shrink_to
-    from helpers.views.size_figures import folded
+    from helpers.drawing import folded, reduced
 
-    jpeg = base64.b64encode(
-        _encoded(shrink_to(folded(drawn), SHOWN_PIXELS), "JPEG", quality=92, subsampling=0)
-    ).decode()
+    jpeg = base64.b64encode(_encoded(reduced(folded(drawn), SHOWN_PIXELS), "JPEG", quality=92, subsampling=0)).decode()
     n = 0 if sizes is None else len(sizes.table)
     words = f"{inspection.name}: {inspection.verdict}, {n} regions outlined"
     return f'<img class="insp-picture" alt="{escape(words)}" src="data:image/jpeg;base64,{jpeg}">'
