@@ -15,7 +15,8 @@ from helpers.analysis.classes import (
     reliability_table,
     threshold_rates,
 )
-from helpers.analysis.metrics import image_intervals, wilson_interval
+from helpers.analysis.intervals import wilson_interval
+from helpers.analysis.metrics import image_intervals
 from helpers.thresholds import Threshold
 
 CLASSES = ["crack", "fray", "hole"]

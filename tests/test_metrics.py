@@ -6,6 +6,7 @@ from anomalib.metrics.aupro import _AUPRO
 from skimage.measure import label
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
+from helpers.analysis.intervals import wilson_interval
 from helpers.analysis.metrics import (
     IMAGE_METRICS,
     LEADERBOARD_COLUMNS,
@@ -13,15 +14,14 @@ from helpers.analysis.metrics import (
     PixelMetrics,
     _key_scores,
     _order_keys,
-    bootstrap_draws,
     by_defect_type,
     evaluate,
     image_curves,
+    image_draws,
     image_intervals,
     image_metrics,
     leaderboard_row,
     photo_overlap,
-    wilson_interval,
 )
 from helpers.thresholds import conformal_threshold
 
@@ -100,7 +100,7 @@ def test_bootstrap_draws_are_the_metric_on_the_resampled_photos():
     rng = np.random.default_rng(0)
     labels = np.repeat([False, True], [12, 9])
     scores = (rng.normal(size=21) + labels).round(1)
-    draws = bootstrap_draws(labels, scores, 0.5, n=20, seed=4)
+    draws = image_draws(labels, scores, 0.5, n=20, seed=4)
     # The same resamples by hand: per draw block, normal photos first, then abnormal ones.
     rng = np.random.default_rng(4)
     normal = scores[:12][rng.integers(0, 12, (20, 12))]

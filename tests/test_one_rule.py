@@ -20,7 +20,7 @@ from torch import nn
 from helpers.analysis.classes import threshold_rates
 from helpers.analysis.comparison import operating_points, threshold_counts
 from helpers.analysis.costs import Prices, cascade_rates, expected_costs, lost_photos
-from helpers.analysis.metrics import PixelMetrics, bootstrap_draws, image_metrics, photo_overlap
+from helpers.analysis.metrics import PixelMetrics, image_draws, image_metrics, photo_overlap
 from helpers.analysis.sizing import label_defects, measure_defects
 from helpers.data.images import map_at_photo_size
 from helpers.inference.export import OUTPUTS, FixedClassifier, FixedDetector, network_graph
@@ -65,7 +65,7 @@ def test_scores_are_above_their_threshold_in_the_same_photos_everywhere(drawn):
     above = found.ravel() > np.float32(value)
     share, labels = above.mean(), np.ones(scores.size, bool)
     assert image_metrics(labels, scores, threshold)["recall_at_threshold"] == share
-    draws = bootstrap_draws(labels, scores, threshold, n=3, seed=0)["recall_at_threshold"]
+    draws = image_draws(labels, scores, threshold, n=3, seed=0)["recall_at_threshold"]
     assert (draws == 0).all() if not above.any() else (draws == 1).all() if above.all() else True
     photos = pd.DataFrame({"label_index": 1, "score": scores})
     assert threshold_rates({"t": threshold}, photos, photos)["found"].tolist() == [share, share]

@@ -14,13 +14,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
-from helpers.analysis.metrics import wilson_interval
+from helpers.analysis.intervals import bootstrap, percentile_interval, weighted_auroc, wilson_interval
 from helpers.thresholds import Threshold
 
 UNKNOWN = "unknown"
 N_BINS = 15  # Guo et al. 2017
 _MACRO = ("precision", "recall", "f1", "auroc")
-_CHUNK = 2_000_000  # values of resampled photos held at once: 16 MB
 
 
 def learnable_classes(table: pd.DataFrame, least: int = 3) -> list[str]:
@@ -121,21 +120,19 @@ def classification_report(
         reliability = reliability_table(chances[np.arange(true.size), said], true == said)
         overall["ece"] = expected_calibration_error(reliability)
 
-    draws = _bootstrap(true, said, len(names), n_bootstrap, seed)
-    if chances is not None:
-        draws["auroc"] = _auroc_draws(true, chances, n_bootstrap, seed)
+    draws = _draws(true, said, chances, len(names), n_bootstrap, seed)
     for name in ("precision", "recall"):
         counts = by_class["n_predicted" if name == "precision" else "n"]
         ends = [wilson_interval(share, int(n), level) for share, n in zip(by_class[name], counts, strict=True)]
         by_class[[f"{name}_low", f"{name}_high"]] = ends
     for name in ("f1", "auroc"):
-        ends = [_ends(draws[name][:, label], level) for label in labels] if name in draws else np.nan
+        ends = [percentile_interval(draws[name][:, label], level) for label in labels] if name in draws else np.nan
         by_class[[f"{name}_low", f"{name}_high"]] = ends
     by_class = by_class[["class", "n", "n_predicted", *(f"{m}{end}" for m in _MACRO for end in ("", "_low", "_high"))]]
 
     rows = [("accuracy", accuracy, *wilson_interval(accuracy, true.size, level), "wilson")]
     for name in _MACRO:
-        low, high = _ends(draws[name][:, here].mean(axis=1), level) if name in draws else (np.nan, np.nan)
+        low, high = percentile_interval(draws[name][:, here].mean(axis=1), level) if name in draws else (np.nan, np.nan)
         rows.append((name, macro[name], low, high, "" if np.isnan(low) else "bootstrap"))
     intervals = pd.DataFrame(rows, columns=["metric", "value", "low", "high", "method"]).set_index("metric")
     intervals[["level", "n"]] = level, true.size
@@ -268,62 +265,26 @@ def expected_calibration_error(reliability: pd.DataFrame) -> float:
 # --------------------------------------------------------------------------------------------------------- resamples
 
 
-def _bootstrap(true: NDArray[np.intp], said: NDArray[np.intp], size: int, n: int, seed: int) -> dict[str, NDArray]:
-    """(n, C) draws of precision, recall and F1.
+def _draws(
+    true: NDArray[np.intp], said: NDArray[np.intp], chances: NDArray[np.float64] | None, size: int, n: int, seed: int
+) -> dict[str, NDArray[np.float64]]:
+    """(n, C) draws of the figures of each class, photos drawn within their classes; NaN for a class without photos."""
+    of_class, called = np.eye(size)[true], np.eye(size)[said]
+    missing = np.where(of_class.any(axis=0), 0.0, np.nan)
 
-    Drawing the photos of a class with replacement draws its row of the confusion matrix from a multinomial.
-    """
-    rng = np.random.default_rng(seed)
-    counts = confusion_matrix(true, said, labels=np.arange(size))
-    drawn = np.zeros((n, size, size))
-    for label, row in enumerate(counts):
-        if row.sum():
-            drawn[:, label] = rng.multinomial(row.sum(), row / row.sum(), size=n)
-    hits, of_class, called = drawn.diagonal(axis1=1, axis2=2), drawn.sum(axis=2), drawn.sum(axis=1)
-    missing = np.where(counts.sum(axis=1) > 0, 0.0, np.nan)
-    return {
-        "precision": missing + hits / np.maximum(called, 1),
-        "recall": missing + hits / np.maximum(of_class, 1),
-        "f1": missing + 2 * hits / np.maximum(called + of_class, 1),
-    }
+    def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        hits, n_true, n_called = weights @ (of_class * called), weights @ of_class, weights @ called
+        draws = {
+            "precision": missing + hits / np.maximum(n_called, 1),
+            "recall": missing + hits / np.maximum(n_true, 1),
+            "f1": missing + 2 * hits / np.maximum(n_called + n_true, 1),
+        }
+        if chances is not None:
+            sides = [weighted_auroc(true == label, chances[:, label], weights) for label in range(size)]
+            draws["auroc"] = np.column_stack(sides)
+        return draws
 
-
-def _auroc_draws(true: NDArray[np.intp], chances: NDArray[np.float64], n: int, seed: int) -> NDArray[np.float64]:
-    """(n, C) draws of each class's AUROC against the rest, photos drawn within their classes; NaN without a rest."""
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(true == label) for label in range(chances.shape[1])]
-    draws = np.full((n, chances.shape[1]), np.nan)
-    # photos as counts on the distinct probabilities of a class: one cumulative sum gives all pairs
-    tables = [np.unique(chances[:, label], return_inverse=True) for label in range(chances.shape[1])]
-    step = max(1, _CHUNK // true.size)
-    for start in range(0, n, step):
-        size = min(step, n - start)
-        picked = [
-            photos[rng.integers(0, photos.size, (size, photos.size))] if photos.size else np.empty((size, 0), int)
-            for photos in members
-        ]
-        weights = np.zeros((size, true.size))
-        for each in picked:
-            np.add.at(weights, (np.arange(size)[:, None], each), 1)
-        for label, (distinct, place) in enumerate(tables):
-            positive = members[label]
-            if not 0 < positive.size < true.size:
-                continue
-            order = np.argsort(place, kind="stable")
-            inside = true[order] == label
-            bounds = np.searchsorted(place[order], np.arange(distinct.size))
-            wins = np.add.reduceat(weights[:, order] * inside, bounds, axis=1)
-            others = np.add.reduceat(weights[:, order] * ~inside, bounds, axis=1)
-            pairs = (wins * (others.cumsum(axis=1) - 0.5 * others)).sum(axis=1)
-            draws[start : start + size, label] = pairs / (positive.size * (true.size - positive.size))
-    return draws
-
-
-def _ends(draws: NDArray[np.float64], level: float) -> tuple[float, float]:
-    if np.isnan(draws).any():
-        return np.nan, np.nan
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return bootstrap(statistics, true, n=n, seed=seed)
 
 
 def _mean(values: NDArray[np.float64]) -> float:

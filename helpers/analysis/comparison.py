@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from helpers.analysis.metrics import IMAGE_METRICS, bootstrap_draws, check_scores, image_metrics, wilson_interval
+from helpers.analysis.intervals import wilson_interval
+from helpers.analysis.metrics import IMAGE_METRICS, check_scores, image_draws, image_metrics
 from helpers.paths import read_csv
 from helpers.runs import RUN_FILE, Run
 from helpers.thresholds import Threshold, _just_below, best_f1_threshold
@@ -77,7 +78,7 @@ def paired_differences(
         numbers = image_metrics(truth, column, limit)
         values[model] = numbers[metric]
         # The same seed draws the same photos: what is drawn depends on the labels alone.
-        draws[model] = bootstrap_draws(truth, column, limit, n=n, seed=seed)[metric]
+        draws[model] = image_draws(truth, column, limit, n=n, seed=seed)[metric]
     tails = [(1 - level) / 2, (1 + level) / 2]
     rows = []
     for first, second in itertools.combinations(predictions, 2):

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from helpers.analysis.metrics import wilson_interval
+from helpers.analysis.intervals import wilson_interval
 from helpers.thresholds import Threshold, exceeds, percent
 
 SCORE_COLUMNS = ("label_index", "score_1", "score_2")

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
+from helpers.analysis.intervals import bootstrap, counts_by_score, percentile_interval, resampled, wilson_interval
 from helpers.thresholds import exceeds
 
 IMAGE_METRICS: tuple[str, ...] = (
@@ -54,7 +55,6 @@ LEADERBOARD_COLUMNS: tuple[str, ...] = (
     "ms_per_image",
 )
 _RATES = ("recall_at_threshold", "false_alarm_at_threshold", "normal_photos_with_defect_pixels")
-_ELEMENTS_A_CHUNK = 4_000_000  # resamples x distinct scores held at once: 32 MB an array
 
 
 # ---------------------------------------------------------------------------------------------------- images
@@ -195,7 +195,7 @@ def image_intervals(
     """
     truth, values = check_scores(labels, scores)
     numbers = image_metrics(truth, values, threshold)
-    draws = bootstrap_draws(truth, values, threshold, n=n, seed=seed)
+    draws = image_draws(truth, values, threshold, n=n, seed=seed)
     counts = {"recall_at_threshold": numbers["n_abnormal"], "false_alarm_at_threshold": numbers["n_normal"]}
     rows = []
     for metric in IMAGE_METRICS:
@@ -204,70 +204,35 @@ def image_intervals(
     return _interval_table(rows)
 
 
-def wilson_interval(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval (1927) of a share seen in n photos, as every rate here has it; NaN for n = 0."""
-    from scipy.stats import binomtest
-
-    if n == 0 or np.isnan(share):
-        return np.nan, np.nan
-    interval = binomtest(round(share * n), n).proportion_ci(level, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def bootstrap_draws(
+def image_draws(
     truth: np.ndarray, values: np.ndarray, threshold: SupportsFloat | None, *, n: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Draws (n,) resampled values of every image metric, from counts on the distinct scores.
+    """(n,) resampled values of each image metric, normal and abnormal photos drawn apart."""
+    flagged = np.zeros(truth.size, bool) if threshold is None else exceeds(values, threshold)
+    n_positive, n_negative = int(truth.sum()), int((~truth).sum())
 
-    Which photos are drawn depends on the labels and the seed alone: models with the same labels get the same resamples.
-    """
-    if n < 1:
-        raise ValueError(f"n must be at least 1 resample, got {n}.")
-    draws = {name: np.full(n, np.nan) for name in IMAGE_METRICS}
-    distinct, place = np.unique(-values, return_inverse=True)  # descending scores: one cumulative sum gives a curve
-    width = distinct.size
-    chunk = max(1, _ELEMENTS_A_CHUNK // max(1, truth.size))
-    rng = np.random.default_rng(seed)
-    for start in range(0, n, chunk):
-        size = min(chunk, n - start)
-        rows = slice(start, start + size)
-        counts = {}
-        for label in (False, True):
-            members = place[truth == label]
-            if members.size:
-                drawn = members[rng.integers(0, members.size, (size, members.size))]
-                drawn += np.arange(size)[:, None] * width
-                counts[label] = np.bincount(drawn.ravel(), minlength=size * width).reshape(size, width)
-        if threshold is not None:
-            above = exceeds(-distinct, threshold)
-            for label, name in ((True, "recall_at_threshold"), (False, "false_alarm_at_threshold")):
-                if label in counts:
-                    draws[name][rows] = counts[label][:, above].sum(axis=1) / counts[label].sum(axis=1)
-        if len(counts) == 2:
-            negative, positive = counts[False], counts[True]
-            n_negative, n_positive = negative[0].sum(), positive[0].sum()
+    def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
+        draws = dict.fromkeys(IMAGE_METRICS, np.full(len(weights), np.nan))
+        for side, name in ((truth, "recall_at_threshold"), (~truth, "false_alarm_at_threshold")):
+            if threshold is not None and side.any():
+                draws[name] = weights[:, flagged & side].sum(axis=1) / side.sum()
+        if n_positive and n_negative:
+            positive, negative = (counts_by_score(values, weights * side) for side in (truth, ~truth))
             tp, fp = positive.cumsum(axis=1), negative.cumsum(axis=1)
-            wins = (negative * (tp - 0.5 * positive)).sum(axis=1)
-            draws["image_auroc"][rows] = wins / (n_negative * n_positive)
-            draws["image_ap"][rows] = (positive * (tp / np.maximum(tp + fp, 1))).sum(axis=1) / n_positive
-            draws["image_f1max"][rows] = (2.0 * tp / (tp + fp + n_positive)).max(axis=1)
             enough = (tp >= (0.95 - 1e-12) * n_positive).argmax(axis=1)
-            draws["fpr_at_95_recall"][rows] = fp[np.arange(size), enough] / n_negative
-    return draws
+            wins = (negative * (tp - 0.5 * positive)).sum(axis=1)
+            draws["image_auroc"] = wins / (n_positive * n_negative)
+            draws["image_ap"] = (positive * (tp / np.maximum(tp + fp, 1))).sum(axis=1) / n_positive
+            draws["image_f1max"] = (2.0 * tp / (tp + fp + n_positive)).max(axis=1)
+            draws["fpr_at_95_recall"] = fp[np.arange(len(fp)), enough] / n_negative
+        return draws
 
-
-def _percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must lie between 0 and 1 (both excluded), got {level}.")
-    if draws.size == 0 or np.isnan(draws).any():
-        return np.nan, np.nan
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return bootstrap(statistics, truth, n=n, seed=seed)
 
 
 def _interval_row(metric: str, value: float, draws: np.ndarray, level: float, count: int | None) -> dict[str, Any]:
     rate = metric in _RATES and count is not None
-    low, high = wilson_interval(value, count, level) if rate else _percentiles(draws, level)
+    low, high = wilson_interval(value, count, level) if rate else percentile_interval(draws, level)
     method = "" if np.isnan(low) else "wilson" if rate else "bootstrap"
     return {"metric": metric, "value": value, "low": low, "high": high, "level": level, "method": method}
 
@@ -455,12 +420,7 @@ class PixelMetrics:
         n_normal = has_defect.size - n_abnormal
         draws = {name: np.full(1, np.nan) for name in PIXEL_METRICS}
         if self._digests:
-            rng = np.random.default_rng(seed)
-            times = np.zeros((n, has_defect.size))
-            for chosen in (~has_defect, has_defect):
-                if chosen.any():
-                    size = int(chosen.sum())
-                    times[:, chosen] = rng.multinomial(size, np.full(size, 1 / size), size=n)
+            times = np.concatenate(list(resampled(has_defect, n, seed)))
             draws |= self._rank_draws(times, numbers) | self._threshold_draws(times, has_defect)
         rows = []
         for metric in PIXEL_METRICS:

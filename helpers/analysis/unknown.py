@@ -17,7 +17,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from helpers.analysis.classes import UNKNOWN, confusion_table
-from helpers.analysis.metrics import image_intervals, image_metrics, wilson_interval
+from helpers.analysis.intervals import bootstrap, counts_by_score, percentile_interval, wilson_interval
+from helpers.analysis.metrics import image_intervals, image_metrics
 from helpers.models.open_set import decide
 from helpers.thresholds import Threshold, conformal_threshold
 
@@ -258,7 +259,7 @@ def open_set_report(
     for name, ours in _RANKING.items():
         rows.append({"metric": ours, **table.loc[name, ["value", "low", "high", "method"]], "n": values.size})
     draws = _oscr_draws(values, known, right, n_bootstrap, seed)
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]) if draws.size else (np.nan, np.nan)
+    low, high = percentile_interval(draws, level)
     method = "bootstrap" if draws.size else ""
     rows.append(
         {"metric": "oscr", "value": overall["oscr"], "low": low, "high": high, "method": method, "n": values.size}
@@ -312,19 +313,13 @@ def _oscr_draws(
     """OSCR of resampled photos, known and unknown ones resampled apart; empty where there is none of one kind."""
     if known.all() or not known.any():
         return np.empty(0)
-    distinct, place = np.unique(values, return_inverse=True)
-    known_place, unknown_place, counted = place[known], place[~known], right[known].astype(float)
-    rng = np.random.default_rng(seed)
-    draws = np.empty(n)
-    for number in range(n):
-        chosen = rng.integers(0, known_place.size, known_place.size)
-        right_ones = np.bincount(known_place[chosen], counted[chosen], minlength=distinct.size)
-        unknown = np.bincount(
-            unknown_place[rng.integers(0, unknown_place.size, unknown_place.size)], minlength=distinct.size
-        )
+
+    def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        named, unknown = (counts_by_score(-values, weights * side) for side in (known & right, ~known))
         # the trapezoid: right ones below an unknown photo count, those level with it by half
-        draws[number] = (unknown * (right_ones.cumsum() - 0.5 * right_ones)).sum()
-    return draws / (known_place.size * unknown_place.size)
+        return {"oscr": (unknown * (named.cumsum(axis=1) - 0.5 * named)).sum(axis=1) / (known.sum() * (~known).sum())}
+
+    return bootstrap(statistics, known, n=n, seed=seed)["oscr"]
 
 
 def embedding_plane(

@@ -25,8 +25,8 @@ from helpers.analysis.costs import (
     expected_costs,
     lost_photos,
 )
+from helpers.analysis.intervals import wilson_interval
 from helpers.analysis.matching import match_instances, separate
-from helpers.analysis.metrics import wilson_interval
 from helpers.compute import time_stages
 from helpers.data.coco import InstancePhoto, read_instances
 from helpers.data.images import read_image, read_mask, to_network_frame

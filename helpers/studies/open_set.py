@@ -33,7 +33,7 @@ import torch
 
 from helpers import read_dataset
 from helpers.analysis.classes import confusion_table, learnable_classes
-from helpers.analysis.metrics import wilson_interval
+from helpers.analysis.intervals import wilson_interval
 from helpers.analysis.unknown import accepted_shares, embedding_plane, open_set_report, open_set_thresholds
 from helpers.data.datamodule import SampleDataModule
 from helpers.data.known_unknown import ClassSplit, open_set_table, read_split, rotating_splits

@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from helpers.analysis.metrics import wilson_interval
+from helpers.analysis.intervals import wilson_interval
 from helpers.data.images import read_image
 from helpers.data.samples import NORMAL, absolute_path, make_table, write_table
 from helpers.paths import write_whole_folder

@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from helpers.analysis.detection_probability import size_words
-from helpers.analysis.metrics import wilson_interval
+from helpers.analysis.intervals import wilson_interval
 from helpers.paths import write_whole
 from helpers.thresholds import Threshold, describe, percent
 from helpers.views.tables import POLICY, SORT, table_html

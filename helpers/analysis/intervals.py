@@ -1,0 +1,85 @@
+"""The one interval of a share (Wilson) and the one bootstrap (photos drawn with replacement within strata)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_ELEMENTS_A_CHUNK = 4_000_000  # resamples x photos held at once: 32 MB an array
+
+
+def wilson_interval(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval (1927) of a share seen in n photos, as every rate here has it; NaN for n = 0."""
+    from scipy.stats import binomtest
+
+    if n == 0 or np.isnan(share):
+        return np.nan, np.nan
+    interval = binomtest(round(share * n), n).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def share_interval(hits: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
+    """(share, low, high) of a (N,) bool array; NaN for N = 0."""
+    flags = np.asarray(hits, dtype=bool)
+    share = float(flags.mean()) if flags.size else np.nan
+    return share, *wilson_interval(share, flags.size, level)
+
+
+def resampled(strata: ArrayLike, n: int, seed: int = 0) -> Iterator[NDArray[np.float64]]:
+    """Chunks (B, N), n rows in all: how often each photo counts in a resample that draws within each stratum.
+
+    Which photos are drawn depends on strata, n and seed alone, so models of the same photos are compared in pairs.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1 resample, got {n}.")
+    groups = np.asarray(strata)
+    members = [np.flatnonzero(groups == name) for name in np.unique(groups)]
+    chunk = max(1, _ELEMENTS_A_CHUNK // max(1, groups.size))
+    rng = np.random.default_rng(seed)
+    for start in range(0, n, chunk):
+        size = min(chunk, n - start)
+        cells = np.concatenate(
+            [each[rng.integers(0, each.size, (size, each.size))] for each in members] or [np.empty((size, 0), int)],
+            axis=1,
+        )
+        cells += np.arange(size)[:, None] * groups.size
+        yield np.bincount(cells.ravel(), minlength=size * groups.size).reshape(size, groups.size).astype(np.float64)
+
+
+def bootstrap(
+    statistics: Callable[[NDArray[np.float64]], dict[str, Any]], strata: ArrayLike, *, n: int = 1000, seed: int = 0
+) -> dict[str, NDArray[np.float64]]:
+    """(n, ...) draws of each statistic: ``statistics`` makes (B, ...) arrays of the weights that `resampled` gives."""
+    parts = [statistics(weights) for weights in resampled(strata, n, seed)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def percentile_interval(draws: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of bootstrap draws (n,); NaN where there is none or one of them is NaN."""
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must lie between 0 and 1 (both excluded), got {level}.")
+    values = np.asarray(draws, dtype=np.float64)
+    if not values.size or np.isnan(values).any():
+        return np.nan, np.nan
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def weighted_auroc(truth: NDArray[np.bool_], values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray:
+    """AUROC (B,) of scores (N,), photo k counted weights[b, k] times; ties count half; NaN with one class only."""
+    if truth.all() or not truth.any():
+        return np.full(len(weights), np.nan)
+    positive, negative = (counts_by_score(values, weights * side) for side in (truth, ~truth))
+    wins = (negative * (positive.cumsum(axis=1) - 0.5 * positive)).sum(axis=1)
+    return wins / (positive.sum(axis=1) * negative.sum(axis=1))
+
+
+def counts_by_score(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(B, D) weights (B, N) summed over equal scores, the highest of the D distinct scores first."""
+    order = np.argsort(-values, kind="stable")
+    ordered = values[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    return np.add.reduceat(weights[:, order], starts, axis=1)
