@@ -1,4 +1,4 @@
-"""How long does a photo take? Warmed up, synchronised, by stage and batch size; and a cascade's speed by formula."""
+"""Which device, at which precision, and how long a photo takes: warmed up, synchronised, by stage and batch size."""
 
 from __future__ import annotations
 
@@ -16,6 +16,41 @@ import pandas as pd
 from numpy.typing import NDArray
 
 TIME_COLUMNS = ("stage", "batch_size", "n_photos", "n_calls", "mean_ms", "median_ms", "p95_ms")
+
+
+def trainer_device(device: str) -> dict[str, Any]:
+    """Lightning's ``accelerator`` and ``devices`` for ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises:
+        ValueError: for another word, or a device that this machine does not have.
+    """
+    import torch
+
+    if device in ("auto", "cpu"):
+        return {"accelerator": device, "devices": 1}
+    if device == "mps":
+        if not torch.backends.mps.is_available():
+            raise ValueError("DEVICE='mps': this machine has no Apple GPU that torch can use; take DEVICE='auto'.")
+        return {"accelerator": "mps", "devices": 1}
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise ValueError(f"DEVICE={device!r}: expected auto, cpu, cuda, cuda:N or mps.")
+    index = int(number or 0)
+    if not torch.cuda.is_available() or index >= torch.cuda.device_count():
+        raise ValueError(f"DEVICE={device!r}: torch sees {torch.cuda.device_count()} CUDA devices; take DEVICE='auto'.")
+    return {"accelerator": "gpu", "devices": [index]}
+
+
+def torch_device(device: str) -> str:
+    """The torch name of the device that ``auto`` (or another word for :func:`trainer_device`) stands for here."""
+    import torch
+
+    trainer_device(device)
+    if device != "auto":
+        return "cuda:0" if device == "cuda" else device
+    if torch.cuda.is_available():
+        return "cuda:0"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def synchroniser(device: str) -> Callable[[], Any]:

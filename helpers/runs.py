@@ -303,7 +303,7 @@ class Run:
         Args:
             model: untrained.
             data: with the splits of this run's table.
-            device: see :func:`helpers.inference.engine.trainer_device`.
+            device: see :func:`helpers.compute.trainer_device`.
             epochs: for models that train by gradient, with validation on val after each epoch; None: the model's own
                 way of training (PatchCore's single pass), without validation.
             monitor: name of a logged value, measured on val: the run's weights are those of the epoch where it was

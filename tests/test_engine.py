@@ -11,6 +11,7 @@ from conftest import draw_photos, split_table
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
+from helpers.compute import torch_device, trainer_device
 from helpers.data.datamodule import SampleDataModule
 from helpers.data.images import to_network_frame
 from helpers.inference import engine as engine_module
@@ -19,8 +20,6 @@ from helpers.inference.engine import (
     PredictionWriter,
     make_engine,
     predict_split,
-    torch_device,
-    trainer_device,
     trainer_precision,
 )
 

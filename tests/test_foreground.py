@@ -15,6 +15,7 @@ from torch import nn
 
 from helpers.analysis.matching import match_instances, separate
 from helpers.data.images import read_image
+from helpers.inference.train import train_foreground
 from helpers.models.backbones import resolve_backbone
 from helpers.models.foreground import (
     ForegroundNet,
@@ -24,7 +25,6 @@ from helpers.models.foreground import (
     distance_loss,
     distance_target,
     predict_distance,
-    train_foreground,
 )
 from helpers.models.segmentation import build_network
 

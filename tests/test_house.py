@@ -70,7 +70,6 @@ UP: set[tuple[str, str]] = {
     ("helpers.inference.video", "helpers.views.figures"),
     ("helpers.inference.video", "helpers.views.video_figures"),
     ("helpers.models.backbones", "helpers.runs"),
-    ("helpers.models.foreground", "helpers.inference.engine"),
     ("helpers.runs", "helpers.inference.engine"),
     ("helpers.session", "helpers.runs"),
     ("helpers.views.app.inspection", "helpers.studies.cascades"),

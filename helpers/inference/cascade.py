@@ -167,7 +167,7 @@ class Cascade:
             settings: values of parameters that the file declares, and of ARTIFACTS, DATASET and PROFILE.
             backend: of every run, see :data:`helpers.inference.predictor.BACKENDS`; a network that cuts objects out
                 stays in torch.
-            device: see :func:`helpers.inference.engine.trainer_device`.
+            device: see :func:`helpers.compute.trainer_device`.
             batch_size: photos at once.
 
         Raises:
@@ -212,7 +212,7 @@ class Cascade:
             settings: ``threshold`` of the score and ``pixel_threshold`` of the map: name of a threshold stored with
                 the run (default: ``image`` and ``pixel``), or a number.
             backend: see :data:`helpers.inference.predictor.BACKENDS`.
-            device: see :func:`helpers.inference.engine.trainer_device`.
+            device: see :func:`helpers.compute.trainer_device`.
             batch_size: photos at once.
 
         Raises:

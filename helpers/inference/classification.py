@@ -213,7 +213,7 @@ def train_classifier(
         start_threshold: score above which a photo is called damaged where nothing is calibrated; recorded with the run.
         precision: see :func:`helpers.inference.engine.trainer_precision`.
         num_workers: processes that read photos; 0 for trainings that repeat exactly.
-        device: see :func:`helpers.inference.engine.trainer_device`.
+        device: see :func:`helpers.compute.trainer_device`.
         seed: of new layers, order and augmentation.
         note: what everything made from the run must say.
 
@@ -390,7 +390,7 @@ def predict_classes(
         photos: files, or (H, W, 3) uint8 arrays, of any size.
         image_size: side, or (height, width), in pixels that the model was trained at.
         batch_size: photos at once.
-        device: see :func:`helpers.inference.engine.trainer_device`.
+        device: see :func:`helpers.compute.trainer_device`.
         num_workers: processes that read photos.
 
     Raises:

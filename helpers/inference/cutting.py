@@ -1,6 +1,6 @@
 """From raw photos of several objects to one picture an object: the distance-map network at work.
 
-Training is in :mod:`helpers.models.foreground`, telling objects apart in :mod:`helpers.analysis.matching`, writing the
+Training is in :mod:`helpers.inference.train`, telling objects apart in :mod:`helpers.analysis.matching`, writing the
 pictures in :mod:`helpers.data.cutouts`; here they are put together.
 """
 
@@ -19,8 +19,9 @@ from helpers.data.coco import InstancePhoto
 from helpers.data.cutouts import write_cutouts
 from helpers.data.images import read_image
 from helpers.data.samples import NORMAL, SPLITS, assign_splits, make_table
+from helpers.inference.train import train_foreground
 from helpers.models.backbones import Backbone
-from helpers.models.foreground import CHECKPOINT_NAME, ForegroundNet, predict_distance, train_foreground
+from helpers.models.foreground import CHECKPOINT_NAME, ForegroundNet, predict_distance
 from helpers.paths import hold, write_json
 from helpers.progress import progress
 from helpers.runs import MissingRunError, run_fingerprint
@@ -60,7 +61,7 @@ def train_or_load_foreground(
         backbone: encoder.
         folder: gets the checkpoint, the losses and ``foreground.json``, written last.
         seed: of the training.
-        **parameters: of :func:`helpers.models.foreground.train_foreground`.
+        **parameters: of :func:`helpers.inference.train.train_foreground`.
 
     Raises:
         InUseError: another process is training it.

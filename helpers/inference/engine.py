@@ -15,7 +15,7 @@ from anomalib.engine import Engine
 from lightning import seed_everything
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
-from helpers.compute import full_precision
+from helpers.compute import full_precision, torch_device, trainer_device
 from helpers.progress import SECONDS_BETWEEN_LINES, is_interactive, quiet_libraries
 from helpers.thresholds import exceeds
 
@@ -23,39 +23,6 @@ if TYPE_CHECKING:
     from anomalib.models import AnomalibModule
 
     from helpers.data.datamodule import SampleDataModule
-
-
-def trainer_device(device: str) -> dict[str, Any]:
-    """Lightning's ``accelerator`` and ``devices`` for ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-
-    Raises:
-        ValueError: for another word, or a device that this machine does not have.
-    """
-    if device == "auto":
-        return {"accelerator": "auto", "devices": 1}
-    if device == "cpu":
-        return {"accelerator": "cpu", "devices": 1}
-    if device == "mps":
-        if not torch.backends.mps.is_available():
-            raise ValueError("DEVICE='mps': this machine has no Apple GPU that torch can use; take DEVICE='auto'.")
-        return {"accelerator": "mps", "devices": 1}
-    kind, _, number = device.partition(":")
-    if kind != "cuda" or (number and not number.isdigit()):
-        raise ValueError(f"DEVICE={device!r}: expected auto, cpu, cuda, cuda:N or mps.")
-    index = int(number or 0)
-    if not torch.cuda.is_available() or index >= torch.cuda.device_count():
-        raise ValueError(f"DEVICE={device!r}: torch sees {torch.cuda.device_count()} CUDA devices; take DEVICE='auto'.")
-    return {"accelerator": "gpu", "devices": [index]}
-
-
-def torch_device(device: str) -> str:
-    """The torch name of the device that ``auto`` (or another word for :func:`trainer_device`) stands for here."""
-    trainer_device(device)
-    if device != "auto":
-        return "cuda:0" if device == "cuda" else device
-    if torch.cuda.is_available():
-        return "cuda:0"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def trainer_precision(precision: str, device: str) -> str:
@@ -93,7 +60,7 @@ def make_engine(folder: Path, device: str = "auto", callbacks: list[Callback] | 
 
     Args:
         folder: anything the trainer writes by itself goes into a folder ``lightning`` there.
-        device: see :func:`trainer_device`.
+        device: see :func:`helpers.compute.trainer_device`.
         callbacks: more Lightning callbacks.
         **trainer: further arguments of Lightning's ``Trainer``; without a ``logger`` there is none.
     """
@@ -265,7 +232,7 @@ def predict_split(
         data: the datamodule it was trained with.
         split: ``train``, ``val`` or ``test``.
         folder: where the engine may write.
-        device: see :func:`trainer_device`.
+        device: see :func:`helpers.compute.trainer_device`.
         maps_file: where the maps go, or None.
         area_threshold: also note the share of each map above this value, or None.
         refine: see :class:`PredictionWriter`.

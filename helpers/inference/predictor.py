@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from helpers.compute import cpu_name, full_precision, time_stages
+from helpers.compute import cpu_name, full_precision, time_stages, torch_device
 from helpers.data.images import (
     BIT_DEPTHS,
     DecodedImage,
@@ -94,11 +94,10 @@ class TorchDetector:
 
     Args:
         run: finished.
-        device: see :func:`helpers.inference.engine.trainer_device`.
+        device: see :func:`helpers.compute.trainer_device`.
     """
 
     def __init__(self, run: Run, device: str = "auto") -> None:
-        from helpers.inference.engine import torch_device
         from helpers.models.catalog import load_model
 
         self.device = torch_device(device)
@@ -122,11 +121,10 @@ class TorchClassifier:
 
     Args:
         run: finished, with ``"task": "classification"``.
-        device: see :func:`helpers.inference.engine.trainer_device`.
+        device: see :func:`helpers.compute.trainer_device`.
     """
 
     def __init__(self, run: Run, device: str = "auto") -> None:
-        from helpers.inference.engine import torch_device
         from helpers.models.classifier import load_classifier
 
         self.device = torch_device(device)
@@ -258,7 +256,7 @@ class Predictor:
     Args:
         run_dir: the run's folder (relative: to the project), or the run.
         backend: a name from :data:`BACKENDS`, or what has been opened already.
-        device: see :func:`helpers.inference.engine.trainer_device`.
+        device: see :func:`helpers.compute.trainer_device`.
         batch_size: photos that go through the network at once.
 
     Attributes:

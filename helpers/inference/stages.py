@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy import ndimage
 
+from helpers.compute import torch_device
 from helpers.data.cutouts import BORDERS, background_colour, cut_window, own_pixels, require_window
 from helpers.data.images import to_network_frame
 from helpers.inference.object_mask import clean_mask, otsu_object_mask
@@ -552,7 +553,7 @@ class CutterStage:
             lies beyond, which is not as in the photos of single objects that it learned from. An object that is no
             wider than twice that is judged whole.
         separate: arguments of :func:`helpers.analysis.matching.separate`.
-        device: see :func:`helpers.inference.engine.trainer_device`.
+        device: see :func:`helpers.compute.trainer_device`.
 
     Raises:
         MissingRunError: there is no such network.
@@ -573,7 +574,6 @@ class CutterStage:
     ) -> None:
         from helpers.analysis.matching import separate as separate_objects
         from helpers.inference.cutting import ABOUT_FILE, load_foreground
-        from helpers.inference.engine import torch_device
 
         for option, pixels in (("window", window), ("shrink", shrink)):
             if pixels < 0:

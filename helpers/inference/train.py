@@ -9,17 +9,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader
 
+from helpers.compute import trainer_device
 from helpers.data.augment import make_augmentations
+from helpers.data.coco import InstancePhoto
 from helpers.data.datamodule import SampleDataModule
 from helpers.data.images import read_image, to_network_frame
-from helpers.inference.engine import trainer_precision
+from helpers.inference.engine import MinuteLines, trainer_precision
 from helpers.inference.object_mask import ObjectMasks
 from helpers.models.backbones import Backbone
-from helpers.models.catalog import build_model, network_frame
+from helpers.models.catalog import build_model, model_args, network_frame
 from helpers.models.draem import TextureAnomalies, smoothed_maximum
+from helpers.models.foreground import CHECKPOINT_NAME, ForegroundNet, FrameCrops, Onward, WholeFrames
 from helpers.models.glass import GlassAnomalies
+from helpers.models.segmentation import build_network
+from helpers.paths import write_whole
 from helpers.pictures.anomaly_source import AnomalySource
+from helpers.progress import is_interactive, quiet_libraries
 from helpers.runs import Run, open_run
 
 
@@ -70,7 +79,7 @@ def train_segmenter(
         precision: see :func:`helpers.inference.engine.trainer_precision`.
         predict_train: also predict the training photos.
         num_workers: processes that read photos.
-        device: see :func:`helpers.inference.engine.trainer_device`.
+        device: see :func:`helpers.compute.trainer_device`.
         seed: of new layers, order and augmentation.
         note: what everything made from the run must say.
 
@@ -164,7 +173,7 @@ def train_on_synthetic(
         accept: share of good photos that the thresholds are to accept; recorded with the run.
         precision: see :func:`helpers.inference.engine.trainer_precision`.
         num_workers: processes that read photos.
-        device: see :func:`helpers.inference.engine.trainer_device`.
+        device: see :func:`helpers.compute.trainer_device`.
         seed: of new layers, order and invented defects.
         note: what everything made from the run must say.
         **parameters: the model's own, see its class.
@@ -238,3 +247,79 @@ def invented_examples(
         damaged, masks = GlassAnomalies(source.folder)(batch)
     pictures = (255 * damaged.clamp(0, 1)).round().byte().permute(0, 2, 3, 1).numpy()
     return list(pictures), list(masks[:, 0].numpy() > 0), [Path(path).name for path in image_paths]
+
+
+def train_foreground(
+    train: Sequence[InstancePhoto],
+    val: Sequence[InstancePhoto],
+    backbone: Backbone,
+    folder: Path,
+    *,
+    image_size: int = 256,
+    crop_size: int = 128,
+    crops_per_photo: int = 4,
+    epochs: int = 12,
+    batch_size: int = 8,
+    learning_rate: float = 1e-3,
+    loss: str = "smooth_l1",
+    object_weight: float = 1.0,
+    seed: int = 0,
+    device: str = "auto",
+) -> ForegroundNet:
+    """Train a network on annotated photos, and write it and its losses to a folder.
+
+    Args:
+        train: photos to cut the training crops from.
+        val: photos whose ``val_loss`` is followed; nothing is chosen by it. May be empty.
+        backbone: encoder, from :func:`helpers.models.backbones.resolve_backbone`.
+        folder: gets ``foreground.ckpt`` and ``metrics.csv`` (columns epoch, step, train_loss, val_loss).
+        image_size: longer side of a photo, in pixels, as the network sees it. An object should be 20 pixels or more
+            across then.
+        crop_size: side of the training crops in pixels, a multiple of 32; best larger than an object.
+        crops_per_photo: training crops an epoch from each photo.
+        epochs: times that many crops are seen.
+        batch_size: crops a step.
+        learning_rate: see :class:`ForegroundNet`.
+        loss: see :func:`distance_loss`.
+        object_weight: see :func:`distance_loss`.
+        seed: of the decoder's first weights and of the crops. The global random state is left as it was.
+        device: see :func:`helpers.compute.trainer_device`.
+
+    Returns:
+        The trained network in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: no photo to train on, or a parameter or a photo that does not fit; the message names it.
+    """
+    quiet_libraries()
+    crops = FrameCrops(train, image_size, crop_size, crops_per_photo * len(train), seed)
+    loaders = [DataLoader(crops, batch_size, sampler=Onward(len(crops)))]
+    if val:
+        loaders.append(DataLoader(WholeFrames(val, image_size), batch_size=1))
+    interactive = is_interactive()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = ForegroundNet(
+            backbone.architecture,
+            backbone.mean,
+            backbone.std,
+            image_size,
+            learning_rate,
+            loss,
+            object_weight,
+            model_args(backbone.name),
+            network=build_network("unet", backbone),
+        )
+        trainer = Trainer(
+            max_epochs=epochs,
+            logger=CSVLogger(folder, name="", version=""),
+            callbacks=[] if interactive else [MinuteLines()],
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=interactive,
+            num_sanity_val_steps=0,
+            **trainer_device(device),
+        )
+        trainer.fit(net, *loaders)
+    write_whole(folder / CHECKPOINT_NAME, lambda partial: trainer.save_checkpoint(partial, weights_only=True))
+    return net.eval().cpu()

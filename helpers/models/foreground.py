@@ -12,35 +12,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch import LightningModule
 from scipy import ndimage
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from helpers.compute import full_precision
 from helpers.data.images import read_image
-from helpers.inference.engine import MinuteLines, trainer_device
-from helpers.models.catalog import bare_backbone, model_args
-from helpers.models.segmentation import STRIDE, assemble_network, build_network
-from helpers.paths import write_whole
-from helpers.progress import is_interactive, quiet_libraries
+from helpers.models.catalog import bare_backbone
+from helpers.models.segmentation import STRIDE, assemble_network
 
 if TYPE_CHECKING:
     from helpers.data.coco import InstancePhoto
-    from helpers.models.backbones import Backbone
 
 LOSSES = ("smooth_l1", "mse")
 SMOOTH_L1_BETA = 0.1  # errors below this count squared; the map goes from 0 to 1
 WEIGHT_DECAY = 0.01
-CHECKPOINT_NAME, LOG_NAME = "foreground.ckpt", "metrics.csv"
+CHECKPOINT_NAME = "foreground.ckpt"
 SCALES = (0.8, 1.25)  # how much smaller or larger a crop shows its objects
 GAIN, OFFSET, GAMMA = 0.3, 0.1, 0.3  # largest changes of the light: factor about mid grey, sum, log of the exponent
 
@@ -296,83 +290,7 @@ def _photo_tensor(photo: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
 
 
-# ------------------------------------------------------------------------------------------------ training, prediction
-
-
-def train_foreground(
-    train: Sequence[InstancePhoto],
-    val: Sequence[InstancePhoto],
-    backbone: Backbone,
-    folder: Path,
-    *,
-    image_size: int = 256,
-    crop_size: int = 128,
-    crops_per_photo: int = 4,
-    epochs: int = 12,
-    batch_size: int = 8,
-    learning_rate: float = 1e-3,
-    loss: str = "smooth_l1",
-    object_weight: float = 1.0,
-    seed: int = 0,
-    device: str = "auto",
-) -> ForegroundNet:
-    """Train a network on annotated photos, and write it and its losses to a folder.
-
-    Args:
-        train: photos to cut the training crops from.
-        val: photos whose ``val_loss`` is followed; nothing is chosen by it. May be empty.
-        backbone: encoder, from :func:`helpers.models.backbones.resolve_backbone`.
-        folder: gets ``foreground.ckpt`` and ``metrics.csv`` (columns epoch, step, train_loss, val_loss).
-        image_size: longer side of a photo, in pixels, as the network sees it. An object should be 20 pixels or more
-            across then.
-        crop_size: side of the training crops in pixels, a multiple of 32; best larger than an object.
-        crops_per_photo: training crops an epoch from each photo.
-        epochs: times that many crops are seen.
-        batch_size: crops a step.
-        learning_rate: see :class:`ForegroundNet`.
-        loss: see :func:`distance_loss`.
-        object_weight: see :func:`distance_loss`.
-        seed: of the decoder's first weights and of the crops. The global random state is left as it was.
-        device: see :func:`helpers.inference.engine.trainer_device`.
-
-    Returns:
-        The trained network in evaluation mode, on the CPU.
-
-    Raises:
-        ValueError: no photo to train on, or a parameter or a photo that does not fit; the message names it.
-    """
-    quiet_libraries()
-    crops = FrameCrops(train, image_size, crop_size, crops_per_photo * len(train), seed)
-    loaders = [DataLoader(crops, batch_size, sampler=Onward(len(crops)))]
-    if val:
-        loaders.append(DataLoader(WholeFrames(val, image_size), batch_size=1))
-    interactive = is_interactive()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        net = ForegroundNet(
-            backbone.architecture,
-            backbone.mean,
-            backbone.std,
-            image_size,
-            learning_rate,
-            loss,
-            object_weight,
-            model_args(backbone.name),
-            network=build_network("unet", backbone),
-        )
-        trainer = Trainer(
-            max_epochs=epochs,
-            logger=CSVLogger(folder, name="", version=""),
-            callbacks=[] if interactive else [MinuteLines()],
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=interactive,
-            num_sanity_val_steps=0,
-            **trainer_device(device),
-        )
-        trainer.fit(net, *loaders)
-    write_whole(folder / CHECKPOINT_NAME, lambda partial: trainer.save_checkpoint(partial, weights_only=True))
-    return net.eval().cpu()
+# ------------------------------------------------------------------------------------------------ ----- prediction
 
 
 @torch.inference_mode()

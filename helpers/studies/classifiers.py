@@ -15,10 +15,9 @@ import numpy as np
 import pandas as pd
 
 from helpers.analysis.unknown import accepted_shares, open_set_thresholds
-from helpers.compute import synchroniser, time_stages
+from helpers.compute import synchroniser, time_stages, torch_device
 from helpers.data.images import read_image
 from helpers.inference.classification import photo_classes
-from helpers.inference.engine import torch_device
 from helpers.inference.grad_cam import grad_cam, points_at
 from helpers.inference.predictor import Predictor
 from helpers.inference.stages import THRESHOLDS_FILE
@@ -164,7 +163,7 @@ def time_approaches(
         photos: files; each approach takes as long as these make it: two stages need the second for what the gate flags.
         batch_sizes: each at most the number of photos.
         repeats: rounds over all photos.
-        device: see :func:`helpers.inference.engine.trainer_device`.
+        device: see :func:`helpers.compute.trainer_device`.
 
     Returns:
         As from :func:`helpers.compute.time_stages`: stages ``classifier``, ``distance``, ``one stage: both``,

@@ -219,7 +219,7 @@ def run_gate(
         coreset_ratio: share of the patches that is kept.
         accept: share of held-out good photos that its threshold accepts.
         batch_size: photos at once.
-        device: see :func:`helpers.inference.engine.trainer_device`.
+        device: see :func:`helpers.compute.trainer_device`.
         seed: of the projection.
 
     Returns:
@@ -244,7 +244,7 @@ def gate_scores(gate: Run, photos: Iterable[str], file: Path, device: str = "aut
         gate: finished.
         photos: paths.
         file: CSV that keeps them, with the gate they are of.
-        device: see :func:`helpers.inference.engine.trainer_device`.
+        device: see :func:`helpers.compute.trainer_device`.
     """
     known = pd.Series(dtype=np.float64)
     if file.is_file():
@@ -334,7 +334,7 @@ def run_split(
             gate that was trained on stand-ins.
         accept: share of held-out known photos that tau and kappa each accept.
         n_bootstrap: resamples behind each interval.
-        device: see :func:`helpers.inference.engine.trainer_device`.
+        device: see :func:`helpers.compute.trainer_device`.
         seed: of split, training and resamples.
         **training: of :func:`helpers.inference.classification.train_classifier`.
 

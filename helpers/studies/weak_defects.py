@@ -139,7 +139,7 @@ def score_photos(run: Run, table: pd.DataFrame, *, device: str = "auto", batch_s
     Args:
         run: finished.
         table: a row a photo: ``image_path`` and, where there, ``source_path``. Its labels do not count.
-        device: see :func:`helpers.inference.engine.trainer_device`.
+        device: see :func:`helpers.compute.trainer_device`.
         batch_size: photos at once.
 
     Returns:

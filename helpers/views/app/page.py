@@ -50,7 +50,7 @@ class InspectionPage:
         dataset: name of the dataset that is offered first.
         profile: of its runs.
         run: name of the run or cascade that is chosen first; empty: PatchCore's, else the first.
-        device: see :func:`helpers.inference.engine.trainer_device`.
+        device: see :func:`helpers.compute.trainer_device`.
         max_megapixels: a photo of so many, or more, is refused.
         opacity: of the map over the photo where its slider begins, 0 to 1.
         pixel_size: millimetres a pixel; 0: what the dataset says.
