@@ -24,6 +24,8 @@ import yaml
 from filelock import FileLock, Timeout
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS_FOLDER = PROJECT_ROOT / "notebooks"
+LOCAL_PREFIX = "local-dir:"  # of a backbone's name: weights in a folder
 PARTIAL = ".*.partial*"  # what finds them, see `partial_path`
 _PARTIAL = re.compile(r"\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.partial(\.\w+)?")
 _NO_NAME = re.compile(r'[/\\:*?"<>|\x00-\x1f\ud800-\udfff]')
@@ -279,6 +281,13 @@ def project_path(path: str | Path) -> Path:
     """An absolute path; a relative one counts from the project's folder, wherever the notebook was started."""
     path = Path(path).expanduser()
     return path if path.is_absolute() else (PROJECT_ROOT / path).resolve()
+
+
+def absolute_backbone(name: str, base: Path | None = None) -> str:
+    """A backbone's name with the path in ``local-dir:PATH`` made absolute against a folder (default: the current)."""
+    if not name.startswith(LOCAL_PREFIX):
+        return name
+    return f"{LOCAL_PREFIX}{((base or Path.cwd()) / Path(name.removeprefix(LOCAL_PREFIX)).expanduser()).resolve()}"
 
 
 def dataset_folder(artifacts: str | Path, dataset: str, profile: str) -> Path:

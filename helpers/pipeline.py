@@ -13,33 +13,32 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
-import re
-import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import nbformat
 import pandas as pd
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from helpers.analysis.classes import learnable_classes
 from helpers.data.images import files_below
 from helpers.data.samples import can_be_supervised, content_digest, fingerprint, read_table
-from helpers.models.backbones import ENVIRONMENT_VARIABLE, LOCAL_PREFIX, resolve_local_name
 from helpers.models.recipes import RECIPES
 from helpers.paths import (
+    NOTEBOOKS_FOLDER,
     PROJECT_ROOT,
     content_hash,
     dataset_folder,
     hold,
-    project_path,
     read_csv,
     write_csv,
     write_json,
@@ -48,30 +47,18 @@ from helpers.progress import SECONDS_BETWEEN_LINES
 from helpers.session import (
     MAKE_NUMBERS,
     MAKE_RESULTS,
-    check_finite,
+    collect_parameters,
     dataset_name,
     installed_versions,
-    read_value,
+    named_paths,
     split_setting,
 )
 
-NOTEBOOKS_FOLDER = PROJECT_ROOT / "notebooks"
 BUILT_IN = ("mesh", "nuts")
-FOLDERS = ("FRAMES", "GATE_DATASET")  # parameters that may name a folder of photos beside the dataset
 CELL_TIMEOUT_SECONDS = 6 * 3600
-SUMMARY_COLUMNS = (
-    "model",
-    "n_test_normal",
-    "n_test_abnormal",
-    "image_auroc",
-    "image_ap",
-    "pixel_auroc",
-    "pixel_aupro",
-    "recall_at_threshold",
-    "false_alarm_at_threshold",
-    "fit_seconds",
-    "ms_per_image",
-)
+HEADLESS = {"HELPERS_HEADLESS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "PYTHONUNBUFFERED": "1"}
+SUMMARY_COLUMNS = ("model", "n_test_normal", "n_test_abnormal", "image_auroc", "image_ap", "pixel_auroc", "pixel_aupro")
+SUMMARY_COLUMNS += ("recall_at_threshold", "false_alarm_at_threshold", "fit_seconds", "ms_per_image")
 
 
 class PipelineError(RuntimeError):
@@ -80,111 +67,68 @@ class PipelineError(RuntimeError):
 
 @dataclass(frozen=True)
 class Node:
-    """One notebook of the series.
+    """One notebook of the series: what it reads, what it leaves, and what it can do nothing without."""
 
-    Attributes:
-        name: file name without suffix.
-        after: names of the notebooks whose results it reads.
-        leaves: files below the dataset's artifacts folder that are there once it is finished.
-        needs: what it can do nothing without, a key of :data:`NEEDS`; empty: nothing.
-        part_of: the notebook's file name without suffix, where the node runs a part of it only.
-        without: tag of the cells that are then left out.
-        reads: folders of files in ``notebooks/params`` that it reads.
-        recipe: raised by hand when what the package computes for it, beside the models, comes out different.
-    """
-
-    name: str
-    after: tuple[str, ...]
-    leaves: tuple[str, ...]
-    needs: str = ""
-    part_of: str = ""
-    without: str = ""
-    reads: tuple[str, ...] = ()
-    recipe: int = 1
+    name: str  # the file's, without suffix
+    after: tuple[str, ...]  # names of the notebooks whose results it reads
+    leaves: tuple[str, ...]  # files below the dataset's artifacts folder that are there once it is finished
+    needs: str = ""  # a key of NEEDS
+    part_of: str = ""  # the file's name, where the node runs a part of it only
+    without: str = ""  # tag of the cells that are then left out
+    reads: tuple[str, ...] = ()  # folders in notebooks/params that it reads
+    recipe: int = 1  # raised by hand when what the package computes for it, beside the models, comes out different
 
     @property
     def number(self) -> str:
-        """``02`` of ``02_train_patchcore``."""
-        return self.name[:2]
+        return self.name.split("_")[0]
 
     @property
-    def path(self) -> Path:
-        """The notebook itself."""
-        return NOTEBOOKS_FOLDER / f"{self.part_of or self.name}.ipynb"
+    def file(self) -> str:
+        return self.part_of or self.name
 
+
+NUMBERS = ("01_setup_and_validate", "02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass")
+SETUP, PATCHCORE, SEGMENTERS, INVENTED = NUMBERS
+CLASSIFIERS, CASCADES = "05_train_classifiers", "07_cascade_inference"
+MAPS = (PATCHCORE, SEGMENTERS, INVENTED)
 
 SERIES: tuple[Node, ...] = (
-    Node("01_setup_and_validate", (), ("samples.csv", "findings.csv")),
-    Node("02_train_patchcore", ("01_setup_and_validate",), ("patchcore/run.json",), "good photos in train"),
+    Node(SETUP, (), ("samples.csv", "findings.csv")),
+    Node(PATCHCORE, (SETUP,), ("patchcore/run.json",), "good photos in train"),
+    Node(SEGMENTERS, (SETUP,), ("unet/run.json", "deeplabv3plus/run.json"), "masks of defects"),
+    Node(INVENTED, (SETUP,), ("draem/run.json", "glass/run.json"), "good photos in train"),
     Node(
-        "03_train_unet_deeplabv3plus",
-        ("01_setup_and_validate",),
-        ("unet/run.json", "deeplabv3plus/run.json"),
-        "masks of defects",
-    ),
-    Node(
-        "04_train_draem_glass",
-        ("01_setup_and_validate",),
-        ("draem/run.json", "glass/run.json"),
-        "good photos in train",
-    ),
-    Node(
-        "05_train_classifiers",
-        ("01_setup_and_validate", "02_train_patchcore"),
+        CLASSIFIERS,
+        (SETUP, PATCHCORE),
         ("classifier/run.json", "open_set/open_set.npz", "open_set/thresholds.json"),
         "two classes of three photos",
         reads=("open_set",),
     ),
-    Node(
-        "06_evaluate",
-        ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass", "05_train_classifiers"),
-        ("leaderboard.csv", "evaluation/report.html"),
-    ),
-    Node(
-        "07_cascade_inference",
-        ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass", "05_train_classifiers"),
-        ("cascades/rates.csv",),
-        "masks of defects or classes",
-        reads=("cascades",),
-    ),
+    Node("06_evaluate", (*MAPS, CLASSIFIERS), ("leaderboard.csv", "evaluation/report.html")),
+    Node(CASCADES, (*MAPS, CLASSIFIERS), ("cascades/rates.csv",), "masks of defects or classes", reads=("cascades",)),
     Node(
         "08_size_analysis",
-        ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass"),
+        MAPS,
         ("sizes/defects.csv", "sizes/verdicts.csv", "sizes/sizes.json", "sizes/defects.coco.json"),
         reads=("sizes",),
     ),
     Node(
         "09_export_and_video",
-        ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass", "05_train_classifiers"),
+        (*MAPS, CLASSIFIERS),
         ("export/files.csv", "export/parity.csv", "export/speed.csv"),
         "good photos in train",
     ),
     Node(
         "10_inspection_app",
-        ("02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass", "05_train_classifiers"),
+        (*MAPS, CLASSIFIERS),
         ("app/annotated.png", "app/inspection.csv"),
         reads=("sizes", "cascades"),
     ),
 )
-
-CASCADES = "07_cascade_inference"
-BESIDE: dict[str, tuple[str, tuple[Node, ...]]] = {
-    "mesh": (
-        "nuts",
-        (
-            Node("01_setup_and_validate", (), ("samples.csv", "findings.csv")),
-            Node("02_train_patchcore", ("01_setup_and_validate",), ("patchcore/run.json",)),
-            Node(
-                "03_foreground",
-                ("01_setup_and_validate",),
-                ("foreground/foreground.json",),
-                part_of="03_train_unet_deeplabv3plus",
-                without="segmenters",
-            ),
-        ),
-    )
-}
-"""Built-in dataset -> another one that a cascade of notebook 07 judges, and the notebooks that make the runs for it."""
+FOREGROUND = Node("03f_foreground", (SETUP,), ("foreground/foreground.json",), part_of=SEGMENTERS, without="segmenters")
+# Built-in dataset -> another one that a cascade of notebook 07 judges, and what makes the runs for it.
+BESIDE = {"mesh": ("nuts", ("01", "02", "03f"))}
+NOT_BESIDE = ("FRAMES", "GATE_DATASET")  # parameters that may name a folder of photos of the one dataset
 
 NEEDS: dict[str, Callable[[pd.DataFrame], bool]] = {
     "good photos in train": lambda table: bool(((table["split"] == "train") & (table["label_index"] == 0)).any()),
@@ -206,47 +150,46 @@ def run(
     artifacts: str | Path = "artifacts",
     name: str = "",
 ) -> Path:
-    """Run the series on one dataset.
+    """Run the series on one dataset and return its artifacts folder.
 
-    Args:
-        dataset: folder (or table file) with the photos; a built-in one is drawn if it is missing.
-        profile: name of a file in ``notebooks/params``.
-        only: numbers of notebooks to run; the others are left as they are.
-        start: number of the notebook from which on everything is run again.
-        force: run again even what is finished and unchanged.
-        settings: ``NAME=VALUE`` for every notebook that has the parameter, or ``02.NAME=VALUE`` for one.
-        artifacts: folder of results, relative to the project unless absolute.
-        name: name of the dataset in ``artifacts``; default: that of its folder.
-
-    Returns:
-        The dataset's artifacts folder.
+    ``only`` these notebooks (by number); run again from the one called ``start`` on, or all by ``force``; ``settings``
+    and ``given`` parameters as in :func:`helpers.session.collect_parameters`; ``name`` of the dataset in ``artifacts``.
 
     Raises:
-        PipelineError: for an unknown parameter, profile or notebook, a missing dataset, or a failing cell.
+        PipelineError: for an unknown notebook, a missing dataset, or a failing cell.
+        ParameterError: for an unknown parameter or profile.
         InUseError: another pipeline is at work in that folder.
     """
     dataset = ensure_dataset(Path(dataset))
-    given = {"DATASET": str(dataset), "PROFILE": profile, "ARTIFACTS": str(artifacts)} | (
-        {"NAME": name} if name else {}
-    )
-    parameters = collect_parameters(profile, settings, given)
+    given = {"DATASET": dataset, "PROFILE": profile, "ARTIFACTS": artifacts} | ({"NAME": name} if name else {})
+    parameters = collect_parameters(NOTEBOOKS_FOLDER, profile, settings, given)
     chosen = _choose(only, start)
     folder = dataset_folder(artifacts, dataset_name(str(dataset), name), profile)
-    with _alone_in(folder):
+    with hold(folder / ".pipeline.lock", str(folder)):  # two in one folder would read each other's runs
         state = _State(folder)
         for node in chosen:
             before = [state.made(one) for one in SERIES if one.name in node.after]
             if node.name == CASCADES:
-                before += _run_beside(dataset, profile, settings, artifacts, left_alone=bool(only), again=force)
+                before += _run_beside(dataset, profile, artifacts, settings, force, left_alone=bool(only))
             again = force or (bool(start) and node.number >= start)
-            _update(node, parameters[node.name], dataset, state, before, again)
+            _update(node, parameters[node.file], dataset, state, before, again)
         write_report(folder, state)
     return folder
 
 
-def _alone_in(folder: Path) -> AbstractContextManager[None]:
-    """Two pipelines in one folder would read each other's runs."""
-    return hold(folder / ".pipeline.lock", str(folder))
+def _run_beside(
+    dataset: Path, profile: str, artifacts: str | Path, settings: Sequence[str], force: bool, *, left_alone: bool
+) -> list[str]:
+    """Make the runs that notebook 07 needs of another built-in dataset; returns how they were made."""
+    name, numbers = BESIDE.get(dataset.name, ("", ())) if dataset.parent == PROJECT_ROOT / "datasets" else ("", ())
+    if not name:
+        return []
+    if not left_alone:
+        print(f"{name}, which a cascade of {CASCADES} judges:", flush=True)
+        settings = [one for one in settings if split_setting(one)[0].split(".")[-1] not in NOT_BESIDE]
+        run(dataset.parent / name, profile, only=numbers, force=force, settings=settings, artifacts=artifacts)
+    state = _State(dataset_folder(artifacts, name, profile))
+    return [state.made(node) for node in (*SERIES, FOREGROUND) if node.number in numbers]
 
 
 def _update(
@@ -266,163 +209,31 @@ def _update(
         print(f"{node.name}: done in {seconds:.0f} s", flush=True)
 
 
-def _run_beside(
-    dataset: Path, profile: str, settings: Sequence[str], artifacts: str | Path, *, left_alone: bool, again: bool
-) -> list[str]:
-    """Make the runs that notebook 07 needs of another built-in dataset, see :data:`BESIDE`; returns how they were made.
-
-    Args:
-        dataset: of the series; nothing is done for any but a built-in one.
-        profile: see :func:`run`.
-        settings: see :func:`run`.
-        artifacts: see :func:`run`.
-        left_alone: leave the other dataset's runs as they are.
-        again: run even what is finished and unchanged.
-    """
-    if dataset.parent != PROJECT_ROOT / "datasets" or dataset.name not in BESIDE:
-        return []
-    name, nodes = BESIDE[dataset.name]
-    state = _State(dataset_folder(artifacts, name, profile))
-    if left_alone:
-        return [state.made(node) for node in nodes]
-    print(f"{name}, which a cascade of {CASCADES} judges:", flush=True)
-    other = ensure_dataset(dataset.parent / name)
-    given = {"DATASET": str(other), "PROFILE": profile, "ARTIFACTS": str(artifacts)}
-    parameters = collect_parameters(profile, settings, given)
-    with _alone_in(state.folder):
-        for node in nodes:
-            values = {key: value for key, value in parameters[node.path.stem].items() if key not in FOLDERS}
-            _update(node, values, other, state, [state.made(one) for one in nodes if one.name in node.after], again)
-    return [state.made(node) for node in nodes]
-
-
 def ensure_dataset(dataset: Path) -> Path:
-    """The dataset's absolute path; ``mesh`` and ``nuts`` in the project's ``datasets`` are drawn if they are missing.
-
-    Raises:
-        PipelineError: if it is missing and cannot be drawn.
-    """
+    """The dataset's absolute path; ``datasets/mesh`` and ``datasets/nuts`` are drawn if they are missing."""
     dataset = dataset.expanduser().resolve()
-    if dataset.exists():
-        return dataset
-    if dataset.parent == PROJECT_ROOT / "datasets" and dataset.name in BUILT_IN:
+    if not dataset.exists():
+        if dataset.parent != PROJECT_ROOT / "datasets" or dataset.name not in BUILT_IN:
+            raise PipelineError(
+                f"There is no dataset at {dataset}. Give DATASET= (or --dataset) the folder with your photos; "
+                f"datasets/README.md shows the layouts. Built in: {', '.join(f'datasets/{one}' for one in BUILT_IN)}."
+            )
         from helpers.pictures.builtin import draw_mesh, draw_nuts
 
         print(f"drawing the built-in dataset {dataset.name} ...", flush=True)
-        return {"mesh": draw_mesh, "nuts": draw_nuts}[dataset.name](dataset.parent)
-    raise PipelineError(
-        f"There is no dataset at {dataset}. Give DATASET= (or --dataset) the folder with your photos; "
-        f"datasets/README.md shows the layouts. Built in: {', '.join('datasets/' + known for known in BUILT_IN)}."
-    )
-
-
-# ------------------------------------------------------------------------------------------------------- parameters
-
-
-def collect_parameters(profile: str, settings: Sequence[str], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Parameters of every notebook: the profile's section ``all``, its own section, the settings, what is given.
-
-    Raises:
-        PipelineError: if a name is unknown to the notebook it is meant for (or to all), or a value has another type.
-        ParameterError: for a setting that is no NAME=VALUE, or a number that is not finite.
-    """
-    file = NOTEBOOKS_FOLDER / "params" / f"{profile}.yml"
-    if not file.is_file():
-        known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yml")))
-        raise PipelineError(f"PROFILE={profile!r}: there is no {file}. Known profiles: {known}.")
-    try:
-        sections: dict[str, dict[str, Any]] = OmegaConf.to_container(OmegaConf.load(file))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise PipelineError(f"{file} is no YAML: {error}") from error
-    declared = {node.name: declared_parameters(node.path) for node in SERIES}
-    unknown_sections = set(sections) - {"all"} - set(declared)
-    if unknown_sections:
-        raise PipelineError(f"{file.name} has sections for no notebook: {', '.join(sorted(unknown_sections))}.")
-    for_all = {key: str(value) for key, value in given.items()} | _from_environment()
-    result: dict[str, dict[str, Any]] = {}
-    for node in SERIES:
-        own, all_notebooks = sections.get(node.name) or {}, sections.get("all") or {}
-        _refuse_unknown(own, declared[node.name], f"{file.name}, section {node.name}")
-        values = {key: value for key, value in {**all_notebooks, **for_all}.items() if key in declared[node.name]}
-        result[node.name] = {**values, **own}
-    _refuse_unknown(sections.get("all") or {}, _union(declared.values()), f"{file.name}, section all")
-    for setting in settings:
-        _apply(setting, declared, result)
-    for node in SERIES:
-        result[node.name] = {
-            key: _typed(key, value, declared[node.name][key], node.name) for key, value in result[node.name].items()
-        }
-    return result
-
-
-def declared_parameters(notebook: Path) -> dict[str, str]:
-    """Names and declared types of a notebook's parameters, as papermill reads them from its tagged cell."""
-    import papermill
-
-    return {name: found["inferred_type_name"] for name, found in papermill.inspect_notebook(str(notebook)).items()}
-
-
-def _from_environment() -> dict[str, str]:
-    backbone = os.environ.get(ENVIRONMENT_VARIABLE, "").strip()
-    return {ENVIRONMENT_VARIABLE: resolve_local_name(backbone, Path.cwd())} if backbone else {}
-
-
-def _apply(setting: str, declared: dict[str, dict[str, str]], result: dict[str, dict[str, Any]]) -> None:
-    key, text = split_setting(setting)
-    match = re.fullmatch(r"(?:(\d\d)\.)?([A-Za-z_]\w*)", key)
-    if match is None:
-        raise PipelineError(f"--set {setting}: expected NAME=VALUE, or 02.NAME=VALUE for one notebook.")
-    number, name = match.groups()
-    targets = [node for node in SERIES if number in (None, node.number)]
-    takers = [node for node in targets if name in declared[node.name]]
-    if not takers:
-        known = sorted(_union(declared[node.name] for node in targets))
-        where = f"notebook {number}" if number else "any notebook"
-        raise PipelineError(f"--set {setting}: {name} is no parameter of {where}. Known: {', '.join(known)}.")
-    for node in takers:
-        text_wanted = declared[node.name][name] in ("str", "'str'")
-        value = text if text_wanted else read_value(key, text)
-        if name == ENVIRONMENT_VARIABLE:
-            value = resolve_local_name(value, Path.cwd())
-        result[node.name][name] = value
-
-
-def _refuse_unknown(values: dict[str, Any], declared: Iterable[str], where: str) -> None:
-    unknown = sorted(set(values) - set(declared))
-    if unknown:
-        raise PipelineError(f"{where}: unknown parameter {', '.join(unknown)}. Known: {', '.join(sorted(declared))}.")
-
-
-def _union(names: Iterable[Iterable[str]]) -> set[str]:
-    return {name for group in names for name in group}
-
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "bool": (bool,),
-    "float": (float, int),
-    "int": (int,),
-    "list": (list,),
-    "str": (str,),
-}
-
-
-def _typed(name: str, value: Any, type_name: str, notebook: str) -> Any:
-    expected = _TYPES.get(type_name.split("[")[0])
-    if expected and (not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected)):
-        raise PipelineError(f"{notebook}: {name}={value!r} must be of type {type_name}.")
-    check_finite(f"{notebook}: {name}", value)
-    return value
+        {"mesh": draw_mesh, "nuts": draw_nuts}[dataset.name](dataset.parent)
+    return dataset
 
 
 def _choose(only: Sequence[str], start: str) -> list[Node]:
-    numbers = [node.number for node in SERIES]
+    nodes = [*SERIES, *([FOREGROUND] if FOREGROUND.number in only else [])]
     for wanted in [*only, *([start] if start else [])]:
-        if wanted not in numbers:
-            raise PipelineError(f"There is no notebook {wanted!r}; known: {', '.join(numbers)}.")
-    return [node for node in SERIES if not only or node.number in only]
+        if wanted not in [node.number for node in nodes]:
+            raise PipelineError(f"There is no notebook {wanted!r}; known: {', '.join(one.number for one in SERIES)}.")
+    return [node for node in nodes if not only or node.number in only]
 
 
-# -------------------------------------------------------------------------------------------------------- execution
+# ---------------------------------------------------------------------------------------------------------- execution
 
 
 def execute(node: Node, parameters: dict[str, Any], folder: Path) -> float:
@@ -433,69 +244,59 @@ def execute(node: Node, parameters: dict[str, Any], folder: Path) -> float:
     Raises:
         PipelineError: if a cell fails, with the cell's error and the path of the executed copy.
     """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
     out = folder / "notebooks" / f"{node.name}.ipynb"
     out.parent.mkdir(parents=True, exist_ok=True)
-    parameter_file = out.with_suffix(".parameters.yml")
-    parameter_file.write_text(yaml.safe_dump(parameters, sort_keys=False), encoding="utf-8")
-    log = out.with_suffix(".log")
-    source = node.path if not node.without else write_part(node, out.with_suffix(".source.ipynb"))
-    command = [sys.executable, "-m", "papermill", str(source), str(out), "-f", str(parameter_file)]
-    command += ["--kernel", "python3", "--cwd", str(NOTEBOOKS_FOLDER), "--log-output", "--no-progress-bar"]
-    command += ["--execution-timeout", str(CELL_TIMEOUT_SECONDS)]
-    started = last = time.monotonic()
-    with log.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=_headless())
-        try:
-            while process.poll() is None:
-                time.sleep(0.2)
-                if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-                    last = time.monotonic()
-                    print(f"{node.name}: {last - started:.0f} s, {_last_line(log)}", flush=True)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
-    if process.returncode != 0:
-        raise PipelineError(f"{_failure(out) or _tail(log)}\nExecuted copy: {out}\nLog: {log}")
+    log, started = out.with_suffix(".log"), time.monotonic()
+    options = {"cwd": NOTEBOOKS_FOLDER, "kernel_name": "python3", "execution_timeout": CELL_TIMEOUT_SECONDS}
+    try:
+        with _logged(node.name, log):
+            papermill.execute_notebook(
+                _source(node), str(out), parameters, log_output=True, progress_bar=False, **options
+            )
+    except papermill.PapermillExecutionError as error:
+        source = "\n".join(f"    {line}" for line in error.source.splitlines())
+        failure = f"{node.name} failed in this cell:\n{source}\n{error.ename}: {error.evalue}"
+        raise PipelineError(f"{failure}\nExecuted copy: {out}\nLog: {log}") from error
+    except (DeadKernelError, TimeoutError) as error:
+        raise PipelineError(f"{node.name}: {error}\nExecuted copy: {out}\nLog: {log}") from error
     return time.monotonic() - started
 
 
-def write_part(node: Node, file: Path) -> Path:
-    """Write a node's notebook without the cells that it leaves out; returns the file."""
-    import nbformat
-    from nbconvert.preprocessors import TagRemovePreprocessor
-
-    remover = TagRemovePreprocessor(remove_cell_tags={node.without}, enabled=True)
-    part, _ = remover.preprocess(nbformat.read(node.path, as_version=4), {})
-    nbformat.write(part, file)
-    return file
+def _source(node: Node) -> nbformat.NotebookNode:
+    notebook = nbformat.read(NOTEBOOKS_FOLDER / f"{node.file}.ipynb", as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if node.without not in cell.metadata.get("tags", [])]
+    return notebook
 
 
-def _headless() -> dict[str, str]:
-    return {**os.environ, "HELPERS_HEADLESS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "PYTHONUNBUFFERED": "1"}
+@contextmanager
+def _logged(name: str, file: Path) -> Iterator[None]:
+    """What papermill and the cells say goes to a file, and its last line to the terminal every minute."""
+    logger, ended, started = logging.getLogger("papermill"), threading.Event(), time.monotonic()
+    handler = logging.FileHandler(file, mode="w", encoding="utf-8")
+
+    def report() -> None:
+        while not ended.wait(SECONDS_BETWEEN_LINES):
+            lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+            last = next((line for line in reversed(lines) if line.strip()), "").strip()
+            print(f"{name}: {time.monotonic() - started:.0f} s, {last:.120}", flush=True)
+
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    threading.Thread(target=report, daemon=True).start()
+    try:
+        with patch.dict(os.environ, HEADLESS):  # the notebook's process inherits it
+            yield
+    finally:
+        ended.set()
+        logger.removeHandler(handler)
+        handler.close()
 
 
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return lines[-1].strip()[:120] if lines else ""
-
-
-def _tail(log: Path, n_lines: int = 15) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-n_lines:])
-
-
-def _failure(executed: Path) -> str:
-    """The failing cell of an executed copy and its error, or nothing if there is none."""
-    import nbformat
-
-    if not executed.is_file():
-        return ""
-    for cell in nbformat.read(executed, as_version=4).cells:
-        for output in cell.get("outputs", []):
-            if output.output_type == "error":
-                source = "\n".join(f"    {line}" for line in cell.source.splitlines())
-                return f"{executed.stem} failed in this cell:\n{source}\n{output.ename}: {output.evalue}"
-    return ""
+# ------------------------------------------------------------------------------------------------- what is finished
 
 
 class _State:
@@ -550,20 +351,15 @@ def _result_digest(file: Path) -> str:
 
 
 def _fingerprint(node: Node, parameters: dict[str, Any], dataset: Path, before: Sequence[str]) -> str:
-    import nbformat
-
     versions = installed_versions()
-    values = [value for name, value in parameters.items() if name not in ("DATASET", "ARTIFACTS")]
-    texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
-    # whatever a parameter names: frames, annotations, limits, weights, textures, a clip
-    beside = [project_path(text.removeprefix(LOCAL_PREFIX)) for text in texts if isinstance(text, str) and text]
+    beside = named_paths(parameters)
     beside += [file for name in node.reads for file in sorted(NOTEBOOKS_FOLDER.glob(f"params/{name}/*.yml"))]
     content = [
-        [cell.source for cell in nbformat.read(node.path, as_version=4).cells if cell.cell_type == "code"],
+        [cell.source for cell in _source(node).cells if cell.cell_type == "code"],
         [node.recipe, RECIPES, {name: versions[name] for name in (*MAKE_NUMBERS, *MAKE_RESULTS)}],
         parameters,
         _folder_content(dataset),
-        [_folder_content(path) for path in beside if os.path.exists(path)],  # noqa: PTH110  (also a text of any length)
+        [_folder_content(path) for path in beside],
         list(before),
     ]
     return content_hash(content)
@@ -575,32 +371,28 @@ def _folder_content(folder: Path) -> list[tuple[str, str]]:
     return [(os.path.relpath(file, folder), content_digest(file)) for file in files]
 
 
-# ----------------------------------------------------------------------------------------------------------- report
+# ------------------------------------------------------------------------------------------- report, sweep, copies
 
 
-def write_report(folder: Path, state: _State | None = None) -> Path:
+def write_report(folder: Path, state: _State) -> Path:
     """Executed notebooks as HTML pages with an index, in ``report/``; returns the index."""
-    from html import escape
-
     from helpers.views.tables import POLICY, notebook_html, table_html
 
-    state = state or _State(folder)
     report = folder / "report"
     report.mkdir(parents=True, exist_ok=True)
     items = []
     for node in SERIES:
         executed = folder / "notebooks" / f"{node.name}.ipynb"
-        if not executed.is_file():
-            continue
-        (report / f"{node.name}.html").write_text(notebook_html(executed), encoding="utf-8")
-        seconds = state.finished.get(node.name, {}).get("seconds")
-        took = f", {seconds:.0f} s" if seconds is not None else ""
-        items.append(f'<li><a href="{node.name}.html">{escape(node.name)}</a>{took}</li>')
+        if executed.is_file():
+            (report / f"{node.name}.html").write_text(notebook_html(executed), encoding="utf-8")
+            seconds = state.finished.get(node.name, {}).get("seconds")
+            took = f", {seconds:.0f} s" if seconds is not None else ""
+            items.append(f'<li><a href="{node.name}.html">{escape(node.name)}</a>{took}</li>')
     leaderboard = folder / "leaderboard.csv"
     table = table_html(read_csv(leaderboard)) if leaderboard.is_file() else ""
     title = escape(f"{folder.parent.name}, profile {folder.name}")
-    page = _PAGE.format(policy=POLICY, title=title, table=table, items="\n".join(items))
     index = report / "index.html"
+    page = _PAGE.format(policy=POLICY, title=title, table=table, items="\n".join(items))
     index.write_text(page, encoding="utf-8")
     return index
 
@@ -624,18 +416,10 @@ def summary(folder: Path) -> str:
 
 
 def sweep(root: Path, classes: Sequence[str], profile: str, artifacts: str | Path, settings: Sequence[str]) -> Path:
-    """Run the series on each category of a data set and write one CSV with a mean row.
+    """Run the series on each category (a folder in ``root``); returns ``<artifacts>/sweeps/<root>-<profile>.csv``.
 
-    Args:
-        root: folder that holds one folder a category.
-        classes: names of the categories.
-        profile: see :func:`run`.
-        artifacts: see :func:`run`.
-        settings: see :func:`run`.
-
-    Returns:
-        ``<artifacts>/sweeps/<root's name>-<profile>.csv``: one row a category and model, then one mean row a model.
-        In a mean row the counts (``n_...``) are totals, and thresholds are left out: scores of two runs share no scale.
+    One row a category and model, then one mean row a model, in which the counts (``n_...``) are totals, and thresholds
+    are left out: scores of two runs share no scale.
     """
     if not classes:
         raise PipelineError('Give the categories to sweep: CLASSES="screw grid" (or --classes "screw grid").')
@@ -646,16 +430,14 @@ def sweep(root: Path, classes: Sequence[str], profile: str, artifacts: str | Pat
     for name in classes:
         print(f"== {name}", flush=True)
         folder = run(root / name, profile, settings=settings, artifacts=artifacts, name=f"{root.name}-{name}")
-        table = read_csv(folder / "leaderboard.csv")
-        table.insert(0, "category", name)
-        tables.append(table)
+        tables.append(read_csv(folder / "leaderboard.csv").assign(category=name))
     together = pd.concat(tables, ignore_index=True)
+    together.insert(0, "category", together.pop("category"))
     by_model = together.groupby("model", sort=False)
     means = by_model.mean(numeric_only=True).drop(columns=["threshold", "pixel_threshold"], errors="ignore")
     counts = [column for column in means if column.startswith("n_")]
     means[counts] = by_model[counts].sum()
-    means = means.reset_index()
-    means.insert(0, "category", "mean")
+    means = means.reset_index().assign(category="mean")
     file = dataset_folder(artifacts, root.name, profile).parent.parent / "sweeps" / f"{root.name}-{profile}.csv"
     write_csv(pd.concat([together, means], ignore_index=True), file)
     return file
@@ -665,20 +447,17 @@ def prepare(profile: str, out: Path, settings: Sequence[str]) -> list[Path]:
     """Copies of the notebooks with a profile's parameters put in, not executed: what ``pytest --nbval-lax`` can run."""
     import papermill
 
-    parameters = collect_parameters(profile, settings, {"PROFILE": profile})
+    parameters = collect_parameters(NOTEBOOKS_FOLDER, profile, settings, {"PROFILE": profile})
     out.mkdir(parents=True, exist_ok=True)
-    copies = []
-    for node in SERIES:
-        copy = out / f"{node.name}.ipynb"
+    copies = [out / f"{node.name}.ipynb" for node in SERIES]
+    for node, copy in zip(SERIES, copies, strict=True):
         papermill.execute_notebook(
-            str(node.path), str(copy), parameters=parameters[node.name], prepare_only=True, progress_bar=False
+            _source(node), str(copy), parameters[node.name], prepare_only=True, progress_bar=False
         )
-        copies.append(copy)
     return copies
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m helpers.pipeline", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     run_parser = commands.add_parser("run", help="run the series on one dataset")
@@ -696,25 +475,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run_parser.add_argument("--force", action="store_true", help="run again what is finished and unchanged")
     sweep_parser.add_argument("--classes", default="", help="names of the categories, separated by blanks")
     prepare_parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    options = vars(_parser().parse_args(arguments))
+    command = options.pop("command")
     try:
-        if options.command == "prepare":
-            print("\n".join(str(copy) for copy in prepare(options.profile, options.out, options.settings)))
-        elif options.command == "sweep":
-            classes = options.classes.replace(",", " ").split()
-            file = sweep(options.dataset.resolve(), classes, options.profile, options.artifacts, options.settings)
+        if command == "prepare":
+            print("\n".join(str(copy) for copy in prepare(options["profile"], options["out"], options["settings"])))
+        elif command == "sweep":
+            classes = options.pop("classes").replace(",", " ").split()
+            file = sweep(options.pop("dataset").resolve(), classes, **options)
             print(f"{read_csv(file).to_string(index=False, float_format='%.3f')}\n{file}")
         else:
-            folder = run(
-                options.dataset,
-                options.profile,
-                only=options.only.replace(",", " ").split(),
-                start=options.start,
-                force=options.force,
-                settings=options.settings,
-                artifacts=options.artifacts,
-                name=options.name,
-            )
+            options["only"] = options["only"].replace(",", " ").split()
+            folder = run(options.pop("dataset"), options.pop("profile"), **options)
             print(f"\n{summary(folder)}\n\nReport: {folder / 'report' / 'index.html'}")
     except (PipelineError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -247,3 +248,16 @@ def dead_process() -> int:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
+
+
+def write_notebook(file: Path, parameters: str, code: str) -> None:
+    """A title, a cell of parameters, and one of code."""
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell(f"# {file.stem}"),
+            nbformat.v4.new_code_cell(parameters.strip(), metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_code_cell(code.strip()),
+        ],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    )
+    nbformat.write(notebook, file)

@@ -23,9 +23,9 @@ from helpers.models.backbones import (
     feature_strides,
     hub_reachable,
     resolve_backbone,
-    resolve_local_name,
 )
 from helpers.models.catalog import bare_backbone
+from helpers.paths import absolute_backbone
 
 
 @pytest.fixture
@@ -242,17 +242,17 @@ def test_architecture_without_strides_8_and_16_asks_for_layers():
 
 
 def test_local_names_become_absolute(tmp_path):
-    assert resolve_local_name("local-dir:weights/a", tmp_path) == f"local-dir:{tmp_path.resolve() / 'weights' / 'a'}"
-    assert resolve_local_name(f"local-dir:{tmp_path}", Path("/elsewhere")) == f"local-dir:{tmp_path.resolve()}"
+    assert absolute_backbone("local-dir:weights/a", tmp_path) == f"local-dir:{tmp_path.resolve() / 'weights' / 'a'}"
+    assert absolute_backbone(f"local-dir:{tmp_path}", Path("/elsewhere")) == f"local-dir:{tmp_path.resolve()}"
     for name in ("auto", "untrained:", "resnet18.tv_in1k"):
-        assert resolve_local_name(name, tmp_path) == name
+        assert absolute_backbone(name, tmp_path) == name
 
 
 def test_local_name_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     expected = f"local-dir:{tmp_path.resolve() / 'weights'}"
-    assert resolve_local_name("local-dir:~/weights", Path("/elsewhere")) == expected
+    assert absolute_backbone("local-dir:~/weights", Path("/elsewhere")) == expected
 
 
 def test_description_is_plain_data():

@@ -18,7 +18,8 @@ from helpers.data.formats import LayoutError, read_dataset
 from helpers.data.images import read_mask
 from helpers.data.preprocess import preprocess_dataset
 from helpers.data.samples import make_table, read_table, relative_path, write_table
-from helpers.pipeline import collect_parameters
+from helpers.paths import NOTEBOOKS_FOLDER
+from helpers.session import collect_parameters
 
 SIZE = (24, 32)
 
@@ -199,7 +200,9 @@ def test_several_folders_of_good_photos(tmp_path):
 
 
 def test_the_command_line_names_the_folder_of_good_photos():
-    parameters = collect_parameters("quick", ["NORMAL=whole", "LAYOUT=classes", "OPTIONS={image_dir: raw}"], {})
+    parameters = collect_parameters(
+        NOTEBOOKS_FOLDER, "quick", ["NORMAL=whole", "LAYOUT=classes", "OPTIONS={image_dir: raw}"], {}
+    )
     first = parameters["01_setup_and_validate"]
     assert (first["NORMAL"], first["LAYOUT"], first["OPTIONS"]) == ("whole", "classes", {"image_dir": "raw"})
 

@@ -18,6 +18,7 @@ from conftest import REPOSITORY
 from nbformat import NotebookNode
 
 from helpers import pipeline
+from helpers.session import declared_parameters
 
 FILES = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 MOST_LINES = 20
@@ -175,7 +176,7 @@ def test_parameters_are_annotated_literals_with_a_comment(notebook):
 
 def test_papermill_reads_every_parameter(notebook, file):
     names = {statement.target.id for statement in declared(notebook)}
-    assert set(pipeline.declared_parameters(file)) == names
+    assert set(declared_parameters(file)) == names
     assert {"DATASET", "NAME", "PROFILE", "ARTIFACTS"} <= names
 
 

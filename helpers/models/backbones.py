@@ -22,14 +22,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
-from helpers.paths import project_path
+from helpers.paths import LOCAL_PREFIX, project_path
 
 logger = logging.getLogger(__name__)
 
-ENVIRONMENT_VARIABLE = "BACKBONE"
 DEFAULT_NAME = "mobilenetv2_100.ra_in1k"
 HUB_TIMEOUT_SECONDS = 3.0
-LOCAL_PREFIX = "local-dir:"
 BUILTIN_NAME = "builtin:"
 UNTRAINED_PREFIX = "untrained:"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -100,7 +98,7 @@ def resolve_backbone(name: str = "auto", layers: tuple[str, ...] | list[str] = (
         BackboneError: if the weights cannot be reached or the name or a layer is unknown.
     """
     if name in ("", "auto"):
-        name = os.environ.get(ENVIRONMENT_VARIABLE, "").strip() or "auto"
+        name = os.environ.get("BACKBONE", "").strip() or "auto"
     if name == "auto":
         if hub_reachable(DEFAULT_NAME):
             name = DEFAULT_NAME
@@ -118,13 +116,6 @@ def resolve_backbone(name: str = "auto", layers: tuple[str, ...] | list[str] = (
     if name.startswith(LOCAL_PREFIX):
         return _local(Path(name.removeprefix(LOCAL_PREFIX)), layers)
     return _from_hub(name, layers)
-
-
-def resolve_local_name(name: str, base: Path) -> str:
-    """Make the path in ``local-dir:PATH`` absolute against a folder; other names stay as they are."""
-    if not name.startswith(LOCAL_PREFIX):
-        return name
-    return f"{LOCAL_PREFIX}{(base / Path(name.removeprefix(LOCAL_PREFIX)).expanduser()).resolve()}"
 
 
 def hub_reachable(name: str) -> bool:

@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from helpers.models.backbones import LOCAL_PREFIX, Backbone
+from helpers.models.backbones import Backbone
+from helpers.paths import LOCAL_PREFIX
 
 if TYPE_CHECKING:
     from anomalib.models import AnomalibModule

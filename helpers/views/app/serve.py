@@ -25,9 +25,8 @@ from tornado.web import HTTPError, RequestHandler
 from traitlets.config import Config
 from voila.app import Voila
 
-from helpers.paths import project_path
-from helpers.pipeline import NOTEBOOKS_FOLDER, PipelineError, collect_parameters
-from helpers.session import dataset_name
+from helpers.paths import NOTEBOOKS_FOLDER, project_path
+from helpers.session import collect_parameters, dataset_name
 
 NOTEBOOK = "10_inspection_app"
 ADDRESS, PORT = "127.0.0.1", 8866
@@ -109,14 +108,14 @@ def prepare_page(dataset: str, profile: str, artifacts: str, settings: Sequence[
         settings: ``NAME=VALUE`` for its other parameters.
 
     Raises:
-        PipelineError: for an unknown parameter or profile, or a value of another type.
+        ParameterError: for an unknown parameter or profile, or a value of another type.
     """
     import papermill
 
     notebook = NOTEBOOKS_FOLDER / f"{NOTEBOOK}.ipynb"
     own = [setting if setting.startswith("10.") else f"10.{setting}" for setting in settings]
     given = {"DATASET": dataset, "PROFILE": profile, "ARTIFACTS": project_path(artifacts)}
-    values = collect_parameters(profile, own, given)[NOTEBOOK]
+    values = collect_parameters(NOTEBOOKS_FOLDER, profile, own, given)[NOTEBOOK]
     copy = project_path(artifacts) / "app" / f"{dataset_name(dataset)}-{profile}" / f"{NOTEBOOK}.ipynb"
     copy.parent.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(str(notebook), str(copy), parameters=values, prepare_only=True, progress_bar=False)
@@ -139,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         page = prepare_page(options.dataset, options.profile, options.artifacts, options.settings)
-    except (PipelineError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"{error}", file=sys.stderr)
         return 2
     for name in ("HELPERS_HEADLESS", "CI"):  # a page is watched, whoever started its server

@@ -1,0 +1,259 @@
+"""What every notebook does first and last: parameters read and checked, torch on free cores, a record at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from conftest import write_notebook
+
+from helpers.paths import PROJECT_ROOT
+from helpers.session import (
+    ParameterError,
+    Session,
+    check_choice,
+    check_number,
+    collect_parameters,
+    dataset_name,
+    declared_parameters,
+    machine_table,
+)
+
+FIRST = """
+DATASET: str = ""  # photos
+PROFILE: str = "quick"  # profile
+BACKBONE: str = "auto"  # weights
+FLAG: bool = True  # yes or no
+COUNT: int = 1  # how many
+RATIO: float = 0.5  # share
+LAYERS: list = []  # names
+"""
+SECOND = """
+DATASET: str = ""  # photos
+PROFILE: str = "quick"  # profile
+COUNT: int = 1  # how many
+LABEL: str = "x"  # text
+"""
+
+
+# ---------------------------------------------------------------------------------------------------------- parameters
+
+
+@pytest.fixture
+def notebooks(tmp_path) -> Path:
+    folder = tmp_path / "notebooks"
+    (folder / "params").mkdir(parents=True)
+    write_notebook(folder / "01_first.ipynb", FIRST, "print(1)")
+    write_notebook(folder / "02_second.ipynb", SECOND, "print(2)")
+    (folder / "params" / "quick.yml").write_text("all:\n  PROFILE: quick\n01_first:\n  COUNT: 5\n")
+    return folder
+
+
+@pytest.fixture
+def collect(notebooks):
+    return lambda *settings, **given: collect_parameters(notebooks, "quick", settings, given)
+
+
+def test_sections_given_and_declared(notebooks, collect):
+    assert declared_parameters(notebooks / "02_second.ipynb") == {
+        **{"DATASET": "str", "PROFILE": "str", "COUNT": "int", "LABEL": "str"}
+    }
+    assert collect() == {"01_first": {"PROFILE": "quick", "COUNT": 5}, "02_second": {"PROFILE": "quick"}}
+    assert collect(LABEL="n")["02_second"] == {"PROFILE": "quick", "LABEL": "n"}
+    assert collect(LABEL="n")["01_first"] == {"PROFILE": "quick", "COUNT": 5}, "it has no LABEL"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("FLAG=false", False),
+        ("COUNT=-7", -7),
+        ("RATIO=1", 1),
+        ("RATIO=1e-3", 0.001),
+        ("RATIO=1.E+2", 100.0),
+        ("LAYERS=[layer2, layer3]", ["layer2", "layer3"]),
+        ("LAYERS=[]", []),
+        (" COUNT =7", 7),
+    ],
+)
+def test_settings_have_the_type_of_their_parameter(collect, setting, value):
+    found = collect(setting)["01_first"][setting.split("=")[0].strip()]
+    assert found == value and type(found) in (type(value), float)
+
+
+@pytest.mark.parametrize("text", ["false", "007", "1e3", "null", "", "[a]", "a=b", "x: y", "2024-01-01", ".nan", "["])
+def test_text_stays_text(collect, text):
+    assert collect(f"LABEL={text}")["02_second"]["LABEL"] == text
+
+
+def test_setting_for_all_and_for_one(collect):
+    counts = lambda *settings: [values.get("COUNT") for values in collect(*settings).values()]  # noqa: E731
+    assert counts("COUNT=7") == [7, 7]
+    assert counts("02.COUNT=7") == [5, 7]
+    assert counts("COUNT=7", "02.COUNT=8", "01.COUNT=9") == [9, 8]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("COUNT=1.5", "COUNT=true", "COUNT=many", "FLAG=1", "FLAG=maybe", "LAYERS=layer2", "RATIO=true", "RATIO=wide"),
+        *("RATIO=.nan", "RATIO=.inf", "RATIO=[", "RATIO=a: b: c", "LAYERS=[1, .nan]", "LAYERS=[1, []"),
+        *("COUNT", "=3", "2.COUNT=3", "first.COUNT=3", "COUNT 3=4", "09.COUNT=1", "02.FLAG=true"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_name(collect, setting):
+    with pytest.raises(ParameterError, match=setting.split("=")[0] or "--set"):
+        collect(setting)
+
+
+def test_misspelt_name_answers_with_the_one_meant(collect):
+    with pytest.raises(ParameterError, match="CONUT.*COUNT"):
+        collect("CONUT=3")
+    with pytest.raises(ParameterError) as caught:
+        collect("02.ZZZ=3")
+    assert "LABEL" in str(caught.value) and "RATIO" not in str(caught.value), "all that 02 has"
+
+
+@pytest.mark.parametrize(
+    ("profile", "named"),
+    [
+        ("all:\n  CONUT: 3\n", "CONUT"),
+        ("01_first:\n  LABEL: a\n", "LABEL"),
+        ("03_third:\n  COUNT: 3\n", "03_third"),
+        ("01_first:\n  COUNT: many\n", "COUNT"),
+        ("01_first:\n  RATIO: .nan\n", "RATIO"),
+        ("01_first: [\n", "quick.yml"),
+    ],
+)
+def test_mistakes_in_a_profile_are_named(notebooks, collect, profile, named):
+    (notebooks / "params" / "quick.yml").write_text(profile)
+    with pytest.raises(ParameterError, match=named):
+        collect()
+
+
+@pytest.mark.parametrize("profile", ["", "all:\n", "# nothing\n", "01_first:\n"])
+def test_empty_profile_or_section(notebooks, collect, profile):
+    (notebooks / "params" / "quick.yml").write_text(profile)
+    assert collect("COUNT=3") == {"01_first": {"COUNT": 3}, "02_second": {"COUNT": 3}}
+
+
+def test_number_in_a_profile_may_be_written_as_a_power(notebooks, collect):
+    """YAML 1.1 takes 1e-3 for text."""
+    (notebooks / "params" / "quick.yml").write_text("01_first:\n  RATIO: 1e-3\n")
+    assert collect()["01_first"]["RATIO"] == 0.001
+
+
+def test_unknown_profile_lists_the_known_ones(notebooks):
+    (notebooks / "params" / "full.yml").touch()
+    with pytest.raises(ParameterError, match="full, quick"):
+        collect_parameters(notebooks, "fast", [], {})
+
+
+def test_backbone_from_the_environment(notebooks, collect, monkeypatch, tmp_path):
+    """Notebooks run in their own folder, so a relative path is made absolute here."""
+    monkeypatch.chdir(tmp_path)
+    (notebooks / "params" / "quick.yml").write_text("all:\n  BACKBONE: resnet18.tv_in1k\n")
+    assert collect()["01_first"]["BACKBONE"] == "resnet18.tv_in1k"
+    monkeypatch.setenv("BACKBONE", "local-dir:weights")
+    assert collect()["01_first"]["BACKBONE"] == f"local-dir:{tmp_path / 'weights'}"
+    assert "BACKBONE" not in collect()["02_second"]
+    assert collect("BACKBONE=local-dir:w2")["01_first"]["BACKBONE"] == f"local-dir:{tmp_path / 'w2'}"
+
+
+# -------------------------------------------------------------------------------------------------------------- checks
+
+
+def test_choice():
+    check_choice("SCHEME", "one_class", ["one_class", "supervised"])
+    with pytest.raises(ParameterError, match="SCHEME='oneclass'.*'supervised'"):
+        check_choice("SCHEME", "oneclass", ["one_class", "supervised"])
+
+
+@pytest.mark.parametrize(("value", "whole"), [(0, False), (1, True), (0.5, False), (1.0, False)])
+def test_numbers_within_range(value, whole):
+    check_number("ACCEPT", value, 0, 1, whole=whole)
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, float("nan"), float("inf"), "0.5", None, True, [0.5]])
+def test_numbers_that_are_none_or_out_of_range(value):
+    with pytest.raises(ParameterError, match="ACCEPT="):
+        check_number("ACCEPT", value, 0, 1)
+
+
+@pytest.mark.parametrize("value", [0.5, 1.0, "1", False, 2])
+def test_whole_numbers(value):
+    with pytest.raises(ParameterError, match="SEED="):
+        check_number("SEED", value, 0, 1, whole=True)
+
+
+def test_name_of_a_dataset(tmp_path):
+    (tmp_path / "photos.v2").mkdir()
+    (tmp_path / "table.csv").touch()
+    assert dataset_name(str(tmp_path / "photos.v2")) == "photos.v2"
+    assert dataset_name(str(tmp_path / "table.csv")) == "table"
+    assert dataset_name(str(tmp_path / "photos.v2"), "mine") == "mine"
+    assert dataset_name("datasets/mesh/") == "mesh"
+    for dataset, name in (("", ""), ("/", ""), ("", "mine")):
+        with pytest.raises(ParameterError, match="DATASET="):
+            dataset_name(dataset, name)
+
+
+# ------------------------------------------------------------------------------------------------------------- session
+
+
+@pytest.mark.parametrize(("used", "free"), [([0.0, 3.0], 2), ([100.0, 2.0], 1), ([50.0, 49.0], 1), ([100.0, 100.0], 1)])
+def test_torch_takes_the_cores_that_are_free(monkeypatch, capsys, tmp_path, used, free):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(psutil, "cpu_percent", lambda seconds, percpu: used)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1}, raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        Session("02_train_patchcore", str(tmp_path), "quick", str(tmp_path))
+        assert torch.get_num_threads() == free
+        assert f"{free} of 2 cores" in capsys.readouterr().out
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        torch.set_num_threads(2)
+        Session("02_train_patchcore", str(tmp_path), "quick", str(tmp_path))
+        assert torch.get_num_threads() == 2, "as it is told"
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_that_wait_sleep():
+    """Torch reads the policy when it is imported, and every notebook and command imports helpers first."""
+    code = "import helpers, os; print(os.environ['OMP_WAIT_POLICY'], os.environ.get('GOMP_SPINCOUNT'))"
+    plain = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    for more, policy in (({}, "PASSIVE 1000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None")):
+        done = subprocess.run([sys.executable, "-c", code], env=plain | more, capture_output=True, check=True)
+        assert done.stdout.decode().strip() == policy
+
+
+def test_session_knows_its_folders_and_records_the_last_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    session = Session("01_setup_and_validate", "datasets/mesh", "quick")
+    assert session.dataset == PROJECT_ROOT / "datasets" / "mesh" and session.dataset_name == "mesh"
+    assert session.folder == PROJECT_ROOT / "artifacts" / "mesh" / "quick"
+    other = Session("01_setup_and_validate", str(tmp_path / "mesh"), "quick", str(tmp_path / "out"), name="mine")
+    assert other.dataset == tmp_path / "mesh" and other.folder == tmp_path / "out" / "mine" / "quick"
+    other.record({"SEED": 3}, {})
+    file = other.record({"SEED": 4}, {"auroc": 0.9})
+    assert file == other.folder / "records" / "01_setup_and_validate.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    assert (record["parameters"], record["results"]) == ({"SEED": 4}, {"auroc": 0.9})
+    assert record["dataset"] == str(tmp_path / "mesh") and 0 <= record["seconds"] < 60
+    with pytest.raises(ValueError, match="PROFILE"):
+        Session("01_setup_and_validate", str(tmp_path), "a/b", str(tmp_path))
+
+
+def test_machine_table():
+    found = machine_table().set_index("what")["found"]
+    assert found["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert int(found["CPU cores"]) >= 1
+    assert ("GPU" in found) == (not torch.cuda.is_available() and not torch.backends.mps.is_available())
