@@ -1,4 +1,4 @@
-"""Files and folders that are the old ones or the whole new ones, never half of either; one writer at a time."""
+"""Where things lie, and files and folders that are the old ones or the whole new ones; one writer at a time."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ import pandas as pd
 import psutil
 import yaml
 from filelock import FileLock, Timeout
+from pandas.api.types import is_object_dtype, is_string_dtype
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS_FOLDER = PROJECT_ROOT / "notebooks"
@@ -33,25 +34,86 @@ _FORMULA, _QUOTED_FORMULA = re.compile(r"'*[=+\-@\t\r\n]"), re.compile(r"'+[=+\-
 _STEERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _DEEPEST_YAML = 50  # levels
 _LONGEST_NAME = 200  # bytes of UTF-8: systems end at 255, and a suffix may follow
+_STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class InUseError(OSError):
     """Another process works there; the message says which, and since when."""
 
 
+# --------------------------------------------------------------------------------------------------- places and names
+
+
+def project_path(path: str | Path) -> Path:
+    """An absolute path; a relative one counts from the project's folder, wherever the notebook was started."""
+    path = Path(path).expanduser()
+    return path if path.is_absolute() else (PROJECT_ROOT / path).resolve()
+
+
+def dataset_folder(artifacts: str | Path, dataset: str, profile: str) -> Path:
+    """``<artifacts>/<dataset>/<profile>``: where one dataset's results under one profile lie."""
+    return project_path(artifacts) / check_name(dataset, "dataset") / check_name(profile, "PROFILE")
+
+
+def absolute_backbone(name: str, base: Path | None = None) -> str:
+    """A backbone's name with the path in ``local-dir:PATH`` made absolute against a folder (default: the current)."""
+    if not name.startswith(LOCAL_PREFIX):
+        return name
+    return f"{LOCAL_PREFIX}{((base or Path.cwd()) / Path(name.removeprefix(LOCAL_PREFIX)).expanduser()).resolve()}"
+
+
+def check_name(name: Any, what: str) -> str:
+    """A name of ``what`` (for the message) that can be that of a file or folder, on any system.
+
+    Raises:
+        ValueError: it cannot be one, or would lie elsewhere or hidden.
+    """
+    ends = (name[:1] + name[-1:]) if isinstance(name, str) and name else " "
+    if set(ends) & {".", " "} or _NO_NAME.search(name) or len(name.encode()) > _LONGEST_NAME:
+        raise ValueError(f"{what} becomes the name of a folder; {printable(str(name))[:80]!r} cannot be one.")
+    return name
+
+
+def short_name(name: str, longest: int = _LONGEST_NAME) -> str:
+    """A name of at most so many bytes of UTF-8; of a longer one the beginning, and a hash of the whole."""
+    if len(name.encode()) <= longest:
+        return name
+    digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+    return f"{name.encode()[: longest - 17].decode(errors='ignore')}-{digest}"
+
+
+def printable(text: str) -> str:
+    """A file's name for tables and messages: bytes of it that are no UTF-8, or steer a terminal, as ``\\xe9``."""
+    try:
+        encoded = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a pair, as JSON may say it
+        encoded = text.encode("utf-8", "backslashreplace")
+    text = encoded.decode("utf-8", "backslashreplace")
+    return _STEERS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def content_hash(content: Any) -> str:
+    """Hash (32 hexadecimal digits) of plain data."""
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ------------------------------------------------------------------------------------------- one process at a time
+
+
 @contextmanager
 def hold(lock: Path, what: str) -> Iterator[None]:
-    """Let no other process (or thread) in while the block runs.
+    """Let no other process (or thread) in while the block runs; ``what`` is held, for the message.
 
     The system itself frees the lock of a process that has ended, however it ended, so the next one takes it over.
 
-    Args:
-        lock: a file for it, in a folder that is made if it is missing; it is gone when the block ends.
-        what: is held, for the message.
-
     Raises:
         InUseError: another one holds it.
-        OSError: the folder cannot be made or written to.
+        OSError: the lock's folder cannot be made or written to.
     """
     held = FileLock(lock, blocking=False)
     try:
@@ -80,45 +142,6 @@ def _holder(lock: Path) -> str:
     except (OSError, ValueError):
         return " by another process"
     return f" by process {pid} on {host}, since {since:%Y-%m-%d %H:%M:%S}"
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its place and rename it there; nothing is left behind if writing fails.
-
-    Args:
-        path: the file; its folder is made if it is missing.
-        write: called with the path to write to, which has the same suffix.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_path(path)
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def partial_path(path: Path) -> Path:
-    """Where a file is written until it is whole.
-
-    The name is short, for the file's own may be as long as names can be, and says which process is writing.
-    """
-    return path.with_name(f".{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial{path.suffix}")
-
-
-def remove_partial(files: Iterable[Path]) -> None:
-    """Of files that `PARTIAL` finds, remove those that processes of this machine began, and that have ended."""
-    for file in files:
-        name = _PARTIAL.fullmatch(file.name)
-        if name and name["host"] == _host() and not psutil.pid_exists(int(name["pid"])):
-            file.unlink(missing_ok=True)
-
-
-def _host() -> str:
-    return f"{zlib.crc32(platform.node().encode()):08x}"
-
-
-_STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 @contextmanager
@@ -151,47 +174,74 @@ def _handled(handler: Any) -> Iterator[None]:
             signal.signal(number, old)
 
 
-def check_name(name: Any, what: str) -> str:
-    """A name that becomes that of a file or folder, on any system.
-
-    Args:
-        name: as it was given.
-        what: it names, for the message.
-
-    Raises:
-        ValueError: it cannot be one, or would lie elsewhere or hidden.
-    """
-    if (
-        not isinstance(name, str)
-        or not name.strip(". ")
-        or name[0] in ". "
-        or name[-1] in ". "
-        or _NO_NAME.search(name)
-        or len(name.encode()) > _LONGEST_NAME
-    ):
-        raise ValueError(f"{what} becomes the name of a folder; {printable(str(name))[:80]!r} cannot be one.")
-    return name
+# ------------------------------------------------------------------------------------------------------- whole files
 
 
-def printable(text: str) -> str:
-    """A file's name for tables and messages: bytes of it that are no UTF-8, or steer a terminal, as ``\\xe9``."""
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file beside its place, by a function of the path, and rename it there; nothing is left if that fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = partial_path(path)
     try:
-        encoded = text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half of a pair, as JSON may say it
-        encoded = text.encode("utf-8", "backslashreplace")
-    text = encoded.decode("utf-8", "backslashreplace")
-    return _STEERS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def partial_path(path: Path) -> Path:
+    """Where a file is written until it is whole, with the same suffix.
+
+    The name is short, for the file's own may be as long as names can be, and says which process is writing.
+    """
+    return path.with_name(f".{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial{path.suffix}")
+
+
+def remove_partial(files: Iterable[Path]) -> None:
+    """Of files that `PARTIAL` finds, remove those that processes of this machine began, and that have ended."""
+    for file in files:
+        name = _PARTIAL.fullmatch(file.name)
+        if name and name["host"] == _host() and not psutil.pid_exists(int(name["pid"])):
+            file.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def write_whole_folder(folder: Path, write: Callable[[Path], Any]) -> None:
+    """Write an empty folder beside its place, by a function of it, and rename it there; on any error the old stays."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    token = uuid.uuid4().hex[:8]
+    partial, old = (folder.with_name(f".{folder.name}.{word}-{token}") for word in ("partial", "old"))
+    partial.mkdir()
+    try:
+        write(partial)
+        if folder.exists() or folder.is_symlink():
+            folder.replace(old)
+        try:
+            partial.replace(folder)
+        except OSError:
+            if old.exists() or old.is_symlink():
+                old.replace(folder)
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        old.unlink(missing_ok=True)
+
+
+def write_json(content: Any, path: Path) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def read_yaml(source: str | Path, where: str = "") -> Any:
-    """What YAML says: plain values, without aliases, of which a few lines can make millions of values.
-
-    Args:
-        source: the YAML, or its file.
-        where: it stands, for the message; default: the file.
+    """What YAML (or its file) says: plain values, without aliases, of which a few lines can make millions of values.
 
     Raises:
-        ValueError: it is no YAML, or has aliases.
+        ValueError: it is no YAML, or has aliases; the message says ``where`` it stands (default: the file).
     """
     try:
         text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
@@ -225,14 +275,10 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
 
 def from_cells(table: pd.DataFrame) -> pd.DataFrame:
     """A table read from a CSV of `cells`."""
-    return _map_text(
-        table, lambda value: value[1:] if isinstance(value, str) and _QUOTED_FORMULA.match(value) else value
-    )
+    return _map_text(table, lambda one: one[1:] if isinstance(one, str) and _QUOTED_FORMULA.match(one) else one)
 
 
 def _map_text(table: pd.DataFrame, change: Callable[[Any], Any]) -> pd.DataFrame:
-    from pandas.api.types import is_object_dtype, is_string_dtype
-
     changed = table.rename(columns=change)  # classes are columns too
     for place, kind in enumerate(table.dtypes):
         if is_object_dtype(kind) or is_string_dtype(kind):
@@ -240,83 +286,11 @@ def _map_text(table: pd.DataFrame, change: Callable[[Any], Any]) -> pd.DataFrame
     return changed
 
 
-def short_name(name: str, longest: int = _LONGEST_NAME) -> str:
-    """A name of at most so many bytes of UTF-8; of a longer one the beginning, and a hash of the whole."""
-    if len(name.encode()) <= longest:
-        return name
-    digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
-    return f"{name.encode()[: longest - 17].decode(errors='ignore')}-{digest}"
-
-
-def write_whole_folder(folder: Path, write: Callable[[Path], Any]) -> None:
-    """Write a folder beside its place and rename it there; what was there before is replaced, or stays on any error.
-
-    Args:
-        folder: the folder; the one it lies in is made if it is missing.
-        write: called with an empty folder to write into.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    token = uuid.uuid4().hex[:8]
-    partial, old = (folder.with_name(f".{folder.name}.{word}-{token}") for word in ("partial", "old"))
-    partial.mkdir()
-    try:
-        write(partial)
-        if folder.exists() or folder.is_symlink():
-            folder.replace(old)
-        try:
-            partial.replace(folder)
-        except OSError:
-            if old.exists() or old.is_symlink():
-                old.replace(folder)
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    if old.is_dir() and not old.is_symlink():
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        old.unlink(missing_ok=True)
-
-
-def project_path(path: str | Path) -> Path:
-    """An absolute path; a relative one counts from the project's folder, wherever the notebook was started."""
-    path = Path(path).expanduser()
-    return path if path.is_absolute() else (PROJECT_ROOT / path).resolve()
-
-
-def absolute_backbone(name: str, base: Path | None = None) -> str:
-    """A backbone's name with the path in ``local-dir:PATH`` made absolute against a folder (default: the current)."""
-    if not name.startswith(LOCAL_PREFIX):
-        return name
-    return f"{LOCAL_PREFIX}{((base or Path.cwd()) / Path(name.removeprefix(LOCAL_PREFIX)).expanduser()).resolve()}"
-
-
-def dataset_folder(artifacts: str | Path, dataset: str, profile: str) -> Path:
-    """``<artifacts>/<dataset>/<profile>``: where one dataset's results under one profile lie."""
-    return project_path(artifacts) / check_name(dataset, "dataset") / check_name(profile, "PROFILE")
-
-
-def content_hash(content: Any) -> str:
-    """Hash (32 hexadecimal digits) of plain data."""
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def write_json(content: Any, path: Path) -> None:
-    """Write JSON so that the file is either the old one or the whole new one."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
-
-
 def write_csv(table: pd.DataFrame, path: Path, **options: Any) -> None:
-    """Write a CSV of `cells`, without the index, so that the file is either the old one or the whole new one."""
+    """Write a whole CSV of `cells`, without the index."""
     write_whole(path, lambda file: cells(table).to_csv(file, index=False, **options))
 
 
 def read_csv(path: Path, **options: Any) -> pd.DataFrame:
     """Read what `write_csv` wrote."""
     return from_cells(pd.read_csv(path, **options))
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
