@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from helpers import read_dataset
 from helpers.data.coco import read_instances
-from helpers.data.cutouts import write_cutouts
 from helpers.inference import cutting
 from helpers.inference.cutting import cut_out, split_photos, train_or_load_foreground
 from helpers.models.backbones import resolve_backbone
@@ -84,18 +82,3 @@ def test_without_types_all_are_taken_for_good(frames, tmp_path, perfect):
     out = cut_out(None, nameless, tmp_path / "cutouts", size=64)
     assert set(read_dataset(out)["defect_type"]) == {"good"}
     assert {path.parent.relative_to(out).as_posix() for path in Path(out).rglob("*.png")} == {"train/good"}
-
-
-@pytest.mark.parametrize(
-    ("n_photos", "share", "n_test"), [(5, 0.3, 2), (10, 0.3, 3), (4, 0.5, 2), (3, 1.0, 3), (7, 0, 0)]
-)
-def test_so_many_photos_are_kept_for_testing_as_the_share_says(tmp_path, n_photos, share, n_test):
-    labels = np.zeros((16, 16), np.int32)
-    labels[4:12, 4:12] = 1
-    photos = [tmp_path / f"{number}.png" for number in range(n_photos)]
-    for photo in photos:
-        Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(photo)
-    options = {"size": 8, "types": [{1: "good"}] * n_photos, "test_share": share}
-    out = write_cutouts(photos, [labels] * n_photos, tmp_path / "new", **options)
-    assert len(list(out.glob("test/good/*.png"))) == n_test
-    assert len(list(out.glob("train/good/*.png"))) == n_photos - n_test

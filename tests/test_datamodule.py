@@ -18,13 +18,11 @@ from torchvision.tv_tensors import Mask
 
 from helpers.data import datamodule
 from helpers.data.checks import check_dataset
-from helpers.data.convert import write_coco, write_mvtec
-from helpers.data.cutouts import write_cutouts
+from helpers.data.convert import write_dataset
 from helpers.data.datamodule import EpochSampler, SampleDataModule, SampleDataset
 from helpers.data.formats import read_dataset
 from helpers.data.images import read_image, to_network_frame
-from helpers.data.patches import write_patches
-from helpers.data.preprocess import preprocess_dataset
+from helpers.data.pieces import cut_outs, resized, tiles
 from helpers.data.samples import assign_splits, make_table, read_table, write_table
 from helpers.models.catalog import network_frame
 from helpers.models.patchcore import make_pre_processor
@@ -378,7 +376,7 @@ def test_the_cameras_bits_can_be_stated(tmp_path, stated, highest, bits):
     assert ("beyond-range" in codes) == (bits is None)
 
 
-@pytest.mark.parametrize("write", ["mvtec", "coco", "preprocess", "patches", "cutouts"])
+@pytest.mark.parametrize("write", ["mvtec", "coco", "resized", "tiles", "cut_outs"])
 def test_what_is_made_of_a_data_set_keeps_its_bits(tmp_path, write):
     values = np.random.default_rng(0).integers(0, 1000, (4, 16, 16)).astype(np.uint16)
     for number, name in enumerate(("train/good/0.png", "train/good/1.png", "test/good/2.png", "test/good/3.png")):
@@ -386,17 +384,13 @@ def test_what_is_made_of_a_data_set_keeps_its_bits(tmp_path, write):
         Image.fromarray(values[number]).save(tmp_path / "set" / name)
     (tmp_path / "set/dataset.json").write_text('{"bit_depth": 12}')
     table, out = read_dataset(tmp_path / "set"), tmp_path / "new"
-    if write == "mvtec":
-        write_mvtec(table, out)
-    elif write == "coco":
-        write_coco(table, out)
-    elif write == "preprocess":
-        preprocess_dataset(table, out, mode="L")
-    elif write == "patches":
-        write_patches(table, out, size=16)
-    else:
+    if write == "cut_outs":
         labels = [np.ones((16, 16), np.int32)] * 4
-        write_cutouts(table["image_path"].tolist(), labels, out, size=16, margin=0, types=[{1: "good"}] * 4)
+        rows = cut_outs(table["image_path"].tolist(), labels, size=16, margin=0, types=[{1: "good"}] * 4)
+        write_dataset(rows, out)
+    else:
+        change = {"resized": resized(table, mode="L"), "tiles": tiles(table, 16)}.get(write)
+        write_dataset(table, out, change=change, format="coco" if write == "coco" else "mvtec")
     new = read_dataset(out)
     assert new.attrs["bit_depth"] == 12 and len(new) == 4
     seen = np.sort([read_image(path)[..., 0].ravel() for path in new["image_path"]], axis=0)

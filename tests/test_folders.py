@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from helpers.data.checks import check_dataset
-from helpers.data.convert import write_mvtec
+from helpers.data.convert import write_dataset
 from helpers.data.formats import LayoutError, read_dataset
 from helpers.data.images import read_mask
-from helpers.data.preprocess import preprocess_dataset
+from helpers.data.pieces import resized
 from helpers.data.samples import make_table, read_table, relative_path, write_table
 from helpers.paths import NOTEBOOKS_FOLDER
 from helpers.session import collect_parameters
@@ -313,10 +313,9 @@ def test_defect_types_of_any_name_come_back_from_folders(tmp_path, kind):
     rows = [{"image_path": f"{name}.png", "label_index": int(name != "a"), "split": "test"} for name in "abc"]
     rows = [{**row, "defect_type": kind if row["label_index"] else "good"} for row in rows]
     table = make_table(rows, root=tmp_path / "old", layout="table", name="old", published_split=True)
-    for write in (write_mvtec, preprocess_dataset):
-        out = tmp_path / write.__name__
-        write(table, out)
-        back = read_dataset(out)
+    for name, change in (("copied", None), ("resized", resized(table, size=8))):
+        write_dataset(table, tmp_path / name, change=change)
+        back = read_dataset(tmp_path / name)
         assert back.attrs["layout"] != "table" and sorted(back["label_index"]) == [0, 1, 1]
 
 

@@ -1,21 +1,12 @@
-"""Separating objects on a distance map, matching them with the truth, and cutting them out."""
+"""Separating objects on a distance map and matching them with the truth."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
-import pandas as pd
 import pytest
-from PIL import Image
 from scipy import ndimage
 
-from helpers import check_dataset, read_dataset
 from helpers.analysis.matching import match_instances, match_table, separate, touching_pairs
-from helpers.data.cutouts import write_cutouts
-
-GREY, RED, BLUE = (90, 90, 90), (200, 0, 0), (0, 0, 200)
 
 
 def disc(x: float, y: float, radius: float, shape: tuple[int, int] = (80, 120)) -> np.ndarray:
@@ -158,135 +149,3 @@ def test_the_table_pools_objects_not_photos():
     assert pooled["recall"] == 3 / 4 and pooled["precision"] == 3 / 5 and pooled["mean_iou"] == 1
     assert pooled["count_error"] == 0.5 and pooled["foreground_iou"] == 0.5  # means over the photos
     assert np.isnan(pooled["separated"])
-
-
-# ------------------------------------------------------------------------------------------------------------ cut-outs
-
-
-@pytest.fixture
-def scene(tmp_path):
-    """Two grey photos of 60 x 40 pixels: a red 10 x 10 and a blue 8 x 6 that touch; a red one at the corner."""
-    first, second = np.full((40, 60, 3), GREY, np.uint8), np.full((40, 60, 3), GREY, np.uint8)
-    labels = [np.zeros((40, 60), np.int32), np.zeros((40, 60), np.int32)]
-    first[15:25, 20:30], first[17:25, 30:36] = RED, BLUE
-    labels[0][15:25, 20:30], labels[0][17:25, 30:36] = 1, 2
-    second[0:10, 50:60] = RED
-    labels[1][0:10, 50:60] = 5
-    photos = [tmp_path / "raw" / "a.png", tmp_path / "raw" / "b.png"]
-    for photo, pixels in zip(photos, (first, second), strict=True):
-        photo.parent.mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(photo)
-    return photos, labels
-
-
-def read(path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture)
-
-
-def test_cutouts_are_square_and_centred_and_their_table_leads_back(scene, tmp_path):
-    photos, labels = scene
-    out = write_cutouts(photos, labels, tmp_path / "out", size=20, margin=0.5, pixel_size=0.1)
-    picture = read(out / "train" / "good" / "0000_001.png")
-    expected = read(photos[0])[10:30, 15:35]  # the largest object is 10 wide, a margin of 5 around it
-    np.testing.assert_array_equal(picture, expected)
-    table = pd.read_csv(out / "cutouts.csv")
-    assert table["image"].tolist() == [f"train/good/{name}.png" for name in ("0000_001", "0000_002", "0001_005")]
-    second = table.loc[1]
-    assert (second["x"], second["y"], second["width"], second["height"]) == (30, 17, 6, 8)
-    assert (second["window_x"], second["window_y"], second["window_side"], second["scale"]) == (23, 11, 20, 1.0)
-    assert second["photo"] == str(photos[0]) and second["label"] == 2
-    assert json.loads((out / "dataset.json").read_text())["pixel_size_mm"] == 0.1
-
-
-def test_the_photo_goes_on_beyond_its_border(scene, tmp_path):
-    photos, labels = scene
-    mirrored = read(write_cutouts(photos, labels, tmp_path / "m", size=20, margin=0.5) / "train/good/0001_005.png")
-    assert (mirrored == RED).all(axis=2).sum() == 15 * 15  # 5 mirrored pixels above and to the right
-    edge = read(
-        write_cutouts(photos, labels, tmp_path / "e", size=20, margin=0.5, border="edge") / "train/good/0001_005.png"
-    )
-    assert (edge[0] == edge[5]).all() and (edge[:, 19] == edge[:, 14]).all()
-
-
-def test_pixel_size_follows_the_scale(scene, tmp_path):
-    photos, labels = scene
-    out = write_cutouts(photos, labels, tmp_path / "out", size=80, margin=0.5, pixel_size=0.1)
-    assert json.loads((out / "dataset.json").read_text())["pixel_size_mm"] == pytest.approx(0.025)  # 4 times enlarged
-    assert read_dataset(out).attrs["pixel_size"] == pytest.approx(0.025)
-    each = write_cutouts(photos, labels, tmp_path / "each", size=80, margin=0.5, pixel_size=0.1, same_scale=False)
-    assert "pixel_size_mm" not in json.loads((each / "dataset.json").read_text())
-    assert pd.read_csv(each / "cutouts.csv")["window_side"].tolist() == [20, 16, 20]
-
-
-def test_without_background_only_the_object_is_left(scene, tmp_path):
-    photos, labels = scene
-    options = {"size": 20, "margin": 0.5, "remove_background": True}
-    out = write_cutouts(photos, labels, tmp_path / "black", fill=(0, 0, 0), grow=0, **options)
-    expected = np.zeros((20, 20, 3), np.uint8)
-    expected[5:15, 5:15] = RED
-    np.testing.assert_array_equal(read(out / "train/good/0000_001.png"), expected)
-    # Grown by 1: a ring of background comes back, but nothing of the blue neighbour on the right.
-    out = write_cutouts(photos, labels, tmp_path / "grown", fill=(0, 0, 0), grow=1, **options)
-    grown = read(out / "train/good/0000_001.png")
-    assert (grown[4, 5:15] == GREY).all() and not (grown == BLUE).all(axis=2).any()
-    median = read(write_cutouts(photos, labels, tmp_path / "median", grow=0, **options) / "train/good/0000_001.png")
-    assert (median == RED).all(axis=2).sum() == 100 and (median == GREY).all(axis=2).sum() == 300
-
-
-def test_types_make_a_dataset_that_is_read_and_has_no_errors(scene, tmp_path):
-    photos, labels = scene
-    out = write_cutouts(
-        photos, labels, tmp_path / "out", size=20, types=[{1: "good", 2: "dent"}, {5: "OK"}], test_share=0.5
-    )
-    table = read_dataset(out)
-    names = [Path(path).relative_to(out).as_posix() for path in table["image_path"]]
-    assert sorted(zip(names, table["split"], table["defect_type"], table["label_index"], strict=True)) == [
-        ("test/dent/0000_002.png", "test", "dent", 1),
-        ("test/good/0001_005.png", "test", "good", 0),
-        ("train/good/0000_001.png", "train", "good", 0),
-    ]
-    assert table.attrs["published_split"]
-    findings = check_dataset(table)  # three pictures are too few to train on; nothing else is wrong
-    assert findings.loc[findings["severity"] == "error", "code"].tolist() == ["too-few-train"]
-
-
-def test_a_folder_with_something_else_is_left_alone(scene, tmp_path):
-    photos, labels = scene
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "mine.txt").write_text("keep")
-    for force in (False, True):
-        with pytest.raises(FileExistsError, match="out"):
-            write_cutouts(photos, labels, out, force=force)
-    assert (out / "mine.txt").read_text() == "keep"
-    with pytest.raises(ValueError, match="folder of their own"):
-        write_cutouts(photos, labels, photos[0].parent)
-
-
-def test_cutouts_are_replaced_only_when_asked_and_never_by_half(scene, tmp_path):
-    photos, labels = scene
-    out = write_cutouts(photos, labels, tmp_path / "out", size=20)
-    with pytest.raises(FileExistsError, match="force"):
-        write_cutouts(photos, labels, out, size=30)
-    broken = tmp_path / "raw" / "broken.png"
-    broken.write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"broken\.png"):
-        write_cutouts([photos[0], broken], labels, out, size=30, force=True)
-    assert read(out / "train/good/0000_001.png").shape == (20, 20, 3)
-    write_cutouts(photos, labels, out, size=30, force=True)
-    assert read(out / "train/good/0000_001.png").shape == (30, 30, 3)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
-
-
-def test_what_does_not_fit_is_refused_by_name(scene, tmp_path):
-    photos, labels = scene
-    with pytest.raises(ValueError, match=r"a\.png: object 2 has the type"):
-        write_cutouts(photos, labels, tmp_path / "out", types=[{1: "good"}, {5: "good"}])
-    with pytest.raises(ValueError, match="object 1 has the type '../x'"):
-        write_cutouts(photos, labels, tmp_path / "out", types=[{1: "../x", 2: "good"}, {5: "good"}])
-    with pytest.raises(ValueError, match=r"a\.png is 60x40 pixels but its labels 60x39"):
-        write_cutouts(photos, [labels[0][:39], labels[1]], tmp_path / "out")
-    with pytest.raises(ValueError, match="no object"):
-        write_cutouts(photos, [np.zeros((40, 60), int)] * 2, tmp_path / "out")
-    assert not (tmp_path / "out").exists()

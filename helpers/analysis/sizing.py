@@ -26,8 +26,8 @@ from scipy.spatial import cKDTree
 from skimage.measure import regionprops_table
 from skimage.morphology import disk
 
+from helpers.analysis.outlines import connected_regions
 from helpers.data.annotations import region_of
-from helpers.data.convert import connected_regions
 from helpers.progress import progress
 from helpers.thresholds import exceeds
 

@@ -44,7 +44,8 @@ _WINDOWS_CHARACTERS = frozenset('<>:"|?*\\')
 _WINDOWS_NAMES = frozenset(
     {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 )
-_PREPROCESS = "to write it so for good: python -m helpers.data.preprocess DATASET OUT"
+_PREPROCESS = "to write it so for good: python -m helpers.data.convert DATASET NEW_FOLDER"
+_KEEP = f"{_PREPROCESS} --mode keep"
 
 _THUMBNAIL = 32
 _THUMBNAIL_SCALE = 128.0  # thumbnails are stored as grey value * 128 in uint16: averages keep their fractions
@@ -513,7 +514,7 @@ def _check_photos(photos: dict[str, _PhotoRecord], bits: int, findings: _Finding
                 f"has 16 bits a channel, of which the photos of this dataset use {bits} (values up to "
                 f"{(1 << bits) - 1}); it is read as 8 bits (value >> {bits - 8})"
             )
-            findings.add("warning", path, "16-bit", problem, f"nothing: runs read other photos alike; {_PREPROCESS}")
+            findings.add("warning", path, "16-bit", problem, f"nothing: runs read other photos alike; {_KEEP}")
         if record.mode in ("P", "PA"):
             problem = "has a palette (indexed colours); it is read as RGB"
             findings.add("warning", path, "palette", problem, f"{_PREPROCESS} --mode RGB")
@@ -525,7 +526,7 @@ def _check_photos(photos: dict[str, _PhotoRecord], bits: int, findings: _Finding
             findings.add("warning", path, "alpha", problem, f"{_PREPROCESS} --mode RGB")
         if record.orientation != 1:
             problem = f"has EXIF orientation {record.orientation}; it is turned upright when read"
-            fix = f"other programs may not turn it; {_PREPROCESS}"
+            fix = f"other programs may not turn it; {_KEEP}"
             findings.add("warning", path, "exif-rotation", problem, fix)
         if record.pages > 1:
             problem = f"has {record.pages} pages or frames; only the first is used"
@@ -634,7 +635,7 @@ def _check_mask_values(path: str, record: _MaskRecord, findings: _Findings) -> N
         findings.add("warning", path, "non-binary-mask", problem, "save it with 0 and 255 only")
     if record.orientation != 1:
         problem = f"the mask has EXIF orientation {record.orientation}; it is turned upright when read"
-        findings.add("warning", path, "exif-rotation", problem, f"other programs may not turn it; {_PREPROCESS}")
+        findings.add("warning", path, "exif-rotation", problem, f"other programs may not turn it; {_KEEP}")
     if record.defect_share > 0.5:  # an inverted mask is rarely all white: it leaves the defect out
         problem = f"the mask covers {100 * record.defect_share:.3g} % of the photo"
         findings.add(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp"})
@@ -490,6 +492,19 @@ def _is_lossless_webp(path: Path, data: bytes | None) -> bool:
     return False
 
 
+def in_threads(work: Callable[[Any], T], items: Iterable[Any], workers: int | None = None) -> Iterator[T]:
+    """Results of some work on each item, in order; few are ahead, so that neither items nor results pile up."""
+    workers = workers or os.cpu_count() or 1
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(workers) as executor:
+        for item in items:
+            waiting.append(executor.submit(work, item))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 def image_sizes(paths: Iterable[str | Path]) -> np.ndarray:
     """Sizes of photos as they are read, (N, 2) int64 of (height, width) in pixels; only the headers are read.
 
@@ -529,7 +544,7 @@ def require_resizable(shape: Sequence[int], image_size: Sequence[int], name: str
             "too-thin",
             f"is {width}x{height} pixels (width x height): with a shorter side of {image_size[0]} it would have "
             f"{pixels / 1e6:.0f} million, of which only the middle is looked at",
-            "cut it into pieces (python -m helpers.data.patches), or squash it (KEEP_ASPECT false)",
+            "cut it into tiles (python -m helpers.data.convert --tile), or squash it (KEEP_ASPECT false)",
         )
 
 

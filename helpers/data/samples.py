@@ -506,7 +506,9 @@ def write_table(table: pd.DataFrame, path: str | Path) -> Path:
     stored["mask_path"] = _relative_paths(table["mask_path"], root)
     pairs = [pair for column in ("image_path", "mask_path") for pair in zip(stored[column], table[column], strict=True)]
     digests = {name: " ".join(map(str, _DIGESTS[path])) for name, path in pairs if content_digest(path)}
-    attrs = json.dumps(table.attrs | {"digests": digests}, indent=2, ensure_ascii=False)
+    # a table beside its photos can be moved with them
+    kept = {name: value for name, value in table.attrs.items() if name != "root" or absolute_path(path).parent != root}
+    attrs = json.dumps(kept | {"digests": digests}, indent=2, ensure_ascii=False)
     # the table comes last: where there is a table there are its attributes
     write_whole(path.with_name(path.name + ".json"), lambda file: file.write_text(attrs + "\n", encoding="utf-8"))
     if suffix == ".csv":

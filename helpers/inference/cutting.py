@@ -1,7 +1,7 @@
 """From raw photos of several objects to one picture an object: the distance-map network at work.
 
 Training is in :mod:`helpers.inference.train`, telling objects apart in :mod:`helpers.analysis.matching`, writing the
-pictures in :mod:`helpers.data.cutouts`; here they are put together.
+pictures in :mod:`helpers.data.convert`; here they are put together.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import pandas as pd
 
 from helpers.analysis.matching import match_instances, separate
 from helpers.data.coco import InstancePhoto
-from helpers.data.cutouts import write_cutouts
+from helpers.data.convert import write_dataset
 from helpers.data.images import read_image
+from helpers.data.pieces import cut_outs
 from helpers.data.samples import NORMAL, SPLITS, assign_splits, make_table
 from helpers.inference.train import train_foreground
 from helpers.models.backbones import Backbone
@@ -92,7 +93,13 @@ def load_foreground(folder: Path) -> ForegroundNet:
 
 
 def cut_out(
-    network: ForegroundNet, photos: Sequence[InstancePhoto], out: Path, *, size: int = 256, **options: Any
+    network: ForegroundNet,
+    photos: Sequence[InstancePhoto],
+    out: Path,
+    *,
+    size: int = 256,
+    pixel_size: float | None = None,
+    **options: Any,
 ) -> Path:
     """Find the objects of photos and write one picture each as a dataset for notebooks 01 and 02.
 
@@ -105,7 +112,10 @@ def cut_out(
         photos: raw photos.
         out: the new folder; cut-outs of an earlier call are replaced.
         size: side of the pictures in pixels.
-        **options: of :func:`helpers.data.cutouts.write_cutouts`.
+        **options: of :func:`helpers.data.pieces.cut_outs`.
+
+    Returns:
+        The new folder.
     """
     labels, types = [], []
     for photo in progress(photos, "finding objects"):
@@ -117,4 +127,6 @@ def cut_out(
         types.append(kinds)
     known = any(any(photo.defect_types) for photo in photos)
     paths = [photo.image_path for photo in photos]
-    return write_cutouts(paths, labels, out, size=size, types=types if known else None, force=True, **options)
+    rows = cut_outs(paths, labels, size=size, types=types if known else None, **options)
+    write_dataset(rows, out, source={"pixel_size": pixel_size}, force=True)
+    return out

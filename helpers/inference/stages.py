@@ -17,8 +17,8 @@ import numpy as np
 from scipy import ndimage
 
 from helpers.compute import torch_device
-from helpers.data.cutouts import BORDERS, background_colour, cut_window, own_pixels, require_window
 from helpers.data.images import to_network_frame
+from helpers.data.pieces import BORDERS, background_colour, cut_window, own_pixels, require_window
 from helpers.inference.object_mask import clean_mask, otsu_object_mask
 from helpers.inference.predictor import NOTEBOOKS, Prediction, Predictor, foreground_segmenter
 from helpers.inference.saving import save_boxes, save_pictures
@@ -35,7 +35,7 @@ UNKNOWN_BY = {"distance": ("tau",), "confidence": ("kappa",), "both": ("tau", "k
 CLASS = "class"  # as a verdict: the class that the classifier names
 BACKGROUNDS = ("keep", "hide_neighbours", "remove")
 SHADOW = 5  # pixels around an object that are not taken for background
-MARGIN = 0.1  # free room on each side of a cut-out object, in parts of its longer side, as in write_cutouts
+MARGIN = 0.1  # free room on each side of a cut-out object, in parts of its longer side, as in cut_outs
 
 STAGE_COLUMNS = (
     *("photo", "object", "x", "y", "width", "height"),

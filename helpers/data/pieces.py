@@ -1,0 +1,322 @@
+"""What `helpers.data.convert.write_dataset` can make of a photo: a resized one, square tiles, one picture an object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy import ndimage
+
+from helpers.data.formats import NORMAL_NAMES
+from helpers.data.images import MAX_RESIZED_PIXELS, decode_image, read_image, read_mask
+from helpers.data.samples import NORMAL, relative_path
+
+MODES = ("RGB", "L")
+IMAGE_FORMATS: dict[str, dict[str, Any]] = {
+    "png": {"format": "PNG", "compress_level": 3},  # more would take most of the time
+    "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+    "bmp": {"format": "BMP"},
+    "tif": {"format": "TIFF"},
+    "webp": {"format": "WEBP", "lossless": True},
+}
+MIN_AREA = 64
+"""Defect pixels from which a tile is abnormal; below, it shows too little of its defect to be called either."""
+BORDERS = {"reflect": "symmetric", "edge": "edge"}  # our name -> NumPy's
+
+Row = dict[str, Any]
+
+
+# -------------------------------------------------------------------------------------------------------------- resized
+
+
+def resized(
+    table: pd.DataFrame,
+    *,
+    mode: str = "RGB",
+    size: int | Sequence[int] | None = None,
+    crop: Sequence[int] | str | None = None,
+    keep_aspect: bool = False,
+    image_format: str = "png",
+) -> Callable[[Row], list[Row]]:
+    """A change that turns photos upright, makes them 8-bit, crops and resizes them, and their masks alike.
+
+    The column ``source`` has the path in the old dataset.
+
+    Args:
+        mode: "RGB", "L" (grey), or "keep": grey photos stay grey, all others become RGB.
+        size: (height, width) in pixels, or one number for both; bilinear with antialiasing, masks to the nearest pixel.
+        crop: (top, left, height, width) in pixels of the upright photo, or "center:HxW".
+        keep_aspect: fit photos inside ``size`` instead of stretching them to it; nothing is padded.
+        image_format: one of ``IMAGE_FORMATS``.
+    """
+    if mode not in (*MODES, "keep"):
+        raise ValueError(f"mode is {mode!r}; use {', '.join(MODES)} or keep.")
+    if image_format not in IMAGE_FORMATS:
+        raise ValueError(f"image_format is {image_format!r}; use one of {', '.join(IMAGE_FORMATS)}.")
+    if keep_aspect and size is None:
+        raise ValueError("keep_aspect needs a size; give one.")
+    wanted, window = _parsed_size(size), _parsed_crop(crop)
+    names = dict(zip(table["image_path"], relative_path(table), strict=True))
+
+    def change(row: Row) -> list[Row]:
+        path = row["image_path"]
+        decoded = decode_image(path)
+        photo = Image.fromarray(decoded.pixels())
+        photo = photo if mode in ("keep", photo.mode) else photo.convert(mode)
+        box = _box(window, decoded.shape, path)
+        height, width = box[3] - box[1], box[2] - box[0]
+        new = _fitted(height, width, wanted, keep_aspect)
+        photo = photo.crop(box)
+        if new != (height, width):
+            photo = photo.resize(new[::-1], Image.Resampling.BILINEAR)
+        made = row | {"image": np.asarray(photo), "file_format": image_format, "source": names[path]}
+        made["shrunk"] = (height / new[0], width / new[1])
+        if row["label_index"] == 1 and row["mask_path"]:
+            mask = Image.fromarray(read_mask(row["mask_path"], decoded.shape))
+            small = mask.crop(box).resize(new[::-1], Image.Resampling.NEAREST)
+            made["mask"] = np.asarray(small)
+            if mask.getbbox() and not small.getbbox():
+                made["note"] = "mask(s) became empty by crop or size"
+        return [made]
+
+    return change
+
+
+def _parsed_size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    values = (size,) if isinstance(size, int) else tuple(size)
+    if len(values) not in (1, 2) or not all(isinstance(value, int) and value > 0 for value in values):
+        raise ValueError(f"size is {size!r}; give the height and width as positive whole numbers, or one for both.")
+    return values[0], values[-1]
+
+
+def _parsed_crop(crop: Sequence[int] | str | None) -> tuple[int | None, int | None, int, int] | None:
+    """(top, left, height, width); top and left are None where it is centred."""
+    if crop is None:
+        return None
+    try:
+        kind, _, numbers = crop.rpartition(":") if isinstance(crop, str) else ("", "", crop)
+        parts = numbers.lower().replace("x", ",").split(",") if isinstance(numbers, str) else numbers
+        window = [int(part) for part in parts]
+        if kind in ("center", "centre"):
+            window = [None, None, *window]
+        elif kind:
+            raise ValueError(kind)
+        top, left, height, width = window
+        if height < 1 or width < 1 or (top or 0) < 0 or (left or 0) < 0:
+            raise ValueError("no pixel")
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"crop is {crop!r}; give top, left, height, width in pixels, or center:HxW, that hold a pixel."
+        ) from error
+    return top, left, height, width
+
+
+def _box(crop: tuple[int | None, int | None, int, int] | None, shape: tuple[int, int], path: str) -> tuple[int, ...]:
+    """Pillow's (left, upper, right, lower)."""
+    height, width = shape
+    top, left, rows, columns = crop or (0, 0, height, width)
+    top = (height - rows) // 2 if top is None else top
+    left = (width - columns) // 2 if left is None else left
+    if top < 0 or left < 0 or top + rows > height or left + columns > width:
+        raise ValueError(
+            f"{path}: the photo is {height}x{width} (height x width), which the crop of {rows}x{columns} at ({top}, "
+            f"{left}) does not lie in; choose a smaller crop"
+        )
+    return left, top, left + columns, top + rows
+
+
+def _fitted(height: int, width: int, size: tuple[int, int] | None, keep_aspect: bool) -> tuple[int, int]:
+    if size is None or not keep_aspect:
+        return size or (height, width)
+    scale = min(size[0] / height, size[1] / width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+# ---------------------------------------------------------------------------------------------------------------- tiles
+
+
+def tiles(
+    table: pd.DataFrame, size: int, *, stride: int | None = None, min_area: int = MIN_AREA
+) -> Callable[[Row], list[Row]]:
+    """A change that cuts photos into squares, each labelled by its own part of the mask.
+
+    Tiles begin every ``stride`` pixels from the upper left corner; where the last does not end with the photo, one more
+    does, and overlaps its neighbour. A tile keeps the split and the group of its photo, so that `assign_splits` never
+    parts them; the columns ``photo``, ``top`` and ``left`` say where it was cut. With ``min_area`` defect pixels or
+    more it has its photo's defect type, without any it is normal; what cannot be labelled is left out: fewer, a defect
+    of a photo of several types, and abnormal photos without a mask.
+    """
+    stride = size if stride is None else stride
+    for name, value in (("size", size), ("stride", stride), ("min_area", min_area)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}; give a whole number of pixels, 1 or more.")
+    if stride > size:
+        raise ValueError(f"stride is {stride}, more than size {size}: pixels between tiles would be lost; lower it.")
+    names = dict(zip(table["image_path"], relative_path(table), strict=True))
+
+    def change(row: Row) -> list[Row]:
+        photo = row["image_path"]
+        abnormal = row["label_index"] == 1
+        if abnormal and not row["mask_path"]:
+            return [{"left_out": "abnormal photo(s) without a mask left out"}]
+        pixels = decode_image(photo).pixels()
+        shape = height, width = pixels.shape[:2]
+        if min(shape) < size:
+            raise ValueError(f"{photo} is {width}x{height} pixels (width x height), smaller than {size}; lower it.")
+        mask = read_mask(row["mask_path"], shape) if abnormal else np.zeros(shape, dtype=bool)
+        several = "+" in str(row.get("defect_types") or row["defect_type"])
+        normal = {"label_index": 0, "defect_type": NORMAL} | ({"defect_types": ""} if "defect_types" in row else {})
+        made = []
+        for top in _starts(height, size, stride):
+            for left in _starts(width, size, stride):
+                part = mask[top : top + size, left : left + size]
+                area = int(part.sum())
+                if 0 < area < min_area:
+                    made.append({"left_out": f"tile(s) with fewer defect pixels than {min_area} left out"})
+                elif area and several:
+                    made.append({"left_out": "tile(s) with a defect of a photo of several types left out"})
+                else:
+                    cut = row | {"image": pixels[top : top + size, left : left + size], "mask": part}
+                    cut |= {"name": f"{Path(photo).stem[:80]}_{top}_{left}", "group": row["group"] or names[photo]}
+                    made.append(cut | {"photo": names[photo], "top": top, "left": left} | ({} if area else normal))
+        return made
+
+    return change
+
+
+def _starts(length: int, size: int, stride: int) -> list[int]:
+    starts = list(range(0, length - size + 1, stride))
+    return starts if starts[-1] + size == length else [*starts, length - size]
+
+
+# ------------------------------------------------------------------------------------------------------------- cut-outs
+
+
+def cut_outs(
+    photos: Sequence[str | Path],
+    labels: Sequence[np.ndarray],
+    *,
+    size: int = 256,
+    margin: float = 0.1,
+    same_scale: bool = True,
+    border: str = "reflect",
+    remove_background: bool = False,
+    fill: tuple[int, int, int] | None = None,
+    grow: int = 2,
+    types: Sequence[Mapping[int, str]] | None = None,
+    test_share: float = 0.3,
+) -> Iterator[Row]:
+    """Rows of one square picture an object, named ``<photo's number>_<object's number>``.
+
+    Without ``types`` all are good and for training: nobody has said yet what is good. With them, objects with a defect
+    are for testing, good ones too where their photo is one of the ``test_share`` of the photos, evenly spaced. So good
+    and defective objects of one photo can be on two sides; the column ``photo`` allows a stricter split.
+
+    Further columns: label (the object's number), x, y, width, height (its box) and window_x, window_y, window_side
+    (what was cut; it may lie partly outside) in pixels of the photo, scale (pixels of the picture per pixel of the
+    photo).
+
+    Args:
+        labels: for each photo (H, W) int: 0 is background, every other number an object.
+        size: side of the pictures in pixels.
+        margin: free room on each side, in parts of the object's longer side.
+        same_scale: one window for all, after the largest object, so that sizes stay comparable and a pixel has one
+            size in mm; otherwise every object fills its own picture alike.
+        border: how a photo goes on beyond its border: ``reflect`` (mirrored) or ``edge`` (its last pixel).
+        remove_background: paint over whatever is not the object, its neighbours included.
+        fill: the RGB colour for that; None: the median colour of the photo outside all objects.
+        grow: pixels of the photo by which an object is grown before its background is removed, so that its edge stays.
+        types: for each photo the defect type of every object by its number; ``good`` for good ones.
+    """
+    if size < 1 or margin < 0:
+        raise ValueError(f"size={size} must be at least 1, and margin={margin} at least 0.")
+    if border not in BORDERS:
+        raise ValueError(f"border={border!r} is unknown; known: {', '.join(BORDERS)}.")
+    if not 0 <= test_share <= 1:
+        raise ValueError(f"test_share={test_share} must lie between 0 and 1.")
+    kinds = [None] * len(photos) if types is None else types
+    objects = [list(_objects(*each)) for each in zip(photos, labels, kinds, strict=True)]
+    longest = max((max(row["width"], row["height"]) for rows in objects for row in rows), default=0)
+    if not longest:
+        raise ValueError("There is no object in any of the labels; lower the threshold of separate(), or train longer.")
+    n_test = round(test_share * len(photos)) if types is not None else 0
+    for_test = {int((k + 0.5) * len(photos) / n_test) for k in range(n_test)}
+    for number, photo in enumerate(photos):
+        pixels, split = read_image(photo), "test" if number in for_test else "train"
+        if pixels.shape[:2] != labels[number].shape:
+            (height, width), (rows, columns) = pixels.shape[:2], labels[number].shape
+            raise ValueError(
+                f"{photo} is {width}x{height} pixels but its labels {columns}x{rows} (width x height); they must be of "
+                "one size."
+            )
+        colour = fill if remove_background else None
+        if remove_background and fill is None:
+            colour = background_colour(pixels, labels[number])
+        for row in objects[number]:
+            side = window_side(longest if same_scale else max(row["width"], row["height"]), margin)
+            require_window(photo, side, pixels.shape)
+            window = (row["x"] + (row["width"] - side) // 2, row["y"] + (row["height"] - side) // 2, side)
+            picture = cut_window(pixels, window, BORDERS[border])
+            if colour is not None:
+                picture[~own_pixels(labels[number], row["label"], window, grow)] = colour
+            way = cv2.INTER_AREA if size < side else cv2.INTER_LINEAR
+            row |= {"image": cv2.resize(picture, (size, size), interpolation=way), "shrunk": (side / size, side / size)}
+            row |= dict(zip(("window_x", "window_y", "window_side"), window, strict=True)) | {"scale": size / side}
+            row |= {"name": f"{number:04d}_{row['label']:03d}", "split": "test" if row["label_index"] else split}
+            yield row
+
+
+def _objects(photo: str | Path, labels: np.ndarray, types: Mapping[int, str] | None) -> Iterator[Row]:
+    for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        if box is None:
+            continue
+        kind = NORMAL if types is None else types.get(label, "").strip()
+        if not kind:
+            raise ValueError(f"{photo}: object {label} has no type; give {NORMAL!r} for good ones.")
+        kind = NORMAL if kind.lower() in NORMAL_NAMES else kind
+        (top, bottom), (left, right) = ((part.start, part.stop) for part in box)
+        row = {"image_path": str(photo), "label_index": int(kind != NORMAL), "defect_type": kind, "photo": str(photo)}
+        yield row | {"label": label, "x": left, "y": top, "width": right - left, "height": bottom - top}
+
+
+def window_side(longest: int, margin: float) -> int:
+    """Side of the window around an object whose longer side is given, with a margin in parts of it, in pixels."""
+    return max(1, round(longest * (1 + 2 * margin)))
+
+
+def background_colour(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Median colour (3,) uint8 outside all objects; black where there is no such place."""
+    outside = pixels[labels == 0]
+    return np.median(outside, axis=0).astype(np.uint8) if len(outside) else np.zeros(3, np.uint8)
+
+
+def require_window(name: str | Path, side: int, shape: Sequence[int]) -> None:
+    """Raise ValueError where a square window is far larger than its photo (height, width, ...): of a strip, mostly."""
+    height, width = shape[:2]
+    if side**2 > max(MAX_RESIZED_PIXELS, 4 * height * width):
+        raise ValueError(
+            f"{name}: a window of {side}x{side} pixels around an object is too large for a photo of {width}x{height} "
+            "(width x height); cut it into tiles (python -m helpers.data.convert --tile), or give a smaller window."
+        )
+
+
+def cut_window(picture: np.ndarray, window: tuple[int, int, int], mode: str) -> np.ndarray:
+    """Cut (side, side, ...) out at (x, y, side), continuing the picture where the window leaves it."""
+    x, y, side = window
+    height, width = picture.shape[:2]
+    rows, columns = (max(0, -y), max(0, y + side - height)), (max(0, -x), max(0, x + side - width))
+    beyond = (rows, columns, (0, 0))[: picture.ndim]
+    return np.pad(picture[max(0, y) : y + side, max(0, x) : x + side], beyond, mode=mode)
+
+
+def own_pixels(labels: np.ndarray, label: int, window: tuple[int, int, int], grow: int) -> np.ndarray:
+    """The object's pixels in a window (side, side) bool, grown, but not over another object."""
+    inside = cut_window(labels, window, "constant")
+    return (ndimage.distance_transform_edt(inside != label) <= grow) & ((inside == 0) | (inside == label))

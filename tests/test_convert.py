@@ -1,0 +1,687 @@
+"""The one writer: what comes back is what was written; copies, resized photos, tiles and cut-outs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import SHARED, draw_photos
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from scipy import ndimage
+
+from helpers import read_dataset
+from helpers.analysis.outlines import connected_regions, outlines
+from helpers.data.checks import check_dataset
+from helpers.data.convert import FORMATS, main, write_dataset
+from helpers.data.images import read_image, read_mask
+from helpers.data.pieces import cut_outs, resized, tiles
+from helpers.data.samples import assign_splits, make_table, relative_path
+
+CAR_DAMAGE = SHARED / "data" / "car_damage_coco"
+
+
+def save(path: Path, picture: np.ndarray, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path, **options)
+    return path
+
+
+def stored(path: Path) -> np.ndarray:
+    """As a program that knows nothing of EXIF sees it."""
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def named(table: pd.DataFrame) -> dict[str, object]:
+    """Rows by the stem of the photo, which is unique in these tests."""
+    return {Path(row.image_path).stem: row for row in table.itertuples()}
+
+
+def assert_same(before: pd.DataFrame, after: pd.DataFrame, *, split: bool = True) -> None:
+    old, new = named(before), named(after)
+    assert old.keys() == new.keys()
+    for stem, row in old.items():
+        back = new[stem]
+        assert Path(row.image_path).read_bytes() == Path(back.image_path).read_bytes()
+        assert (row.label_index, row.defect_type) == (back.label_index, back.defect_type)
+        assert bool(row.mask_path) == bool(back.mask_path)
+        if row.mask_path:
+            assert np.array_equal(read_mask(row.mask_path), read_mask(back.mask_path))
+        assert not split or row.split == back.split
+
+
+@pytest.fixture
+def mixed(tmp_path) -> pd.DataFrame:
+    """Photos of 24x32 in every split, normal and abnormal, with holes, without masks, in awkward folders and names."""
+    draw, rows = np.random.default_rng(5), []
+
+    def add(name: str, split: str, kind: str = "good", mask: np.ndarray | None = None, **more) -> None:
+        save(tmp_path / "old" / name, draw.integers(0, 255, (24, 32, 3), dtype=np.uint8))
+        if mask is not None:
+            save(tmp_path / "old/masks" / name, mask.astype(np.uint8))
+        row = {"image_path": name, "split": split, "label_index": int(kind != "good"), "defect_type": kind, **more}
+        rows.append(row | {"mask_path": "" if mask is None else f"masks/{name}"})
+
+    ring, two = np.zeros((24, 32), bool), np.zeros((24, 32), bool)
+    ring[4:12, 5:15], ring[6:9, 8:11] = True, False
+    two[0:3, 0:4] = two[3:5, 4:6] = two[20:24, 30:32] = True
+    add("n0.png", "train", group="part 1")
+    add("n1.png", "train", group="part 1")
+    add("n2.png", "val")
+    add("n3.png", "test")
+    add("d0.png", "train", "dent", ring)
+    add("d1.png", "val", "dent+scratch", two)
+    add("d2.png", "test", "scr/atch", two * 7)
+    add("d3.png", "test", "dent")
+    return make_table(rows, root=tmp_path / "old", layout="table", name="old", published_split=True, pixel_size=0.2)
+
+
+# ------------------------------------------------------------------------------------------------------------ outlines
+
+
+def assert_exact(mask: np.ndarray) -> None:
+    """Drawn by pycocotools alone, the outlines of a mask are the mask; only regions with holes are run lengths."""
+    redrawn, regions = np.zeros(mask.shape, dtype=int), connected_regions(mask)
+    for region in regions:
+        runs = region["segmentation"]
+        if isinstance(runs, list):
+            runs = coco_mask.merge(coco_mask.frPyObjects(runs, *mask.shape))
+        part = coco_mask.decode(runs)
+        assert part.sum() == region["area"] and coco_mask.toBbox(runs).tolist() == region["bbox"]
+        redrawn += part
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    parts = [labels == number for number in range(1, count + 1)]
+    assert np.array_equal(redrawn, mask)
+    holes = [bool((ndimage.binary_fill_holes(part) != part).any()) for part in parts]
+    assert [isinstance(region["segmentation"], dict) for region in regions] == holes
+
+
+def test_every_mask_of_three_by_four_pixels_is_redrawn_exactly():
+    for bits in itertools.product([False, True], repeat=12):
+        assert_exact(np.array(bits).reshape(3, 4))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 50), st.integers(1, 50), st.floats(0, 4), st.floats(-0.5, 0.5))
+@settings(max_examples=60, deadline=None)
+def test_blobs_are_redrawn_exactly(seed, height, width, smooth, level):
+    blobs = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(height, width)), smooth)
+    assert_exact(blobs > level * blobs.std())
+
+
+def test_outlines_have_the_corners_of_the_pixels():
+    ring = np.ones((3, 3), bool)
+    ring[1, 1] = False
+    corners = sorted(sorted(map(tuple, line.tolist())) for line in outlines(ring))
+    assert corners == [[(0, 0), (0, 3), (3, 0), (3, 3)], [(1, 1), (1, 2), (2, 1), (2, 2)]]
+    (line,) = outlines(np.eye(2, dtype=bool))
+    assert len(line) == 8, "one line through the corner, twice"
+
+
+# -------------------------------------------------------------------------------------------------------------- copies
+
+
+def test_mvtec_round_trip(tmp_path, mixed):
+    written = write_dataset(mixed, tmp_path / "new")
+    out = tmp_path / "new"
+    assert files(out) == sorted(
+        [*(f"train/good/n{i}.png" for i in range(3)), "test/good/n3.png"]  # val is train here
+        + ["test/dent/d0.png", "test/dent/d3.png", "test/dent+scratch/d1.png", "test/scr_atch/d2.png"]
+        + [f"ground_truth/{name}_mask.png" for name in ("dent/d0", "dent+scratch/d1", "scr_atch/d2")]
+        + ["samples.csv", "samples.csv.json", "dataset.json"]
+    )
+    assert set(np.unique(stored(out / "ground_truth/scr_atch/d2_mask.png"))) == {0, 255}
+    folder = read_dataset(out)
+    assert folder.attrs["layout"] == "mvtec" and folder.attrs["pixel_size"] == 0.2
+    assert_same(mixed.replace("scr/atch", "scr_atch"), folder, split=False)
+    exact = read_dataset(out / "samples.csv")
+    pd.testing.assert_frame_equal(exact, written)
+    assert_same(mixed, exact)
+    groups = named(exact)
+    assert groups["n0"].group == groups["n1"].group == "part 1"
+    assert groups["n2"].group == "train/good/n2.png", "alone as before"
+    assert exact.attrs["pixel_size"] == 0.2
+    assert_same(mixed, read_dataset(out.rename(tmp_path / "moved") / "samples.csv"))
+
+
+def test_coco_round_trip(tmp_path, mixed):
+    out = tmp_path / "new"
+    assert len(write_dataset(mixed, out, format="coco")) == 8
+    assert sorted(path.name for path in out.iterdir()) == ["dataset.json", "test", "train", "valid"]
+    table = read_dataset(out, mask_cache=tmp_path / "cache")
+    assert table.attrs["layout"] == "coco" and table.attrs["pixel_size"] == 0.2
+    assert_same(mixed, table)
+    assert named(table)["n0"].group == named(table)["n1"].group == "part 1"
+    # one abnormal photo has no mask, and stays abnormal
+    assert [row["code"] for row in table.attrs["findings"]] == ["boxes-only"]
+    train, valid = (json.loads((out / each / "_annotations.coco.json").read_text()) for each in ("train", "valid"))
+    assert ["group" in image for image in train["images"]] == [False, True, True]
+    (ring,) = train["annotations"]
+    assert isinstance(ring["segmentation"], dict) and ring["iscrowd"] == 0
+    assert (ring["area"], ring["bbox"]) == (80 - 9, [5, 4, 10, 8])
+    assert [(each["area"], type(each["segmentation"])) for each in valid["annotations"]] == [(16, list), (8, list)]
+    # pycocotools itself reads it
+    coco = COCO(out / "test" / "_annotations.coco.json")
+    number = next(i for i, image in coco.imgs.items() if image["file_name"] == "d2.png")
+    drawn = np.max([coco.annToMask(each) for each in coco.imgToAnns[number]], axis=0)
+    assert np.array_equal(drawn, read_mask(named(mixed)["d2"].mask_path))
+    assert {coco.cats[each["category_id"]]["name"] for each in coco.imgToAnns[number]} == {"scr/atch"}
+
+
+def test_from_mvtec_to_coco_and_back(tmp_path):
+    tables = [read_dataset(draw_photos(tmp_path / "stripes"))]  # names repeat between the folders of MVTec
+    for format in ("coco", "mvtec"):
+        write_dataset(tables[-1], tmp_path / format, format=format)
+        cache = {"mask_cache": tmp_path / "cache"} if format == "coco" else {}
+        tables.append(read_dataset(tmp_path / format, **cache))
+    contents = [
+        sorted(
+            (row.split, row.defect_type, Path(row.image_path).read_bytes(), read_mask(row.mask_path).tobytes())
+            for row in table[table["mask_path"] != ""].itertuples()
+        )
+        for table in tables
+    ]
+    assert len(contents[0]) and contents[0] == contents[1] == contents[2]
+    assert len({len(table) for table in tables}) == 1
+
+
+def test_photos_in_no_split(tmp_path, mixed):
+    table = mixed.assign(split="")
+    write_dataset(table, tmp_path / "coco", format="coco")
+    assert (tmp_path / "coco/_annotations.coco.json").is_file() and not (tmp_path / "coco/train").exists()
+    assert_same(table, read_dataset(tmp_path / "coco", mask_cache=tmp_path / "cache"))
+    assert_same(table, write_dataset(table, tmp_path / "mvtec"))
+    assert len(files(tmp_path / "mvtec/train/good")) == 4
+
+
+def test_awkward_names(tmp_path):
+    long = "\N{CJK UNIFIED IDEOGRAPH-7F3A}" * 83  # 249 bytes: a mask has a longer name
+    names = ["a/1.png", "b/1.png", "c/1.jpg", "d/1.PNG", f"{long}.png", "e.png"]
+    for number, name in enumerate(names):
+        save(tmp_path / "old" / name, np.full((8, 8), 40 * number, np.uint8))
+    rows = [
+        {"image_path": name, "mask_path": name if kind == "dent" else "", "label_index": 1, "defect_type": kind}
+        for name, kind in zip(names, ["x", "x", "x", "X", "dent", "OK"], strict=True)
+    ]
+    table = make_table(rows, root=tmp_path / "old", layout="table", name="old", published_split=False)
+    written = write_dataset(table, tmp_path / "mvtec")
+    short = long.encode()[:200].decode(errors="ignore")
+    assert [path for path in files(tmp_path / "mvtec/test")] == sorted(
+        ["x/1.png", "x/1_2.png", "x/1_3.jpg", "X_2/1.PNG", f"dent/{short}.png", "defect_OK/e.png"]
+    )
+    assert set(written["defect_type"]) == {"x", "X", "dent", "OK"}
+    assert set(read_dataset(tmp_path / "mvtec/samples.csv")["defect_type"]) == {"x", "X", "dent", "OK"}
+    coco = write_dataset(table, tmp_path / "coco", format="coco")
+    assert list(relative_path(coco)) == ["1.png", "1_2.png", "1_3.jpg", "1_4.PNG", "e.png", f"{short}.png"]
+    assert read_dataset(tmp_path / "coco", mask_cache=tmp_path / "cache")["label_index"].tolist() == [1] * 6
+
+
+@pytest.mark.parametrize(("suffix", "bits"), [(".jpg", 8), (".png", 8), (".tif", 8), (".png", 16)])
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_photo_that_exif_turns_is_written_as_its_mask_lies(tmp_path, format, suffix, bits):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise = np.random.default_rng(0).integers(0, 256, (16, 24), dtype=np.uint8).astype(np.uint8 if bits == 8 else "u2")
+    photo = save(tmp_path / f"old/a{suffix}", noise, exif=exif)
+    mask = np.zeros((24, 16), np.uint8)
+    mask[2:9, 3:7] = 255
+    save(tmp_path / "old/m.png", mask)
+    row = {"image_path": photo.name, "mask_path": "m.png", "label_index": 1, "defect_type": "dent", "split": "test"}
+    table = make_table([row], root=tmp_path / "old", layout="mvtec", name="old", published_split=True)
+    (path,) = write_dataset(table, tmp_path / "new", format=format)["image_path"]
+    with Image.open(path) as image:
+        assert np.asarray(image).shape == mask.shape and image.getexif().get(0x0112, 1) == 1
+    change = np.abs(read_image(path, 8).astype(int) - read_image(photo, 8)).max()
+    assert change <= (6 if suffix == ".jpg" else 0)
+    if format == "mvtec":
+        assert np.array_equal(read_mask(tmp_path / "new/ground_truth/dent/a_mask.png"), mask > 0)
+    else:
+        content = json.loads((tmp_path / "new/test/_annotations.coco.json").read_text())
+        assert content["images"][0]["file_name"] == Path(path).name and content["images"][0]["height"] == 24
+        assert content["annotations"][0]["bbox"] == [3, 2, 4, 7]
+
+
+@pytest.mark.skipif(not CAR_DAMAGE.is_dir(), reason=f"{CAR_DAMAGE} is not there: real photos are not part of it")
+def test_car_damage_in_both_directions(tmp_path):
+    table = read_dataset(CAR_DAMAGE, annotations="COCO_{split}_annos.json", mask_cache=tmp_path / "cache")
+    assert len(table) == 59 + 11 and (table["mask_path"] != "").all()
+    assert_same(table, write_dataset(table, tmp_path / "mvtec"))
+    write_dataset(table, tmp_path / "coco", format="coco")
+    assert_same(table, read_dataset(tmp_path / "coco", mask_cache=tmp_path / "cache"))
+
+
+# --------------------------------------------------------------------------------------------------------- the folder
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_is_there_is_kept_unless_it_is_a_dataset_and_forced(tmp_path, mixed, format):
+    out = tmp_path / "new"
+    out.mkdir()
+    write_dataset(mixed, out, format=format)  # empty: no harm
+    (out / "mine.txt").write_text("kept")
+    with pytest.raises(FileExistsError):
+        write_dataset(mixed, out, format=format)
+    (out / "dataset.json").rename(tmp_path / "dataset.json")
+    with pytest.raises(FileExistsError):
+        write_dataset(mixed, out, format=format, force=True)
+    assert (out / "mine.txt").read_text() == "kept"
+    (tmp_path / "dataset.json").rename(out / "dataset.json")
+    mask = Path(named(mixed)["d2"].mask_path)
+    save(mask, np.zeros((5, 5), np.uint8))
+    Path(named(mixed)["d0"].image_path).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"(?s)2 photos.*d0\.png.*zero bytes.*d2\.png.*5x5"):
+        write_dataset(mixed, out, format=format, force=True)
+    mask.unlink()
+    with pytest.raises(FileNotFoundError, match=r"d2\.png"):
+        write_dataset(mixed[mixed["mask_path"] == str(mask)], out, format=format, force=True)
+    assert (out / "mine.txt").exists()
+    write_dataset(mixed[mixed["label_index"] == 0], out, format=format, force=True)
+    assert not (out / "mine.txt").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"], "nothing else is left"
+
+
+def test_never_into_the_dataset_or_around_it(tmp_path, mixed):
+    before = files(tmp_path)
+    for place in ("old", "old/new", ".", "missing/../old/new"):
+        with pytest.raises(ValueError, match="folder of its own"):
+            write_dataset(mixed, tmp_path / place, force=True)
+    other = tmp_path / "other"
+    mixed.loc[0, "image_path"] = str(shutil.copy(mixed["image_path"][0], save(other / "x.png", np.zeros((2, 2), "u1"))))
+    (other / "dataset.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds .*x\.png"):
+        write_dataset(mixed, other, force=True)
+    with pytest.raises(ValueError, match="nothing to write"):
+        write_dataset(mixed.iloc[:0], tmp_path / "new")
+    mixed.attrs = {}
+    with pytest.raises(ValueError, match="root"):
+        write_dataset(mixed, tmp_path / "new")
+    assert files(tmp_path) == sorted([*before, "other/dataset.json", "other/x.png"])
+
+
+def test_nothing_is_left_when_interrupted(tmp_path, mixed):
+    def interrupted(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_dataset(mixed, tmp_path / "new", change=interrupted)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+# ------------------------------------------------------------------------------------------------------------- resized
+
+
+@pytest.fixture
+def turned(tmp_path) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, np.ndarray]:
+    """A table of two photos of 4x6, and their pixels; the defect is stored turned (EXIF 6), its mask upright."""
+    good = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    upright = np.arange(100, 100 + 24, dtype=np.uint8).reshape(4, 6)
+    mask = np.zeros((4, 6), np.uint8)
+    mask[1:3, 2:4] = 1
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(tmp_path / "old/good/0.png", good)
+    save(tmp_path / "old/scratch/0.png", np.rot90(upright, 1), exif=exif)
+    save(tmp_path / "old/masks/0.png", mask)
+    rows = [{"image_path": "good/0.png"}, {"image_path": "scratch/0.png", "mask_path": "masks/0.png", "label_index": 1}]
+    rows[1]["defect_type"] = "scratch"
+    table = make_table(rows, root=tmp_path / "old", layout="table", name="old", published_split=False, pixel_size=0.1)
+    return table, good, upright, mask
+
+
+def write_resized(table: pd.DataFrame, out: Path, **options) -> tuple[np.ndarray, ...]:
+    """Photos and mask as they were written."""
+    write_dataset(table, out, change=resized(table, **options))
+    return tuple(
+        map(stored, (out / "train/good/0.png", out / "test/scratch/0.png", out / "ground_truth/scratch/0_mask.png"))
+    )
+
+
+def test_orientation_mode_and_crop(tmp_path, turned):
+    table, good, upright, mask = turned
+    photo, defect, marked = write_resized(table, tmp_path / "colour")
+    np.testing.assert_array_equal(photo, good)
+    np.testing.assert_array_equal(defect, np.dstack([upright] * 3))
+    np.testing.assert_array_equal(marked, mask * 255)
+    written = read_dataset(tmp_path / "colour" / "samples.csv")
+    assert list(written["source"]) == ["scratch/0.png", "good/0.png"]
+    assert list(relative_path(written)) == list(written["group"]) == ["test/scratch/0.png", "train/good/0.png"]
+    assert set(written["split"]) == {""} and not written.attrs["published_split"]
+    grey, *_ = write_resized(table, tmp_path / "grey", mode="L")
+    # ITU-R 601 luma, as Pillow documents it for RGB -> L
+    assert np.abs(grey - good @ np.array([299, 587, 114]) / 1000).max() <= 1
+    for crop, (top, left) in {(1, 2, 2, 3): (1, 2), "1,2,2,3": (1, 2), "center:2x3": (1, 1)}.items():
+        pictures = write_resized(table, tmp_path / str(crop), crop=crop, mode="keep")
+        for picture, whole in zip(pictures, (good, upright, mask * 255), strict=True):
+            np.testing.assert_array_equal(picture, whole[top : top + 2, left : left + 3])
+
+
+def test_sizes_keep_masks_binary_and_average_photos(tmp_path, turned):
+    table, _, _, mask = turned
+    _, photo, marked = write_resized(table, tmp_path / "double", size=(8, 12))
+    assert photo.shape == (8, 12, 3)
+    np.testing.assert_array_equal(marked, np.kron(mask, np.ones((2, 2))) * 255)
+    photo, _, marked = write_resized(table, tmp_path / "odd", size=5)
+    assert photo.shape == (5, 5, 3) and set(np.unique(marked)) == {0, 255}
+    assert write_resized(table, tmp_path / "inside", size=12, keep_aspect=True)[0].shape == (8, 12, 3)
+    # Pillow's antialiased triangle over a checkerboard of single pixels is grey in the middle, not one of its pixels
+    save(tmp_path / "board/a.png", (np.indices((16, 16)).sum(axis=0) % 2 * 200).astype(np.uint8))
+    board = make_table([{"image_path": "a.png"}], root=tmp_path / "board", layout="", name="", published_split=False)
+    write_dataset(board, tmp_path / "small", change=resized(board, size=8, mode="L", image_format="bmp"))
+    inner = stored(tmp_path / "small/train/good/a.bmp")[1:-1, 1:-1]
+    assert np.abs(inner.astype(int) - 100).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, 0.1), ({"size": (2, 3)}, 0.2), ({"crop": (0, 0, 4, 4), "size": 8}, 0.05), ({"size": 8}, None)],
+)
+def test_pixel_size_follows_the_scale(tmp_path, turned, options, expected):
+    table = turned[0]
+    written = write_dataset(table, tmp_path / "new", change=resized(table, **options))
+    about = json.loads((tmp_path / "new/dataset.json").read_text())
+    assert about.get("pixel_size_mm") == written.attrs["pixel_size"] == (expected and pytest.approx(expected))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "CMYK"},
+        {"size": 0},
+        {"size": (4, 4, 4)},
+        {"crop": "middle:2x2"},
+        {"crop": (0, 0, 0, 2)},
+        {"crop": (0, 0, 5, 2)},
+        {"crop": "1,2"},
+        {"image_format": "gif"},
+        {"keep_aspect": True},
+    ],
+)
+def test_invalid_parameters(tmp_path, turned, options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        write_dataset(turned[0], tmp_path / "new", change=resized(turned[0], **options))
+    assert not (tmp_path / "new").exists()
+
+
+def test_lost_masks_are_said(tmp_path, turned, caplog):
+    write_dataset(turned[0], tmp_path / "new", change=resized(turned[0], crop=(0, 0, 1, 1)))
+    assert "1 mask(s)" in caplog.text
+
+
+# --------------------------------------------------------------------------------------------------------------- tiles
+
+
+SIDE = 16  # tiles of a photo of 16x56 begin at 0, 16, 32 and, to end with it, 40
+
+
+def strips(folder: Path, boxes: dict[str, tuple[int, int, int, int] | None], **more: dict[str, str]) -> pd.DataFrame:
+    """A table of photos of noise; a box (top, bottom, left, right) is the mask, None a normal photo."""
+    draw, rows = np.random.default_rng(0), []
+    for name, box in boxes.items():
+        save(folder / f"{name}.png", draw.integers(0, 256, (16, 56, 3), dtype=np.uint8))
+        row = {"image_path": f"{name}.png", "label_index": int(box is not None)}
+        if box is not None:
+            mask = np.zeros((16, 56), np.uint8)
+            mask[box[0] : box[1], box[2] : box[3]] = 255
+            save(folder / f"{name}_mask.png", mask)
+            row |= {"mask_path": f"{name}_mask.png", "defect_type": "dent"}
+        rows.append(row | {key: values.get(name, "") for key, values in more.items()})
+    return make_table(rows, root=folder, layout="pairs", name="strips", published_split=False, pixel_size=0.1)
+
+
+@pytest.mark.parametrize(
+    ("stride", "expected"), [(16, [0, 16, 32, 40]), (8, [0, 8, 16, 24, 32, 40]), (12, [0, 12, 24, 36, 40])]
+)
+def test_tiles_have_the_pixels_and_labels_of_their_place(tmp_path, stride, expected, caplog):
+    table = strips(tmp_path / "strips", {"a": (2, 12, 12, 24), "b": None})
+    written = write_dataset(table, tmp_path / "out", change=tiles(table, SIDE, stride=stride, min_area=41))
+    assert sorted(written.loc[written["photo"] == "b.png", "left"]) == expected
+    for tile in written.itertuples():
+        window = (slice(tile.top, tile.top + SIDE), slice(tile.left, tile.left + SIDE))
+        assert np.array_equal(read_image(tile.image_path), read_image(tmp_path / "strips" / tile.photo)[window])
+        marked = np.zeros((16, 56), bool)
+        marked[2:12, 12:24] = tile.photo == "a.png"
+        assert tile.label_index == (marked[window].sum() >= 41)
+        assert not tile.label_index or np.array_equal(read_mask(tile.mask_path), marked[window])
+    assert written.attrs["pixel_size"] == 0.1 and read_dataset(tmp_path / "out").attrs["layout"] == "mvtec"
+    if stride == 16:  # 4 x 10 pixels in the tile at 0, 8 x 10 in that at 16, none in those at 32 and 40
+        assert written["label_index"].tolist().count(1) == 1 and len(written) == 7
+        assert "1 tile(s)" in caplog.text
+
+
+def test_tiles_of_a_photo_never_part(tmp_path):
+    boxes = {f"bad{i}": (2, 12, 2, 12) for i in range(10)} | {f"good{i}": None for i in range(20)}
+    groups = {name: f"part{name[-1]}" for name in boxes if name.startswith("good")}
+    table = strips(tmp_path / "strips", boxes, group=groups, split=dict.fromkeys(boxes, "test"))
+    write_dataset(table, tmp_path / "out", change=tiles(table, SIDE))
+    written = read_dataset(tmp_path / "out" / "samples.csv")
+    bad = written[written["photo"].str.startswith("bad")]
+    assert (bad["group"] == bad["photo"]).all() and set(bad["label_index"]) == {0, 1}
+    assert set(written["group"]) == {*bad["photo"], *groups.values()} and set(written["split"]) == {"test"}
+    written.attrs["published_split"] = False
+    for scheme in ("one_class", "supervised"):
+        split = assign_splits(written, scheme)
+        assert split.groupby("group")["split"].nunique().max() == 1
+        assert set(split["split"]) == {"train", "val", "test"}
+
+
+def test_what_cannot_be_labelled_is_left_out_and_said(tmp_path, caplog):
+    types = {"a": "dent+hole", "c": "dent"}
+    table = strips(tmp_path / "strips", {"a": (0, 16, 0, 16), "b": None, "c": (0, 16, 0, 16)}, defect_types=types)
+    table.loc[2, "mask_path"] = ""
+    written = write_dataset(table, tmp_path / "out", change=tiles(table, SIDE))
+    # of a, the tile with the defect; the other three show none. c has no mask
+    assert written["photo"].value_counts().to_dict() == {"a.png": 3, "b.png": 4}
+    assert set(written["defect_type"]) == {"good"} and set(written["defect_types"]) == {""}
+    assert "1 tile(s)" in caplog.text and "1 abnormal photo(s)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "options", [{"size": 17}, {"size": 0}, {"stride": 17}, {"stride": 0}, {"min_area": 0}, {"min_area": 10_000}]
+)
+def test_tiles_with_wrong_parameters_leave_nothing(tmp_path, options):
+    table = strips(tmp_path / "strips", {"a": (0, 16, 0, 56)})
+    with pytest.raises(ValueError, match=str(next(iter(options.values())))):
+        write_dataset(table, tmp_path / "out", change=tiles(table, **{"size": SIDE, **options}))
+    assert [path.name for path in tmp_path.iterdir()] == ["strips"]
+
+
+# ------------------------------------------------------------------------------------------------------------ cut-outs
+
+GREY, RED, BLUE = (128, 128, 128), (200, 30, 30), (30, 30, 200)
+
+
+@pytest.fixture
+def scene(tmp_path) -> tuple[list[Path], list[np.ndarray]]:
+    """Two grey photos of 60 x 40 pixels: a red 10 x 10 and a blue 8 x 6 that touch; a red one at the corner."""
+    first, second = np.full((40, 60, 3), GREY, np.uint8), np.full((40, 60, 3), GREY, np.uint8)
+    labels = [np.zeros((40, 60), np.int32), np.zeros((40, 60), np.int32)]
+    first[15:25, 20:30], first[17:25, 30:36] = RED, BLUE
+    labels[0][15:25, 20:30], labels[0][17:25, 30:36] = 1, 2
+    second[0:10, 50:60] = RED
+    labels[1][0:10, 50:60] = 5
+    return [save(tmp_path / "raw/a.png", first), save(tmp_path / "raw/b.png", second)], labels
+
+
+def pictures(scene, out: Path, size: int = 20, margin: float = 0.5, **options) -> tuple[pd.DataFrame, list[np.ndarray]]:
+    """The table, in order of the numbers, and the pictures."""
+    rows = cut_outs(*scene, size=size, margin=margin, **options)
+    written = write_dataset(rows, out, source={"pixel_size": 0.1})
+    return written, [stored(path) for path in written["image_path"]]
+
+
+def test_cut_outs_are_square_and_centred_and_their_table_leads_back(scene, tmp_path):
+    table, (first, _, third) = pictures(scene, tmp_path / "out")
+    np.testing.assert_array_equal(first, stored(scene[0][0])[10:30, 15:35])  # 10 wide, a margin of 5 around it
+    assert list(relative_path(table)) == [f"train/good/{name}.png" for name in ("0000_001", "0000_002", "0001_005")]
+    second = table.loc[1]
+    assert (second["x"], second["y"], second["width"], second["height"]) == (30, 17, 6, 8)
+    assert (second["window_x"], second["window_y"], second["window_side"], second["scale"]) == (23, 11, 20, 1.0)
+    assert second["photo"] == str(scene[0][0]) and second["label"] == 2 and table.attrs["pixel_size"] == 0.1
+    assert (third == RED).all(axis=2).sum() == 15 * 15  # 5 mirrored pixels above and to the right
+    edge = pictures(scene, tmp_path / "edge", border="edge")[1][2]
+    assert (edge[0] == edge[5]).all() and (edge[:, 19] == edge[:, 14]).all()
+
+
+def test_pixel_size_of_cut_outs(scene, tmp_path):
+    assert pictures(scene, tmp_path / "out", 80)[0].attrs["pixel_size"] == pytest.approx(0.025)  # 4 times enlarged
+    each = pictures(scene, tmp_path / "each", 80, same_scale=False)[0]
+    assert each.attrs["pixel_size"] is None and each["window_side"].tolist() == [20, 16, 20]
+
+
+def test_without_background_only_the_object_is_left(scene, tmp_path):
+    black = pictures(scene, tmp_path / "black", remove_background=True, fill=(0, 0, 0), grow=0)[1][0]
+    expected = np.zeros((20, 20, 3), np.uint8)
+    expected[5:15, 5:15] = RED
+    np.testing.assert_array_equal(black, expected)
+    # grown by 1: a ring of background comes back, but nothing of the blue neighbour on the right
+    grown = pictures(scene, tmp_path / "grown", remove_background=True, fill=(0, 0, 0), grow=1)[1][0]
+    assert (grown[4, 5:15] == GREY).all() and not (grown == BLUE).all(axis=2).any()
+    median = pictures(scene, tmp_path / "median", remove_background=True, grow=0)[1][0]
+    assert (median == RED).all(axis=2).sum() == 100 and (median == GREY).all(axis=2).sum() == 300
+
+
+def test_types_make_a_dataset_that_is_read_and_has_no_errors(scene, tmp_path):
+    out = tmp_path / "out"
+    pictures(scene, out, types=[{1: "good", 2: "dent"}, {5: "OK"}], test_share=0.5)
+    for path in (out, out / "samples.csv"):
+        table = read_dataset(path)
+        assert table[["split", "defect_type", "label_index"]].agg(list, axis=1).to_list() == [
+            ["test", "dent", 1],
+            ["test", "good", 0],
+            ["train", "good", 0],
+        ]
+        findings = check_dataset(table)  # three pictures are too few to train on; nothing else is wrong
+        assert findings.loc[findings["severity"] == "error", "code"].tolist() == ["too-few-train"]
+
+
+@pytest.mark.parametrize(("n_photos", "share", "n_test"), [(5, 0.3, 2), (10, 0.3, 3), (3, 1.0, 3), (7, 0, 0)])
+def test_so_many_photos_are_kept_for_testing_as_the_share_says(scene, n_photos, share, n_test):
+    photos, labels = ([scene[0][1]] * n_photos, [scene[1][1]] * n_photos)
+    rows = list(cut_outs(photos, labels, types=[{5: "good"}] * n_photos, test_share=share))
+    assert [row["split"] for row in rows].count("test") == n_test and len(rows) == n_photos
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"types": [{1: "good"}, {5: "good"}]}, r"a\.png: object 2 has no type"),
+        ({"labels": [np.ones((39, 60), int), np.ones((40, 60), int)]}, r"a\.png is 60x40 pixels but its labels 60x39"),
+        ({"labels": [np.zeros((40, 60), int)] * 2}, "no object"),
+        ({"size": 0}, "size"),
+        ({"border": "wrap"}, "border"),
+        ({"test_share": 1.1}, "test_share"),
+        ({"margin": 400.0}, "too large for a photo"),
+    ],
+)
+def test_what_does_not_fit_is_refused(scene, change, match):
+    photos, labels = scene
+    with pytest.raises(ValueError, match=match):
+        list(cut_outs(photos, **{"labels": labels} | change))
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+
+def test_command_line(tmp_path, capsys):
+    draw_photos(tmp_path / "stripes")
+    arguments = [str(tmp_path / "stripes"), str(tmp_path / "new"), "--format", "coco"]
+    assert main(arguments) == 0
+    assert main(arguments) == 1
+    assert "not empty" in capsys.readouterr().err
+    assert main([*arguments, "--force"]) == 0
+    cache = f"mask_cache={tmp_path / 'cache'}"
+    options = ["--option", cache, "--option", "objects_are_defects=false"]
+    assert main([str(tmp_path / "new"), str(tmp_path / "mvtec"), *options]) == 0
+    assert read_dataset(tmp_path / "mvtec")["label_index"].sum() == 0
+    assert main([str(tmp_path / "new"), str(tmp_path / "x"), "--option", "colour=red"]) == 1
+    assert "has no option colour" in capsys.readouterr().err
+    for wrong in (["--stride", "8"], ["--tile", "8", "--size", "8"], ["--tile", "8", "--cut-out", "8"]):
+        assert main([str(tmp_path / "stripes"), str(tmp_path / "x"), *wrong]) == 1
+    smaller = ["--mode", "L", "--crop", "center:24x24", "--size", "8"]
+    assert main([str(tmp_path / "stripes"), str(tmp_path / "small"), *smaller]) == 0
+    assert {stored(path).shape for path in (tmp_path / "small").rglob("*.png")} == {(8, 8)}
+
+
+def test_the_command_cuts_strips_of_severstal(tmp_path):
+    root = tmp_path / "severstal"
+    for name in ("a", "b"):
+        save(root / "train_images" / f"{name}.jpg", np.full((256, 1600), 90, np.uint8))
+    runs = " ".join(f"{column * 256 + 101} 20" for column in range(500, 520))  # 12 columns in one tile, 8 in the next
+    (root / "train.csv").write_text(f"ImageId,ClassId,EncodedPixels\na.jpg,3,{runs}\n")
+    out, cache = tmp_path / "out", f"mask_cache={tmp_path / 'cache'}"
+    assert main([str(root), str(out), "--tile", "256", "--min-area", "240", "--option", cache]) == 0
+    written = read_dataset(out / "samples.csv")
+    # seven tiles a photo; 240 pixels in the one that begins at 256, 160 in the one at 512
+    assert written["label_index"].value_counts().to_dict() == {0: 12, 1: 1}
+    (abnormal,) = written[written["label_index"] == 1].itertuples()
+    assert abnormal.left == 256 and abnormal.defect_type == abnormal.defect_types == "class_3"
+    mask = read_mask(abnormal.mask_path, (256, 256))
+    assert mask.sum() == 240 and mask[100:120, 244:256].all()
+
+
+def test_the_command_cuts_out_what_coco_outlines(tmp_path):
+    marked = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 4, 8, 8], "area": 64, "iscrowd": 0}
+    marked["segmentation"] = [[4, 4, 12, 4, 12, 12, 4, 12]]
+    other = marked | {"id": 2, "segmentation": [[20, 10, 30, 10, 30, 20, 20, 20]], "defect_type": "dent"}
+    save(tmp_path / "frames/a.png", np.full((32, 40, 3), 90, np.uint8))
+    image = {"id": 1, "file_name": "a.png", "height": 32, "width": 40}
+    content = {"images": [image], "annotations": [marked, other], "categories": [{"id": 1, "name": "nut"}]}
+    (tmp_path / "frames/_annotations.coco.json").write_text(json.dumps(content))
+    assert main([str(tmp_path / "frames"), str(tmp_path / "out"), "--cut-out", "16"]) == 0
+    table = read_dataset(tmp_path / "out" / "samples.csv")
+    assert dict(zip(table["defect_type"], table["x"], strict=True)) == {"good": 4, "dent": 20}
+    assert stored(table["image_path"][0]).shape == (16, 16, 3)
+
+
+def test_the_command_of_every_finding_works_on_the_dataset_that_has_it(tmp_path, capsys):
+    root = tmp_path / "old set"
+    grey = np.random.default_rng(0).integers(0, 255, (8, 12), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, picture, options in (
+        ("train/good/palette.png", Image.fromarray(grey).convert("P"), {}),
+        ("train/good/deep.png", Image.fromarray(grey.astype(np.uint16) * 16), {}),
+        ("train/good/cmyk.jpg", Image.fromarray(grey).convert("CMYK"), {}),
+        ("train/dent/alpha.png", Image.fromarray(np.dstack([grey] * 4)), {}),
+        ("train/dent/turned.png", Image.fromarray(grey[:6]), {"exif": exif}),
+        ("test/good/small.png", Image.fromarray(grey[:4]), {}),
+        ("test/dent/plain.png", Image.fromarray(grey.T.copy()), {}),
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(root / name, **options)
+    table = read_dataset(root, layout="plain")
+    findings = check_dataset(table, min_train=2, min_val=0)
+    commands = findings[findings["fix"].str.contains("python -m ")]
+    assert set(commands["code"]) == {
+        "palette",
+        "16-bit",
+        "cmyk",
+        "alpha",
+        "exif-rotation",
+        "mixed-sizes",
+        "mixed-modes",
+    }
+    for number, command in enumerate(sorted({fix[fix.index("python -m ") :] for fix in commands["fix"]})):
+        words = [word.replace("H,W", "6,8") for word in shlex.split(command)]
+        assert words[:3] == ["python", "-m", "helpers.data.convert"] and words[3:5] == ["DATASET", "NEW_FOLDER"]
+        out = tmp_path / f"new{number}"
+        assert main([str(root), str(out), "--layout", "plain", *words[5:]]) == 0, capsys.readouterr().err
+        again = read_dataset(out / "samples.csv").sort_values("source")
+        assert again["split"].tolist() == table["split"].tolist()
+        assert again["defect_type"].tolist() == table["defect_type"].tolist()
+        left = set(check_dataset(again, min_train=2, min_val=0)["code"])
+        assert not left & {"palette", "16-bit", "cmyk", "alpha", "exif-rotation"}, command
+        assert ("mixed-sizes" in left) == ("--size" not in words) and ("mixed-modes" in left) == ("keep" in words)
