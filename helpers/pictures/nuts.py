@@ -10,19 +10,18 @@ import numpy as np
 
 from helpers.pictures.scene import (
     REFERENCE_SIZE,
+    TURN,
     CameraStyle,
     Defect,
     Drawing,
     Float,
     Points,
     Seed,
-    apart,
     blob_radii,
-    defects_mask,
-    feret_diameter,
+    check_request,
     inside,
     pixel_centres,
-    polygon_area,
+    place_defects,
     polygon_coverage,
     polyline_length,
     random_states,
@@ -30,9 +29,11 @@ from helpers.pictures.scene import (
     smoothstep,
     stroke_polygon,
     take_photo,
+    tangents,
 )
 
-AREA_SHARE = (0.0006, 0.029)  # of a single nut's picture, a little inside 0.05 % to 3 %
+N_NUTS = (4, 9)  # fewest and most in a frame; fewer where it is too small for them
+TOUCHING_SHARE, DEFECT_SHARE = 0.5, 0.25  # of a frame's nuts: pushed against another one; with a defect
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,11 @@ class NutStyle:
 
 @dataclass
 class _Nut:
-    """One nut: where it lies, its size and its surface."""
+    """One nut: where it lies, its size and its surface. ``angle`` is that of the first corner."""
 
     x: float
     y: float
-    angle: float  # of the first corner, in radians
+    angle: float
     flats: float  # across flats, in pixels
     scale: float
     metal: Float  # (3,)
@@ -97,23 +98,10 @@ class _Nut:
         return self.place(np.full(6, self.corner_radius), np.arange(6) * np.pi / 3)
 
 
-@dataclass
-class _Edits:
-    """What the defects change on a nut."""
-
-    scratches: list[tuple[Points, Points]] = field(default_factory=list)  # outline, centreline
-    dents: list[tuple[Points, np.ndarray, np.ndarray, float]] = field(
-        default_factory=list
-    )  # outline, centre, axes, depth
-    stains: list[tuple[Points, Float, float]] = field(default_factory=list)  # outline, colour, opacity
-    chips: list[tuple[Points, int, Points]] = field(default_factory=list)  # outline, corner, broken line
-    threads: list[tuple[Points, int]] = field(default_factory=list)  # outline, seed of the torn surface
+# --- defects: each looks for a place; `Defect.how` says how it is painted
 
 
-# --- defects: each looks for a place and says what changes and what is recorded -------------------------
-
-
-def _scratch(rng: np.random.Generator, nut: _Nut, edits: _Edits) -> Defect:
+def _scratch(rng: np.random.Generator, nut: _Nut) -> Defect:
     style = nut.style
     low, high = nut.radius(style.countersink) + 2 * nut.scale, nut.flats / 2 - 4 * nut.scale
     wanted = rng.uniform(*style.scratch_length) * nut.scale
@@ -125,8 +113,7 @@ def _scratch(rng: np.random.Generator, nut: _Nut, edits: _Edits) -> Defect:
     angle = rng.uniform(0, 2 * np.pi) + turn * t
     straight = nut.place(radius[[0, -1]], angle[[0, -1]])
     chord = straight[:1] + t[:, None] * (straight[1:] - straight[:1])
-    curved = nut.place(radius, angle)
-    centreline = curved
+    centreline = curved = nut.place(radius, angle)
     for bend in (rng.uniform(0.0, 0.4), 0.5, 0.7, 0.85):  # as straight as the place between hole and edge allows
         trial = bend * curved + (1 - bend) * chord
         if np.hypot(trial[:, 0] - nut.x, trial[:, 1] - nut.y).min() >= low - nut.scale:
@@ -134,38 +121,34 @@ def _scratch(rng: np.random.Generator, nut: _Nut, edits: _Edits) -> Defect:
             break
     width = max(rng.uniform(*style.scratch_width) * nut.scale, 1.9) * (1 - 0.45 * np.abs(2 * t - 1) ** 3)
     outline = stroke_polygon(centreline, width)
-    edits.scratches.append((outline, centreline))
-    return Defect("scratch", outline, polyline_length(centreline), "centreline")
+    return Defect("scratch", outline, polyline_length(centreline), "centreline", (centreline,))
 
 
-def _dent(rng: np.random.Generator, nut: _Nut, edits: _Edits) -> Defect:
+def _dent(rng: np.random.Generator, nut: _Nut) -> Defect:
     style = nut.style
     axes = rng.uniform(*style.dent_radius) * nut.scale * np.array([1.0, rng.uniform(0.7, 1.0)])
     low, high = nut.radius(style.countersink) + 0.7 * axes[0], nut.radius(style.face) - 0.5 * axes[0]
     centre = nut.place(np.array([rng.uniform(low, max(high, low + 0.1))]), np.array([rng.uniform(0, 2 * np.pi)]))[0]
-    turn, t = rng.uniform(0, np.pi), np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    turn = rng.uniform(0, np.pi)
     directions = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    outline = centre + np.column_stack([axes[0] * np.cos(t), axes[1] * np.sin(t)]) @ directions
-    edits.dents.append((outline, centre, directions / axes[:, None], rng.uniform(*style.dent_depth)))
-    return Defect("dent", outline, feret_diameter(outline), "feret")
+    outline = centre + np.column_stack([axes[0] * np.cos(TURN), axes[1] * np.sin(TURN)]) @ directions
+    return Defect.feret("dent", outline, centre, directions / axes[:, None], rng.uniform(*style.dent_depth))
 
 
-def _stain(rng: np.random.Generator, nut: _Nut, edits: _Edits) -> Defect:
+def _stain(rng: np.random.Generator, nut: _Nut) -> Defect:
     style = nut.style
     size = rng.uniform(*style.stain_radius) * nut.scale
-    t = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     radii = size * blob_radii(rng, 0.35)
     middle = rng.uniform(nut.radius(style.countersink) + 0.6 * size, nut.radius(style.face) - 0.4 * size)
     stretch = rng.uniform(1.0, 1.9)  # drops spread around the ring
     outline = nut.place(
-        middle + 0.8 * radii * np.sin(t), rng.uniform(0, 2 * np.pi) + stretch * radii * np.cos(t) / middle
+        middle + 0.8 * radii * np.sin(TURN), rng.uniform(0, 2 * np.pi) + stretch * radii * np.cos(TURN) / middle
     )
     colour = np.array([[0.42, 0.25, 0.12], [0.16, 0.15, 0.17], [0.50, 0.38, 0.18]])[rng.integers(3)]
-    edits.stains.append((outline, colour.astype(np.float32), rng.uniform(*style.stain_opacity)))
-    return Defect("stain", outline, feret_diameter(outline), "feret")
+    return Defect.feret("stain", outline, colour.astype(np.float32), rng.uniform(*style.stain_opacity))
 
 
-def _chipped_corner(rng: np.random.Generator, nut: _Nut, edits: _Edits) -> Defect:
+def _chipped_corner(rng: np.random.Generator, nut: _Nut) -> Defect:
     corner = int(rng.integers(6))
     corners = nut.outline()
     tip = corners[corner]
@@ -178,12 +161,10 @@ def _chipped_corner(rng: np.random.Generator, nut: _Nut, edits: _Edits) -> Defec
     depth = rng.normal(0, 0.8, 9) + rng.uniform(2.0, 5.5) * np.sqrt(np.sin(np.pi * t))
     depth[[0, -1]] = 0
     broken = ends[0] + t[:, None] * (ends[1] - ends[0]) + nut.scale * depth[:, None] * inward
-    outline = np.concatenate([broken, tip[None]])
-    edits.chips.append((outline, corner, broken))
-    return Defect("chipped_corner", outline, feret_diameter(outline), "feret")
+    return Defect.feret("chipped_corner", np.concatenate([broken, tip[None]]), corner, broken)
 
 
-def _damaged_thread(rng: np.random.Generator, nut: _Nut, edits: _Edits) -> Defect:
+def _damaged_thread(rng: np.random.Generator, nut: _Nut) -> Defect:
     style = nut.style
     span = np.deg2rad(rng.uniform(*style.thread_damage))
     angle = rng.uniform(0, 2 * np.pi) + np.linspace(0, span, 24)
@@ -192,13 +173,11 @@ def _damaged_thread(rng: np.random.Generator, nut: _Nut, edits: _Edits) -> Defec
     middle, half = (inner + outer) / 2, (outer - inner) / 2
     wobble = 1 + 0.10 * rng.normal(size=24)
     low = nut.place(middle - half * taper * np.minimum(wobble, 1.1), angle)
-    high = nut.place(middle + half * taper, angle)
-    outline = np.concatenate([low, high[::-1]])
-    edits.threads.append((outline, int(rng.integers(2**31))))
-    return Defect("damaged_thread", outline, middle * span, "centreline")
+    outline = np.concatenate([low, nut.place(middle + half * taper, angle)[::-1]])
+    return Defect("damaged_thread", outline, middle * span, "centreline", (int(rng.integers(2**31)),))
 
 
-NUT_DEFECTS: dict[str, Callable[[np.random.Generator, _Nut, _Edits], Defect]] = {
+NUT_DEFECTS: dict[str, Callable[[np.random.Generator, _Nut], Defect]] = {
     "scratch": _scratch,
     "dent": _dent,
     "stain": _stain,
@@ -207,32 +186,13 @@ NUT_DEFECTS: dict[str, Callable[[np.random.Generator, _Nut, _Edits], Defect]] = 
 }
 
 
-def _place_defects(
-    rng: np.random.Generator, nut: _Nut, defect_type: str, shape: tuple[int, int]
-) -> tuple[list[Defect], _Edits]:
-    edits, defects = _Edits(), []
-    wanted = 2 if rng.random() < nut.style.two_defects else 1
-    area = (REFERENCE_SIZE * nut.scale) ** 2
-    for attempt in range(200):
-        if len(defects) == wanted or (defects and attempt >= 60):
-            break
-        trial = _Edits()
-        defect = NUT_DEFECTS[defect_type](rng, nut, trial)
-        share = polygon_area(defect.polygon) / area
-        if (
-            AREA_SHARE[0] <= share <= AREA_SHARE[1]
-            and inside(defect.polygon, shape, 1)
-            and apart(defect.polygon, defects, 6 * nut.scale)
-        ):
-            defects.append(defect)
-            for name in ("scratches", "dents", "stains", "chips", "threads"):
-                getattr(edits, name).extend(getattr(trial, name))
-    if not defects:
-        raise RuntimeError(f"no place found for a defect of type {defect_type!r}; check the sizes in NutStyle")
-    return defects, edits
+def _defects(rng: np.random.Generator, nut: _Nut, defect_type: str, shape: tuple[int, int]) -> list[Defect]:
+    limits = {"area": (REFERENCE_SIZE * nut.scale) ** 2, "margin": 1, "distance": 6 * nut.scale}
+    draw = NUT_DEFECTS[defect_type]
+    return place_defects(rng, lambda: draw(rng, nut), shape, two=nut.style.two_defects, **limits)
 
 
-# --- the picture ----------------------------------------------------------------------------------------
+# --- the picture
 
 
 def _draw_bench(rng: np.random.Generator, style: NutStyle, shape: tuple[int, int], scale: float) -> Float:
@@ -246,30 +206,20 @@ def _draw_bench(rng: np.random.Generator, style: NutStyle, shape: tuple[int, int
 
 def _hex_distance(nut: _Nut, px: Float, py: Float) -> tuple[Float, Float, Float]:
     """Signed distance to the nearest flat (negative inside) and that flat's normal in the nut's frame."""
-    best = nx = ny = None
+    best = nx = ny = np.float32(-1)
     for k in range(3):
         angle = np.pi / 6 + k * np.pi / 3
         c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
         along = c * px + s * py
-        distance = np.abs(along)
-        sign = np.sign(along)
-        if best is None:
-            best, nx, ny = distance, c * sign, s * sign
-        else:
-            nearer = distance > best
-            best, nx, ny = (
-                np.where(nearer, distance, best),
-                np.where(nearer, c * sign, nx),
-                np.where(nearer, s * sign, ny),
-            )
+        nearer, sign = np.abs(along) > best, np.sign(along)
+        best, nx, ny = (np.where(nearer, *pair) for pair in ((np.abs(along), best), (c * sign, nx), (s * sign, ny)))
     return best - np.float32(nut.flats / 2), nx, ny
 
 
 def _window(nut: _Nut, shape: tuple[int, int], pad: float) -> tuple[slice, slice]:
     reach = nut.corner_radius + pad
     rows = slice(max(int(nut.y - reach), 0), min(int(nut.y + reach) + 2, shape[0]))
-    columns = slice(max(int(nut.x - reach), 0), min(int(nut.x + reach) + 2, shape[1]))
-    return rows, columns
+    return rows, slice(max(int(nut.x - reach), 0), min(int(nut.x + reach) + 2, shape[1]))
 
 
 def _cast_shadow(picture: Float, nut: _Nut, light: np.ndarray) -> None:
@@ -287,134 +237,144 @@ def _cast_shadow(picture: Float, nut: _Nut, light: np.ndarray) -> None:
     picture[rows, columns] *= (1 - dark)[..., None]
 
 
-def _paint_nut(picture: Float, nut: _Nut, light: np.ndarray, edits: _Edits) -> None:
-    """Paint one nut over a bench that already has its shadow, in place."""
-    style, s = nut.style, np.float32(nut.scale)
-    rows, columns = _window(nut, picture.shape[:2], 3 * nut.scale)
-    shape = (rows.stop - rows.start, columns.stop - columns.start)
-    origin = np.array([columns.start, rows.start], dtype=np.float64)
-    below = picture[rows, columns]
-    gx, gy = pixel_centres(shape)
-    x, y = gx + np.float32(columns.start - nut.x), gy + np.float32(rows.start - nut.y)
-    c, sn = np.float32(np.cos(nut.angle)), np.float32(np.sin(nut.angle))
-    px, py = c * x + sn * y, -sn * x + c * y
-    r = np.sqrt(x * x + y * y) + np.float32(1e-3)
-    theta = np.arctan2(y, x)
-    hexagon, fx, fy = _hex_distance(nut, px, py)
-    coverage = np.clip(0.5 - hexagon, 0, 1)
-    minor, major = np.float32(nut.radius(style.thread_minor)), np.float32(nut.radius(style.thread_major))
-    sink, face = np.float32(nut.radius(style.countersink)), np.float32(nut.radius(style.face))
+class _Surface:
+    """The pixels about one nut, and what is known of each: its place on the nut, its zone, its slope."""
 
-    # Slope of the surface away from the axis: countersink, flat face, chamfer.
-    in_sink = smoothstep((sink - r) / (1.5 * s) + 0.5)
-    in_chamfer = smoothstep((r - face) / (2.0 * s) + 0.5)
-    in_thread = smoothstep((major - r) / (1.2 * s) + 0.5)
-    in_hole = smoothstep((minor - r) / (1.5 * s) + 0.5)
-    slope = -0.55 * in_sink + 0.42 * in_chamfer
-    ripple = np.sin(
-        2 * np.pi * 1.9 * (r - minor) / (major - minor) + (theta - np.float32(nut.angle)) + nut.thread_phase
-    )
-    slope = slope * (1 - in_thread) + in_thread * (0.95 * ripple - 0.35)
-    nx, ny = slope * x / r, slope * y / r
-    bevel = smoothstep((hexagon + 2.2 * s) / (2.2 * s)) * 0.7  # the sharp edge of each flat is a little round
-    nx += bevel * (c * fx - sn * fy)
-    ny += bevel * (sn * fx + c * fy)
+    def __init__(self, picture: Float, nut: _Nut) -> None:
+        style, s = nut.style, np.float32(nut.scale)
+        self.nut, self.s, self.window = nut, s, _window(nut, picture.shape[:2], 3 * nut.scale)
+        self.below = picture[self.window]
+        self.shape = self.below.shape[:2]
+        rows, columns = self.window
+        self.origin = np.array([columns.start, rows.start], dtype=np.float64)
+        self.gx, self.gy = pixel_centres(self.shape)
+        x, y = self.gx + np.float32(columns.start - nut.x), self.gy + np.float32(rows.start - nut.y)
+        c, sn = np.float32(np.cos(nut.angle)), np.float32(np.sin(nut.angle))
+        self.x, self.y, self.px, self.py = x, y, c * x + sn * y, -sn * x + c * y
+        self.r, self.theta = np.sqrt(x * x + y * y) + np.float32(1e-3), np.arctan2(y, x)
+        hexagon, fx, fy = _hex_distance(nut, self.px, self.py)
+        self.coverage = np.clip(0.5 - hexagon, 0, 1)
+        minor, major = np.float32(nut.radius(style.thread_minor)), np.float32(nut.radius(style.thread_major))
+        sink, face = np.float32(nut.radius(style.countersink)), np.float32(nut.radius(style.face))
+        self.in_sink = smoothstep((sink - self.r) / (1.5 * s) + 0.5)
+        self.in_chamfer = smoothstep((self.r - face) / (2.0 * s) + 0.5)
+        self.in_thread = smoothstep((major - self.r) / (1.2 * s) + 0.5)
+        self.in_hole, self.minor = smoothstep((minor - self.r) / (1.5 * s) + 0.5), minor
 
-    covers = {}
-    for polygon in [edit[0] for name in vars(edits) for edit in getattr(edits, name)]:
-        covers[id(polygon)] = polygon_coverage(polygon - origin, shape)
-    for polygon, centre, to_unit, depth in edits.dents:
-        ux = to_unit[0, 0] * (gx + origin[0] - centre[0]) + to_unit[0, 1] * (gy + origin[1] - centre[1])
-        uy = to_unit[1, 0] * (gx + origin[0] - centre[0]) + to_unit[1, 1] * (gy + origin[1] - centre[1])
-        rho2 = np.clip(ux * ux + uy * uy, 0, 1)
-        pressed = depth * 3.0 * np.sqrt(rho2) * (1 - rho2) + 0.25 * depth * np.sqrt(rho2)
-        norm = np.sqrt(ux * ux + uy * uy) + 1e-3
-        bx = (to_unit[0, 0] * ux + to_unit[1, 0] * uy) / norm
-        by = (to_unit[0, 1] * ux + to_unit[1, 1] * uy) / norm
-        size = np.sqrt(abs(np.linalg.det(to_unit)))
-        nx -= covers[id(polygon)] * pressed * bx / size
-        ny -= covers[id(polygon)] * pressed * by / size
-    for polygon, centreline in edits.scratches:
-        local = centreline - origin
-        d2 = (gx[..., None] - local[::4, 0]) ** 2 + (gy[..., None] - local[::4, 1]) ** 2
-        nearest = d2.argmin(axis=-1)
-        tangent = np.gradient(local, axis=0)[::4]
-        tangent /= np.hypot(tangent[:, 0], tangent[:, 1])[:, None]
-        points = local[::4]
-        across = -(gx - points[nearest, 0]) * tangent[nearest, 1] + (gy - points[nearest, 1]) * tangent[nearest, 0]
-        groove = -0.5 * np.clip(across / (1.0 * s), -1, 1) * covers[id(polygon)]
-        nx += groove * -tangent[nearest, 1]
-        ny += groove * tangent[nearest, 0]
+        # Slope of the surface away from the axis: countersink, flat face, chamfer.
+        slope = -0.55 * self.in_sink + 0.42 * self.in_chamfer
+        turns = 2 * np.pi * 1.9 * (self.r - minor) / (major - minor)
+        ripple = np.sin(turns + (self.theta - np.float32(nut.angle)) + nut.thread_phase)
+        slope = slope * (1 - self.in_thread) + self.in_thread * (0.95 * ripple - 0.35)
+        bevel = smoothstep((hexagon + 2.2 * s) / (2.2 * s)) * 0.7  # the sharp edge of each flat is a little round
+        self.nx = slope * x / self.r + bevel * (c * fx - sn * fy)
+        self.ny = slope * y / self.r + bevel * (sn * fx + c * fy)
 
-    # Light: matt part, a broad highlight, and the bow tie that turned rings reflect.
-    inv = 1 / np.sqrt(1 + nx * nx + ny * ny)
-    diffuse = np.maximum((light[0] * nx + light[1] * ny + light[2]) * inv, 0)
-    half = light + np.array([0, 0, 1], dtype=np.float32)
-    half = half / np.linalg.norm(half)
-    shine = np.maximum((half[0] * nx + half[1] * ny + half[2]) * inv, 0) ** 18
-    azimuth = np.arctan2(light[1], light[0])
-    on_face = (1 - in_sink) * (1 - in_chamfer)
-    bow = np.abs(np.cos(theta - np.float32(azimuth))) ** 6 * on_face
-    rings = nut.surface.standard_normal(int(4 * nut.corner_radius / nut.scale) + 16, dtype=np.float32)
-    rings = cv2.GaussianBlur(rings[None], (0, 0), 1.6)[0]
-    rings = style.turning_marks * rings / rings.std()
-    marks = rings[np.clip((r / s * 3).astype(np.int32), 0, len(rings) - 1)] * (1 - in_thread)
-    grain = nut.surface.standard_normal((192, 192), dtype=np.float32)
-    grain = cv2.GaussianBlur(grain, (0, 0), 0.8)
-    grain *= style.grain / grain.std()
-    grain = grain[np.clip((py / s + 96).astype(np.int32), 0, 191), np.clip((px / s + 96).astype(np.int32), 0, 191)]
-    tone = (0.30 + 0.80 * diffuse) * (1 + marks + grain) * (1 - 0.35 * in_thread)
-    gloss = 0.26 * shine * (1 - in_thread * 0.4) + 0.13 * bow
-    metal = tone[..., None] * nut.metal + gloss[..., None]
+    def on_metal(self, values: Float) -> Float:
+        """Values (192, 192) that turn with the nut, at each pixel."""
+        rows, columns = ((place / self.s + 96).astype(np.int32) for place in (self.py, self.px))
+        return values[np.clip(rows, 0, 191), np.clip(columns, 0, 191)]
 
-    for polygon, _ in edits.scratches:  # bare metal glints
-        cover = covers[id(polygon)][..., None]
-        metal = metal + cover * (0.45 * metal + np.float32(0.27) - metal * np.float32(0.30))
-    for polygon, seed in edits.threads:
-        cover = covers[id(polygon)][..., None]
-        torn = np.random.default_rng(seed)
-        rough = smooth_noise(torn, (192, 192), 1.5)
-        rough = rough[np.clip((py / s + 96).astype(np.int32), 0, 191), np.clip((px / s + 96).astype(np.int32), 0, 191)]
-        flat = nut.metal * np.clip(0.85 + 0.30 * rough, 0.2, 1.6)[..., None]
-        metal = metal + 0.92 * cover * (flat - metal)
-    for polygon, colour, opacity in edits.stains:
-        cover = covers[id(polygon)]
-        rim = cover * (1 - cv2.GaussianBlur(cover, (0, 0), 2.2 * nut.scale + 0.2))  # drops dry darkest at their rim
-        film = np.clip(opacity * cover + 0.35 * rim, 0, 0.92)[..., None]
-        metal = metal * (1 - film) + film * colour * (0.45 + 0.55 * tone[..., None])
+    def cover(self, defect: Defect) -> Float:
+        return polygon_coverage(defect.polygon - self.origin, self.shape)
 
-    hole_tone = 0.28 + 0.25 * smoothstep(0.5 - (x * light[0] + y * light[1]) / (1.6 * minor))
-    surface = metal + in_hole[..., None] * (below * hole_tone[..., None] - metal)
-    for polygon, _, broken in edits.chips:
-        cover = covers[id(polygon)]
-        ends = broken[[0, -1]] - origin
+    def press(self, defect: Defect) -> None:
+        """Change the slopes by a dent or a scratch."""
+        cover = self.cover(defect)
+        if defect.type == "dent":
+            centre, to_unit, depth = defect.how
+            dx, dy = self.gx + self.origin[0] - centre[0], self.gy + self.origin[1] - centre[1]
+            ux, uy = to_unit[0, 0] * dx + to_unit[0, 1] * dy, to_unit[1, 0] * dx + to_unit[1, 1] * dy
+            rho2 = np.clip(ux * ux + uy * uy, 0, 1)
+            pressed = depth * 3.0 * np.sqrt(rho2) * (1 - rho2) + 0.25 * depth * np.sqrt(rho2)
+            norm = np.sqrt(ux * ux + uy * uy) + 1e-3
+            size = np.sqrt(abs(np.linalg.det(to_unit)))
+            self.nx -= cover * pressed * ((to_unit[0, 0] * ux + to_unit[1, 0] * uy) / norm) / size
+            self.ny -= cover * pressed * ((to_unit[0, 1] * ux + to_unit[1, 1] * uy) / norm) / size
+        elif defect.type == "scratch":
+            local = defect.how[0] - self.origin
+            points, tangent = local[::4], tangents(local)[::4]
+            nearest = ((self.gx[..., None] - points[:, 0]) ** 2 + (self.gy[..., None] - points[:, 1]) ** 2).argmin(-1)
+            tx, ty = tangent[nearest, 0], tangent[nearest, 1]
+            across = -(self.gx - points[nearest, 0]) * ty + (self.gy - points[nearest, 1]) * tx
+            groove = -0.5 * np.clip(across / (1.0 * self.s), -1, 1) * cover
+            self.nx += groove * -ty
+            self.ny += groove * tx
+
+    def lit(self, light: np.ndarray) -> tuple[Float, Float]:
+        """Tone (H, W) and colour (H, W, 3): matt part, a broad highlight, and the bow tie that turned rings reflect."""
+        nut, style, surface = self.nut, self.nut.style, self.nut.surface
+        inv = 1 / np.sqrt(1 + self.nx * self.nx + self.ny * self.ny)
+        diffuse = np.maximum((light[0] * self.nx + light[1] * self.ny + light[2]) * inv, 0)
+        half = light + np.array([0, 0, 1], dtype=np.float32)
+        half = half / np.linalg.norm(half)
+        shine = np.maximum((half[0] * self.nx + half[1] * self.ny + half[2]) * inv, 0) ** 18
+        azimuth = np.arctan2(light[1], light[0])
+        on_face = (1 - self.in_sink) * (1 - self.in_chamfer)
+        bow = np.abs(np.cos(self.theta - np.float32(azimuth))) ** 6 * on_face
+        rings = surface.standard_normal(int(4 * nut.corner_radius / nut.scale) + 16, dtype=np.float32)
+        rings = cv2.GaussianBlur(rings[None], (0, 0), 1.6)[0]
+        rings = style.turning_marks * rings / rings.std()
+        marks = rings[np.clip((self.r / self.s * 3).astype(np.int32), 0, len(rings) - 1)] * (1 - self.in_thread)
+        grain = cv2.GaussianBlur(surface.standard_normal((192, 192), dtype=np.float32), (0, 0), 0.8)
+        grain *= style.grain / grain.std()
+        tone = (0.30 + 0.80 * diffuse) * (1 + marks + self.on_metal(grain)) * (1 - 0.35 * self.in_thread)
+        gloss = 0.26 * shine * (1 - self.in_thread * 0.4) + 0.13 * bow
+        return tone, tone[..., None] * nut.metal + gloss[..., None]
+
+    def marked(self, metal: Float, tone: Float, defect: Defect) -> Float:
+        """The metal with a scratch, a torn thread or a stain on it."""
+        cover = self.cover(defect)
+        if defect.type == "scratch":  # bare metal glints
+            return metal + cover[..., None] * (0.45 * metal + np.float32(0.27) - metal * np.float32(0.30))
+        if defect.type == "damaged_thread":
+            rough = self.on_metal(smooth_noise(np.random.default_rng(defect.how[0]), (192, 192), 1.5))
+            flat = self.nut.metal * np.clip(0.85 + 0.30 * rough, 0.2, 1.6)[..., None]
+            return metal + 0.92 * cover[..., None] * (flat - metal)
+        if defect.type == "stain":
+            colour, opacity = defect.how
+            soft = cv2.GaussianBlur(cover, (0, 0), 2.2 * self.nut.scale + 0.2)
+            film = np.clip(opacity * cover + 0.35 * (cover * (1 - soft)), 0, 0.92)[..., None]  # darkest at its rim
+            return metal * (1 - film) + film * colour * (0.45 + 0.55 * tone[..., None])
+        return metal
+
+    def chipped(self, surface: Float, defect: Defect) -> Float:
+        """The surface where a corner is gone: the broken face slopes down to the bench."""
+        cover, s, nut = self.cover(defect), self.s, self.nut
+        ends = defect.how[1][[0, -1]] - self.origin
         chord = ends[1] - ends[0]
         chord /= np.hypot(*chord)
-        middle = np.array([nut.x, nut.y]) - origin
+        middle = np.array([nut.x, nut.y]) - self.origin
         side = np.sign((middle[0] - ends[0, 0]) * -chord[1] + (middle[1] - ends[0, 1]) * chord[0])
-        out = -side * ((gx - ends[0, 0]) * -chord[1] + (gy - ends[0, 1]) * chord[0])
-        ledge = cover * smoothstep((3.8 * s - out) / (1.5 * s) + 0.5)  # the broken face slopes down to the bench
-        rough = np.clip(0.96 + 0.22 * smooth_noise(nut.surface, shape, 1.3 * nut.scale), 0.3, 1.5)
-        broken_face = rough[..., None] * nut.metal
-        gone = below * 1.45  # most of the shadow went with the corner
-        lost = gone + (ledge / np.maximum(cover, 1e-3))[..., None] * (broken_face - gone)
-        surface = surface + cover[..., None] * (lost - surface)
-    picture[rows, columns] = below + coverage[..., None] * (surface - below)
+        out = -side * ((self.gx - ends[0, 0]) * -chord[1] + (self.gy - ends[0, 1]) * chord[0])
+        ledge = cover * smoothstep((3.8 * s - out) / (1.5 * s) + 0.5)
+        rough = np.clip(0.96 + 0.22 * smooth_noise(nut.surface, self.shape, 1.3 * nut.scale), 0.3, 1.5)
+        gone = self.below * 1.45  # most of the shadow went with the corner
+        lost = gone + (ledge / np.maximum(cover, 1e-3))[..., None] * (rough[..., None] * nut.metal - gone)
+        return surface + cover[..., None] * (lost - surface)
+
+
+def _paint_nut(picture: Float, nut: _Nut, light: np.ndarray, defects: list[Defect]) -> None:
+    """Paint one nut over a bench that already has its shadow, in place."""
+    place = _Surface(picture, nut)
+    for defect in defects:
+        place.press(defect)
+    tone, metal = place.lit(light)
+    for defect in defects:
+        metal = place.marked(metal, tone, defect)
+    hole_tone = 0.28 + 0.25 * smoothstep(0.5 - (place.x * light[0] + place.y * light[1]) / (1.6 * place.minor))
+    surface = metal + place.in_hole[..., None] * (place.below * hole_tone[..., None] - metal)
+    for defect in defects:
+        if defect.type == "chipped_corner":
+            surface = place.chipped(surface, defect)
+    picture[place.window] = place.below + place.coverage[..., None] * (surface - place.below)
 
 
 def _draw_nut(rng: np.random.Generator, style: NutStyle, scale: float, x: float, y: float, flats: float) -> _Nut:
     metal = rng.uniform(*style.metal) * np.array([1.0, 0.985, 0.95]) * (1 + rng.normal(0, 0.012, 3))
-    return _Nut(
-        x=x,
-        y=y,
-        angle=rng.uniform(0, 2 * np.pi),
-        flats=flats,
-        scale=scale,
-        metal=metal.astype(np.float32),
-        thread_phase=rng.uniform(0, 2 * np.pi),
-        surface=np.random.default_rng(int(rng.integers(2**62))),
-        style=style,
-    )
+    angle, phase = rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi)
+    surface = np.random.default_rng(int(rng.integers(2**62)))
+    return _Nut(x, y, angle, flats, scale, metal.astype(np.float32), phase, surface, style)
 
 
 def _draw_light(rng: np.random.Generator, style: NutStyle) -> np.ndarray:
@@ -422,38 +382,12 @@ def _draw_light(rng: np.random.Generator, style: NutStyle) -> np.ndarray:
     return np.array([0.60 * np.cos(azimuth), 0.60 * np.sin(azimuth), 0.80], dtype=np.float32)
 
 
-def _check(defect_type: str | None, image_size: int) -> None:
-    if defect_type is not None and defect_type not in NUT_DEFECTS:
-        raise ValueError(f"defect_type={defect_type!r} is unknown; use one of {', '.join(NUT_DEFECTS)}")
-    if image_size < 64:
-        raise ValueError(f"image_size={image_size} is too small to show a defect; use 64 or more")
-
-
 def render_nut(
-    seed: Seed,
-    defect_type: str | None = None,
-    *,
-    image_size: int = 256,
-    style: NutStyle | None = None,
+    seed: Seed, defect_type: str | None = None, *, image_size: int = 256, style: NutStyle | None = None
 ) -> Drawing:
-    """Draw one photo of a nut.
-
-    The same seed with and without a defect gives the same nut under the same light with the same noise.
-
-    Args:
-        seed: a number or a sequence of numbers.
-        defect_type: one of ``NUT_DEFECTS``, or None for a good nut.
-        image_size: side of the square picture in pixels; the scene scales with it.
-        style: how the nuts look.
-
-    Returns:
-        Drawing: image uint8 (image_size, image_size, 3), its mask and its defects.
-
-    Raises:
-        ValueError: for an unknown defect type or a picture under 64 pixels.
-    """
+    """One photo of a nut; the same seed gives the same nut, light and noise with a defect as without."""
     style = style or NutStyle()
-    _check(defect_type, image_size)
+    check_request(defect_type, list(NUT_DEFECTS), image_size)
     rng, defect_rng, camera_rng = random_states(seed)
     shape, scale = (image_size, image_size), image_size / REFERENCE_SIZE
     flats = style.across_flats * scale * (1 + rng.uniform(-style.size_spread, style.size_spread))
@@ -462,14 +396,13 @@ def render_nut(
     nut = _draw_nut(rng, style, scale, x, y, flats)
     light = _draw_light(rng, style)
     picture = _draw_bench(rng, style, shape, scale)
-    defects, edits = ([], _Edits()) if defect_type is None else _place_defects(defect_rng, nut, defect_type, shape)
+    defects = [] if defect_type is None else _defects(defect_rng, nut, defect_type, shape)
     _cast_shadow(picture, nut, light)
-    _paint_nut(picture, nut, light, edits)
-    image = take_photo(picture, camera_rng, style.camera, scale)
-    return Drawing(image=image, mask=defects_mask(defects, shape), defects=defects)
+    _paint_nut(picture, nut, light, defects)
+    return Drawing(take_photo(picture, camera_rng, style.camera, scale), defects)
 
 
-# --- frames with several nuts ---------------------------------------------------------------------------
+# --- frames with several nuts
 
 
 @dataclass(frozen=True)
@@ -482,7 +415,7 @@ class NutInstance:
 
 @dataclass(frozen=True)
 class Frame:
-    """A photo of several nuts: image uint8 (H, W, 3), the instances, and pairs of indices that touch."""
+    """A photo of several nuts (H, W, 3) uint8, the nuts, and pairs of indices that touch."""
 
     image: np.ndarray
     nuts: list[NutInstance]
@@ -500,16 +433,13 @@ def convex_gap(first: Points, second: Points) -> float:
         normals = np.column_stack([edges[:, 1], -edges[:, 0]])
         normals /= np.hypot(normals[:, 0], normals[:, 1])[:, None]
         a, b = first @ normals.T, second @ normals.T
-        gaps = np.maximum(b.min(axis=0) - a.max(axis=0), a.min(axis=0) - b.max(axis=0))
-        best = max(best, float(gaps.max()))
+        best = max(best, float(np.maximum(b.min(axis=0) - a.max(axis=0), a.min(axis=0) - b.max(axis=0)).max()))
     return best
 
 
 def _fits(nut: _Nut, others: list[_Nut], size: int, gap: float) -> bool:
     outline = nut.outline()
-    if not inside(outline, (size, size), 2):
-        return False
-    return all(
+    return inside(outline, (size, size), 2) and all(
         np.hypot(nut.x - other.x, nut.y - other.y) > nut.corner_radius + other.corner_radius + gap
         or convex_gap(outline, other.outline()) >= gap
         for other in others
@@ -522,48 +452,17 @@ def _push_against(nut: _Nut, other: _Nut, direction: float) -> None:
     for _ in range(30):
         middle = (near + far) / 2
         nut.x, nut.y = other.x + middle * np.cos(direction), other.y + middle * np.sin(direction)
-        if convex_gap(nut.outline(), other.outline()) >= 0:
-            far = middle
-        else:
-            near = middle
+        apart = convex_gap(nut.outline(), other.outline()) >= 0
+        near, far = (near, middle) if apart else (middle, far)
     nut.x, nut.y = other.x + far * np.cos(direction), other.y + far * np.sin(direction)
 
 
-def render_frame(
-    seed: Seed,
-    *,
-    frame_size: int = 512,
-    image_size: int = 256,
-    n_nuts: tuple[int, int] = (4, 9),
-    touching_share: float = 0.5,
-    defect_share: float = 0.25,
-    style: NutStyle | None = None,
-) -> Frame:
-    """Draw one photo of several nuts on the workbench, some of them touching.
-
-    Args:
-        seed: a number or a sequence of numbers.
-        frame_size: side of the square frame in pixels.
-        image_size: side of the single photos; it sets the scale, so that nuts are as large as there.
-        n_nuts: fewest and most nuts; fewer lie in a frame that is too small for them.
-        touching_share: share of the nuts that are pushed against another one.
-        defect_share: share of the nuts that have a defect.
-        style: how the nuts look.
-
-    Returns:
-        Frame with the outlines as float64 polygons; they touch but do not overlap.
-
-    Raises:
-        ValueError: when not even one nut fits into the frame.
-    """
-    style = style or NutStyle()
-    rng, defect_rng, camera_rng = random_states(seed)
-    scale = image_size / REFERENCE_SIZE
-    shape = (frame_size, frame_size)
+def _scatter(rng: np.random.Generator, style: NutStyle, frame_size: int, scale: float) -> list[_Nut]:
+    """Nuts that do not overlap, about half of them pushed against another one."""
     largest = style.across_flats * scale * (1 + style.size_spread) / np.sqrt(3) + 3
     if 2 * largest > frame_size:
         raise ValueError(f"frame_size={frame_size} is too small for one nut; use at least {int(2 * largest) + 1}")
-    wanted = int(rng.integers(n_nuts[0], n_nuts[1] + 1))
+    wanted = int(rng.integers(N_NUTS[0], N_NUTS[1] + 1))
     nuts: list[_Nut] = []
     for _ in range(60 * wanted):
         if len(nuts) == wanted:
@@ -571,33 +470,39 @@ def render_frame(
         flats = style.across_flats * scale * (1 + rng.uniform(-style.size_spread, style.size_spread))
         x, y = rng.uniform(largest, frame_size - largest, 2)
         nut = _draw_nut(rng, style, scale, x, y, flats)
-        if nuts and rng.random() < touching_share:
+        if nuts and rng.random() < TOUCHING_SHARE:
             other = nuts[int(rng.integers(len(nuts)))]
             _push_against(nut, other, rng.uniform(0, 2 * np.pi))
             rest = [each for each in nuts if each is not other]
-            if _fits(nut, [other], frame_size, -1e-3) and _fits(nut, rest, frame_size, 0.0):
-                nuts.append(nut)
-        elif _fits(nut, nuts, frame_size, 5 * scale):
+            fits = _fits(nut, [other], frame_size, -1e-3) and _fits(nut, rest, frame_size, 0.0)
+        else:
+            fits = _fits(nut, nuts, frame_size, 5 * scale)
+        if fits:
             nuts.append(nut)
+    return nuts
+
+
+def render_frame(seed: Seed, *, frame_size: int = 512, image_size: int = 256, style: NutStyle | None = None) -> Frame:
+    """One photo of several nuts, as large as in single photos of ``image_size``; outlines touch but do not overlap."""
+    style = style or NutStyle()
+    rng, defect_rng, camera_rng = random_states(seed)
+    scale, shape, names = image_size / REFERENCE_SIZE, (frame_size, frame_size), list(NUT_DEFECTS)
+    nuts = _scatter(rng, style, frame_size, scale)
     light = _draw_light(rng, style)
     picture = _draw_bench(rng, style, shape, scale)
-    instances, all_edits = [], []
+    instances = []
     for nut in nuts:
-        defects, edits = [], _Edits()
-        if defect_rng.random() < defect_share:
-            names = list(NUT_DEFECTS)
-            defects, edits = _place_defects(defect_rng, nut, names[int(defect_rng.integers(len(names)))], shape)
+        defects = []
+        if defect_rng.random() < DEFECT_SHARE:
+            defects = _defects(defect_rng, nut, names[int(defect_rng.integers(len(names)))], shape)
         corners = [point[None] for point in nut.outline()]
-        for _, corner, broken in edits.chips:
+        for corner, broken in [one.how for one in defects if one.type == "chipped_corner"]:
             corners[corner] = broken
         instances.append(NutInstance(np.concatenate(corners), defects))
-        all_edits.append(edits)
         _cast_shadow(picture, nut, light)
-    for nut, edits in zip(nuts, all_edits, strict=True):
-        _paint_nut(picture, nut, light, edits)
+    for nut, instance in zip(nuts, instances, strict=True):
+        _paint_nut(picture, nut, light, instance.defects)
     whole = [nut.outline() for nut in nuts]
-    touching = [
-        (i, j) for i in range(len(nuts)) for j in range(i + 1, len(nuts)) if convex_gap(whole[i], whole[j]) < 0.25
-    ]
-    image = take_photo(picture, camera_rng, style.camera, scale)
-    return Frame(image=image, nuts=instances, touching=touching)
+    pairs = [(i, j) for i in range(len(nuts)) for j in range(i + 1, len(nuts))]
+    touching = [(i, j) for i, j in pairs if convex_gap(whole[i], whole[j]) < 0.25]
+    return Frame(take_photo(picture, camera_rng, style.camera, scale), instances, touching)

@@ -1,14 +1,16 @@
-"""What the two built-in datasets share: polygons, noise, a simple camera and reproducible random states.
+"""What the drawn datasets share: outlines and their sizes, noise, a camera, reproducible random states.
 
-Coordinates are (x, y) in pixels with the origin at the corner of the picture, as in COCO: the pixel in
-row ``i`` and column ``j`` covers ``[j, j + 1) x [i, i + 1)`` and its centre is ``(j + 0.5, i + 0.5)``.
+Coordinates are (x, y) in pixels from the corner of the picture, as in COCO: the pixel in row i and column j has its
+centre at (j + 0.5, i + 0.5). Lengths of a style are in pixels of a picture of `REFERENCE_SIZE`.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,55 +21,48 @@ Float = NDArray[np.float32]
 Points = NDArray[np.float64]
 Seed = int | Sequence[int]
 
-REFERENCE_SIZE = 256  # lengths in the styles are given in pixels of a picture of this side
+REFERENCE_SIZE = 256
+AREA_SHARE = (0.0006, 0.029)  # of a picture that a defect covers: a little inside 0.05 % to 3 %
+TURN = np.linspace(0, 2 * np.pi, 48, endpoint=False)
 
 
 @dataclass(frozen=True)
 class Defect:
-    """One defect as it was drawn.
-
-    Attributes:
-        type: name of the defect type.
-        polygon: outline, shape (N, 2), float64, (x, y) in pixels; simple (does not cross itself).
-        length: in pixels; see ``length_kind``.
-        length_kind: ``"centreline"`` (length of the line a stroke was drawn along) or ``"feret"``
-            (largest distance between two points of the outline).
-    """
+    """One defect as it is drawn: ``polygon`` (N, 2) does not cross itself; ``length`` is in pixels, along the middle of
+    a stroke (``length_kind`` centreline) or the largest diameter (feret)."""
 
     type: str
     polygon: Points
     length: float
     length_kind: str
+    how: tuple[Any, ...] = field(default=(), repr=False, compare=False)  # what its drawer needs to paint it
+
+    @classmethod
+    def feret(cls, kind: str, polygon: Points, *how: Any) -> Defect:
+        return cls(kind, polygon, feret_diameter(polygon), "feret", how)
 
     @property
     def area(self) -> float:
-        """Area of the polygon in square pixels (shoelace formula)."""
         return polygon_area(self.polygon)
-
-    @property
-    def bbox(self) -> tuple[float, float, float, float]:
-        """COCO box: x, y, width, height in pixels."""
-        return polygon_bbox(self.polygon)
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One drawn photo.
-
-    Attributes:
-        image: uint8, (H, W, 3), RGB.
-        mask: bool, (H, W); True where at least half of a pixel lies in a defect's polygon.
-        defects: the defects, empty for a good part.
-    """
+    """One drawn photo: ``image`` (H, W, 3) uint8 RGB, and its defects, none for a good part."""
 
     image: NDArray[np.uint8]
-    mask: NDArray[np.bool_]
-    defects: list[Defect] = field(default_factory=list)
+    defects: list[Defect]
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(H, W); True where at least half of a pixel lies in a defect's polygon."""
+        shape = self.image.shape[:2]
+        return np.any([polygon_mask(one.polygon, shape) for one in self.defects] or [np.zeros(shape, bool)], axis=0)
 
 
 @dataclass(frozen=True)
 class CameraStyle:
-    """How much the photos differ although the part is the same. Lengths in pixels of a 256 pixel picture."""
+    """How much the photos differ although the part is the same."""
 
     exposure: float = 0.10  # standard deviation of the log of the gain
     contrast: float = 0.12  # largest relative change of the contrast about mid grey
@@ -78,57 +73,51 @@ class CameraStyle:
 
 
 def polygon_area(polygon: Points) -> float:
-    """Area of a simple polygon (N, 2) by the shoelace formula, in the square of its unit."""
+    """Area of a simple polygon (N, 2) by the shoelace formula."""
     x, y = polygon[:, 0], polygon[:, 1]
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
 def polygon_bbox(polygon: Points) -> tuple[float, float, float, float]:
-    """Box around a polygon (N, 2): x, y, width, height."""
+    """COCO box: x, y, width, height."""
     low, high = polygon.min(axis=0), polygon.max(axis=0)
     return float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1])
 
 
 def feret_diameter(polygon: Points) -> float:
-    """Largest distance between two vertices of a polygon (N, 2)."""
-    difference = polygon[:, None] - polygon[None]
-    return float(np.sqrt((difference**2).sum(axis=-1).max()))
+    """Largest distance between two vertices."""
+    return float(np.sqrt(((polygon[:, None] - polygon[None]) ** 2).sum(axis=-1).max()))
 
 
 def polyline_length(points: Points) -> float:
-    """Length of an open line through the points (N, 2)."""
     return float(np.hypot(*np.diff(points, axis=0).T).sum())
 
 
+def tangents(line: Points) -> Points:
+    """Unit vectors along a line, one a point."""
+    tangent = np.gradient(line, axis=0)
+    return tangent / np.hypot(tangent[:, 0], tangent[:, 1])[:, None]
+
+
 def stroke_polygon(centreline: Points, width: float | NDArray[np.float64]) -> Points:
-    """Outline (2N, 2) of a stroke along a centreline (N, 2), of one width or of one width per point."""
-    tangent = np.gradient(centreline, axis=0)
-    tangent /= np.hypot(tangent[:, 0], tangent[:, 1])[:, None]
-    normal = np.column_stack([-tangent[:, 1], tangent[:, 0]])
+    """Outline (2N, 2) of a stroke along a centreline (N, 2), of one width or of one a point."""
+    normal = tangents(centreline)[:, ::-1] * [-1, 1]
     half = (np.broadcast_to(np.asarray(width, dtype=np.float64), len(centreline)) / 2)[:, None]
     return np.concatenate([centreline + half * normal, (centreline - half * normal)[::-1]])
 
 
-def blob_radii(rng: np.random.Generator, roughness: float, n: int = 48) -> NDArray[np.float64]:
-    """Radii (n,) about 1 of an irregular closed outline, at equal steps of the angle; a few low harmonics."""
-    angle = np.linspace(0, 2 * np.pi, n, endpoint=False)
-    radii = np.ones(n)
+def blob_radii(rng: np.random.Generator, roughness: float) -> NDArray[np.float64]:
+    """Radii about 1 of an irregular closed outline, at the angles of `TURN`; a few low harmonics."""
+    radii = np.ones(len(TURN))
     for order in range(2, 8):
-        radii += roughness / order * rng.normal() * np.cos(order * angle + rng.uniform(0, 2 * np.pi))
+        radii += roughness / order * rng.normal() * np.cos(order * TURN + rng.uniform(0, 2 * np.pi))
     return np.clip(radii, 0.55, 1.45)
 
 
 def polygon_coverage(polygon: Points, shape: tuple[int, int], oversample: int = 5) -> Float:
-    """Share of each pixel that lies in a polygon.
+    """Share of each pixel (H, W) that lies in a polygon, counted on ``oversample**2`` points a pixel.
 
-    Args:
-        polygon: (N, 2), (x, y) in pixels.
-        shape: (H, W) of the result.
-        oversample: the share is counted on ``oversample**2`` points a pixel; an odd number, so that
-            an edge along the pixel grid does not tie at one half.
-
-    Returns:
-        float32, (H, W), 0 to 1.
+    With an odd number an edge along the pixel grid does not tie at one half.
     """
     height, width = shape
     coverage = np.zeros(shape, dtype=np.float32)
@@ -138,42 +127,55 @@ def polygon_coverage(polygon: Points, shape: tuple[int, int], oversample: int = 
         return coverage
     fine = np.zeros(((bottom - top) * oversample, (right - left) * oversample), dtype=np.float32)
     local = (polygon - [left, top]) * oversample - 0.5  # skimage has pixel centres at whole numbers
-    rows, columns = fill_polygon(local[:, 1], local[:, 0], shape=fine.shape)
-    fine[rows, columns] = 1
+    fine[fill_polygon(local[:, 1], local[:, 0], shape=fine.shape)] = 1
     blocks = fine.reshape(bottom - top, oversample, right - left, oversample)
     coverage[top:bottom, left:right] = blocks.mean(axis=(1, 3))
     return coverage
 
 
 def polygon_mask(polygon: Points, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels of which at least half lies in the polygon: bool, (H, W)."""
+    """Pixels (H, W) of which at least half lies in the polygon."""
     return polygon_coverage(polygon, shape) >= 0.5
-
-
-def defects_mask(defects: Sequence[Defect], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Union of the defects' masks: bool, (H, W)."""
-    mask = np.zeros(shape, dtype=bool)
-    for defect in defects:
-        mask |= polygon_mask(defect.polygon, shape)
-    return mask
-
-
-def apart(polygon: Points, others: Sequence[Defect], distance: float) -> bool:
-    """Whether a polygon's box is at least ``distance`` pixels away from the boxes of all other defects."""
-    x, y, width, height = polygon_bbox(polygon)
-    for other in others:
-        ox, oy, owidth, oheight = other.bbox
-        gap_x = max(ox - (x + width), x - (ox + owidth))
-        gap_y = max(oy - (y + height), y - (oy + oheight))
-        if max(gap_x, gap_y) < distance:
-            return False
-    return True
 
 
 def inside(polygon: Points, shape: tuple[int, int], margin: float) -> bool:
     """Whether a polygon stays ``margin`` pixels away from the border of a picture (H, W)."""
     low, high = polygon.min(axis=0), polygon.max(axis=0)
     return bool((low >= margin).all() and (high <= np.array([shape[1], shape[0]]) - margin).all())
+
+
+def _apart(polygon: Points, other: Points, distance: float) -> bool:
+    low, high = polygon.min(axis=0), polygon.max(axis=0)
+    return bool(max((other.min(axis=0) - high).max(), (low - other.max(axis=0)).max()) >= distance)
+
+
+def place_defects(
+    rng: np.random.Generator,
+    draw: Callable[[], Defect],
+    shape: tuple[int, int],
+    *,
+    two: float,
+    area: float,
+    margin: float,
+    distance: float,
+) -> list[Defect]:
+    """One defect, or with probability ``two`` a second one ``distance`` away, ``margin`` from the picture's border and
+    a believable share of ``area``."""
+    defects: list[Defect] = []
+    wanted = 2 if rng.random() < two else 1
+    for attempt in range(200):
+        if len(defects) == wanted or (defects and attempt >= 60):
+            break
+        defect = draw()
+        if (
+            AREA_SHARE[0] <= defect.area / area <= AREA_SHARE[1]
+            and inside(defect.polygon, shape, margin)
+            and all(_apart(defect.polygon, other.polygon, distance) for other in defects)
+        ):
+            defects.append(defect)
+    if not defects:
+        raise RuntimeError("there is no place for a defect; check the sizes in the style")
+    return defects
 
 
 def smoothstep(x: Float) -> Float:
@@ -183,7 +185,7 @@ def smoothstep(x: Float) -> Float:
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> Float:
-    """Gaussian noise of unit variance and correlation length ``sigma`` pixels: float32, (H, W)."""
+    """Gaussian noise (H, W) of unit variance and correlation length ``sigma`` pixels."""
     step = max(1, int(sigma / 2))  # wide noise is drawn coarse and enlarged
     coarse = (-(-shape[0] // step) + 2, -(-shape[1] // step) + 2)
     noise = rng.standard_normal(coarse, dtype=np.float32)
@@ -194,13 +196,9 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], sigma: float)
     return (noise - noise.mean()) / max(float(noise.std()), 1e-6)
 
 
-def random_states(seed: Seed) -> tuple[np.random.Generator, np.random.Generator, np.random.Generator]:
-    """Independent generators for the scene, the defects and the camera.
-
-    A defect therefore never changes the part it is drawn on, nor the noise of the photo.
-    """
-    scene, defect, camera = np.random.SeedSequence(seed).spawn(3)
-    return np.random.default_rng(scene), np.random.default_rng(defect), np.random.default_rng(camera)
+def random_states(seed: Seed) -> list[np.random.Generator]:
+    """Generators for the scene, its defects and the camera: a defect changes neither the part nor the photo's noise."""
+    return [np.random.default_rng(one) for one in np.random.SeedSequence(seed).spawn(3)]
 
 
 def photo_seed(seed: int, *parts: str | int) -> tuple[int, ...]:
@@ -209,23 +207,28 @@ def photo_seed(seed: int, *parts: str | int) -> tuple[int, ...]:
 
 
 def pixel_centres(shape: tuple[int, int]) -> tuple[Float, Float]:
-    """x and y of the pixel centres: two float32 arrays (H, W)."""
+    """x and y of the pixel centres, (H, W) each."""
     y, x = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
     return x + np.float32(0.5), y + np.float32(0.5)
 
 
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """A uint8 picture, (H, W, 3) RGB or (H, W); its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = np.ascontiguousarray(picture[..., ::-1] if picture.ndim == 3 else picture)
+    # not cv2.imwrite: on Windows it fails on names outside ASCII
+    path.write_bytes(cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 2])[1].tobytes())
+
+
+def check_request(defect_type: str | None, known: Sequence[str], image_size: int) -> None:
+    if defect_type is not None and defect_type not in known:
+        raise ValueError(f"defect_type={defect_type!r} is unknown; use one of {', '.join(known)}")
+    if image_size < 64:
+        raise ValueError(f"image_size={image_size} is too small to show a defect; use 64 or more")
+
+
 def take_photo(scene: Float, rng: np.random.Generator, style: CameraStyle, scale: float) -> NDArray[np.uint8]:
-    """Light, blur and sensor noise.
-
-    Args:
-        scene: reflectance, float32, (H, W, 3), about 0 to 1.
-        rng: random state of the camera.
-        style: how much photos differ.
-        scale: side of the picture divided by ``REFERENCE_SIZE`` (blur only).
-
-    Returns:
-        uint8, (H, W, 3), RGB.
-    """
+    """Light, blur and sensor noise on a reflectance (H, W, 3) of about 0 to 1."""
     height, width = scene.shape[:2]
     gain = np.exp(np.clip(rng.normal(0, style.exposure), -2.5 * style.exposure, 2.5 * style.exposure))
     temperature = np.clip(rng.normal(0, style.temperature), -0.1, 0.1)
