@@ -31,7 +31,7 @@ $(READY): requirements.lock pyproject.toml
 	touch $@
 
 data: setup ## draw the built-in datasets mesh and nuts
-	$(BIN)/python -m helpers.pictures.builtin mesh nuts --out datasets
+	$(BIN)/python -m helpers.pictures mesh nuts --out datasets
 
 run: setup ## run the series headless on DATASET under PROFILE
 	$(BIN)/python -m helpers.pipeline run --dataset "$(DATASET)" --profile $(PROFILE) $(SETTINGS)

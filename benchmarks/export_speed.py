@@ -2,8 +2,7 @@
 
     python -m benchmarks.export_speed [RUN] [--photos N] [--rounds N]
 
-Everything is measured in one run on the same photos, in rounds that alternate. Results: ``artifacts/bench/export.csv``.
-``make bench`` calls it last.
+On the same photos, in rounds that alternate. Results: ``artifacts/bench/export.csv``. ``make bench`` calls it last.
 """
 
 from __future__ import annotations
@@ -16,44 +15,29 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.speed import BENCH_FOLDER, train_patchcore
+from helpers.inference.export import export_run
+from helpers.inference.exported import FORMATS
+from helpers.inference.predictor import open_finished
 from helpers.paths import project_path, write_csv
 from helpers.progress import quiet_libraries
 from helpers.runs import Run
+from helpers.studies.export import STOCK, compare_backends, speed_table, stock_difference
 
 SAME = 1e-3  # difference of scores as a share, up to which two results count as the same
 
 
 def measure(run: Run, n_photos: int = 40, rounds: int = 5) -> pd.DataFrame:
-    """Speed and cost of every backend of a finished PatchCore run; missing files are exported first.
-
-    Args:
-        run: finished.
-        n_photos: of its test photos, evenly chosen, that are timed.
-        rounds: over these photos.
-
-    Returns:
-        :func:`helpers.studies.export.speed_table` for batches of one, with the columns of
-        :func:`helpers.studies.export.compare_backends` (on all test photos) for each backend.
-
-    Raises:
-        RuntimeError: if anomalib's inferencer gives other scores, so that there is nothing to compare.
-    """
-    from helpers.inference.export import export_run
-    from helpers.inference.exported import FORMATS
-    from helpers.studies.export import STOCK, compare_backends, speed_table, stock_difference
-
+    """Speed (on ``n_photos``, batches of one) and cost (on all test photos) of every backend of a finished run."""
     export_run(run, FORMATS)
     test = run.predictions("test")
-    step = max(1, len(test) // n_photos)
-    timed = test["image_path"].tolist()[::step][:n_photos]
+    timed = test["image_path"].tolist()[:: max(1, len(test) // n_photos)][:n_photos]
     difference = stock_difference(run, timed[:8])
     if difference > SAME:
         raise RuntimeError(f"{STOCK} and this run differ by {difference:.2g} of the score; they must be the same.")
     speed = speed_table(run, timed, (1,), rounds, stock=True)
     cost = compare_backends(run, test["image_path"].tolist(), test["label_index"].tolist(), cut=False)
-    return speed.merge(cost.drop(columns="model"), left_on="stage", right_on="backend", how="left").drop(
-        columns="backend"
-    )
+    table = speed.merge(cost.drop(columns="model"), left_on="stage", right_on="backend", how="left")
+    return table.drop(columns="backend")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,21 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="rounds over them")
     options = parser.parse_args(arguments)
     quiet_libraries()
-    from helpers.inference.predictor import open_finished
-
     try:
-        if options.run:
-            folder = Path(options.run).expanduser()
-            run = open_finished(folder.absolute() if folder.is_dir() else project_path(options.run))
-        else:
-            run = train_patchcore(BENCH_FOLDER)
+        folder = Path(options.run or BENCH_FOLDER).expanduser()
+        folder = folder.absolute() if folder.is_dir() else project_path(folder)
+        run = open_finished(folder) if options.run else train_patchcore(BENCH_FOLDER)
         table = measure(run, options.photos, options.rounds)
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 2
-    file = BENCH_FOLDER / "export.csv"
-    write_csv(table, file)
-    print(f"\n{table.to_string(index=False, float_format='%.4g')}\n\n{file}")
+    write_csv(table, BENCH_FOLDER / "export.csv")
+    print(f"\n{table.to_string(index=False, float_format='%.4g')}\n\n{BENCH_FOLDER / 'export.csv'}")
     return 0
 
 

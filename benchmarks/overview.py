@@ -15,16 +15,10 @@ from helpers.views.figures import map_gallery
 
 
 def overview(run: Run, n_types: int = 3) -> Figure:
-    """One typical hit (median score) of each of the first defect types: photo, anomaly map, outline at the threshold.
-
-    Args:
-        run: a finished run whose test photos have masks.
-        n_types: number of defect types shown.
-    """
+    """A typical hit (median score) of each of the first defect types: photo, anomaly map, outline at the threshold."""
     test = run.predictions("test")
-    rows = []
-    for _, photos in list(test[test["label_index"] == 1].groupby("defect_type"))[:n_types]:
-        rows.append(photos.sort_values("score").index[len(photos) // 2])
+    groups = list(test[test["label_index"] == 1].groupby("defect_type"))[:n_types]
+    rows = [photos.sort_values("score").index[len(photos) // 2] for _, photos in groups]
     return map_gallery(**run.examples(test.loc[rows]), threshold=run.thresholds["pixel"], note=run.note)
 
 

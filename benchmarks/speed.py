@@ -15,88 +15,76 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pandas as pd
+import psutil
+import torch
 
+from helpers.data.datamodule import SampleDataModule
+from helpers.data.formats import read_dataset
+from helpers.data.images import read_image
+from helpers.data.samples import assign_splits, write_table
 from helpers.models.backbones import resolve_backbone
+from helpers.models.catalog import build_model
 from helpers.paths import PROJECT_ROOT, write_csv, write_json
+from helpers.pipeline import ensure_dataset
 from helpers.progress import quiet_libraries
 from helpers.runs import Run, open_run
 from helpers.session import installed_versions
+from helpers.thresholds import held_out_thresholds
 
 N_PATCHES, N_CHANNELS = 204_800, 128
-RATIOS = (0.005, 0.01)
-LARGE_RATIO, TIMED_PICKS = 0.1, 300
-FIT_RATIO = 0.01
-BATCH_SIZE = 4
-IMAGE_SIZE = 256
+RATIOS, LARGE_RATIO, TIMED_PICKS = (0.005, 0.01), 0.1, 300
+FIT_RATIO, BATCH_SIZE, IMAGE_SIZE = 0.01, 4, 256
 N_SIZING_MAPS = 1000
-SIZING = "sizes on 1,000 maps"  # the stock way is scikit-image, one defect after the other
 CLIP_FRAMES, CLIP_SIZE = 120, (640, 360)  # of the video: frames; width and height in pixels
 VIDEO = f"video, {CLIP_FRAMES} frames of {CLIP_SIZE[0]}x{CLIP_SIZE[1]}"
 BENCH_FOLDER = PROJECT_ROOT / "artifacts" / "bench"
 
-
-def peak_memory() -> int:
-    """Largest resident memory of this process so far, bytes."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset
-    scale = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+Result = dict[str, float]
 
 
-def patch_features() -> Any:
+def seconds(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def patch_features() -> torch.Tensor:
     """Features like those of patches, (204,800, 128) float32: 12 hidden factors, mixed, rectified, with noise."""
-    import torch
-
     generator = torch.Generator().manual_seed(0)
     factors = torch.randn(N_PATCHES, 12, generator=generator) @ torch.randn(12, N_CHANNELS, generator=generator)
     return torch.relu(factors + 0.3 * torch.randn(N_PATCHES, N_CHANNELS, generator=generator))
 
 
-def coreset_ours(ratio: float) -> dict[str, float]:
-    """Time the lazy selection."""
+def coreset_ours(ratio: float) -> Result:
     from helpers.models.coreset import k_center_greedy
 
     features = patch_features()
-    started = time.perf_counter()
-    k_center_greedy(features, int(N_PATCHES * ratio))
-    return {"seconds": time.perf_counter() - started}
+    return {"seconds": seconds(lambda: k_center_greedy(features, int(N_PATCHES * ratio)))}
 
 
-def coreset_anomalib(ratio: float, timed_picks: int = 0) -> dict[str, float]:
-    """Time anomalib's selection; with ``timed_picks`` only so many are timed, and the rest is extrapolated.
-
-    Every pick costs anomalib the same, so the extrapolation is linear; its random projection is timed apart, once.
-    """
+def coreset_stock(ratio: float, timed_picks: int = 0) -> Result:
+    """anomalib's selection; with ``timed_picks`` the rest is extrapolated: each pick costs the same."""
     from anomalib.models.components import KCenterGreedy
 
-    features = patch_features()
-    n_picks = int(N_PATCHES * ratio)
+    features, n_picks = patch_features(), int(N_PATCHES * ratio)
     sampler = KCenterGreedy(features, (timed_picks or n_picks) / N_PATCHES)
-    started = time.perf_counter()
-    sampler.select_coreset_idxs()
-    seconds = time.perf_counter() - started
+    taken = seconds(sampler.select_coreset_idxs)
     if timed_picks:
-        started = time.perf_counter()
-        sampler.model.fit(features)
-        sampler.model.transform(features)
-        once = time.perf_counter() - started
-        seconds = once + (seconds - once) * n_picks / timed_picks
-    return {"seconds": seconds}
+        once = seconds(lambda: sampler.model.fit(features) and sampler.model.transform(features))
+        taken = once + (taken - once) * n_picks / timed_picks
+    return {"seconds": taken}
+
+
+def bench_dataset() -> pd.DataFrame:
+    return assign_splits(read_dataset(ensure_dataset(PROJECT_ROOT / "datasets" / "mesh")))
 
 
 def train_patchcore(folder: Path) -> Run:
-    """Train PatchCore on the built-in mesh as notebook 02 does, with its thresholds from val."""
-    from helpers.data.datamodule import SampleDataModule
-    from helpers.data.samples import write_table
-    from helpers.models.catalog import build_model
-    from helpers.thresholds import held_out_thresholds
-
-    table, backbone = _bench_dataset(), resolve_backbone()
+    """PatchCore on the built-in mesh as notebook 02 trains it, with its thresholds from val."""
+    table, backbone = bench_dataset(), resolve_backbone()
     settings = {"image_size": [IMAGE_SIZE, IMAGE_SIZE], "center_crop": None, "backbone": backbone.to_dict()}
     settings |= {"coreset_sampling_ratio": FIT_RATIO, "num_neighbors": 9}
     write_table(table, folder / "samples.csv")
@@ -108,8 +96,8 @@ def train_patchcore(folder: Path) -> Run:
     return run.finish(held_out_thresholds(run.predictions("val")))
 
 
-def fit_ours() -> dict[str, float]:
-    """Train, calibrate and evaluate PatchCore as notebooks 02 and 06 do."""
+def fit_ours() -> Result:
+    """PatchCore trained, calibrated and evaluated as notebooks 02 and 06 do."""
     from helpers.analysis.metrics import evaluate
 
     with tempfile.TemporaryDirectory() as folder:
@@ -117,114 +105,71 @@ def fit_ours() -> dict[str, float]:
         run = train_patchcore(Path(folder))
         image, pixel = run.thresholds["image"], run.thresholds["pixel"]
         measured = evaluate(run.predictions("test"), run.test_maps(), run.test_masks(), image, pixel, n_bootstrap=10)
-        seconds = time.perf_counter() - started
-    return {"seconds": seconds, "image_auroc": measured.overall["image_auroc"]}
+        return {"seconds": time.perf_counter() - started, "image_auroc": measured.overall["image_auroc"]}
 
 
-def fit_anomalib() -> dict[str, float]:
-    """Train (with its validation) and test anomalib's own Patchcore: same backbone, photos, batches and ratio."""
+def fit_stock() -> Result:
+    """anomalib's own Patchcore, trained (with its validation) and tested: same backbone, photos, batches and ratio."""
     from anomalib.engine import Engine
     from anomalib.models import Patchcore
 
-    from helpers.data.datamodule import SampleDataModule
-
-    table, backbone = _bench_dataset(), resolve_backbone()
+    table, backbone = bench_dataset(), resolve_backbone()
+    weights = {"backbone": backbone.name, "layers": list(backbone.layers), "pre_trained": backbone.pretrained}
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        model = Patchcore(
-            backbone=backbone.name,
-            layers=list(backbone.layers),
-            pre_trained=backbone.pretrained,
-            coreset_sampling_ratio=FIT_RATIO,
-            visualizer=False,
-        )
+        model = Patchcore(**weights, coreset_sampling_ratio=FIT_RATIO, visualizer=False)
         data = SampleDataModule(table, train_batch_size=BATCH_SIZE, eval_batch_size=BATCH_SIZE)
         engine = Engine(default_root_dir=folder, accelerator="cpu", enable_progress_bar=False)
         engine.fit(model, datamodule=data)
         results = engine.test(model, datamodule=data, verbose=False)
-        seconds = time.perf_counter() - started
-    return {"seconds": seconds, "image_auroc": results[0]["image_AUROC"]}
+        return {"seconds": time.perf_counter() - started, "image_auroc": results[0]["image_AUROC"]}
 
 
-def _bench_dataset() -> pd.DataFrame:
-    from helpers.data.formats import read_dataset
-    from helpers.data.samples import assign_splits
-    from helpers.pipeline import ensure_dataset
-
-    return assign_splits(read_dataset(ensure_dataset(PROJECT_ROOT / "datasets" / "mesh")))
-
-
-def sizing_maps() -> list[Any]:
+def sizing_maps() -> list[np.ndarray]:
     """1,000 anomaly maps (256, 256) float32 with five soft, turned ellipses each; the same 50 over and over."""
-    import cv2
-    import numpy as np
-
-    draw = np.random.default_rng(0)
-    maps = []
+    rng, maps = np.random.default_rng(0), []
     for _ in range(50):
         picture = np.zeros((256, 256), np.float32)
         for number in range(5):
-            centre, axes = (int(draw.integers(20, 236)), 30 + 45 * number), (int(draw.integers(6, 18)), 6)
-            cv2.ellipse(picture, centre, axes, float(draw.uniform(0, 180)), 0, 360, 1.0, -1)
-        maps.append(cv2.GaussianBlur(picture, (0, 0), 1) + draw.normal(0, 0.05, picture.shape).astype(np.float32))
+            centre, axes = (int(rng.integers(20, 236)), 30 + 45 * number), (int(rng.integers(6, 18)), 6)
+            cv2.ellipse(picture, centre, axes, float(rng.uniform(0, 180)), 0, 360, 1.0, -1)
+        maps.append(cv2.GaussianBlur(picture, (0, 0), 1) + rng.normal(0, 0.05, picture.shape).astype(np.float32))
     return maps * (N_SIZING_MAPS // len(maps))
 
 
-def sizing_ours() -> dict[str, float]:
-    """Time `measure_table` with its defaults, morphology on, on one core."""
-    import cv2
-
+def sizing_ours() -> Result:
+    """`measure_table` with its defaults, morphology on, on one core."""
     from helpers.analysis.sizing import measure_table
 
     cv2.setNumThreads(1)
     maps = sizing_maps()
-    names = [str(number) for number in range(len(maps))]
-    started = time.perf_counter()
-    table = measure_table(maps, names, 0.5, 0.05, "mm")
-    return {"seconds": time.perf_counter() - started, "n_defects": len(table)}
+    return {"seconds": seconds(lambda: measure_table(maps, [str(n) for n in range(len(maps))], 0.5, 0.05, "mm"))}
 
 
-def sizing_plain() -> dict[str, float]:
-    """Time the plain way: scikit-image's morphology, and for each defect a mask of its own and regionprops."""
-    import pandas as pd
+def sizing_stock() -> Result:
+    """The plain way: scikit-image's morphology, and for each defect a mask of its own and regionprops."""
     from skimage.measure import label, regionprops
     from skimage.morphology import closing, disk, opening
 
-    maps = sizing_maps()
-    rows = []
+    names = "area perimeter_crofton equivalent_diameter_area feret_diameter_max axis_major_length axis_minor_length "
+    names = (names + "orientation solidity centroid bbox intensity_mean intensity_max").split()
+    maps, rows = sizing_maps(), []
     started = time.perf_counter()
-    for name, picture in enumerate(maps):
+    for picture in maps:
         labels = label(closing(opening(picture > 0.5, disk(1)), disk(1)), connectivity=2)
         for number in range(1, labels.max() + 1):
             (region,) = regionprops((labels == number).astype(int), picture)
             if region.area >= 10:
-                row = {
-                    "image_path": name,
-                    "area": region.area,
-                    "perimeter": region.perimeter_crofton,
-                    "equivalent_diameter": region.equivalent_diameter_area,
-                    "length": region.feret_diameter_max,
-                    "major_axis": region.axis_major_length,
-                    "minor_axis": region.axis_minor_length,
-                    "orientation": region.orientation,
-                    "solidity": region.solidity,
-                    "centroid": region.centroid,
-                    "bbox": region.bbox,
-                    "mean_score": region.intensity_mean,
-                    "peak_score": region.intensity_max,
-                }
-                rows.append(row)
-    return {"seconds": time.perf_counter() - started, "n_defects": len(pd.DataFrame(rows))}
+                rows.append({name: getattr(region, name) for name in names})
+    pd.DataFrame(rows)
+    return {"seconds": time.perf_counter() - started}
 
 
 def draw_clip(path: Path) -> Path:
     """A video of the mesh's test photos, one a frame, H.264."""
-    import cv2
-
-    from helpers.data.images import read_image
     from helpers.inference.clips import ClipWriter
 
-    table = _bench_dataset()
+    table = bench_dataset()
     photos = table["image_path"][table["split"] == "test"].tolist()
     with ClipWriter(path, 30) as clip:
         for number in range(CLIP_FRAMES):
@@ -233,10 +178,8 @@ def draw_clip(path: Path) -> Path:
     return path
 
 
-def video_ours(backend: str) -> dict[str, float]:
-    """Time `judge_video`: decode, score, map, sizes, overlay with text, H.264, and a CSV row a frame."""
-    import numpy as np
-
+def video_ours(backend: str) -> Result:
+    """`judge_video`: decode, score, map, sizes, overlay with text, H.264, and a CSV row a frame."""
     from helpers.inference.clips import open_source
     from helpers.inference.export import export_run
     from helpers.inference.predictor import Predictor
@@ -248,17 +191,12 @@ def video_ours(backend: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         source, predictor = open_source(draw_clip(Path(folder) / "clip.mp4")), Predictor(run, backend, device="cpu")
         predictor.predict(np.zeros((64, 64, 3), np.uint8))  # as the plain loop: the first photo is not timed
-        started = time.perf_counter()
-        result = judge_video(source, Path(folder) / "judged.mp4", predictor)
-        seconds = time.perf_counter() - started
-    return {"seconds": seconds, "frames_per_second": result.n_judged / seconds}
+        taken = seconds(lambda: judge_video(source, Path(folder) / "judged.mp4", predictor))
+    return {"seconds": taken, "frames_per_second": CLIP_FRAMES / taken}
 
 
-def video_plain() -> dict[str, float]:
-    """Time the plain loop: OpenCV reads and writes (MPEG-4), anomalib's inferencer judges; no sizes, no table."""
-    import cv2
-    import numpy as np
-
+def video_stock() -> Result:
+    """The plain loop: OpenCV reads and writes (MPEG-4), anomalib's inferencer judges; no sizes, no table."""
     from helpers.studies.export import stock_inferencer
 
     run = train_patchcore(BENCH_FOLDER)
@@ -267,63 +205,59 @@ def video_plain() -> dict[str, float]:
         clip = cv2.VideoCapture(str(draw_clip(Path(folder) / "clip.mp4")))
         out = cv2.VideoWriter(str(Path(folder) / "judged.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 30, CLIP_SIZE)
         judge.predict(np.zeros((64, 64, 3), np.uint8))
-        started, n_frames = time.perf_counter(), 0
-        while True:
-            there, frame = clip.read()
-            if not there:
-                break
-            found = judge.predict(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
-            shares = np.clip((found.anomaly_map.squeeze().numpy() - low) / (high - low), 0, 1)
+        started = time.perf_counter()
+        while (read := clip.read())[0]:
+            frame = read[1]
+            judged = judge.predict(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+            shares = np.clip((judged.anomaly_map.squeeze().numpy() - low) / (high - low), 0, 1)
             colours = cv2.applyColorMap((255 * cv2.resize(shares, CLIP_SIZE)).astype(np.uint8), cv2.COLORMAP_JET)
             out.write(cv2.addWeighted(frame, 0.6, colours, 0.4, 0))
-            n_frames += 1
         out.release()
-        seconds = time.perf_counter() - started
-    return {"seconds": seconds, "frames_per_second": n_frames / seconds}
+        taken = time.perf_counter() - started
+    return {"seconds": taken, "frames_per_second": CLIP_FRAMES / taken}
 
 
-MEASUREMENTS: dict[str, Callable[[], dict[str, float]]] = {
-    **{f"coreset {ratio:.1%}: ours": lambda ratio=ratio: coreset_ours(ratio) for ratio in (*RATIOS, LARGE_RATIO)},
-    **{f"coreset {ratio:.1%}: stock": lambda ratio=ratio: coreset_anomalib(ratio) for ratio in RATIOS},
-    f"coreset {LARGE_RATIO:.1%}: stock": lambda: coreset_anomalib(LARGE_RATIO, TIMED_PICKS),
-    "PatchCore end to end: ours": fit_ours,
-    "PatchCore end to end: stock": fit_anomalib,
-    f"{SIZING}: ours": sizing_ours,
-    f"{SIZING}: stock": sizing_plain,
-    f"{VIDEO}: ours": lambda: video_ours("torch"),
-    f"{VIDEO}: stock": video_plain,
-    f"{VIDEO}, OpenVINO: ours": lambda: video_ours("openvino"),
-    f"{VIDEO}, OpenVINO: stock": video_plain,
+COMPARISONS: dict[str, tuple[Callable[[], Result], Callable[[], Result]]] = {
+    **{f"coreset {r:.1%}": (lambda r=r: coreset_ours(r), lambda r=r: coreset_stock(r)) for r in RATIOS},
+    f"coreset {LARGE_RATIO:.1%} (anomalib: {TIMED_PICKS} picks timed, extrapolated)": (
+        lambda: coreset_ours(LARGE_RATIO),
+        lambda: coreset_stock(LARGE_RATIO, TIMED_PICKS),
+    ),
+    "PatchCore end to end": (fit_ours, fit_stock),
+    "sizes on 1,000 maps": (sizing_ours, sizing_stock),
+    VIDEO: (lambda: video_ours("torch"), video_stock),
+    f"{VIDEO}, OpenVINO": (lambda: video_ours("openvino"), video_stock),
 }
 
 
-def measure(name: str) -> dict[str, Any]:
-    """Run one measurement in a process of its own; its seconds and peak memory come back."""
-    command = [sys.executable, "-m", "benchmarks.speed", "--measure", name]
+def measure(name: str, side: int) -> dict[str, Any]:
+    """One side of a comparison in a process of its own; its seconds and peak memory come back."""
+    command = [sys.executable, "-m", "benchmarks.speed", "--measure", name, str(side)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=PROJECT_ROOT)
     if done.returncode != 0:
         raise RuntimeError(f"The measurement {name!r} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, bytes."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def compare() -> pd.DataFrame:
     """Measure everything; one row a comparison with seconds, ratio and peak memory of both."""
     rows = []
-    for name in [name.removesuffix(": ours") for name in MEASUREMENTS if name.endswith(": ours")]:
-        ours, theirs = measure(f"{name}: ours"), measure(f"{name}: stock")
-        row = {
-            "what": name
-            + (f" (anomalib: {TIMED_PICKS} picks timed, extrapolated)" if f"{LARGE_RATIO:.1%}" in name else ""),
-            "ours_seconds": ours["seconds"],
-            "stock_seconds": theirs["seconds"],
-            "times_faster": theirs["seconds"] / ours["seconds"],
-            "ours_peak_gib": ours["peak_bytes"] / 2**30,
-            "stock_peak_gib": theirs["peak_bytes"] / 2**30,
-            "ours_image_auroc": ours.get("image_auroc"),
-            "stock_image_auroc": theirs.get("image_auroc"),
-            "ours_frames_per_second": ours.get("frames_per_second"),
-            "stock_frames_per_second": theirs.get("frames_per_second"),
-        }
+    for name in COMPARISONS:
+        both = {"ours": measure(name, 0), "stock": measure(name, 1)}
+        row = {"what": name} | {f"{side}_seconds": found["seconds"] for side, found in both.items()}
+        row["times_faster"] = row["stock_seconds"] / row["ours_seconds"]
+        row |= {f"{side}_peak_gib": found["peak_bytes"] / 2**30 for side, found in both.items()}
+        for key in ("image_auroc", "frames_per_second"):
+            row |= {f"{side}_{key}": found.get(key) for side, found in both.items()}
         rows.append(row)
         print(f"{name}: {row['times_faster']:.1f} times faster ({row['ours_seconds']:.1f} s)", flush=True)
     return pd.DataFrame(rows)
@@ -332,23 +266,17 @@ def compare() -> pd.DataFrame:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__.split("\n")[0])
-    parser.add_argument("--measure", choices=sorted(MEASUREMENTS), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.measure:
         quiet_libraries()
-        result = MEASUREMENTS[options.measure]()
-        print(json.dumps({**result, "peak_bytes": peak_memory()}))
+        name, side = options.measure
+        print(json.dumps({**COMPARISONS[name][int(side)](), "peak_bytes": peak_memory()}))
         return 0
     table = compare()
     write_csv(table, BENCH_FOLDER / "bench.csv")
-    about = {
-        "patches": N_PATCHES,
-        "channels": N_CHANNELS,
-        "backbone": resolve_backbone().to_dict(),
-        "dataset": "datasets/mesh",
-        "batch_size": BATCH_SIZE,
-        "versions": installed_versions(),
-    }
+    about = {"patches": N_PATCHES, "channels": N_CHANNELS, "backbone": resolve_backbone().to_dict()}
+    about |= {"dataset": "datasets/mesh", "batch_size": BATCH_SIZE, "versions": installed_versions()}
     write_json(about, BENCH_FOLDER / "bench.json")
     print(f"\n{table.to_string(index=False, float_format='%.3g')}\n\n{BENCH_FOLDER / 'bench.csv'}\n", flush=True)
     return subprocess.run([sys.executable, "-m", "benchmarks.export_speed"], check=False, cwd=PROJECT_ROOT).returncode

@@ -218,10 +218,10 @@ def ensure_dataset(dataset: Path) -> Path:
                 f"There is no dataset at {dataset}. Give DATASET= (or --dataset) the folder with your photos; "
                 f"datasets/README.md shows the layouts. Built in: {', '.join(f'datasets/{one}' for one in BUILT_IN)}."
             )
-        from helpers.pictures.builtin import draw_mesh, draw_nuts
+        from helpers.pictures.datasets import draw_dataset
 
         print(f"drawing the built-in dataset {dataset.name} ...", flush=True)
-        {"mesh": draw_mesh, "nuts": draw_nuts}[dataset.name](dataset.parent)
+        draw_dataset(dataset.name, dataset.parent)
     return dataset
 
 

@@ -178,10 +178,10 @@ def openable_folder(tmp_path_factory, table, settings, fit_run, backbone_folder)
 @pytest.fixture(scope="session")
 def small_mesh(tmp_path_factory) -> Path:
     """60 training photos of 128 x 128 pixels, 12 good and 3 of each of 4 defects for testing, one badly named."""
-    from helpers.pictures.builtin import draw_mesh
+    from helpers.pictures.datasets import draw_dataset
 
     out = tmp_path_factory.mktemp("datasets")
-    mesh = draw_mesh(out, image_size=128, pixel_size=0.1, n_train=60, n_test_normal=12, n_test_per_defect=3)
+    mesh = draw_dataset("mesh", out, image_size=128, pixel_size=0.1, n_train=60, n_test_normal=12, n_test_per_defect=3)
     for folder in (mesh / "test", mesh / "ground_truth"):
         (folder / "hole").rename(folder / HOSTILE)
     return mesh
@@ -190,10 +190,10 @@ def small_mesh(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def small_nuts(tmp_path_factory) -> Path:
     """60 training photos of single nuts, 8 good ones and 3 of each defect for testing, and 8 raw frames."""
-    from helpers.pictures.builtin import draw_nuts
+    from helpers.pictures.datasets import draw_dataset
 
     out = tmp_path_factory.mktemp("nuts")
-    return draw_nuts(out, image_size=128, n_train=60, n_test_normal=8, n_test_per_defect=3, n_frames=8)
+    return draw_dataset("nuts", out, image_size=128, n_train=60, n_test_normal=8, n_test_per_defect=3, n_frames=8)
 
 
 @pytest.fixture(scope="session")

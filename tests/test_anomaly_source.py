@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
+from helpers.data import download
 from helpers.pictures import anomaly_source
 from helpers.pictures.anomaly_source import resolve_anomaly_source, texture_files
 from helpers.pictures.textures import FAMILIES
@@ -50,8 +51,8 @@ def test_the_same_pictures_elsewhere_are_the_same_source_and_others_are_not(tmp_
 
 
 def test_all_of_dtd_is_told_from_other_folders(tmp_path, monkeypatch):
-    monkeypatch.setattr(anomaly_source, "DTD_COUNT", 4)
-    monkeypatch.setattr(anomaly_source, "DTD_CLASS_COUNT", 2)
+    monkeypatch.setattr(download, "DTD_COUNT", 4)
+    monkeypatch.setattr(download, "DTD_CLASSES", 2)
     for name in ("banded/1.jpg", "banded/2.jpg", "dotted/1.jpg", "dotted/2.jpg"):
         write_picture(tmp_path / name)
     assert resolve_anomaly_source(str(tmp_path), tmp_path).kind == "DTD"

@@ -287,10 +287,10 @@ def test_a_category_called_ok_marks_no_defect(tmp_path, read):
 
 @pytest.mark.parametrize("name", ["nuts", "mesh"])
 def test_built_in_datasets_are_still_mvtec_and_their_coco_files_agree_with_their_masks(tmp_path, read, name):
-    from helpers.pictures.builtin import draw_mesh, draw_nuts
+    from helpers.pictures.datasets import draw_dataset
 
     counts = {"n_train": 1, "n_test_normal": 1, "n_test_per_defect": 1, "image_size": 96}
-    root = draw_nuts(tmp_path, n_frames=2, **counts) if name == "nuts" else draw_mesh(tmp_path, **counts)
+    root = draw_dataset(name, tmp_path, n_frames=2, **counts)
     mvtec = read_dataset(root)
     assert mvtec.attrs["layout"] == "mvtec"
     coco = read(root, layout="coco").set_index("image_path")

@@ -16,14 +16,14 @@ from helpers.inference.cutting import cut_out, split_photos, train_or_load_foreg
 from helpers.models.backbones import resolve_backbone
 from helpers.models.foreground import distance_target
 from helpers.paths import InUseError, hold
-from helpers.pictures.builtin import draw_nuts
+from helpers.pictures.datasets import draw_dataset
 
 
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory) -> list:
     """Eight frames of four to nine nuts, 256 x 256."""
     out = tmp_path_factory.mktemp("data")
-    folder = draw_nuts(out, image_size=128, n_train=1, n_test_normal=1, n_test_per_defect=1, n_frames=8)
+    folder = draw_dataset("nuts", out, image_size=128, n_train=1, n_test_normal=1, n_test_per_defect=1, n_frames=8)
     return read_instances(folder / "frames")
 
 

@@ -238,7 +238,7 @@ def write_pictures(folder: Path, count: int) -> None:
 
 
 def test_dtd_is_counted_before_it_is_called_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("helpers.pictures.anomaly_source.DTD_COUNT", 3)
+    monkeypatch.setattr(download, "DTD_COUNT", 3)
     monkeypatch.setattr(download, "_fetch_dtd", lambda folder: write_pictures(folder, 3))
     assert main(["dtd", "--out", str(tmp_path)]) == 0
     assert names(tmp_path) == ["dtd"]

@@ -64,7 +64,6 @@ UP: set[tuple[str, str]] = {
     ("helpers.analysis.sizing", "helpers.data.annotations"),
     ("helpers.analysis.unknown", "helpers.models.open_set"),
     ("helpers.data.annotations", "helpers.runs"),
-    ("helpers.data.download", "helpers.pictures.anomaly_source"),
     ("helpers.inference.video", "helpers.views.figures"),
     ("helpers.inference.video", "helpers.views.video_figures"),
     ("helpers.models.backbones", "helpers.runs"),

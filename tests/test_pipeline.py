@@ -385,11 +385,11 @@ def test_missing_dataset_says_what_to_give(notebooks, tmp_path):
 
 
 def test_built_in_dataset_is_drawn_when_missing(tmp_path, monkeypatch):
-    from helpers.pictures import builtin as synthetic
+    from helpers.pictures import datasets
 
     drawn = []
     monkeypatch.setattr(pipeline, "PROJECT_ROOT", tmp_path)
-    monkeypatch.setattr(synthetic, "draw_mesh", lambda folder: drawn.append(folder) or folder / "mesh")
+    monkeypatch.setattr(datasets, "draw_dataset", lambda name, folder: drawn.append(folder) or folder / name)
     assert ensure_dataset(tmp_path / "datasets" / "mesh") == tmp_path / "datasets" / "mesh"
     assert drawn == [tmp_path / "datasets"]
     with pytest.raises(PipelineError):

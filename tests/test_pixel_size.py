@@ -20,7 +20,6 @@ from helpers.pictures.calibration_scene import (
     TILTS,
     bar_sizes,
     calibration_trial,
-    draw_plane,
     photograph,
     project,
 )
@@ -211,8 +210,6 @@ def test_points_are_projected_where_the_camera_sees_them():
     gaps = np.linalg.norm(seen[:, None] - expected[None], axis=-1)
     assert gaps.min(1).max() < 0.25, "pixels"
     assert len(set(gaps.argmin(1))) == len(corners)
-    with pytest.raises(ValueError, match="what='ruler'"):
-        draw_plane("ruler")
     with pytest.raises(ValueError, match="bars"):
         bar_sizes(photograph(what="disc"), PixelSize(0.1, 0.1))
 

@@ -8,15 +8,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from helpers import read_dataset
-from helpers.pictures.builtin import draw_mesh
 from helpers.pictures.calibration_scene import calibration_trial
+from helpers.pictures.datasets import draw_dataset
 from helpers.studies.size_truth import accuracy_summary, compare_with_drawn, is_drawn
 from helpers.views import size_checks
 
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory) -> pd.DataFrame:
-    folder = draw_mesh(tmp_path_factory.mktemp("drawn"), n_train=1, n_test_normal=1, n_test_per_defect=6)
+    folder = draw_dataset("mesh", tmp_path_factory.mktemp("drawn"), n_train=1, n_test_normal=1, n_test_per_defect=6)
     assert is_drawn(folder)
     return compare_with_drawn(read_dataset(folder))
 

@@ -25,7 +25,8 @@ from helpers.analysis.sizing import (
     measure_table,
     size_error_by_threshold,
 )
-from helpers.pictures.builtin import MESH_DEFECTS, NUT_DEFECTS, render_mesh, render_nut
+from helpers.pictures.mesh import MESH_DEFECTS, render_mesh
+from helpers.pictures.nuts import NUT_DEFECTS, render_nut
 from helpers.pictures.scene import feret_diameter, photo_seed, polygon_mask
 from helpers.thresholds import Threshold
 

@@ -133,7 +133,7 @@ def read_dataset(
         there = ", ".join(sorted(entry.name for entry in _entries(near))[:10])
         raise FileNotFoundError(
             f"There is no dataset at {path}; check the path ({near} holds: {there or 'nothing'}). "
-            "The built-in ones are drawn by `python -m helpers.pictures.builtin mesh --out datasets`."
+            "The built-in ones are drawn by `python -m helpers.pictures mesh --out datasets`."
         )
     if pixel_size is not None:
         _require_pixel_size(pixel_size, "pixel_size")

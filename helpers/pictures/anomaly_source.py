@@ -1,12 +1,8 @@
-"""Where DRAEM and GLASS take the look of invented defects from: a checked folder of texture pictures.
+"""Where DRAEM and GLASS take the look of invented defects from: a checked folder of textures.
 
-Names, as notebook 04 takes them in ANOMALY_SOURCE:
-
-- ``builtin:``: the procedural bank (:mod:`helpers.pictures.textures`), drawn once into a cache; no download.
-- a path: a folder of pictures, DTD (Cimpoi et al. 2014, "Describing textures in the wild") or one's own.
-
-DTD itself comes with ``python -m helpers.data.download dtd``, when asked for. A folder without pictures is an error:
-anomalib's generator would draw its defects from noise then, and say nothing.
+ANOMALY_SOURCE is ``builtin:`` (:mod:`helpers.pictures.textures`, drawn once into a cache) or a folder: DTD (Cimpoi et
+al. 2014, "Describing textures in the wild") or one's own. One without pictures is an error: anomalib's generator would
+draw its defects from noise then, and say nothing.
 """
 
 from __future__ import annotations
@@ -17,76 +13,56 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from helpers.data.images import files_below
+from helpers.data import download
+from helpers.data.images import find_images
 from helpers.pictures.textures import write_textures
 
 BUILTIN_SOURCE = "builtin:"
-DTD_COUNT = 5640  # pictures of DTD release 1.0.1: 120 in each of 47 classes
-DTD_CLASS_COUNT = 47
-BUILTIN_COUNT, BUILTIN_SIZE, BUILTIN_SEED = 200, 256, 0
+BUILTIN_COUNT, BUILTIN_SIZE = 200, 256
 
 
 @dataclass(frozen=True)
 class AnomalySource:
-    """A folder of textures that was looked at.
+    """A checked folder of textures; ``kind`` is ``built in``, ``DTD`` (all of it) or ``folder``."""
 
-    Attributes:
-        folder: absolute.
-        kind: ``built in`` (drawn by code), ``DTD`` (all of it) or ``folder``.
-        n_pictures: how many it holds.
-        sha256: of names and sizes of the files: other pictures in the same place are another run.
-    """
-
-    folder: str
+    folder: str  # absolute
     kind: str
     n_pictures: int
-    sha256: str
+    sha256: str  # of names and sizes of the files
 
     def describe(self) -> str:
         """One line for a notebook or a log."""
         return f"{self.n_pictures} textures ({self.kind}) in {self.folder}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for ``run.json``: without the folder, since the same pictures elsewhere are the same source."""
+        """Plain data for ``run.json``, without the folder: the same pictures elsewhere are the same source."""
         return {name: value for name, value in asdict(self).items() if name != "folder"}
 
 
 def texture_files(folder: Path | str) -> list[Path]:
-    """Pictures in a folder and its subfolders, in the order of their names, which is the same on every machine.
-
-    Raises:
-        ValueError: if there is no such folder, or no picture in it.
-    """
+    """Pictures in a folder and its subfolders in the order of their names; a ValueError where there is none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"ANOMALY_SOURCE={str(folder)!r}: there is no such folder; give one of textures, or builtin:.")
-    files = [path for path in files_below(folder, []) if path.suffix.lower() in IMG_EXTENSIONS]
-    if not files:
-        raise ValueError(
-            f"ANOMALY_SOURCE={str(folder)!r}: no picture in it (a download that failed leaves such a folder). Remove "
-            "it, or give a folder of textures, or builtin:."
-        )
-    return files
+    if files := find_images(folder):
+        return files
+    raise ValueError(
+        f"ANOMALY_SOURCE={str(folder)!r}: no picture in it (a download that failed leaves such a folder). Remove "
+        "it, or give a folder of textures, or builtin:."
+    )
 
 
 def resolve_anomaly_source(name: str, cache: Path) -> AnomalySource:
-    """Find the textures that a name stands for, and check each picture's header.
+    """The textures that a name stands for, each one's header checked; built-in ones are drawn into ``cache/textures``.
 
-    Args:
-        name: ``builtin:``, or a folder.
-        cache: where the built-in pictures are drawn, in a folder ``textures``.
-
-    Raises:
-        ValueError: if the folder is missing or empty, or holds a file that is no picture; the message names it.
+    A ValueError names the folder that is missing or empty, or the file that is no picture.
     """
-    if name == BUILTIN_SOURCE:
-        folder = write_textures(cache / "textures", BUILTIN_COUNT, size=BUILTIN_SIZE, seed=BUILTIN_SEED)
-    else:
-        folder = Path(name).expanduser()
-    files = texture_files(folder)
-    digest = hashlib.sha256()
+    built_in = name == BUILTIN_SOURCE
+    folder = Path(name).expanduser()
+    if built_in:
+        folder = write_textures(cache / "textures", BUILTIN_COUNT, size=BUILTIN_SIZE)
+    files, digest = texture_files(folder), hashlib.sha256()
     for path in files:
         try:
             with Image.open(path) as picture:
@@ -96,9 +72,6 @@ def resolve_anomaly_source(name: str, cache: Path) -> AnomalySource:
                 f"{path} is no picture that can be read ({error}); remove it from the textures."
             ) from error
         digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
-    kind = "built in" if name == BUILTIN_SOURCE else "DTD" if _is_dtd(files) else "folder"
+    is_dtd = len(files) == download.DTD_COUNT and len({path.parent.name for path in files}) == download.DTD_CLASSES
+    kind = "built in" if built_in else "DTD" if is_dtd else "folder"
     return AnomalySource(str(folder.resolve()), kind, len(files), digest.hexdigest())
-
-
-def _is_dtd(files: list[Path]) -> bool:
-    return len(files) == DTD_COUNT and len({path.parent.name for path in files}) == DTD_CLASS_COUNT

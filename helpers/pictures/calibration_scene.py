@@ -1,7 +1,6 @@
 """A drawn scene with a checkerboard, a bar and a disc of known sizes, seen by a camera that is tilted and distorts.
 
-Here the truth is known to any digit, so that the ways to find a pixel size (:mod:`helpers.analysis.pixel_size`) can be
-compared with it: :func:`calibration_trial`.
+Here the truth is known to any digit, so that ways to find a pixel size can be compared with it: `calibration_trial`.
 """
 
 from __future__ import annotations
@@ -15,16 +14,14 @@ from helpers.analysis.sizing import PixelSize, measure_defects
 
 SQUARE = 5.0  # mm, of the checkerboard
 PATTERN = (9, 6)  # its inner corners
-BAR = (30.0, 4.0)  # mm, the dark bar below the board
+BAR_LENGTH = float(np.hypot(30.0, 4.0))  # mm, largest diameter of the dark bar below the board: its diagonal
 DISC = 20.0  # mm, diameter of the reference object, which has a photo of its own
-BAR_LENGTH = float(np.hypot(*BAR))  # the largest diameter of a rectangle is its diagonal
 SHAPE = (480, 640)  # (H, W) of the photos
 LENS = (-0.28, 0.07, 0.001, -0.001, 0.0)  # barrel distortion, as OpenCV counts it: k1, k2, p1, p2, k3
 TILTS = ((12.0, -8.0, 4.0), (-25.0, 5.0, 0.0), (5.0, 28.0, 10.0), (22.0, 20.0, -12.0), (-18.0, -24.0, 30.0))
 """Of the camera in five photos, degrees about x, y and z; the first is the one that parts are measured at."""
 
-_PLANE = (60, 80)  # mm
-_PER_MM = 16  # pixels of the plane's drawing
+_PLANE, _PER_MM = (60, 80), 16  # mm; pixels of the plane's drawing
 _FOCAL = 700.0  # pixels
 _DARK, _LIGHT = 30, 225
 
@@ -32,29 +29,17 @@ _DARK, _LIGHT = 30, 225
 def draw_plane(what: str = "board") -> np.ndarray:
     """The plane that the camera looks at, 60 x 80 mm, (960, 1280) uint8.
 
-    Args:
-        what: ``board``, a checkerboard with a bar of 30 x 4 mm below it and one of 3 x 18 mm beside it; or ``disc``, a
-            reference disc of 20 mm in the middle.
-
-    Raises:
-        ValueError: for another word.
+    ``board``: a checkerboard, a bar of 30 x 4 mm below it and one of 3 x 18 mm beside it; ``disc``: one of 20 mm.
     """
     plane = np.full((_PLANE[0] * _PER_MM, _PLANE[1] * _PER_MM), _LIGHT, np.uint8)
+    y, x = (np.mgrid[0 : plane.shape[0], 0 : plane.shape[1]] + 0.5) / _PER_MM
     if what == "disc":
-        y, x = (np.mgrid[0 : plane.shape[0], 0 : plane.shape[1]] + 0.5) / _PER_MM
         plane[np.hypot(x - _PLANE[1] / 2, y - _PLANE[0] / 2) <= DISC / 2] = _DARK
         return plane
-    if what != "board":
-        raise ValueError(f"what={what!r}: expected board or disc.")
-    side, top, left = int(SQUARE * _PER_MM), 6 * _PER_MM, 8 * _PER_MM
-    for row in range(PATTERN[1] + 1):
-        for column in range(PATTERN[0] + 1):
-            if (row + column) % 2 == 0:
-                plane[top + row * side : top + (row + 1) * side, left + column * side : left + (column + 1) * side] = (
-                    _DARK
-                )
-    plane[50 * _PER_MM : 54 * _PER_MM, 20 * _PER_MM : 50 * _PER_MM] = _DARK
-    plane[15 * _PER_MM : 33 * _PER_MM, 70 * _PER_MM : 73 * _PER_MM] = _DARK
+    row, column = np.floor((y - 6) / SQUARE), np.floor((x - 8) / SQUARE)
+    on_board = (row >= 0) & (row <= PATTERN[1]) & (column >= 0) & (column <= PATTERN[0])
+    bars = (y > 50) & (y < 54) & (x > 20) & (x < 50) | (y > 15) & (y < 33) & (x > 70) & (x < 73)
+    plane[on_board & ((row + column) % 2 == 0) | bars] = _DARK
     return plane
 
 
@@ -65,14 +50,7 @@ def photograph(
     distance: float = 95.0,
     what: str = "board",
 ) -> np.ndarray:
-    """The plane as a camera with a focal length of 700 px sees it, with blur and noise, `SHAPE` uint8.
-
-    Args:
-        tilt: degrees that the plane is turned about x, y and z.
-        lens: OpenCV's distortion coefficients; empty: none.
-        distance: of the plane's middle from the camera, mm.
-        what: as for `draw_plane`.
-    """
+    """The plane, ``distance`` mm away, turned by ``tilt`` degrees, with blur and noise: `SHAPE` uint8."""
     height, width = SHAPE
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     rays = cv2.undistortPoints(np.stack([x, y], -1).reshape(-1, 1, 2), _camera(), _coefficients(lens))
@@ -81,31 +59,19 @@ def photograph(
     places = cv2.perspectiveTransform(rays, np.linalg.inv(_to_rays(tilt, distance) @ to_mm))
     places = places.reshape(height, width, 2).astype(np.float32)
     plane = cv2.GaussianBlur(draw_plane(what), (0, 0), _PER_MM * distance / _FOCAL / 2)
-    seen = cv2.remap(plane, places[..., 0], places[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    noise = np.random.default_rng(0).normal(0, 2, seen.shape)
-    return np.clip(seen + noise, 0, 255).astype(np.uint8)
+    photo = cv2.remap(plane, places[..., 0], places[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.clip(photo + np.random.default_rng(0).normal(0, 2, photo.shape), 0, 255).astype(np.uint8)
 
 
-def project(
-    points: np.ndarray, tilt: tuple[float, float, float], lens: tuple[float, ...] = (), *, distance: float = 95.0
-) -> np.ndarray:
+def project(points: np.ndarray, tilt: tuple[float, float, float], lens: tuple[float, ...] = ()) -> np.ndarray:
     """Where the camera of `photograph` sees points of the plane: (N, 2) in mm from its upper left, to pixels (N, 2)."""
-    rays = cv2.perspectiveTransform(np.asarray(points, dtype=float)[:, None], _to_rays(tilt, distance))[:, 0]
+    rays = cv2.perspectiveTransform(np.asarray(points, dtype=float)[:, None], _to_rays(tilt))[:, 0]
     solid = np.column_stack([rays, np.ones(len(rays))])
-    pixels, _ = cv2.projectPoints(solid, np.zeros(3), np.zeros(3), _camera(), _coefficients(lens))
-    return pixels[:, 0]
+    return cv2.projectPoints(solid, np.zeros(3), np.zeros(3), _camera(), _coefficients(lens))[0][:, 0]
 
 
 def bar_sizes(photo: np.ndarray, size: PixelSize) -> pd.DataFrame:
-    """The two bars of the scene as they are measured: first the lying one, of 30 x 4 mm.
-
-    Args:
-        photo: (H, W) uint8, of the board, rectified or not.
-        size: of its pixels, in mm.
-
-    Raises:
-        ValueError: where the bars are not found, as in another picture.
-    """
+    """The two bars as they are measured in a photo (H, W) of the board, rectified or not: first that of 30 x 4 mm."""
     dark = (photo < 128) & (photo > 5)  # black is what the camera did not see
     table = measure_defects(dark, pixel_size=size, unit="mm", use_morphology=False, min_defect_area=200)
     slender = table[(table["length"] / table["width"] > 4) & ~table["touches_border"]]
@@ -117,12 +83,9 @@ def bar_sizes(photo: np.ndarray, size: PixelSize) -> pd.DataFrame:
 def calibration_trial() -> pd.DataFrame:
     """The same bar by every way of calibration, seen by a straight camera and by one that is tilted and distorts.
 
-    The two points are the ends of a side of the board, clicked to the pixel; the disc is photographed where the bar's
-    board was.
-
-    Returns:
-        One row a camera and way: camera, calibration, length (mm, of the bar), length_error (its standard error as far
-        as the calibration knows it), true_length, off (measured minus true, mm), off_percent.
+    The two points are the ends of a side of the board, clicked to the pixel; the disc is photographed where the board
+    was. One row a camera and way: camera, calibration, length (mm), length_error (its standard error as far as the
+    calibration knows it), true_length, off (measured minus true, mm), off_percent.
     """
     rows = []
     for camera, tilts, lens in (("straight", ((0.0, 0.0, 0.0),), ()), ("tilted, distorting lens", TILTS, LENS)):
@@ -130,15 +93,14 @@ def calibration_trial() -> pd.DataFrame:
         ends = np.round(project(np.array([[8.0, 6.0], [58.0, 6.0]]), tilts[0], lens))
         disc = photograph(tilts[0], lens, what="disc") < 128
         ways = {
-            "two points, 50 mm apart": pixel_size_from_points(tuple(ends[0]), tuple(ends[1]), 50.0),
-            f"reference disc, {DISC:g} mm": pixel_size_from_object(disc, DISC),
+            "two points, 50 mm apart": (photos[0], pixel_size_from_points(tuple(ends[0]), tuple(ends[1]), 50.0)),
+            f"reference disc, {DISC:g} mm": (photos[0], pixel_size_from_object(disc, DISC)),
         }
-        sizes = {name: (photos[0], size) for name, size in ways.items()}
         for number in sorted({1, len(photos)}):
             board = calibrate_checkerboard(photos[:number], PATTERN, SQUARE)
             name = f"checkerboard, {number} photo{'s' * (number > 1)}"
-            sizes[name] = (board.rectify(photos[0]), board.pixel_size)
-        for name, (photo, size) in sizes.items():
+            ways[name] = (board.rectify(photos[0]), board.pixel_size)
+        for name, (photo, size) in ways.items():
             bar = bar_sizes(photo, size).iloc[0]
             rows.append({"camera": camera, "calibration": name, **bar[["length", "length_error"]].to_dict()})
     table = pd.DataFrame(rows).assign(true_length=BAR_LENGTH)
@@ -154,7 +116,7 @@ def _coefficients(lens: tuple[float, ...]) -> np.ndarray:
     return np.array(lens or [0.0] * 5)
 
 
-def _to_rays(tilt: tuple[float, float, float], distance: float) -> np.ndarray:
+def _to_rays(tilt: tuple[float, float, float], distance: float = 95.0) -> np.ndarray:
     """Homography (3, 3) from mm in the plane to rays, its middle in the camera's axis."""
     turned = cv2.Rodrigues(np.deg2rad([0.0, 0, tilt[2]]))[0]
     rotation = cv2.Rodrigues(np.deg2rad([tilt[0], tilt[1], 0.0]))[0] @ turned

@@ -8,27 +8,8 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from helpers.pictures.scene import (
-    REFERENCE_SIZE,
-    TURN,
-    CameraStyle,
-    Defect,
-    Drawing,
-    Float,
-    Points,
-    Seed,
-    blob_radii,
-    check_request,
-    pixel_centres,
-    place_defects,
-    polygon_coverage,
-    polyline_length,
-    random_states,
-    smooth_noise,
-    smoothstep,
-    stroke_polygon,
-    take_photo,
-)
+from helpers.pictures import scene
+from helpers.pictures.scene import TURN, CameraStyle, Defect, Drawing, Float, Points, Seed, smoothstep
 
 
 @dataclass(frozen=True)
@@ -147,8 +128,8 @@ def _broken_strand(rng: np.random.Generator, weave: _Weave) -> Defect:
     length = rng.uniform(*weave.style.gap_length) * wires.pitch
     along = np.linspace(middle - length / 2, middle + length / 2, 24)
     centreline = weave.line(direction, wires.centre(number, along), along)
-    outline, how = stroke_polygon(centreline, weave.diameter), (direction, number, along[0], along[-1])
-    return Defect("broken_strand", outline, polyline_length(centreline), "centreline", how)
+    outline, how = scene.stroke_polygon(centreline, weave.diameter), (direction, number, along[0], along[-1])
+    return Defect("broken_strand", outline, scene.polyline_length(centreline), "centreline", how)
 
 
 def _shifted_strand(rng: np.random.Generator, weave: _Weave) -> Defect:
@@ -164,7 +145,7 @@ def _shifted_strand(rng: np.random.Generator, weave: _Weave) -> Defect:
     half = weave.diameter / 2
     sides = np.minimum(old, old + moved) - half, np.maximum(old, old + moved) + half
     outline = np.concatenate([weave.line(direction, sides[0], along), weave.line(direction, sides[1], along)[::-1]])
-    length = polyline_length(weave.line(direction, old + moved, along))
+    length = scene.polyline_length(weave.line(direction, old + moved, along))
     return Defect("shifted_strand", outline, length, "centreline", (direction, number, start, stop, amount))
 
 
@@ -175,7 +156,7 @@ def _somewhere(rng: np.random.Generator, weave: _Weave, half: float) -> np.ndarr
 
 def _hole(rng: np.random.Generator, weave: _Weave) -> Defect:
     centre = _somewhere(rng, weave, 0.40)
-    radii = rng.uniform(*weave.style.hole_radius) * weave.style.pitch * weave.scale * blob_radii(rng, 0.28)
+    radii = rng.uniform(*weave.style.hole_radius) * weave.style.pitch * weave.scale * scene.blob_radii(rng, 0.28)
     outline = centre + radii[:, None] * np.column_stack([np.cos(TURN), np.sin(TURN)])
     return Defect.feret("hole", outline, centre, radii, int(rng.integers(2**31)))
 
@@ -193,9 +174,9 @@ def _contamination(rng: np.random.Generator, weave: _Weave) -> Defect:
         width = np.full(40, max(rng.uniform(*style.fibre_width) * scale, 1.8))
         width[[0, -1]] *= 0.6
         colour = np.array([[0.93, 0.91, 0.86], [0.08, 0.07, 0.09], [0.55, 0.16, 0.12]])[rng.integers(3)]
-        outline, how = stroke_polygon(centreline, width), (colour.astype(np.float32), opacity, False)
-        return Defect("contamination", outline, polyline_length(centreline), "centreline", how)
-    radii = rng.uniform(*style.particle_radius) * scale * blob_radii(rng, 0.40)
+        outline, how = scene.stroke_polygon(centreline, width), (colour.astype(np.float32), opacity, False)
+        return Defect("contamination", outline, scene.polyline_length(centreline), "centreline", how)
+    radii = rng.uniform(*style.particle_radius) * scale * scene.blob_radii(rng, 0.40)
     squeeze = rng.uniform(0.65, 1.0)
     local = radii[:, None] * np.column_stack([np.cos(TURN), squeeze * np.sin(TURN)])
     turn = rng.uniform(0, np.pi)
@@ -289,11 +270,11 @@ def render_mesh(
 ) -> Drawing:
     """One photo of woven wire; the same seed gives the same mesh, light and noise with a defect as without."""
     style = style or MeshStyle()
-    check_request(defect_type, list(MESH_DEFECTS), image_size)
+    scene.check_request(defect_type, list(MESH_DEFECTS), image_size)
     if style.weave not in ("plain", "twill"):
         raise ValueError(f"weave={style.weave!r} is unknown; use 'plain' or 'twill'")
-    rng, defect_rng, camera_rng = random_states(seed)
-    shape, scale = (image_size, image_size), image_size / REFERENCE_SIZE
+    rng, defect_rng, camera_rng = scene.random_states(seed)
+    shape, scale = (image_size, image_size), image_size / scene.REFERENCE_SIZE
     weave = _Weave(
         shape=shape,
         scale=scale,
@@ -306,16 +287,18 @@ def render_mesh(
     if defect_type is not None:
         limits = {"area": image_size**2, "margin": 4 * scale, "distance": style.pitch * scale}
         draw = MESH_DEFECTS[defect_type]
-        defects = place_defects(defect_rng, lambda: draw(defect_rng, weave), shape, two=style.two_defects, **limits)
+        defects = scene.place_defects(
+            defect_rng, lambda: draw(defect_rng, weave), shape, two=style.two_defects, **limits
+        )
     picture = _paint(rng, weave, defects)
     _paint_matter(picture, defects, defect_rng, scale)
-    return Drawing(take_photo(picture.astype(np.float32), camera_rng, style.camera, scale), defects)
+    return Drawing(scene.take_photo(picture.astype(np.float32), camera_rng, style.camera, scale), defects)
 
 
 def _paint(rng: np.random.Generator, weave: _Weave, defects: list[Defect]) -> Float:
     """The wires over a dark ground, (H, W, 3)."""
     shape, scale = weave.shape, weave.scale
-    x, y = pixel_centres(shape)
+    x, y = scene.pixel_centres(shape)
     azimuth = np.deg2rad(-125 + rng.uniform(-weave.style.light_azimuth, weave.style.light_azimuth))
     light = np.array([np.cos(azimuth) * 0.62, np.sin(azimuth) * 0.62, 0.785], dtype=np.float32)
     c, s = np.cos(weave.angle), np.sin(weave.angle)
@@ -323,7 +306,7 @@ def _paint(rng: np.random.Generator, weave: _Weave, defects: list[Defect]) -> Fl
     layers = [_layer(weave, direction, defects, turned, x, y) for direction in (0, 1)]
 
     ground = rng.uniform(0.13, 0.19) * (
-        1 + 0.10 * smooth_noise(rng, shape, 1.2 * scale) + 0.08 * smooth_noise(rng, shape, 14 * scale)
+        1 + 0.10 * scene.smooth_noise(rng, shape, 1.2 * scale) + 0.08 * scene.smooth_noise(rng, shape, 14 * scale)
     )
     solid = np.maximum(layers[0][0], layers[1][0])
     move = np.float32([[1, 0, -3.0 * scale * light[0]], [0, 1, -3.0 * scale * light[1]]])
@@ -345,9 +328,13 @@ def _paint_matter(picture: Float, defects: list[Defect], rng: np.random.Generato
     """Foreign matter on top of the mesh, in place."""
     shape = picture.shape[:2]
     for polygon, (colour, opacity, solid) in [(one.polygon, one.how) for one in defects if one.type == "contamination"]:
-        coverage = polygon_coverage(polygon, shape)
+        coverage = scene.polygon_coverage(polygon, shape)
         soft = cv2.GaussianBlur(coverage, (0, 0), (2.5 if solid else 0.8) * scale + 0.2)
         relief = np.roll(soft, (1, 1), axis=(0, 1)) - np.roll(soft, (-1, -1), axis=(0, 1))
-        grain = 0.16 * smooth_noise(rng, shape, 1.0 * scale) if solid else 0.06 * smooth_noise(rng, shape, 2.0 * scale)
+        grain = (
+            0.16 * scene.smooth_noise(rng, shape, 1.0 * scale)
+            if solid
+            else 0.06 * scene.smooth_noise(rng, shape, 2.0 * scale)
+        )
         paint = colour * (1 + grain - (1.3 if solid else 0.5) * relief)[..., None]
         picture += (coverage * opacity)[..., None] * (paint - picture)

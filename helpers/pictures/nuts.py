@@ -8,32 +8,8 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from helpers.pictures.scene import (
-    REFERENCE_SIZE,
-    TURN,
-    CameraStyle,
-    Defect,
-    Drawing,
-    Float,
-    Points,
-    Seed,
-    blob_radii,
-    check_request,
-    inside,
-    pixel_centres,
-    place_defects,
-    polygon_coverage,
-    polyline_length,
-    random_states,
-    smooth_noise,
-    smoothstep,
-    stroke_polygon,
-    take_photo,
-    tangents,
-)
-
-N_NUTS = (4, 9)  # fewest and most in a frame; fewer where it is too small for them
-TOUCHING_SHARE, DEFECT_SHARE = 0.5, 0.25  # of a frame's nuts: pushed against another one; with a defect
+from helpers.pictures import scene
+from helpers.pictures.scene import TURN, CameraStyle, Defect, Drawing, Float, Points, Seed, smoothstep
 
 
 @dataclass(frozen=True)
@@ -67,7 +43,7 @@ class NutStyle:
 
 
 @dataclass
-class _Nut:
+class Nut:
     """One nut: where it lies, its size and its surface. ``angle`` is that of the first corner."""
 
     x: float
@@ -101,7 +77,7 @@ class _Nut:
 # --- defects: each looks for a place; `Defect.how` says how it is painted
 
 
-def _scratch(rng: np.random.Generator, nut: _Nut) -> Defect:
+def _scratch(rng: np.random.Generator, nut: Nut) -> Defect:
     style = nut.style
     low, high = nut.radius(style.countersink) + 2 * nut.scale, nut.flats / 2 - 4 * nut.scale
     wanted = rng.uniform(*style.scratch_length) * nut.scale
@@ -120,11 +96,11 @@ def _scratch(rng: np.random.Generator, nut: _Nut) -> Defect:
             centreline = trial
             break
     width = max(rng.uniform(*style.scratch_width) * nut.scale, 1.9) * (1 - 0.45 * np.abs(2 * t - 1) ** 3)
-    outline = stroke_polygon(centreline, width)
-    return Defect("scratch", outline, polyline_length(centreline), "centreline", (centreline,))
+    outline = scene.stroke_polygon(centreline, width)
+    return Defect("scratch", outline, scene.polyline_length(centreline), "centreline", (centreline,))
 
 
-def _dent(rng: np.random.Generator, nut: _Nut) -> Defect:
+def _dent(rng: np.random.Generator, nut: Nut) -> Defect:
     style = nut.style
     axes = rng.uniform(*style.dent_radius) * nut.scale * np.array([1.0, rng.uniform(0.7, 1.0)])
     low, high = nut.radius(style.countersink) + 0.7 * axes[0], nut.radius(style.face) - 0.5 * axes[0]
@@ -135,10 +111,10 @@ def _dent(rng: np.random.Generator, nut: _Nut) -> Defect:
     return Defect.feret("dent", outline, centre, directions / axes[:, None], rng.uniform(*style.dent_depth))
 
 
-def _stain(rng: np.random.Generator, nut: _Nut) -> Defect:
+def _stain(rng: np.random.Generator, nut: Nut) -> Defect:
     style = nut.style
     size = rng.uniform(*style.stain_radius) * nut.scale
-    radii = size * blob_radii(rng, 0.35)
+    radii = size * scene.blob_radii(rng, 0.35)
     middle = rng.uniform(nut.radius(style.countersink) + 0.6 * size, nut.radius(style.face) - 0.4 * size)
     stretch = rng.uniform(1.0, 1.9)  # drops spread around the ring
     outline = nut.place(
@@ -148,7 +124,7 @@ def _stain(rng: np.random.Generator, nut: _Nut) -> Defect:
     return Defect.feret("stain", outline, colour.astype(np.float32), rng.uniform(*style.stain_opacity))
 
 
-def _chipped_corner(rng: np.random.Generator, nut: _Nut) -> Defect:
+def _chipped_corner(rng: np.random.Generator, nut: Nut) -> Defect:
     corner = int(rng.integers(6))
     corners = nut.outline()
     tip = corners[corner]
@@ -164,7 +140,7 @@ def _chipped_corner(rng: np.random.Generator, nut: _Nut) -> Defect:
     return Defect.feret("chipped_corner", np.concatenate([broken, tip[None]]), corner, broken)
 
 
-def _damaged_thread(rng: np.random.Generator, nut: _Nut) -> Defect:
+def _damaged_thread(rng: np.random.Generator, nut: Nut) -> Defect:
     style = nut.style
     span = np.deg2rad(rng.uniform(*style.thread_damage))
     angle = rng.uniform(0, 2 * np.pi) + np.linspace(0, span, 24)
@@ -177,7 +153,7 @@ def _damaged_thread(rng: np.random.Generator, nut: _Nut) -> Defect:
     return Defect("damaged_thread", outline, middle * span, "centreline", (int(rng.integers(2**31)),))
 
 
-NUT_DEFECTS: dict[str, Callable[[np.random.Generator, _Nut], Defect]] = {
+NUT_DEFECTS: dict[str, Callable[[np.random.Generator, Nut], Defect]] = {
     "scratch": _scratch,
     "dent": _dent,
     "stain": _stain,
@@ -186,25 +162,25 @@ NUT_DEFECTS: dict[str, Callable[[np.random.Generator, _Nut], Defect]] = {
 }
 
 
-def _defects(rng: np.random.Generator, nut: _Nut, defect_type: str, shape: tuple[int, int]) -> list[Defect]:
-    limits = {"area": (REFERENCE_SIZE * nut.scale) ** 2, "margin": 1, "distance": 6 * nut.scale}
+def nut_defects(rng: np.random.Generator, nut: Nut, defect_type: str, shape: tuple[int, int]) -> list[Defect]:
+    limits = {"area": (scene.REFERENCE_SIZE * nut.scale) ** 2, "margin": 1, "distance": 6 * nut.scale}
     draw = NUT_DEFECTS[defect_type]
-    return place_defects(rng, lambda: draw(rng, nut), shape, two=nut.style.two_defects, **limits)
+    return scene.place_defects(rng, lambda: draw(rng, nut), shape, two=nut.style.two_defects, **limits)
 
 
 # --- the picture
 
 
-def _draw_bench(rng: np.random.Generator, style: NutStyle, shape: tuple[int, int], scale: float) -> Float:
+def draw_bench(rng: np.random.Generator, style: NutStyle, shape: tuple[int, int], scale: float) -> Float:
     """A cast, slightly worn workbench: (H, W, 3)."""
     tone = rng.uniform(*style.bench)
-    grain = 0.06 * smooth_noise(rng, shape, 0.8 * scale) + 0.05 * smooth_noise(rng, shape, 2.6 * scale)
-    patches = 0.06 * smooth_noise(rng, shape, 24 * scale)
+    grain = 0.06 * scene.smooth_noise(rng, shape, 0.8 * scale) + 0.05 * scene.smooth_noise(rng, shape, 2.6 * scale)
+    patches = 0.06 * scene.smooth_noise(rng, shape, 24 * scale)
     colour = np.array([0.94, 1.0, 1.05]) * (1 + rng.normal(0, 0.015, 3))
     return (tone * (1 + grain + patches))[..., None] * colour.astype(np.float32)
 
 
-def _hex_distance(nut: _Nut, px: Float, py: Float) -> tuple[Float, Float, Float]:
+def _hex_distance(nut: Nut, px: Float, py: Float) -> tuple[Float, Float, Float]:
     """Signed distance to the nearest flat (negative inside) and that flat's normal in the nut's frame."""
     best = nx = ny = np.float32(-1)
     for k in range(3):
@@ -216,17 +192,17 @@ def _hex_distance(nut: _Nut, px: Float, py: Float) -> tuple[Float, Float, Float]
     return best - np.float32(nut.flats / 2), nx, ny
 
 
-def _window(nut: _Nut, shape: tuple[int, int], pad: float) -> tuple[slice, slice]:
+def _window(nut: Nut, shape: tuple[int, int], pad: float) -> tuple[slice, slice]:
     reach = nut.corner_radius + pad
     rows = slice(max(int(nut.y - reach), 0), min(int(nut.y + reach) + 2, shape[0]))
     return rows, slice(max(int(nut.x - reach), 0), min(int(nut.x + reach) + 2, shape[1]))
 
 
-def _cast_shadow(picture: Float, nut: _Nut, light: np.ndarray) -> None:
+def cast_shadow(picture: Float, nut: Nut, light: np.ndarray) -> None:
     """Darken the bench beside a nut, in place."""
     s = nut.scale
     rows, columns = _window(nut, picture.shape[:2], 26 * s)
-    x, y = pixel_centres((rows.stop - rows.start, columns.stop - columns.start))
+    x, y = scene.pixel_centres((rows.stop - rows.start, columns.stop - columns.start))
     x, y = x + np.float32(columns.start - nut.x), y + np.float32(rows.start - nut.y)
     c, sn = np.float32(np.cos(nut.angle)), np.float32(np.sin(nut.angle))
     dark = np.zeros_like(x)
@@ -240,14 +216,14 @@ def _cast_shadow(picture: Float, nut: _Nut, light: np.ndarray) -> None:
 class _Surface:
     """The pixels about one nut, and what is known of each: its place on the nut, its zone, its slope."""
 
-    def __init__(self, picture: Float, nut: _Nut) -> None:
+    def __init__(self, picture: Float, nut: Nut) -> None:
         style, s = nut.style, np.float32(nut.scale)
         self.nut, self.s, self.window = nut, s, _window(nut, picture.shape[:2], 3 * nut.scale)
         self.below = picture[self.window]
         self.shape = self.below.shape[:2]
         rows, columns = self.window
         self.origin = np.array([columns.start, rows.start], dtype=np.float64)
-        self.gx, self.gy = pixel_centres(self.shape)
+        self.gx, self.gy = scene.pixel_centres(self.shape)
         x, y = self.gx + np.float32(columns.start - nut.x), self.gy + np.float32(rows.start - nut.y)
         c, sn = np.float32(np.cos(nut.angle)), np.float32(np.sin(nut.angle))
         self.x, self.y, self.px, self.py = x, y, c * x + sn * y, -sn * x + c * y
@@ -276,7 +252,7 @@ class _Surface:
         return values[np.clip(rows, 0, 191), np.clip(columns, 0, 191)]
 
     def cover(self, defect: Defect) -> Float:
-        return polygon_coverage(defect.polygon - self.origin, self.shape)
+        return scene.polygon_coverage(defect.polygon - self.origin, self.shape)
 
     def press(self, defect: Defect) -> None:
         """Change the slopes by a dent or a scratch."""
@@ -293,7 +269,7 @@ class _Surface:
             self.ny -= cover * pressed * ((to_unit[0, 1] * ux + to_unit[1, 1] * uy) / norm) / size
         elif defect.type == "scratch":
             local = defect.how[0] - self.origin
-            points, tangent = local[::4], tangents(local)[::4]
+            points, tangent = local[::4], scene.tangents(local)[::4]
             nearest = ((self.gx[..., None] - points[:, 0]) ** 2 + (self.gy[..., None] - points[:, 1]) ** 2).argmin(-1)
             tx, ty = tangent[nearest, 0], tangent[nearest, 1]
             across = -(self.gx - points[nearest, 0]) * ty + (self.gy - points[nearest, 1]) * tx
@@ -328,7 +304,7 @@ class _Surface:
         if defect.type == "scratch":  # bare metal glints
             return metal + cover[..., None] * (0.45 * metal + np.float32(0.27) - metal * np.float32(0.30))
         if defect.type == "damaged_thread":
-            rough = self.on_metal(smooth_noise(np.random.default_rng(defect.how[0]), (192, 192), 1.5))
+            rough = self.on_metal(scene.smooth_noise(np.random.default_rng(defect.how[0]), (192, 192), 1.5))
             flat = self.nut.metal * np.clip(0.85 + 0.30 * rough, 0.2, 1.6)[..., None]
             return metal + 0.92 * cover[..., None] * (flat - metal)
         if defect.type == "stain":
@@ -348,13 +324,13 @@ class _Surface:
         side = np.sign((middle[0] - ends[0, 0]) * -chord[1] + (middle[1] - ends[0, 1]) * chord[0])
         out = -side * ((self.gx - ends[0, 0]) * -chord[1] + (self.gy - ends[0, 1]) * chord[0])
         ledge = cover * smoothstep((3.8 * s - out) / (1.5 * s) + 0.5)
-        rough = np.clip(0.96 + 0.22 * smooth_noise(nut.surface, self.shape, 1.3 * nut.scale), 0.3, 1.5)
+        rough = np.clip(0.96 + 0.22 * scene.smooth_noise(nut.surface, self.shape, 1.3 * nut.scale), 0.3, 1.5)
         gone = self.below * 1.45  # most of the shadow went with the corner
         lost = gone + (ledge / np.maximum(cover, 1e-3))[..., None] * (rough[..., None] * nut.metal - gone)
         return surface + cover[..., None] * (lost - surface)
 
 
-def _paint_nut(picture: Float, nut: _Nut, light: np.ndarray, defects: list[Defect]) -> None:
+def paint_nut(picture: Float, nut: Nut, light: np.ndarray, defects: list[Defect]) -> None:
     """Paint one nut over a bench that already has its shadow, in place."""
     place = _Surface(picture, nut)
     for defect in defects:
@@ -370,14 +346,14 @@ def _paint_nut(picture: Float, nut: _Nut, light: np.ndarray, defects: list[Defec
     picture[place.window] = place.below + place.coverage[..., None] * (surface - place.below)
 
 
-def _draw_nut(rng: np.random.Generator, style: NutStyle, scale: float, x: float, y: float, flats: float) -> _Nut:
+def draw_nut(rng: np.random.Generator, style: NutStyle, scale: float, x: float, y: float, flats: float) -> Nut:
     metal = rng.uniform(*style.metal) * np.array([1.0, 0.985, 0.95]) * (1 + rng.normal(0, 0.012, 3))
     angle, phase = rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi)
     surface = np.random.default_rng(int(rng.integers(2**62)))
-    return _Nut(x, y, angle, flats, scale, metal.astype(np.float32), phase, surface, style)
+    return Nut(x, y, angle, flats, scale, metal.astype(np.float32), phase, surface, style)
 
 
-def _draw_light(rng: np.random.Generator, style: NutStyle) -> np.ndarray:
+def draw_light(rng: np.random.Generator, style: NutStyle) -> np.ndarray:
     azimuth = np.deg2rad(-130 + rng.uniform(-style.light_azimuth, style.light_azimuth))
     return np.array([0.60 * np.cos(azimuth), 0.60 * np.sin(azimuth), 0.80], dtype=np.float32)
 
@@ -387,122 +363,16 @@ def render_nut(
 ) -> Drawing:
     """One photo of a nut; the same seed gives the same nut, light and noise with a defect as without."""
     style = style or NutStyle()
-    check_request(defect_type, list(NUT_DEFECTS), image_size)
-    rng, defect_rng, camera_rng = random_states(seed)
-    shape, scale = (image_size, image_size), image_size / REFERENCE_SIZE
+    scene.check_request(defect_type, list(NUT_DEFECTS), image_size)
+    rng, defect_rng, camera_rng = scene.random_states(seed)
+    shape, scale = (image_size, image_size), image_size / scene.REFERENCE_SIZE
     flats = style.across_flats * scale * (1 + rng.uniform(-style.size_spread, style.size_spread))
     margin = flats / np.sqrt(3) + 3 * scale
     x, y = rng.uniform(margin, image_size - margin, 2)
-    nut = _draw_nut(rng, style, scale, x, y, flats)
-    light = _draw_light(rng, style)
-    picture = _draw_bench(rng, style, shape, scale)
-    defects = [] if defect_type is None else _defects(defect_rng, nut, defect_type, shape)
-    _cast_shadow(picture, nut, light)
-    _paint_nut(picture, nut, light, defects)
-    return Drawing(take_photo(picture, camera_rng, style.camera, scale), defects)
-
-
-# --- frames with several nuts
-
-
-@dataclass(frozen=True)
-class NutInstance:
-    """One nut of a frame: its outline (N, 2) in pixels and its defects (none for a good nut)."""
-
-    polygon: Points
-    defects: list[Defect]
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A photo of several nuts (H, W, 3) uint8, the nuts, and pairs of indices that touch."""
-
-    image: np.ndarray
-    nuts: list[NutInstance]
-    touching: list[tuple[int, int]]
-
-
-def convex_gap(first: Points, second: Points) -> float:
-    """Largest gap between two convex polygons over their edges' normals; negative when they overlap.
-
-    Zero exactly when they touch (separating axis theorem); for polygons apart it is at most their distance.
-    """
-    best = -np.inf
-    for polygon in (first, second):
-        edges = np.roll(polygon, -1, axis=0) - polygon
-        normals = np.column_stack([edges[:, 1], -edges[:, 0]])
-        normals /= np.hypot(normals[:, 0], normals[:, 1])[:, None]
-        a, b = first @ normals.T, second @ normals.T
-        best = max(best, float(np.maximum(b.min(axis=0) - a.max(axis=0), a.min(axis=0) - b.max(axis=0)).max()))
-    return best
-
-
-def _fits(nut: _Nut, others: list[_Nut], size: int, gap: float) -> bool:
-    outline = nut.outline()
-    return inside(outline, (size, size), 2) and all(
-        np.hypot(nut.x - other.x, nut.y - other.y) > nut.corner_radius + other.corner_radius + gap
-        or convex_gap(outline, other.outline()) >= gap
-        for other in others
-    )
-
-
-def _push_against(nut: _Nut, other: _Nut, direction: float) -> None:
-    """Move a nut along a line from another one until the two touch."""
-    near, far = 0.0, nut.corner_radius + other.corner_radius + 1
-    for _ in range(30):
-        middle = (near + far) / 2
-        nut.x, nut.y = other.x + middle * np.cos(direction), other.y + middle * np.sin(direction)
-        apart = convex_gap(nut.outline(), other.outline()) >= 0
-        near, far = (near, middle) if apart else (middle, far)
-    nut.x, nut.y = other.x + far * np.cos(direction), other.y + far * np.sin(direction)
-
-
-def _scatter(rng: np.random.Generator, style: NutStyle, frame_size: int, scale: float) -> list[_Nut]:
-    """Nuts that do not overlap, about half of them pushed against another one."""
-    largest = style.across_flats * scale * (1 + style.size_spread) / np.sqrt(3) + 3
-    if 2 * largest > frame_size:
-        raise ValueError(f"frame_size={frame_size} is too small for one nut; use at least {int(2 * largest) + 1}")
-    wanted = int(rng.integers(N_NUTS[0], N_NUTS[1] + 1))
-    nuts: list[_Nut] = []
-    for _ in range(60 * wanted):
-        if len(nuts) == wanted:
-            break
-        flats = style.across_flats * scale * (1 + rng.uniform(-style.size_spread, style.size_spread))
-        x, y = rng.uniform(largest, frame_size - largest, 2)
-        nut = _draw_nut(rng, style, scale, x, y, flats)
-        if nuts and rng.random() < TOUCHING_SHARE:
-            other = nuts[int(rng.integers(len(nuts)))]
-            _push_against(nut, other, rng.uniform(0, 2 * np.pi))
-            rest = [each for each in nuts if each is not other]
-            fits = _fits(nut, [other], frame_size, -1e-3) and _fits(nut, rest, frame_size, 0.0)
-        else:
-            fits = _fits(nut, nuts, frame_size, 5 * scale)
-        if fits:
-            nuts.append(nut)
-    return nuts
-
-
-def render_frame(seed: Seed, *, frame_size: int = 512, image_size: int = 256, style: NutStyle | None = None) -> Frame:
-    """One photo of several nuts, as large as in single photos of ``image_size``; outlines touch but do not overlap."""
-    style = style or NutStyle()
-    rng, defect_rng, camera_rng = random_states(seed)
-    scale, shape, names = image_size / REFERENCE_SIZE, (frame_size, frame_size), list(NUT_DEFECTS)
-    nuts = _scatter(rng, style, frame_size, scale)
-    light = _draw_light(rng, style)
-    picture = _draw_bench(rng, style, shape, scale)
-    instances = []
-    for nut in nuts:
-        defects = []
-        if defect_rng.random() < DEFECT_SHARE:
-            defects = _defects(defect_rng, nut, names[int(defect_rng.integers(len(names)))], shape)
-        corners = [point[None] for point in nut.outline()]
-        for corner, broken in [one.how for one in defects if one.type == "chipped_corner"]:
-            corners[corner] = broken
-        instances.append(NutInstance(np.concatenate(corners), defects))
-        _cast_shadow(picture, nut, light)
-    for nut, instance in zip(nuts, instances, strict=True):
-        _paint_nut(picture, nut, light, instance.defects)
-    whole = [nut.outline() for nut in nuts]
-    pairs = [(i, j) for i in range(len(nuts)) for j in range(i + 1, len(nuts))]
-    touching = [(i, j) for i, j in pairs if convex_gap(whole[i], whole[j]) < 0.25]
-    return Frame(take_photo(picture, camera_rng, style.camera, scale), instances, touching)
+    nut = draw_nut(rng, style, scale, x, y, flats)
+    light = draw_light(rng, style)
+    picture = draw_bench(rng, style, shape, scale)
+    defects = [] if defect_type is None else nut_defects(defect_rng, nut, defect_type, shape)
+    cast_shadow(picture, nut, light)
+    paint_nut(picture, nut, light, defects)
+    return Drawing(scene.take_photo(picture, camera_rng, style.camera, scale), defects)

@@ -6,6 +6,7 @@ centre at (j + 0.5, i + 0.5). Lengths of a style are in pixels of a picture of `
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from skimage.draw import polygon as fill_polygon
+
+from helpers.paths import write_whole_folder
 
 Float = NDArray[np.float32]
 Points = NDArray[np.float64]
@@ -218,6 +221,34 @@ def write_png(path: Path, picture: np.ndarray) -> None:
     picture = np.ascontiguousarray(picture[..., ::-1] if picture.ndim == 3 else picture)
     # not cv2.imwrite: on Windows it fails on names outside ASCII
     path.write_bytes(cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 2])[1].tobytes())
+
+
+def read_note(file: Path) -> dict[str, Any]:
+    """What a folder was drawn with; empty where that is not known."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def write_once(
+    folder: Path, note: str, about: dict[str, Any], write: Callable[[Path], None], *, force: bool = False
+) -> Path:
+    """Write a folder, and what it was drawn with as ``note``, beside its place; the very same one is left as it is."""
+    if folder.exists() and not force:
+        if read_note(folder / note) == about:
+            return folder
+        raise FileExistsError(
+            f"{folder} exists and was not drawn with these parameters (see its {note}); "
+            "pass force=True (--force) to replace it or choose another output folder"
+        )
+
+    def write_all(partial: Path) -> None:
+        write(partial)
+        (partial / note).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8", newline="\n")
+
+    write_whole_folder(folder, write_all)
+    return folder
 
 
 def check_request(defect_type: str | None, known: Sequence[str], image_size: int) -> None:

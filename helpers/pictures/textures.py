@@ -7,7 +7,6 @@ Dead leaves follow Lee, Mumford & Huang (2001), cells Worley (1996).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,15 +17,13 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from skimage.color import hsv2rgb
 
-from helpers.paths import write_whole_folder
-from helpers.pictures.scene import REFERENCE_SIZE, Float, smoothstep, write_png
+from helpers.pictures.scene import REFERENCE_SIZE, Float, read_note, smoothstep, write_once, write_png
 from helpers.progress import progress
 
 Rng = np.random.Generator
 
 VERSION = 2  # raised when the same seed begins to give other pictures
 MIX_SHARE, GREY_SHARE = 0.5, 0.35
-MINIMUM_SIZE = 16
 
 
 def _log_uniform(rng: Rng, low: float, high: float) -> float:
@@ -44,7 +41,7 @@ def _noise(
 ) -> Float:
     """Gaussian noise of mean 0 and variance 1 whose amplitude falls as 1 / frequency**slope (1: as in photos).
 
-    ``band`` keeps frequencies between two, in cycles per pixel of 256; ``stretch`` lengthens structures along ``angle``.
+    ``band`` keeps frequencies between two, in cycles per pixel of 256; ``stretch`` is along ``angle``.
     """
     fy, fx = scipy.fft.fftfreq(size)[:, None], scipy.fft.rfftfreq(size)[None]
     along = (fx * np.cos(angle) + fy * np.sin(angle)) * np.sqrt(stretch)
@@ -105,17 +102,13 @@ class _Cells:
 
 
 def _spectral(rng: Rng, size: int) -> Float:
-    """Noise with a power law, a band, a direction, or two of them."""
+    """Noise with a power law or a band, with or without a direction, or both together."""
     kind, angle, low = rng.integers(4), rng.uniform(0, np.pi), _log_uniform(rng, 0.01, 0.15)
-    if kind == 0:
-        noise = _noise(rng, size, rng.uniform(0.3, 2.2))
-    elif kind == 1:
-        noise = _noise(rng, size, 0.5, band=(low, low * rng.uniform(1.2, 3)))
-    elif kind == 2:
-        noise = _noise(rng, size, rng.uniform(0.5, 1.8), stretch=_log_uniform(rng, 2, 30), angle=angle)
-    else:
-        fine = _noise(rng, size, 0.5, band=(low, 2 * low), stretch=_log_uniform(rng, 1, 8), angle=angle)
-        noise = _noise(rng, size, rng.uniform(1.2, 2.2)) + rng.uniform(0.3, 1) * fine
+    stretch = _log_uniform(rng, 2, 30) if rng.uniform() < 0.4 else 1
+    noise = _noise(rng, size, rng.uniform(0.3, 2.2), stretch=stretch, angle=angle)
+    if kind > 1:
+        band = _noise(rng, size, 0.5, band=(low, low * rng.uniform(1.2, 3)), stretch=np.sqrt(stretch), angle=angle)
+        noise = band if kind == 2 else noise + rng.uniform(0.3, 1) * band
     return _unit(-np.abs(noise) if rng.uniform() < 0.25 else noise)
 
 
@@ -165,16 +158,15 @@ def _mosaic(rng: Rng, size: int) -> Float:
 def _leaf(rng: Rng, corners: int, roughness: float) -> NDArray:
     """A closed outline (N, 2) of radius about 1: a polygon, or round, long or dented."""
     angle = rng.uniform(0, 2 * np.pi) + np.linspace(0, 2 * np.pi, corners, endpoint=False)
-    radii = np.ones(corners)
-    for order in range(2, 6):
-        radii += rng.normal(0, roughness / order) * np.cos(order * angle + rng.uniform(0, 7))
+    waves = [rng.normal(0, roughness / order) * np.cos(order * angle + rng.uniform(0, 7)) for order in range(2, 6)]
+    long = np.column_stack([np.cos(angle), _log_uniform(rng, 0.25, 1) * np.sin(angle)])
     turn = rng.uniform(0, np.pi)
-    stretched = radii[:, None] * np.column_stack([np.cos(angle), _log_uniform(rng, 0.25, 1) * np.sin(angle)])
-    return stretched @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    turned = long @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    return turned * (1 + np.sum(waves, axis=0))[:, None]
 
 
 def _leaves(rng: Rng, size: int) -> Float:
-    """Shapes with a power law of sizes that hide each other, plain, grained or lined, in colour."""
+    """Shapes with a power law of sizes that hide each other, plain or grained, in colour."""
     scale, n = size / REFERENCE_SIZE, int(rng.integers(80, 500))
     low, high = _log_uniform(rng, 2, 7), _log_uniform(rng, 30, 80)
     radii = (low**-2 - rng.uniform(size=n) * (low**-2 - high**-2)) ** -0.5 * scale  # density r**-3
@@ -182,17 +174,17 @@ def _leaves(rng: Rng, size: int) -> Float:
     centres, palette = rng.uniform(-0.1 * size, 1.1 * size, (n, 2)), _colours(rng, int(rng.integers(4, 24)))
     colours = palette[rng.integers(0, len(palette), n)] * rng.uniform(0.75, 1.0, (n, 1))
     colours = np.round(255 * np.column_stack([colours, rng.uniform(size=n)])).astype(int).tolist()
-    corners, roughness = rng.choice([4, 5, 6, 40]), rng.choice([0.0, 0.3])
+    corners, roughness = int(rng.choice([4, 5, 6, 40])), rng.choice([0.0, 0.3])
     shapes = [_leaf(rng, corners if rng.uniform() < 0.8 else 40, roughness) for _ in range(24)]
-    canvas = np.full((size, size, 4), colours[0], dtype=np.uint8)
+    canvas = np.full((size, size, 4), colours[0], dtype=np.uint8)  # the fourth channel: which leaf
     for index in range(1, n):
         outline = np.round((shapes[index % 24] * radii[index] + centres[index]) * 16).astype(np.int32)
         cv2.fillPoly(canvas, [outline], colours[index], cv2.LINE_AA, 4)
-    picture, which = canvas[..., :3] / 255, canvas[..., 3] / 255
+    which = canvas[..., 3] / 255
     fine = _clouds(rng, size, _log_uniform(rng, 2, 12))
     lines = np.sin(_plane(rng, size)[0] / _log_uniform(rng, 0.6, 3) + 3 * fine)
-    texture = fine * np.clip(1 - 2 * which, 0, 1) + lines * np.clip(2 * which - 1, 0, 1)
-    return np.clip(picture * (1 + rng.choice([0.03, 0.15, 0.35]) * texture[..., None]), 0, 1)
+    grain = fine * np.clip(1 - 2 * which, 0, 1) + lines * np.clip(2 * which - 1, 0, 1)
+    return np.clip(canvas[..., :3] / 255 * (1 + rng.choice([0.03, 0.15, 0.35]) * grain[..., None]), 0, 1)
 
 
 FAMILIES: dict[str, Callable[[Rng, int], Float]] = {
@@ -270,38 +262,27 @@ def _photographed(rng: Rng, picture: Float, grey: bool) -> NDArray[np.uint8]:
     return np.round(255 * np.clip(picture, 0, 1)).astype(np.uint8)
 
 
-def draw_texture(
-    seed: int | Sequence[int], size: int = 256, *, family: str | None = None, grey: float = GREY_SHARE
-) -> NDArray[np.uint8]:
-    """One texture (S, S, 3), RGB, the same for the same arguments; ``grey`` is the share with three equal channels."""
-    if size < MINIMUM_SIZE:
-        raise ValueError(f"size={size} is too small for a texture; use {MINIMUM_SIZE} or more")
-    if family not in (None, *FAMILIES):
-        raise ValueError(f"family={family!r} is unknown; choose one of {', '.join(FAMILIES)}")
+def draw_texture(seed: int | Sequence[int], size: int = 256, *, family: str | None = None) -> NDArray[np.uint8]:
+    """One texture (S, S, 3), RGB, the same for the same arguments; of any family where none is named."""
     rng, names = np.random.default_rng(seed), list(FAMILIES)
-    drawn, second, mix, is_grey = *rng.choice(names, 2), rng.uniform() < MIX_SHARE, rng.uniform() < grey
-    picture = _in_colour(rng, family or str(drawn), size)
-    if mix:
-        pair = [picture, _in_colour(rng, str(second), size)]
+    drawn, second = rng.choice(names, 2)
+    picture, is_grey = _in_colour(rng, family or drawn, size), rng.uniform() < GREY_SHARE
+    if rng.uniform() < MIX_SHARE:
+        pair = [picture, _in_colour(rng, second, size)]
         picture = _mixed(rng, *(pair if rng.uniform() < 0.7 else pair[::-1]))
     return _photographed(rng, picture, is_grey)
 
 
 def write_textures(folder: Path, n: int, *, size: int = 256, seed: int = 0) -> Path:
-    """Write ``<family>/0000.png`` and so on, unless the folder was written with the same parameters."""
-    about = {"version": VERSION, "n": n, "size": size, "seed": seed, "families": list(FAMILIES)}
-    note, names = folder / "textures.json", list(FAMILIES)
-    if folder.exists():
-        if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == about:
-            return folder
-        raise FileExistsError(f"{folder} holds other textures than these; remove it.")
+    """Write ``<family>/0000.png`` and so on; the same textures stay, those of an older version are replaced."""
+    names = list(FAMILIES)
+    about = {"version": VERSION, "n": n, "size": size, "seed": seed, "families": names}
 
     def write(partial: Path) -> None:
         for index in progress(range(n), f"textures in {folder.name}"):
             name = names[index % len(names)]
             picture = draw_texture((seed, index), size, family=name)
             write_png(partial / name / f"{index // len(names):04d}.png", picture)
-        (partial / note.name).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
-    write_whole_folder(folder, write)
-    return folder
+    older = read_note(folder / "textures.json").get("version", VERSION) != VERSION
+    return write_once(folder, "textures.json", about, write, force=older)

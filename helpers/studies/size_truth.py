@@ -27,7 +27,7 @@ LENGTH_LIMIT = 1.5  # pixels
 
 
 def is_drawn(root: str | Path) -> bool:
-    """Whether a dataset's folder holds the outlines of :mod:`helpers.pictures.builtin`."""
+    """Whether a dataset's folder holds the outlines of :mod:`helpers.pictures.datasets`."""
     return all((Path(root) / name).is_file() for name in TRUTH_FILES)
 
 
