@@ -1,10 +1,9 @@
-"""A/B of DRAEM and GLASS as anomalib has them against ours with the mends, on the same photos with the same budget.
+"""A/B of DRAEM and GLASS as anomalib has them against ours, repaired, on the same photos with the same budget.
 
     python -m benchmarks.repairs --dataset PATH --source FOLDER --backbone local-dir:PATH --steps 1500 --seeds 0 1
 
 Both arms of a model have the same narrow network, learning rate, photos, order of photos, textures and number of steps,
-and are measured on the same test photos. No threshold is set and no epoch chosen: AUROC does not need the one, and
-the weights are those of the last step. A finished arm is not trained again.
+and are measured on the same test photos by the weights of the last step. A finished arm is not trained again.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
+from helpers import read_dataset
 from helpers.analysis.metrics import evaluate
 from helpers.data.datamodule import SampleDataModule
 from helpers.data.samples import assign_splits
@@ -36,84 +36,71 @@ SIZE = 128  # pixels
 BATCH_SIZE = 4  # small, so that a budget of minutes has many steps
 WIDTH = 16  # of DRAEM's first convolution; 128 in the paper, and half of it in the second network
 LEARNING_RATE = {"draem": 1e-3, "glass": 1e-4}  # the narrow DRAEM learns too little at the paper's 1e-4 in so few steps
-EMBEDDING = 256  # channels of GLASS's features; 1536 in the paper
-HIDDEN = 256  # width of GLASS's discriminator; 1024 in the paper
-ARMS = ("stock", "mended")
-COLUMNS = ("image_auroc", "pixel_auroc")
+# channels of GLASS's features and width of its discriminator; 1536 and 1024 in the paper
+GLASS_WIDTHS = {"pretrain_embed_dim": 256, "target_embed_dim": 256, "discriminator_hidden": 256}
+ARMS = ("stock", "repaired")
 
 
 def stock_model(name: str, backbone: Backbone, source: AnomalySource) -> AnomalibModule:
     """anomalib's own model, narrowed."""
+    from anomalib.models import Draem, Glass
+    from anomalib.models.image.draem.torch_model import DiscriminativeSubNetwork, ReconstructiveSubNetwork
+
     common = {"post_processor": False, "evaluator": False, "visualizer": False}
-    if name == "draem":
-        from anomalib.models import Draem
-        from anomalib.models.image.draem.torch_model import DiscriminativeSubNetwork, ReconstructiveSubNetwork
+    if name == "glass":
+        common |= {"backbone": backbone.name, "layers": list(backbone.layers), "learning_rate": LEARNING_RATE[name]}
+        frame = {"input_shape": (SIZE, SIZE), "pre_processor": Glass.configure_pre_processor((SIZE, SIZE))}
+        return Glass(anomaly_source_path=source.folder, **frame, **GLASS_WIDTHS, **common)
 
-        class Narrow(Draem):
-            """anomalib's DRAEM with fewer channels and this budget's learning rate."""
+    class Narrow(Draem):
+        """anomalib's DRAEM with this budget's learning rate."""
 
-            def configure_optimizers(self) -> Any:
-                optimizers, schedules = super().configure_optimizers()
-                for group in optimizers[0].param_groups:
-                    group["lr"] = group["initial_lr"] = LEARNING_RATE["draem"]
-                schedules[0].base_lrs = [LEARNING_RATE["draem"]]
-                return optimizers, schedules
+        def configure_optimizers(self) -> Any:
+            optimizers, schedules = super().configure_optimizers()
+            for group in optimizers[0].param_groups:
+                group["lr"] = group["initial_lr"] = LEARNING_RATE["draem"]
+            schedules[0].base_lrs = [LEARNING_RATE["draem"]]
+            return optimizers, schedules
 
-        model = Narrow(source.folder, pre_processor=Draem.configure_pre_processor((SIZE, SIZE)), **common)
-        model.model.reconstructive_subnetwork = ReconstructiveSubNetwork(base_width=WIDTH)
-        model.model.discriminative_subnetwork = DiscriminativeSubNetwork(6, 2, base_width=WIDTH // 2)
-        return model
-    from anomalib.models import Glass
-
-    return Glass(
-        input_shape=(SIZE, SIZE),
-        anomaly_source_path=source.folder,
-        backbone=backbone.name,
-        layers=list(backbone.layers),
-        pretrain_embed_dim=EMBEDDING,
-        target_embed_dim=EMBEDDING,
-        discriminator_hidden=HIDDEN,
-        learning_rate=LEARNING_RATE["glass"],
-        pre_processor=Glass.configure_pre_processor((SIZE, SIZE)),
-        **common,
-    )
+    model = Narrow(source.folder, pre_processor=Draem.configure_pre_processor((SIZE, SIZE)), **common)
+    model.model.reconstructive_subnetwork = ReconstructiveSubNetwork(base_width=WIDTH)
+    model.model.discriminative_subnetwork = DiscriminativeSubNetwork(6, 2, base_width=WIDTH // 2)
+    return model
 
 
-def mended_model(name: str, backbone: Backbone, source: AnomalySource, distribution: str) -> AnomalibModule:
+def repaired_model(name: str, backbone: Backbone, source: AnomalySource, distribution: str) -> AnomalibModule:
     """Ours, as narrow."""
     common = {"image_size": SIZE, "anomaly_source": source.folder, "learning_rate": LEARNING_RATE[name]}
     if name == "draem":
         return build_model(name, None, base_width=WIDTH, discriminative_width=WIDTH // 2, **common)
-    widths = {"pretrain_embed_dim": EMBEDDING, "target_embed_dim": EMBEDDING, "discriminator_hidden": HIDDEN}
-    return build_model(name, backbone, distribution=distribution, **widths, **common)
+    return build_model(name, backbone, distribution=distribution, **GLASS_WIDTHS, **common)
 
 
 def train_arm(
-    folder: Path, name: str, arm: str, seed: int, table: pd.DataFrame, steps: int, precision: str, **parts: Any
+    folder: Path,
+    name: str,
+    arm: str,
+    seed: int,
+    table: pd.DataFrame,
+    steps: int,
+    precision: str,
+    *,
+    backbone: Backbone,
+    source: AnomalySource,
+    distribution: str,
 ) -> Run:
-    """Train one arm to the end of the epoch in which it reaches ``steps``, or find it finished.
-
-    Args:
-        folder: where its run goes.
-        name: ``draem`` or ``glass``.
-        arm: ``stock`` or ``mended``.
-        seed: of weights, order and invented defects.
-        table: sample table of scheme ``one_class``.
-        steps: at least so many.
-        precision: Lightning's.
-        **parts: backbone, source and distribution of the models.
-    """
+    """Train one arm to the end of the epoch in which it reaches ``steps``, or find it finished."""
     epochs = math.ceil(steps / math.ceil((table["split"] == "train").sum() / BATCH_SIZE))
-    distribution = parts.pop("distribution")
-    settings = network_frame(SIZE) | {"scheme": "one_class", "epochs": epochs, "arm": arm}
-    settings |= {"source": parts["source"].to_dict(), "backbone": parts["backbone"].to_dict(), "precision": precision}
-    run = open_run(folder, f"{name}_{arm}_{seed}", settings | {"distribution": distribution}, table, seed)
+    settings = network_frame(SIZE) | {"scheme": "one_class", "epochs": epochs, "arm": arm, "precision": precision}
+    settings |= {"source": source.to_dict(), "backbone": backbone.to_dict(), "distribution": distribution}
+    run = open_run(folder, f"{name}_{arm}_{seed}", settings, table, seed)
     if run.finished:
         return run
     torch.manual_seed(seed)
-    build = stock_model(name, **parts) if arm == "stock" else mended_model(name, distribution=distribution, **parts)
+    stock = arm == "stock"
+    model = stock_model(name, backbone, source) if stock else repaired_model(name, backbone, source, distribution)
     data = SampleDataModule(table, train_batch_size=BATCH_SIZE, eval_batch_size=16, seed=seed)
-    run.fit(build, data, device="cpu", epochs=epochs, check_val_every_n_epoch=5, precision=precision)
+    run.fit(model, data, device="cpu", epochs=epochs, check_val_every_n_epoch=5, precision=precision)
     return run.finish(held_out_thresholds(run.predictions("val"), start=0.5))
 
 
@@ -123,23 +110,17 @@ def compare(runs: dict[tuple[str, str, int], Run], n_bootstrap: int = 1000) -> p
     for (name, arm, seed), run in runs.items():
         found = evaluate(run.predictions("test"), run.test_maps(), run.test_masks(), n_bootstrap=n_bootstrap)
         row = {"model": name, "arm": arm, "seed": seed, "seconds": run.info["timings"]["fit_seconds"]}
-        row |= {"n_normal": found.overall["n_normal"], "n_abnormal": found.overall["n_abnormal"]}
-        for metric in COLUMNS:
+        row |= {count: found.overall[count] for count in ("n_normal", "n_abnormal")}
+        for metric in ("image_auroc", "pixel_auroc"):
             low, high = found.intervals.loc[metric, ["low", "high"]]
             row |= {metric: found.overall[metric], f"{metric}_low": low, f"{metric}_high": high}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _judge(table: pd.DataFrame) -> str:
-    from helpers.models.glass import judge_table
-
-    return judge_table(table, network_frame(SIZE)).distribution
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: train what is missing, print and write the table."""
-    from helpers import read_dataset
+    from helpers.models.glass import judge_table
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.repairs", description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", required=True, help="folder with the photos")
@@ -151,22 +132,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", default="32-true", help="Lightning's; mixed harms the stock DRAEM (%(default)s)")
     options = parser.parse_args(arguments)
     dataset = project_path(options.dataset).resolve()
-    folder = dataset_folder("artifacts", dataset.name, "mends")
-    table = assign_splits(read_dataset(dataset))
-    backbone = resolve_backbone(options.backbone)
+    folder = dataset_folder("artifacts", dataset.name, "repairs")
+    table, backbone = assign_splits(read_dataset(dataset)), resolve_backbone(options.backbone)
     source = resolve_anomaly_source(options.source, folder)
-    distribution = _judge(table) if "glass" in options.models else ""
-    print(json.dumps({"source": source.describe(), "distribution": distribution, "backbone": backbone.describe()}))
+    glass = "glass" in options.models
+    parts = {"backbone": backbone, "source": source}
+    parts["distribution"] = judge_table(table, network_frame(SIZE)).distribution if glass else ""
+    print(json.dumps({name: getattr(part, "describe", lambda part=part: part)() for name, part in parts.items()}))
     for name in options.models:
         runs = {}
-        for seed in options.seeds:
-            for arm in ARMS:
-                parts = {"backbone": backbone, "source": source, "distribution": distribution}
-                run = train_arm(folder, name, arm, seed, table, options.steps, options.precision, **parts)
-                runs[name, arm, seed] = run
-                table_so_far = compare(runs)
-                write_csv(table_so_far, folder / f"mends_{name}.csv")
-                print(table_so_far.tail(1).to_string(index=False, float_format="%.3f"), flush=True)
+        for seed, arm in [(seed, arm) for seed in options.seeds for arm in ARMS]:
+            runs[name, arm, seed] = train_arm(folder, name, arm, seed, table, options.steps, options.precision, **parts)
+            so_far = compare(runs)
+            write_csv(so_far, folder / f"repairs_{name}.csv")
+            print(so_far.tail(1).to_string(index=False, float_format="%.3f"), flush=True)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,6 @@ UP: set[tuple[str, str]] = {
     ("helpers.views.app.inspection", "helpers.studies.cascades"),
     ("helpers.views.app.inspection", "helpers.studies.sizes"),
     ("helpers.views.app.serve", "helpers.pipeline"),
-    ("helpers.views.size_checks", "helpers.studies.size_truth"),
 }
 CIRCLES: set[str] = {
     "helpers.data.beside",

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from helpers import read_dataset
 from helpers.pictures.calibration_scene import calibration_trial
 from helpers.pictures.datasets import draw_dataset
-from helpers.studies.size_truth import accuracy_summary, compare_with_drawn, is_drawn
+from helpers.pictures.size_truth import accuracy_summary, compare_with_drawn, is_drawn
 from helpers.views import size_checks
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from helpers.drawing import folded
-from helpers.studies.size_truth import AREA_LIMITS, LARGE_AREA, LENGTH_LIMIT, MIDDLE_AREA
+from helpers.pictures.size_truth import AREA_LIMITS, LARGE_AREA, LENGTH_LIMIT, MIDDLE_AREA
 from helpers.views.figures import BLUE, VERMILLION, new_figure, shorten, type_style
 
 
@@ -21,7 +21,7 @@ def size_accuracy(compared: pd.DataFrame, *, note: str | None = None) -> Figure:
     """Shows how far measured sizes are off the drawn ones, against the drawn size, with the limits.
 
     Args:
-        compared: from :func:`helpers.studies.size_truth.compare_with_drawn`, with at least one defect.
+        compared: from :func:`helpers.pictures.size_truth.compare_with_drawn`, with at least one defect.
         note: Printed in the corner.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The A/B of the mends: both arms as narrow, as long and as fast, and the table by another library."""
+"""The A/B of the repairs: both arms as narrow, as long and as fast, and the table by another library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from conftest import draw_photos, split_table
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import repairs as mends
+from benchmarks import repairs
 from helpers.models.backbones import resolve_backbone
 from helpers.pictures.anomaly_source import resolve_anomaly_source
 
@@ -28,7 +28,7 @@ class ATrainer:
 
 @pytest.mark.parametrize("name", ["draem", "glass"])
 def test_both_arms_have_the_same_weights_to_learn_and_the_same_learning_rates(parts, name, monkeypatch):
-    arms = [mends.stock_model(name, **parts), mends.mended_model(name, distribution="manifold", **parts)]
+    arms = [repairs.stock_model(name, **parts), repairs.repaired_model(name, distribution="manifold", **parts)]
     shapes, rates = [], []
     for arm in arms:
         monkeypatch.setattr(type(arm), "trainer", ATrainer(), raising=False)
@@ -40,20 +40,20 @@ def test_both_arms_have_the_same_weights_to_learn_and_the_same_learning_rates(pa
         for optimizer in optimizers:
             optimizer.step()
     assert shapes[0] == shapes[1] and len(shapes[0]) > 4
-    assert rates[0] == rates[1] and mends.LEARNING_RATE[name] in rates[0]
+    assert rates[0] == rates[1] and repairs.LEARNING_RATE[name] in rates[0]
 
 
 def test_an_arm_is_trained_once_and_its_row_agrees_with_scikit_learn(parts, tmp_path, monkeypatch):
-    monkeypatch.setattr(mends, "SIZE", 64)
-    monkeypatch.setattr(mends, "WIDTH", 4)
+    monkeypatch.setattr(repairs, "SIZE", 64)
+    monkeypatch.setattr(repairs, "WIDTH", 4)
     table = split_table(draw_photos(tmp_path / "rings", n_train=12, n_good=4, n_defect=4))
     torch.manual_seed(0)
-    arguments = (tmp_path / "runs", "draem", "mended", 0, table, 2, "32-true")
-    run = mends.train_arm(*arguments, distribution="", **parts)
-    again = mends.train_arm(*arguments, distribution="", **parts)
+    arguments = (tmp_path / "runs", "draem", "repaired", 0, table, 2, "32-true")
+    run = repairs.train_arm(*arguments, distribution="", **parts)
+    again = repairs.train_arm(*arguments, distribution="", **parts)
     assert again.info["finished_at"] == run.info["finished_at"]
     assert run.history()["step"].iloc[-1] + 1 >= 2
-    row = mends.compare({("draem", "mended", 0): run}, n_bootstrap=20).iloc[0]
+    row = repairs.compare({("draem", "repaired", 0): run}, n_bootstrap=20).iloc[0]
     test = run.predictions("test")
     assert row["image_auroc"] == pytest.approx(roc_auc_score(test["label_index"], test["score"]))
     assert row["n_normal"] == 4 and row["n_abnormal"] == 4
