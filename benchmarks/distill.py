@@ -26,7 +26,6 @@ from skimage import data
 from torch import nn
 from torch.nn import functional
 
-from helpers.data.images import find_images, read_image
 from helpers.models import builtin
 from helpers.models.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone, feature_strides, resolve_backbone
 from helpers.models.builtin import BuiltinNet
@@ -159,17 +158,9 @@ def learning_rate_factor(step: int, steps: int) -> float:
 
 
 def train(
-    recipe: Recipe,
-    teacher_name: str,
-    folder: Path,
-    device: str = "cpu",
-    save_every: int = 200,
-    photos: Path | None = None,
+    recipe: Recipe, teacher_name: str, folder: Path, device: str = "cpu", save_every: int = 200
 ) -> tuple[BuiltinNet, dict[str, Any]]:
-    """The student, in evaluation mode on the CPU, and a record; goes on from ``state.pt`` of the same recipe.
-
-    On ``photos`` the student is measured as well; nothing is learned from them.
-    """
+    """The student, in evaluation mode on the CPU, and a record; goes on from ``state.pt`` of the same recipe."""
     backbone, pictures = resolve_backbone(teacher_name), training_pictures(recipe)
     torch.manual_seed(recipe.seed)
     student = BuiltinNet().to(device, memory_format=torch.channels_last).train()
@@ -206,9 +197,6 @@ def train(
     student = student.eval()
     record = {"steps": recipe.steps, "seconds": round(state["seconds"]), "history": state["history"]}
     record["held_out_mse"] = crop_loss(student, teacher, held_out_pictures(), device)
-    if photos is not None:
-        tiles = [tile for path in find_images(photos) for tile in _tiles(read_image(path))[:1]]
-        record["photos_mse"] = crop_loss(student, teacher, np.stack(tiles), device)
     return student.cpu(), record
 
 
@@ -261,13 +249,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=folder, help="for the state")
     parser.add_argument("--out", type=Path, default=builtin.WEIGHTS_FOLDER, help="for the weights (the package)")
     parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--photos", type=Path, help="folder of photos to measure on as well; nothing is learned there")
     for field in fields(Recipe):
         kind = {"action": argparse.BooleanOptionalAction} if field.name == "bf16" else {"type": type(field.default)}
         parser.add_argument(f"--{field.name.replace('_', '-')}", default=field.default, **kind)
     options = vars(parser.parse_args(arguments))
     recipe = Recipe(**{field.name: options[field.name] for field in fields(Recipe)})
-    student, record = train(recipe, options["teacher"], options["folder"], options["device"], photos=options["photos"])
+    student, record = train(recipe, options["teacher"], options["folder"], options["device"])
     teacher = resolve_backbone(options["teacher"]).architecture
     description = {"teacher": teacher, "teacher_layers": list(TEACHER_LAYERS), "recipe": asdict(recipe)}
     export(student, description | {"training": record, "versions": installed_versions()}, options["out"])

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
-import psutil
 import torch
 
 from helpers.data.datamodule import SampleDataModule
@@ -38,6 +39,7 @@ N_PATCHES, N_CHANNELS = 204_800, 128
 RATIOS, LARGE_RATIO, TIMED_PICKS = (0.005, 0.01), 0.1, 300
 FIT_RATIO, BATCH_SIZE, IMAGE_SIZE = 0.01, 4, 256
 N_SIZING_MAPS = 1000
+SAME = 1e-3  # difference of scores as a share, up to which two results count as the same
 CLIP_FRAMES, CLIP_SIZE = 120, (640, 360)  # of the video: frames; width and height in pixels
 VIDEO = f"video, {CLIP_FRAMES} frames of {CLIP_SIZE[0]}x{CLIP_SIZE[1]}"
 BENCH_FOLDER = PROJECT_ROOT / "artifacts" / "bench"
@@ -218,15 +220,15 @@ def video_stock() -> Result:
 
 
 COMPARISONS: dict[str, tuple[Callable[[], Result], Callable[[], Result]]] = {
-    **{f"coreset {r:.1%}": (lambda r=r: coreset_ours(r), lambda r=r: coreset_stock(r)) for r in RATIOS},
+    **{f"coreset {r:.1%}": (partial(coreset_ours, r), partial(coreset_stock, r)) for r in RATIOS},
     f"coreset {LARGE_RATIO:.1%} (anomalib: {TIMED_PICKS} picks timed, extrapolated)": (
-        lambda: coreset_ours(LARGE_RATIO),
-        lambda: coreset_stock(LARGE_RATIO, TIMED_PICKS),
+        partial(coreset_ours, LARGE_RATIO),
+        partial(coreset_stock, LARGE_RATIO, TIMED_PICKS),
     ),
     "PatchCore end to end": (fit_ours, fit_stock),
     "sizes on 1,000 maps": (sizing_ours, sizing_stock),
-    VIDEO: (lambda: video_ours("torch"), video_stock),
-    f"{VIDEO}, OpenVINO": (lambda: video_ours("openvino"), video_stock),
+    VIDEO: (partial(video_ours, "torch"), video_stock),
+    f"{VIDEO}, OpenVINO": (partial(video_ours, "openvino"), video_stock),
 }
 
 
@@ -237,15 +239,6 @@ def measure(name: str, side: int) -> dict[str, Any]:
     if done.returncode != 0:
         raise RuntimeError(f"The measurement {name!r} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def peak_memory() -> int:
-    """Largest resident memory of this process so far, bytes."""
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def compare() -> pd.DataFrame:
@@ -263,24 +256,44 @@ def compare() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+def export_table(run: Run, n_photos: int = 40, rounds: int = 5) -> pd.DataFrame:
+    """From file to verdict, one photo at a time, in rounds that alternate: every backend of a run, and anomalib's own
+    inferencer, whose scores must be the same; what each export costs on all test photos."""
+    from helpers.inference.export import export_run
+    from helpers.inference.exported import FORMATS
+    from helpers.studies.export import STOCK, compare_backends, speed_table, stock_difference
+
+    export_run(run, FORMATS)
+    test = run.predictions("test")
+    timed = test["image_path"].tolist()[:: max(1, len(test) // n_photos)][:n_photos]
+    if (difference := stock_difference(run, timed[:8])) > SAME:
+        raise RuntimeError(f"{STOCK} and this run differ by {difference:.2g} of the score; they must be the same.")
+    speed = speed_table(run, timed, (1,), rounds, stock=True)
+    cost = compare_backends(run, test["image_path"].tolist(), test["label_index"].tolist(), cut=False)
+    table = speed.merge(cost.drop(columns="model"), left_on="stage", right_on="backend", how="left")
+    return table.drop(columns="backend")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: measure all, print and write the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__.split("\n")[0])
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    quiet_libraries()
     if options.measure:
-        quiet_libraries()
         name, side = options.measure
-        print(json.dumps({**COMPARISONS[name][int(side)](), "peak_bytes": peak_memory()}))
-        return 0
-    table = compare()
-    write_csv(table, BENCH_FOLDER / "bench.csv")
+        result = COMPARISONS[name][int(side)]()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        print(json.dumps({**result, "peak_bytes": peak}))
+        return
     about = {"patches": N_PATCHES, "channels": N_CHANNELS, "backbone": resolve_backbone().to_dict()}
     about |= {"dataset": "datasets/mesh", "batch_size": BATCH_SIZE, "versions": installed_versions()}
-    write_json(about, BENCH_FOLDER / "bench.json")
-    print(f"\n{table.to_string(index=False, float_format='%.3g')}\n\n{BENCH_FOLDER / 'bench.csv'}\n", flush=True)
-    return subprocess.run([sys.executable, "-m", "benchmarks.export_speed"], check=False, cwd=PROJECT_ROOT).returncode
+    for file, measured in (("bench.csv", compare), ("export.csv", lambda: export_table(train_patchcore(BENCH_FOLDER)))):
+        table = measured()
+        write_csv(table, BENCH_FOLDER / file)
+        write_json(about, BENCH_FOLDER / "bench.json")
+        print(f"\n{table.to_string(index=False, float_format='%.4g')}\n\n{BENCH_FOLDER / file}\n", flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
