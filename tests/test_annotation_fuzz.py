@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from helpers import read_dataset
-from helpers.data.annotations import draw_box, draw_polygon, draw_rle, known_id, pixels_of
+from helpers.analysis.regions import draw_box, draw_polygon, draw_rle, pixels_of
+from helpers.data.annotations import known_id
 
 SIZES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 ODD = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(10**12), 10**12) | st.floats(-30, 30)

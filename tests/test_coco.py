@@ -12,10 +12,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from helpers import check_dataset, read_dataset
-from helpers.data.annotations import draw_polygon, pixels_of
+from helpers.analysis.regions import draw_polygon, pixels_of
 from helpers.data.coco import read_instances
-from helpers.data.formats import LayoutError
 from helpers.data.images import read_mask
+from helpers.data.layouts import LayoutError
 from helpers.data.samples import read_table, relative_path, write_table
 
 CAR_DAMAGE = SHARED / "data" / "car_damage_coco"
@@ -138,7 +138,6 @@ def test_instances_in_the_order_of_the_file(tmp_path):
     masks = photo.instance_masks()
     assert masks.dtype == bool and masks.shape == (2, HEIGHT, WIDTH)
     assert np.array_equal(masks[0], pixels((10, 12, 10, 14))) and np.array_equal(masks[1], pixels((3, 6, 2, 7)))
-    assert photo.boxes().tolist() == [[10, 10, 4, 2], [2, 3, 5, 3]]
     assert empty.categories == [] and empty.instance_masks().shape == (0, HEIGHT, WIDTH)
 
 
@@ -334,9 +333,9 @@ def test_masks_of_photos_with_one_name_are_kept_apart(tmp_path, read):
 
 
 def test_the_default_cache_is_in_the_artifacts(tmp_path, monkeypatch):
-    import helpers.runs
+    import helpers.paths
 
-    monkeypatch.setattr(helpers.runs, "PROJECT_ROOT", tmp_path / "project")
+    monkeypatch.setattr(helpers.paths, "PROJECT_ROOT", tmp_path / "project")
     write_coco_file(tmp_path / "set" / "x.json", ["a.png"], [annotation(1, 0, [SQUARE])])
     mask = Path(read_dataset(tmp_path / "set")["mask_path"][0])
     assert mask.parent.parent == tmp_path / "project" / "artifacts" / ".masks"

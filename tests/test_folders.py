@@ -14,8 +14,9 @@ from PIL import Image
 
 from helpers.data.checks import check_dataset
 from helpers.data.convert import write_dataset
-from helpers.data.formats import LayoutError, read_dataset
+from helpers.data.formats import read_dataset
 from helpers.data.images import read_mask
+from helpers.data.layouts import LayoutError
 from helpers.data.pieces import resized
 from helpers.data.samples import make_table, read_table, relative_path, write_table
 from helpers.paths import NOTEBOOKS_FOLDER

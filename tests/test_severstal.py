@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from helpers import check_dataset, read_dataset
-from helpers.data.formats import LayoutError
 from helpers.data.images import read_mask
+from helpers.data.layouts import LayoutError
 from helpers.data.samples import read_table, relative_path, write_table
 from helpers.data.severstal import runs_to_counts
 

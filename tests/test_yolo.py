@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from helpers import read_dataset
-from helpers.data.formats import LayoutError
 from helpers.data.images import read_mask
+from helpers.data.layouts import LayoutError
 from helpers.data.samples import relative_path
 
 HEIGHT, WIDTH = 20, 30

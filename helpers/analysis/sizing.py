@@ -27,7 +27,7 @@ from skimage.measure import regionprops_table
 from skimage.morphology import disk
 
 from helpers.analysis.outlines import connected_regions
-from helpers.data.annotations import region_of
+from helpers.analysis.regions import region_of
 from helpers.progress import progress
 from helpers.thresholds import exceeds
 

@@ -1,78 +1,28 @@
-"""What the readers of annotations share: findings, regions drawn with pycocotools, and the cache of drawn masks.
-
-A region is a run-length encoding as pycocotools takes it, ``{"size": [H, W], "counts": bytes}``. Coordinates are in
-pixels from the upper left corner of the picture, so that the pixel in row r and column c covers x from c to c + 1 and
-y from r to r + 1. A pixel belongs to a polygon if its centre lies inside (even-odd rule), to a fifth of a pixel: that
-is how pycocotools draws.
-"""
+"""What the readers of annotations share: their files, which file is whose, photos' sizes, and rows from objects."""
 
 from __future__ import annotations
 
 import codecs
 import json
 import math
-import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from hashlib import blake2b
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_mask
 
+from helpers.analysis.regions import Drawn, Region, united
 from helpers.data.images import ImageReadError, image_sizes
-from helpers.paths import printable, project_path, write_whole
+from helpers.data.layouts import LEFT_OUT, NORMAL_NAMES, Found, LayoutError
+from helpers.data.names import Matches, match_listed, match_names
+from helpers.data.samples import NORMAL
 
-MASK_CACHE = "artifacts/.masks"
-"""Folder of drawn masks, in the project's folder whatever the data set: data may lie where nobody can write."""
-
-_BORDER_TOLERANCE = 0.5  # less than this beyond the border, and no pixel is lost
-_MAX_COORDINATE = 1e9
-_MAX_LENGTH = 2e6  # of an outline in pixels: pycocotools takes 100 bytes for each
 _ENCODINGS = ("gb18030", "cp1252")  # what editors write that do not write UTF-8
 
 
-@dataclass
-class Notes:
-    """Findings of a reader; `helpers.data.checks.check_dataset` takes them over from ``table.attrs["findings"]``.
-
-    Attributes:
-        root: folder that paths are made relative to.
-        rows: dictionaries with ``severity`` (error, warning, info), ``path``, ``problem``, ``fix`` and ``code``.
-    """
-
-    root: Path
-    rows: list[dict[str, str]] = field(default_factory=list)
-
-    def add(self, severity: str, path: Path, code: str, problem: str, fix: str) -> None:
-        """Note one thing that is wrong."""
-        name = "" if path == self.root else self._relative(path)
-        row = {"severity": severity, "path": name, "problem": problem, "fix": fix, "code": code}
-        self.rows.append({column: printable(text) for column, text in row.items()})
-
-    def _relative(self, path: Path) -> str:
-        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
-
-    def summary(self, limit: int = 5) -> str:
-        """The first findings, one a line."""
-        lines = [f"- {row['path']}: {row['problem']}; {row['fix']}." for row in self.rows[:limit]]
-        return "\n".join(lines + ([f"- and {len(self.rows) - limit} more"] if len(self.rows) > limit else []))
-
-    def refused(self, path: Path, name: str, files: Sequence[Path]) -> None:
-        """Note a name that `match_names` refused."""
-        those = " or ".join(map(self._relative, files[:2]))
-        alike = f"may be {those}" if len(files) > 1 else f"is one of several names that may be {those}"
-        problem = f"names {name}, which {alike}; what it is about is left out"
-        self.add("error", path, "ambiguous-name", problem, "give each photo a name of its own, with its folder")
-
-
-# ---------------------------------------------------------------------------------------------------------------- files
-
-
-class AnnotationError(ValueError):
+class AnnotationError(LayoutError):
     """A file of annotations that cannot be read; ``problem`` and ``fix`` in words."""
 
     def __init__(self, file: Path, problem: str, fix: str) -> None:
@@ -80,26 +30,17 @@ class AnnotationError(ValueError):
         self.problem, self.fix = problem, fix
 
 
-def require_encoding(encoding: str | None) -> None:
-    """Raise ValueError for a name that is no text encoding of Python."""
-    try:
-        "".encode(encoding or "utf-8")
-    except (LookupError, TypeError):
-        raise ValueError(f"encoding is {encoding!r}; name one that Python knows, such as 'gb18030'.") from None
-
-
 def read_text(file: Path, encoding: str | None = None) -> str:
     """Text of a file: UTF-8, UTF-16 with its mark, or as ``encoding`` says; nothing is guessed."""
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise AnnotationError(
-            file, f"cannot be read ({error.strerror})", "check the file and who may read it"
-        ) from None
+        fix = "check the file and who may read it"
+        raise AnnotationError(file, f"cannot be read ({error.strerror})", fix) from None
     marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return data.decode(encoding or ("utf-16" if marked else "utf-8-sig"))
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, LookupError):
         likely = next((name for name in _ENCODINGS if name != encoding and _decodes(data, name)), "latin-1")
         fix = f"read it with encoding={likely!r} if it is that, or convert it: iconv -f {likely.upper()} -t UTF-8"
         raise AnnotationError(file, f"is not encoded as {(encoding or 'UTF-8').upper()}", fix) from None
@@ -127,216 +68,178 @@ def known_id(value: Any) -> str | None:
         value = int(value) if math.isfinite(value) and value == int(value) else None
     if value is None or isinstance(value, bool) or not isinstance(value, int | str):
         return None
-    text = str(value).strip()
-    return re.sub(r"^([+-]?)0*(\d+)(\.0+)?$", r"\1\2", text) or None
+    return re.sub(r"^([+-]?)0*(\d+)(\.0+)?$", r"\1\2", str(value).strip()) or None
 
 
-# -------------------------------------------------------------------------------------------------------------- regions
+# ------------------------------------------------------------------------------------------------- which file is whose
+
+Way = tuple[Callable[[Iterable[str], Sequence[Path], Path], Matches], dict[Path, str], Sequence[Path], Path]
+"""How files are given to photos: `match_names` or `match_listed`, a name for each file, photos, the names' folder."""
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """What became of an outline.
+def pair_files(
+    ways: Iterable[Way], photos: Sequence[Path], found: Found, written: dict[Path, str], optional: Collection[Path] = ()
+) -> tuple[dict[Path, Path], set[Path]]:
+    """The file of each photo, by the first way that tells, and photos left out: what is said of them is not known.
 
-    Attributes:
-        region: its pixels, or None if it cannot be used.
-        code: "" where all is well, else what is wrong: ``clipped`` (it is drawn all the same), ``outside``,
-            ``no-area``, ``too-few-points``, ``invalid-polygon`` or ``invalid-rle``.
-        problem: the same in words.
+    ``written``: the photo's name in the file, which tells between photos of one stem. ``optional``: files that may have
+    no photo.
     """
+    claims: dict[Path, list[Path]] = defaultdict(list)
+    names: dict[Path, str] = {}
+    settled: set[Path] = set()
+    left_out: set[Path] = set()
+    for match, named, candidates, folder in ways:
+        rest = {file: name for file, name in named.items() if file not in settled}
+        hits, refused = match(rest.values(), candidates, folder) if rest else ({}, {})
+        for file, name in rest.items():
+            names.setdefault(file, name)
+            alike = refused.get(name, [])
+            last = re.split(r"[\\/]", written.get(file, ""))[-1]
+            meant = match_names([last], alike, folder)[0] if len(alike) > 1 and last else {}
+            photo = hits.get(name) or next(iter(meant.values()), None)
+            if photo is not None:
+                claims[photo].append(file)
+            elif alike:
+                found.note_ambiguous(file, name, alike)
+                left_out.update(alike)
+            if photo is not None or alike:
+                settled.add(file)
+    strays = [file for file in names if file not in settled and file not in optional]
+    for file in strays:
+        problem = f"belongs to no photo: there is no {written.get(file) or names[file]}"
+        found.note("error", "missing-photo", file, problem, "add the photo, or remove the file")
+    for photo, files in claims.items():
+        if len(files) > 1:
+            problem = f"has several files ({', '.join(map(found.relative, files[:3]))}); {LEFT_OUT}"
+            found.note("error", "photo-listed-twice", photo, problem, "remove all but one of them")
+            left_out.add(photo)
+    # the photo of a file without one may have been moved
+    stems = {file.stem.lower() for file in strays}
+    left_out.update(photo for photo in photos if photo not in claims and photo.stem.lower() in stems)
+    return {photo: files[0] for photo, files in claims.items()}, left_out
 
-    region: dict[str, Any] | None
-    code: str = ""
-    problem: str = ""
 
-
-def draw_polygon(points: Any, size: tuple[int, int]) -> Drawn:
-    """Pixels of one closed polygon; what lies beyond the border is cut off.
-
-    Args:
-        points: x, y, x, y, ... or pairs (x, y).
-        size: (H, W) of the picture.
+def may_be_normal(photos: Sequence[Path], annotated: Collection[Path], found: Found, words: Collection[str]) -> set:
+    """Photos without annotations that count as normal: those beside annotated ones, in the dataset's own folder, or in
+    one of these names. The others (masks, previews) are left out with a finding a folder.
     """
+    folders = {photo.parent for photo in annotated} | {found.root}
+    elsewhere: dict[Path, list[Path]] = defaultdict(list)
+    normal = set()
+    for photo in (photo for photo in photos if photo not in annotated):
+        if photo.parent in folders or photo.parent.name.lower() in words:
+            normal.add(photo)
+        else:
+            elsewhere[photo.parent].append(photo)
+    for folder, those in sorted(elsewhere.items()):
+        first = those[0].name
+        problem = f"{len(those)} photo(s) without annotations ({first} first) in a folder that has none: left out"
+        fix = "annotate them; call the folder good if they are"
+        found.note("warning", "photos-not-annotated", folder, problem, fix)
+    return normal
+
+
+def listed_splits(lists: dict[str, Path], photos: list[Path], folders: list[Path], found: Found) -> dict[Path, str]:
+    """Split of each photo by lists of names, with or without suffix, relative to one of the folders.
+
+    Photos in no list, or in two, have none, with a finding; if no photo is listed nobody has one.
+    """
+    splits: dict[Path, set[str]] = defaultdict(set)
+    for split, file in lists.items():
+        # some tools write the name of the XML file behind that of the photo
+        lines = [re.sub(r"\s+\S+\.xml$", "", line.strip()) for line in read_text(file).splitlines()]
+        lines = [line for line in lines if line]
+        named, refused = match_listed(lines, photos, found.root, folders)
+        for line, files in refused.items():
+            found.note_ambiguous(file, line, files)
+        missing = [line for line in lines if line not in named and line not in refused]
+        if missing:
+            problem = f"lists {len(missing)} photo(s) that are not there ({', '.join(missing[:3])})"
+            found.note("error", "missing-photo", file, problem, "add the photos, or remove their lines")
+        for photo in named.values():
+            splits[photo].add(split)
+    for photo, of in splits.items():
+        if len(of) > 1:
+            problem = f"is in the lists of {' and '.join(sorted(of))}; {LEFT_OUT}"
+            found.note("error", "split-contradiction", photo, problem, "keep it in one list")
+    unlisted = [photo.name for photo in photos if photo not in splits]
+    if splits and unlisted:
+        problem = f"{len(unlisted)} photo(s) are in no list of a split ({unlisted[0]} first); they are left out"
+        folder = next(iter(lists.values())).parent
+        found.note("warning", "photos-not-in-lists", folder, problem, "add them to a list, or remove the lists")
+    return {photo: next(iter(of)) for photo, of in splits.items() if len(of) == 1}
+
+
+# --------------------------------------------------------------------------------------------------- photos and objects
+
+
+def photo_size(photo: Path, stated: tuple[int, int] | None, source: Path, found: Found) -> tuple[int, int] | None:
+    """(H, W) of an upright photo; None after a finding if it cannot be read or is of another size than ``stated``."""
     try:
-        vertices = np.asarray(points, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        vertices = np.empty(1)
-    pairs = vertices.ndim == 1 or vertices.shape[1:] == (2,)
-    if not pairs or vertices.size % 2 or not (np.abs(vertices) < _MAX_COORDINATE).all():  # false for NaN too
-        return Drawn(None, "invalid-polygon", "is no list of x and y in pixels")
-    vertices = vertices.reshape(-1, 2)
-    if len(vertices) < 3:
-        return Drawn(None, "too-few-points", f"has {len(vertices)} point(s), fewer than 3")
-    if np.linalg.matrix_rank(vertices - vertices[0]) < 2:
-        return Drawn(None, "no-area", "has no area: its points lie on a line")
-    height, width = size
-    extent = np.array([width, height], dtype=np.float64)
-    low, high = vertices.min(axis=0), vertices.max(axis=0)
-    outside = Drawn(None, "outside", f"lies outside the picture, which is {width}x{height} (width x height)")
-    if (high <= 0).any() or (low >= extent).any():
-        return outside
-    if (low < -extent).any() or (high > 2 * extent).any():
-        # pycocotools walks along every edge, however far it goes
-        vertices = _clipped(vertices, -extent, 2 * extent)
-    length = float(np.abs(np.diff(vertices, axis=0, append=vertices[:1])).max(axis=1, initial=0).sum())
-    if length > _MAX_LENGTH:
-        return Drawn(None, "invalid-polygon", f"has an outline of {length:.3g} pixels, which is no outline")
-    region = coco_mask.frPyObjects([vertices.ravel().tolist()], height, width)[0]
-    beyond = max(float((-low).max()), float((high - extent).max()))
-    if not coco_mask.area(region):
-        return outside if beyond > _BORDER_TOLERANCE else Drawn(None, "no-area", "covers no pixel")
-    if beyond > _BORDER_TOLERANCE:
-        return Drawn(region, "clipped", f"reaches {beyond:.3g} pixels beyond the picture")
-    return Drawn(region)
-
-
-def _clipped(vertices: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Polygon (N, 2) cut at a box (Sutherland and Hodgman, 1974)."""
-    for axis in (0, 1):
-        for sign, bound in ((1, low[axis]), (-1, high[axis])):
-            inside = sign * (vertices[:, axis] - bound) >= 0
-            kept = []
-            for i, after in enumerate(vertices):
-                before = vertices[i - 1]
-                if inside[i] != inside[i - 1]:
-                    share = (bound - before[axis]) / (after[axis] - before[axis])
-                    kept.append(before + share * (after - before))
-                if inside[i]:
-                    kept.append(after)
-            vertices = np.array(kept).reshape(-1, 2)
-    return vertices
-
-
-def draw_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> Drawn:
-    """Pixels of COCO's run-length encoding, with counts as numbers or compressed to text.
-
-    Args:
-        segmentation: with ``size`` [H, W] and ``counts``: runs of background and object in turn, down the columns.
-        size: (H, W) of the picture.
-    """
-    height, width = size
-    counts = segmentation.get("counts")
-    if segmentation.get("size") != [height, width]:
-        problem = f"has the size {segmentation.get('size')}, but its picture is [{height}, {width}] (height, width)"
-        return Drawn(None, "invalid-rle", problem)
-    if isinstance(counts, str):
-        counts = _unpacked_counts(counts)
-    if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
-        return Drawn(None, "invalid-rle", "has counts that are no run lengths")
-    if sum(counts) != height * width:
-        # pycocotools would write beyond the end of the picture
-        problem = f"has counts for {sum(counts)} pixels, but its picture has {height * width}"
-        return Drawn(None, "invalid-rle", problem)
-    region = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    return Drawn(region) if coco_mask.area(region) else Drawn(None, "no-area", "covers no pixel")
-
-
-def _unpacked_counts(text: str) -> list[int] | None:
-    """Run lengths of COCO's compressed form (``rleFrString`` in maskApi.c); None for text that is not one."""
-    counts: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64 or shift > 60:
-            return None
-        value |= (bits & 0x1F) << shift
-        shift += 5
-        if bits & 0x20:
-            continue
-        if bits & 0x10:
-            value -= 1 << shift
-        counts.append(value + counts[-2] if len(counts) > 2 else value)
-        value = shift = 0
-    return counts if not shift else None
-
-
-def draw_box(box: Any, size: tuple[int, int]) -> Drawn:
-    """Pixels of a rectangle [x, y, width, height]."""
-    try:
-        x, y, width, height = (float(value) for value in box)
-    except (TypeError, ValueError, OverflowError):
-        return Drawn(None, "invalid-polygon", "has no box of four numbers")
-    return draw_polygon([x, y, x + width, y, x + width, y + height, x, y + height], size)
-
-
-def region_of(pixels: np.ndarray) -> dict[str, Any]:
-    """Region of a bool mask (H, W)."""
-    return coco_mask.encode(np.asfortranarray(pixels, dtype=np.uint8))
-
-
-def pixels_of(region: dict[str, Any]) -> np.ndarray:
-    """Mask, bool (H, W), of a region."""
-    return coco_mask.decode(region).astype(bool)
-
-
-def united(regions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """All pixels of one region or more."""
-    return coco_mask.merge(list(regions))
-
-
-# ---------------------------------------------------------------------------------------------------------------- masks
-
-
-def mask_folder(root: Path, cache: str | Path | None) -> Path:
-    """Folder for the masks of one dataset: ``<cache>/<name>-<hash of its path>``.
-
-    Args:
-        root: the dataset's folder, absolute.
-        cache: folder for the masks of all; default: `MASK_CACHE`. Relative paths count from the project's folder.
-    """
-    name = re.sub(r"[^\w.-]", "_", root.name)
-    digest = blake2b(os.fsencode(root), digest_size=4).hexdigest()
-    return project_path(cache or MASK_CACHE) / f"{name}-{digest}"
-
-
-def cached_mask(folder: Path, photo: str, regions: Sequence[dict[str, Any]]) -> Path:
-    """Mask of a photo as PNG, uint8 (H, W) of 0 and 255; drawn once.
-
-    The name ends in a hash of the photo's name and of every pixel drawn, so a changed annotation gets a new file and
-    no old one is ever taken for it.
-
-    Args:
-        folder: what `mask_folder` gave.
-        photo: path of the photo relative to the dataset.
-        regions: at least one; the mask is all of them together.
-    """
-    region = united(regions)
-    digest = blake2b(os.fsencode(photo), digest_size=8)
-    digest.update(repr(region["size"]).encode() + region["counts"])
-    path = folder / f"{Path(photo).stem[:40]}-{digest.hexdigest()}.png"
-    if not path.is_file():
-        write_whole(path, lambda file: Image.fromarray(pixels_of(region).astype(np.uint8) * 255).save(file))
-    return path
-
-
-# --------------------------------------------------------------------------------------------------------------- photos
-
-
-def photo_size(path: Path, stated: tuple[int, int] | None, source: Path, notes: Notes) -> tuple[int, int] | None:
-    """(H, W) of an upright photo, or None after a finding if it is not what the annotations were made for.
-
-    Args:
-        path: the photo.
-        stated: (H, W) that the annotations say, if they do.
-        source: file of the annotations.
-        notes: takes the finding.
-    """
-    try:
-        height, width = (int(value) for value in image_sizes([path])[0])
+        height, width = (int(value) for value in image_sizes([photo])[0])
     except ImageReadError as error:
-        notes.add("error", path, error.code, f"{error.problem}; it is left out", error.fix)
+        found.note("error", error.code, photo, f"{error.problem}; {LEFT_OUT}", error.fix)
         return None
     if stated is not None and stated != (height, width):
         turned = ", turned: see its EXIF orientation" if stated == (width, height) else ""
-        problem = (
-            f"is {width}x{height} pixels, but {source.name} was made for {stated[1]}x{stated[0]} "
-            f"(width x height{turned}); it is left out"
-        )
-        notes.add("error", path, "annotation-size", problem, "take the photo that was annotated, or annotate this one")
+        made_for = f"{source.name} was made for {stated[1]}x{stated[0]} (width x height{turned})"
+        problem = f"is {width}x{height} pixels, but {made_for}; {LEFT_OUT}"
+        fix = "take the photo that was annotated, or annotate this one"
+        found.note("error", "annotation-size", photo, problem, fix)
         return None
     return height, width
 
 
-def is_published(splits: Sequence[str]) -> bool:
-    """Whether splits were published: a lone folder ``train`` is how many tools write photos that were never split."""
-    return len(set(splits) - {""}) > 1
+def note_drawn(drawn: Drawn, photo: Path, what: str, found: Found, *, mild: Collection[str] = ()) -> None:
+    """Add a finding where an outline has a problem; ``mild``: codes that are warnings, as what is cut off is."""
+    if drawn.code:
+        end = "what lies outside is cut off" if drawn.code == "clipped" else LEFT_OUT
+        severity = "warning" if drawn.code == "clipped" or drawn.code in mild else "error"
+        found.note(severity, drawn.code, photo, f"{what} {drawn.problem}; {end}", "correct its outline")
+
+
+def note_boxes_as_masks(found: Found) -> None:
+    problem = "masks are boxes, not outlines: pixel results on them count sound surface as defect"
+    found.note("warning", "boxes-as-masks", found.path, problem, "draw outlines if pixels matter")
+
+
+def is_normal(name: str) -> bool:
+    return name.lower() in NORMAL_NAMES
+
+
+def add_row(
+    found: Found,
+    photo: Path,
+    objects: Sequence[tuple[str, Region | None]],
+    *,
+    lost: int = 0,
+    masks: bool = True,
+    largest: bool = False,
+    **columns: str,
+) -> dict[str, Any] | None:
+    """Add the row of a photo by its objects: names, and pixels where they are known; without all pixels no mask.
+
+    Objects whose name is a word for good photos are none. The defect type is their names, sorted and joined by "+", or
+    with ``largest`` the one that covers most pixels, and the column ``defect_types`` has all. A photo without a defect
+    of which an object was ``lost`` is not known to be normal: it is left out with a finding.
+    """
+    defects = [(name, region) for name, region in objects if not is_normal(name)]
+    if lost and not defects:
+        problem = f"{lost} object(s) of it cannot be used, so it is not known to be normal; {LEFT_OUT}"
+        found.note("error", "photo-left-out", photo, problem, "fix its annotations")
+        return None
+    regions = [region for _, region in defects if region is not None]
+    types = "+".join(sorted({name for name, _ in defects}))
+    row = {"image_path": str(photo), "mask_path": "", "label_index": int(bool(defects)), "defect_type": types}
+    if masks and defects and len(regions) == len(defects):
+        row["mask_path"] = found.mask(photo, regions)
+    if largest:
+        of_name: dict[str, list[Region]] = defaultdict(list)
+        for name, region in defects:
+            of_name[name].append(region)
+        areas = {name: int(coco_mask.area(united(parts))) for name, parts in of_name.items()}
+        row["defect_type"] = min(areas, key=lambda name: (-areas[name], name)) if areas else NORMAL
+        row["defect_types"] = types
+    found.rows.append(row | columns)
+    return found.rows[-1]

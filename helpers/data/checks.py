@@ -23,7 +23,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from helpers.data.image_masks import are_marked, is_mask_like
 from helpers.data.images import (
     IMAGE_SUFFIXES,
     DecodedImage,
@@ -32,6 +31,7 @@ from helpers.data.images import (
     files_below,
     remember_bit_depth,
 )
+from helpers.data.masks import are_marked, is_mask_like
 from helpers.progress import progress
 
 SEVERITIES: tuple[str, ...] = ("error", "warning", "info")

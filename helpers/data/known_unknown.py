@@ -9,7 +9,7 @@ from string import ascii_uppercase
 
 import pandas as pd
 
-from helpers.data.formats import NORMAL_NAMES
+from helpers.data.layouts import NORMAL_NAMES
 from helpers.data.samples import NORMAL, SUPERVISED_SHARE, assign_splits
 from helpers.paths import read_yaml
 
@@ -18,14 +18,7 @@ _FIELDS = ("name", "dataset", "known", "unknown")
 
 @dataclass(frozen=True)
 class ClassSplit:
-    """Defect classes that are known and unknown; normal photos are neither.
-
-    Attributes:
-        name: name of the split, such as A.
-        known: classes to learn, two or more.
-        unknown: classes for test alone, one or more.
-        dataset: name of the dataset it is for.
-    """
+    """Defect classes to learn (``known``, two or more) and for test alone (``unknown``); normal photos are neither."""
 
     name: str
     known: tuple[str, ...]
@@ -41,20 +34,12 @@ class ClassSplit:
         twice = sorted({name for name in both if both.count(name) > 1})
         if twice:
             raise ValueError(f"Split {self.name} names {', '.join(twice)} twice; a class is known or unknown, once.")
-        normal = sorted(name for name in both if name.lower() in NORMAL_NAMES)
-        if normal:
-            raise ValueError(
-                f"Split {self.name} names {normal[0]}; normal photos are no class of defects: leave it out."
-            )
+        if normal := [name for name in both if name.lower() in NORMAL_NAMES]:
+            raise ValueError(f"Split {self.name} names {normal[0]}; normal photos are no class of defects: omit it.")
 
 
 def read_split(path: str | Path) -> ClassSplit:
-    """Read a split of classes from YAML with the fields ``name``, ``dataset``, ``known`` and ``unknown`` (lists).
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no such YAML, fewer than two classes are known or none unknown, or a class is named twice.
-    """
+    """Read a split of classes from YAML with the fields ``name``, ``dataset``, ``known`` and ``unknown`` (lists)."""
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {file}; the splits lie in notebooks/params/open_set.")
@@ -78,15 +63,8 @@ def read_split(path: str | Path) -> ClassSplit:
 def rotating_splits(classes: Sequence[str], n_splits: int = 2, dataset: str = "") -> list[ClassSplit]:
     """Splits in which every class is unknown exactly once, for a dataset that has no files of its own.
 
-    The classes, by name, are dealt out to the splits in turn; those of a split are its unknown ones.
-
-    Args:
-        classes: of defects, three or more.
-        n_splits: at most as many as there are classes, and so that two known ones are left in each.
-        dataset: its name.
-
-    Raises:
-        ValueError: if two known classes are not left in each split.
+    The classes, by name, are dealt out to the splits in turn; those of a split are its unknown ones. ValueError if two
+    known ones are not left in each.
     """
     names = sorted(set(classes) - {NORMAL})
     if not 2 <= n_splits <= len(names) or len(names) - -(-len(names) // n_splits) < 2:
@@ -94,33 +72,22 @@ def rotating_splits(classes: Sequence[str], n_splits: int = 2, dataset: str = ""
             f"{len(names)} defect classes ({', '.join(names) or 'none'}) cannot be split {n_splits} ways with an "
             "unknown and two known ones in each; change N_SPLITS."
         )
-    # A to Z, then AA, BB, ...
-    letters = [ascii_uppercase[number % 26] * (number // 26 + 1) for number in range(n_splits)]
-    dealt = {letter: names[number::n_splits] for number, letter in enumerate(letters)}
-    return [
-        ClassSplit(letter, tuple(name for name in names if name not in unknown), tuple(unknown), dataset)
-        for letter, unknown in dealt.items()
-    ]
+    splits = []
+    for number in range(n_splits):
+        unknown = names[number::n_splits]
+        known = tuple(name for name in names if name not in unknown)
+        letters = ascii_uppercase[number % 26] * (number // 26 + 1)  # A to Z, then AA, BB, ...
+        splits.append(ClassSplit(letters, known, tuple(unknown), dataset))
+    return splits
 
 
 def open_set_table(table: pd.DataFrame, split: ClassSplit, *, seed: int = 0) -> pd.DataFrame:
     """Split a table 70/15/15 by scheme ``supervised``, with the photos of unknown classes in test alone.
 
     Where a photo of a known class goes depends on its group and ``seed`` only, not on which classes are unknown, so
-    results on several splits of classes are of the same photos. Normal photos, if there are any, are split 70/15/15
-    too. A published split is kept as `helpers.data.samples.assign_splits` says. A group of photos of known and unknown
-    classes is in test whole.
-
-    Args:
-        table: a sample table whose defect types are the classes of ``split``, all of them.
-        split: from `read_split`.
-        seed: another seed, another split.
-
-    Returns:
-        A copy; its ``attrs`` also hold ``class_split`` (the name) and ``known_types``, beside ``unseen_types``.
-
-    Raises:
-        ValueError: the split names a class that the table has not, or leaves one out.
+    results on several splits of classes are of the same photos. A group of photos of known and unknown classes is in
+    test whole. ``attrs`` of the copy also hold ``class_split`` (the name) and ``known_types``, beside ``unseen_types``.
+    ValueError if the split names a class that the table has not, or leaves one out.
     """
     classes = sorted(set(table["defect_type"]) - {NORMAL})
     named = [*split.known, *split.unknown]
@@ -136,14 +103,7 @@ def open_set_table(table: pd.DataFrame, split: ClassSplit, *, seed: int = 0) -> 
             f"Split {split.name} does not say whether {', '.join(left_out)} is known; add it to known or unknown."
         )
     # test is drawn first, val from the rest
-    val_fraction = SUPERVISED_SHARE / (1 - SUPERVISED_SHARE)
-    result = assign_splits(
-        table,
-        "supervised",
-        test_fraction=SUPERVISED_SHARE,
-        val_fraction=val_fraction,
-        seed=seed,
-        unseen_types=split.unknown,
-    )
+    fractions = {"test_fraction": SUPERVISED_SHARE, "val_fraction": SUPERVISED_SHARE / (1 - SUPERVISED_SHARE)}
+    result = assign_splits(table, "supervised", **fractions, seed=seed, unseen_types=split.unknown)
     result.attrs |= {"class_split": split.name, "known_types": list(split.known)}
     return result

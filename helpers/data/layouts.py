@@ -1,199 +1,250 @@
-"""What readers share: which file of a dataset a name means that was written by another tool or on another machine."""
+"""What readers share: words in names, folders as they lie, and what a reader found, with its findings and masks."""
 
 from __future__ import annotations
 
 import os
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
-from urllib.parse import unquote
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
 
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-    "test_public": "test",
-}
-"""Words for the splits in names of folders and files (lower case)."""
+import numpy as np
+from PIL import Image
 
-_UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of a file that is uploaded
-_ALIKE = 8  # more files of one name do not differ by case or encoding
+from helpers.analysis.regions import Region, pixels_of, united
+from helpers.data.images import CLUTTER, IMAGE_SUFFIXES, files_below, is_loop
+from helpers.data.names import SPLIT_NAMES
+from helpers.data.samples import NORMAL
+from helpers.paths import printable, project_path, write_whole
+from helpers.progress import progress
+
+MASK_CACHE = "artifacts/.masks"
+"""Folder of drawn masks, in the project's folder whatever the dataset: data may lie where nobody can write."""
+
+NORMAL_NAMES = frozenset({"good", "normal", "ok", "free", "intact", "undamaged", "defect_free", "no_defect"})
+"""Folder and label names (lower case) that mean a normal photo."""
+
+NORMAL_LABELS = NORMAL_NAMES | {"0", "0.0", "false", "normal_test"}
+"""Likewise what may stand in a table."""
+
+LEFT_OUT = "it is left out"
 
 
-def match_names(
-    names: Iterable[str], files: Iterable[Path], root: Path, folders: Sequence[Path] = (), *, suffix: bool = True
-) -> tuple[dict[str, Path], dict[str, list[Path]]]:
-    """Files that names mean, and names that cannot be told apart, each with the files that it may mean.
+class LayoutError(ValueError):
+    """A folder that cannot be read as it lies; ``hints`` are arguments of `read_dataset` (``path`` too) to try."""
 
-    Names are compared percent-decoded, in Unicode's NFC, with ``\\`` as ``/``, and by case only where two differ by
-    case alone. A name is relative to one of ``folders`` (default: ``root``), the first counts; else its end must be
-    that of one file below ``root`` only, not in a folder of another split, whatever stands before it in all names alike
-    (another machine's folders), unless the folder that it names is there without it. A name that is found in neither
-    way is in neither result; one that ends like another and shares its only file is refused. Only members of ``files``
-    are ever given.
+    def __init__(self, message: str, hints: Sequence[dict[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.hints = list(hints)
 
-    Args:
-        names: as they were written; paths, URLs and Label Studio's ``/data/local-files/?d=NAME`` too.
-        files: those that may be meant, all below ``root``.
-        suffix: False to compare without the suffixes of the files; names then have none.
+
+# ------------------------------------------------------------------------------------------------------ words in names
+
+
+def words_in(name: str) -> tuple[str, ...]:
+    """Words and numbers that a name is made of, in lower case."""
+    return tuple(re.findall(r"[^\W\d_]+|\d+", unicodedata.normalize("NFC", name).lower()))
+
+
+DENIALS = frozenset(
+    words_in("no non not nok ng bad def defect defects defective damaged abnormal anomaly almost nearly but")
+)
+"""Words beside one for normal photos that take its meaning away."""
+
+
+def is_normal_name(name: str) -> bool:
+    """Whether a folder's name says that its photos are normal, with no more than a split or a number beside."""
+    words = words_in(name)
+    if "_".join(words) in NORMAL_NAMES:
+        return True
+    rest = [word for word in words if not word.isdecimal() and word not in SPLIT_NAMES]
+    return bool(rest) and all(word in NORMAL_NAMES for word in rest)
+
+
+def word_for_normal(name: str) -> bool:
+    """Whether a folder's name begins or ends with a word for normal photos (``ok_front``) and none denies it."""
+    words = words_in(name)
+    return bool(words) and bool({words[0], words[-1]} & (NORMAL_NAMES - {"free"})) and not DENIALS & set(words)
+
+
+def word_for_defect(name: str) -> bool:
+    """Whether a folder's name says that its photos are no normal ones (``ng``, ``not_ok``)."""
+    words = set(words_in(name))
+    if words & (NORMAL_NAMES - {"free"}):
+        return bool(words & DENIALS)
+    without = words & {"no", "non", "not", "free", "without"}  # non-defective, anomaly_free
+    return not without and bool(words & (DENIALS - {"almost", "nearly", "but"}))
+
+
+def label_of(text: str, file: Path) -> tuple[int, str]:
+    """Label index and defect type that a word in ``file`` stands for."""
+    word = text.strip()
+    if not word or word.lower() == "nan":
+        raise LayoutError(f"{file} has an empty label; write good or 0 for normal photos, the defect or 1 for others.")
+    if word.lower() in NORMAL_LABELS:
+        return 0, NORMAL
+    if word.lower() in ("1", "1.0", "true"):
+        return 1, "defect"
+    if re.fullmatch(r"-?\d+(\.\d+)?", word):
+        raise LayoutError(f"{file} has the label {word}; use 0 (normal) and 1 (abnormal), or words.")
+    return 1, word
+
+
+def split_of(text: str, file: Path) -> str:
+    """Split that a word in ``file`` stands for, "" for an empty one."""
+    word = text.strip().lower()
+    if word and word not in SPLIT_NAMES:
+        raise LayoutError(f"{file} has the split {text!r}; known are train, val, test.")
+    return SPLIT_NAMES.get(word, "")
+
+
+# ------------------------------------------------------------------------------------------------------------- folders
+
+
+def entries(folder: Path) -> list[Path]:
+    """Files and folders directly inside one, by name, without hidden ones and an operating system's clutter."""
+    if not folder.is_dir():
+        return []
+    return sorted(e for e in folder.iterdir() if not e.name.startswith(".") and e.name.lower() not in CLUTTER)
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """Folders directly inside one, by name, without links to a folder around them."""
+    return [e for e in entries(folder) if e.is_dir() and not (e.is_symlink() and is_loop(e, folder))]
+
+
+def child(folder: Path, *names: str) -> Path | None:
+    """The folder directly inside that has the first of these names (lower case) that is there."""
+    inside = {entry.name.lower(): entry for entry in folders_in(folder)}
+    return next((inside[name] for name in names if name in inside), None)
+
+
+def split_folders(path: Path) -> dict[str, Path]:
+    """Folders train, val (or validation) and test inside ``path``, by split."""
+    folders: dict[str, Path] = {}
+    for entry in folders_in(path):
+        if split := SPLIT_NAMES.get(entry.name.lower()):
+            folders.setdefault(split, entry)
+    return folders
+
+
+def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Pictures (by suffix) in a folder and below, and all other files, with links that lead round in circles."""
+    others: list[Path] = []
+    files = files_below(folder, others)
+    pictures = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    return pictures, others + [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES]
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    return files_in(folder)[0]
+
+
+def tree(path: Path, limit: int = 20) -> str:
+    """A few lines that show what lies in a folder: some of its folders, and the first file of each."""
+    if path.is_file():
+        return f"  {path.name} (a file)"
+    lines = [f"  {path.name}/"]
+
+    def show(folder: Path, depth: int) -> None:
+        inside = entries(folder)
+        folders = [entry for entry in inside if entry.is_dir()]
+        files = [entry for entry in inside if not entry.is_dir()]
+        indent, shown = "  " * (depth + 1), folders[: 6 if depth == 1 else 3]
+        for entry in shown:
+            lines.append(f"{indent}{entry.name}/")
+            if depth < 3:
+                show(entry, depth + 1)
+        lines.extend([f"{indent}... {len(folders) - len(shown)} more folders"] * (len(folders) > len(shown)))
+        lines.extend(f"{indent}{file.name}" for file in files[:1])
+        lines.extend([f"{indent}... {len(files) - 1} more files"] * (len(files) > 1))
+
+    show(path, 1)
+    lines += ["    (empty)"] * (len(lines) == 1)
+    return "\n".join(lines if len(lines) <= limit else [*lines[: limit - 1], "    ..."])
+
+
+# -------------------------------------------------------------------------------------------------- what a reader finds
+
+
+@dataclass
+class Found:
+    """What is read of ``path``: rows for `make_table`, findings, and what `read_dataset` puts beside them.
+
+    ``root`` holds all photos and masks; paths of findings are relative to it. ``published_split`` None: it is one if
+    photos of more than one split are there, for a lone folder ``train`` is how many tools write photos that were never
+    split. ``empty_masks`` are those of normal photos, whose rows name none.
     """
-    index = _Index(files, root, suffix)
-    bases = [_parts(unicodedata.normalize("NFC", unquote(index.relative(folder)))) for folder in folders or (root,)]
-    names = list(dict.fromkeys(names))
-    uploads = all(_UPLOAD.match(re.split(r"[\\/]", name)[-1]) for name in names)
-    readings = {name: _readings(name, uploads) for name in names}
-    starts = {absolute: _common_start(readings, absolute) for absolute in (False, True)}
-    found: dict[str, Path] = {}
-    refused: dict[str, list[Path]] = {}
-    claims: dict[Path, dict[tuple[str, ...], list[tuple[str, bool]]]] = defaultdict(lambda: defaultdict(list))
-    for name, spelled in readings.items():
-        for parts, raw in spelled:
-            start = starts[_is_absolute(name)]
-            # another machine's folders may be called test
-            splits = _splits_of(parts[start if _is_absolute(name) else 0 : -1])
-            hits, whole = index.lookup(parts, raw, bases, start, splits)
-            if len(hits) == 1:
-                found[name] = hits[0]
-                claims[hits[0]][tuple(parts)].append((name, whole))
-            elif hits:
-                refused[name] = hits
-            if hits:
-                break
-    for file, by_parts in claims.items():
-        if len(by_parts) > 1:
-            for name, whole in (claim for group in by_parts.values() for claim in group):
-                if not whole:
-                    del found[name]
-                    refused[name] = [file]
-    return found, refused
 
+    path: Path
+    mask_cache: str | Path | None = None
+    root: Path = Path()
+    name: str = ""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    findings: list[dict[str, str]] = field(default_factory=list)
+    published_split: bool | None = None
+    ignored: list[Path] = field(default_factory=list)
+    unused_masks: list[Path] = field(default_factory=list)
+    empty_masks: list[Path] = field(default_factory=list)
+    attrs: dict[str, Any] = field(default_factory=dict)
+    _drawings: dict[Path, Region] = field(default_factory=dict)
 
-def split_in(path: Path, root: Path) -> str:
-    """Split that a folder between ``root`` and a file speaks of, or ""."""
-    words = (SPLIT_NAMES.get(part.lower(), "") for part in path.relative_to(root).parts[:-1])
-    return next((word for word in words if word), "")
-
-
-def _splits_of(folders: Iterable[str]) -> set[str]:
-    return {SPLIT_NAMES.get(part.lower(), "") for part in folders} - {""}
-
-
-def _is_absolute(name: str) -> bool:
-    return bool(re.match(r"[\\/]|[A-Za-z][A-Za-z+.-]*:", name.strip()))
-
-
-def _readings(name: str, uploads: bool) -> list[tuple[list[str], list[str]]]:
-    """Parts of the path that a name is, in each way that it can be read: decoded, and as they stand."""
-    text = name.strip()
-    query = re.search(r"[?&]d=([^&]+)", text)
-    if query:
-        text = query.group(1)
-    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
-        text = re.split(r"[?#]", text)[0].partition("://")[2].partition("/")[2]
-    parts, raw = _parts(unicodedata.normalize("NFC", unquote(text))), _parts(text)
-    readings = [(parts, raw)]
-    if parts and (uploads or "upload" in parts[:-1]) and _UPLOAD.match(parts[-1]):
-        readings.append(([*parts[:-1], _UPLOAD.sub("", parts[-1], count=1)], raw))
-    return [(parts, raw) for parts, raw in readings if parts]
-
-
-def _parts(path: str) -> list[str]:
-    """Parts of a path without its drive and single dots."""
-    text = re.sub(r"^[A-Za-z]:", "", path.replace("\\", "/"))
-    return [part for part in text.split("/") if part not in ("", ".")]
-
-
-def _common_start(readings: dict[str, list[tuple[list[str], list[str]]]], absolute: bool) -> int:
-    """Number of folders that all these names begin with."""
-    folders = [spelled[0][0][:-1] for name, spelled in readings.items() if spelled and _is_absolute(name) == absolute]
-    return len(os.path.commonprefix(folders)) if folders else 0
-
-
-class _Index:
-    """Files by every end of their path; keys are in lower case."""
-
-    def __init__(self, files: Iterable[Path], root: Path, suffix: bool) -> None:
-        self._root, self._suffix = root, suffix
-        self._whole: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-        self._folders: set[tuple[str, ...]] = set()
-        self._ends: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-        for file in dict.fromkeys(files):
-            key = _key(self._parts_of(file))
-            self._whole[key].append(file)
-            self._folders.add(key[:-1])
-            for start in range(len(key)):
-                self._ends[key[start:]].append(file)
+    def __post_init__(self) -> None:
+        self.root, self.name = self.path, self.path.stem if self.path.is_file() else self.path.name
 
     def relative(self, path: Path) -> str:
-        return path.relative_to(self._root).as_posix()
+        """Posix path below the root, "" for the root itself; the whole path of what lies elsewhere."""
+        if path == self.root:
+            return ""
+        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
 
-    def _parts_of(self, file: Path, *, raw: bool = False) -> list[str]:
-        path = PurePosixPath(self.relative(file))
-        text = str(path if self._suffix else path.with_suffix(""))
-        return _parts(text if raw else unicodedata.normalize("NFC", unquote(text)))
+    def note(self, severity: str, code: str, path: Path, problem: str, fix: str) -> None:
+        """Add a finding; `helpers.data.checks.check_dataset` takes it over from ``table.attrs["findings"]``."""
+        row = {"severity": severity, "path": self.relative(path), "problem": problem, "fix": fix, "code": code}
+        self.findings.append({column: printable(text) for column, text in row.items()})
 
-    def lookup(
-        self, parts: list[str], raw: list[str], bases: list[list[str]], start: int, splits: set[str]
-    ) -> tuple[list[Path], bool]:
-        """Files that are meant (several: not known which), and whether the whole name says so."""
-        up = len(parts) - parts[::-1].index("..") if ".." in parts else 0
-        limit = self._limit(parts[:-1], bases)
-        for first in (0, *range(max(up, 1), limit + 1)):
-            end = parts[first:]
-            for base in bases:
-                path = _normal([*base, *end])
-                hits = self._nearest(self._whole.get(_key(path), []), path, raw) if path else []
-                hits = self._of_splits(hits, splits) if first else hits
-                if hits:
-                    return hits, not first and self._parts_of(hits[0]) == path
-            if first <= max(start, up) and ".." not in end:
-                hits = self._nearest(self._ends.get(_key(end), []), end, raw)
-                hits = self._of_splits(hits, splits) if first else hits
-                if hits:
-                    return hits, not first and self._parts_of(hits[0])[-len(end) :] == end
-        return [], False
+    def note_ambiguous(self, path: Path, name: str, files: Sequence[Path]) -> None:
+        """Add a finding for a name that `match_names` refused."""
+        those = " or ".join(map(self.relative, files[:2]))
+        alike = f"may be {those}" if len(files) > 1 else f"is one of several names that may be {those}"
+        problem = f"names {name}, which {alike}; what it is about is left out"
+        self.note("error", "ambiguous-name", path, problem, "give each photo a name of its own, with its folder")
 
-    def _limit(self, folders: list[str], bases: list[list[str]]) -> int:
-        """Number of folders that may be left out: not one that is there and holds files, but not this one."""
-        for first in range(len(folders)):
-            paths = [_normal([*base, *folders[first:]]) for base in ([], *bases)]
-            if any(path and _key(path) in self._folders for path in paths):
-                return first
-        return len(folders)
+    def summary(self, limit: int = 5) -> str:
+        """The first findings, one a line."""
+        lines = [f"- {row['path']}: {row['problem']}; {row['fix']}." for row in self.findings[:limit]]
+        more = len(self.findings) - limit
+        return "\n".join(lines + ([f"- and {more} more"] if more > 0 else []))
 
-    def _of_splits(self, hits: list[Path], splits: set[str]) -> list[Path]:
-        """Those whose folders speak of no split, or of one of these."""
-        if not splits or len(hits) > _ALIKE:
-            return hits
-        return [file for file in hits if not (of := _splits_of(self._parts_of(file)[:-1])) or of & splits]
+    def mask(self, photo: Path, regions: Sequence[Region]) -> str:
+        """File of the mask that `draw_masks` will draw of one region or more.
 
-    def _nearest(self, hits: list[Path], parts: list[str], raw: list[str]) -> list[Path]:
-        """Of files that differ by case or encoding alone, the one that is written as the name is."""
-        if not 1 < len(hits) <= _ALIKE:
-            return hits
-        same_case = [file for file in hits if self._parts_of(file)[-len(parts) :] == parts]
-        same = [file for file in same_case if self._parts_of(file, raw=True)[-1] == raw[-1]]
-        return same or same_case or hits
+        Its name ends in a hash of the photo's name and of every pixel, so a changed annotation gets a new file and no
+        old one is ever taken for it.
+        """
+        region = united(regions)
+        name = re.sub(r"[^\w.-]", "_", self.root.name)
+        folder = f"{name}-{blake2b(os.fsencode(self.root), digest_size=4).hexdigest()}"
+        digest = blake2b(os.fsencode(self.relative(photo)), digest_size=8)
+        digest.update(repr(region["size"]).encode() + region["counts"])
+        cache = project_path(self.mask_cache or MASK_CACHE) / folder
+        path = cache / f"{photo.stem[:40]}-{digest.hexdigest()}.png"
+        self.attrs["mask_cache"] = str(cache)
+        self._drawings[path] = region
+        return str(path)
 
+    def draw_masks(self) -> None:
+        """Write the masks that are not there yet: PNG, uint8 (H, W) of 0 and 255."""
 
-def _key(parts: list[str] | None) -> tuple[str, ...]:
-    return tuple(unicodedata.normalize("NFC", part.lower()) for part in parts or ())
+        def draw(path: Path) -> None:
+            pixels = pixels_of(self._drawings[path]).astype(np.uint8) * 255
+            write_whole(path, lambda file: Image.fromarray(pixels).save(file))
 
-
-def _normal(parts: list[str]) -> list[str] | None:
-    """Parts without ``..``; None where they lead out."""
-    normal: list[str] = []
-    for part in parts:
-        if part != "..":
-            normal.append(part)
-        elif not normal:
-            return None
-        else:
-            normal.pop()
-    return normal
+        missing = [path for path in self._drawings if not path.is_file()]
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as executor:
+            for _ in progress(executor.map(draw, missing), "Drawing masks", total=len(missing)):
+                pass

@@ -12,8 +12,8 @@ import pandas as pd
 from PIL import Image
 from scipy import ndimage
 
-from helpers.data.formats import NORMAL_NAMES
 from helpers.data.images import MAX_RESIZED_PIXELS, decode_image, read_image, read_mask
+from helpers.data.layouts import NORMAL_NAMES
 from helpers.data.samples import NORMAL, relative_path
 
 MODES = ("RGB", "L")

@@ -8,136 +8,91 @@ file (``names``), ``classes.txt`` or ``obj.names``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from helpers.analysis.regions import Drawn, Region, draw_box, draw_polygon
 from helpers.data.annotations import (
     AnnotationError,
-    Drawn,
-    Notes,
-    cached_mask,
-    draw_box,
-    draw_polygon,
-    is_published,
+    add_row,
+    is_normal,
     known_id,
-    mask_folder,
+    listed_splits,
+    may_be_normal,
+    note_boxes_as_masks,
+    note_drawn,
+    pair_files,
     photo_size,
     read_text,
 )
-from helpers.data.formats import NORMAL_NAMES, Found, LayoutError, images_in, tree
-from helpers.data.labelme import may_be_normal
-from helpers.data.layouts import SPLIT_NAMES, match_names, split_in
-from helpers.data.voc import listed_splits
+from helpers.data.layouts import LEFT_OUT, NORMAL_NAMES, Found, LayoutError, files_in
+from helpers.data.names import SPLIT_NAMES, match_listed, split_in
 from helpers.paths import read_yaml
 from helpers.progress import progress
 
 _LINE = re.compile(rb"\s*\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*(\n|\r|$)")
 _LABELS = "labels"
 _NO_LABELS = re.compile(r"(classes|names|notes|readme.*|train|val|valid|test|trainval)\.txt", re.IGNORECASE)
-_LOOKED_AT = 100
-
-
-@dataclass(frozen=True)
-class _Object:
-    name: str
-    region: dict[str, Any]
-    is_box: bool
 
 
 def has_yolo(path: Path) -> bool:
     """Whether one of the first text files in folders called labels, or beside photos, is a label."""
-    if not path.is_dir():
-        return False
-    others: list[Path] = []
-    images = images_in(path, others)
-    return any(_is_label(file) for file in list(_label_files(path, images, others))[:_LOOKED_AT])
+    return path.is_dir() and any(map(_is_label, _label_files(path, *files_in(path))[:100]))
 
 
-def read_yolo(path: Path, *, boxes_as_masks: bool = False, mask_cache: str | Path | None = None) -> Found:
-    """Read photos with YOLO labels; reached through `helpers.read_dataset`.
+def read_yolo(found: Found, *, boxes_as_masks: bool = False) -> None:
+    """Photos with YOLO labels.
 
-    A photo with labels is abnormal, its defect type their classes, sorted and joined by "+"; one without, or with words
-    for good photos (`NORMAL_NAMES`) only, is normal. So is one without a file beside others that have one: YOLO's
-    background; that is said. A photo with a line that cannot be used is left out. Splits are those of the folders, of
-    the YAML file or of lists (``train.txt``).
-
-    Args:
-        path: the folder.
-        boxes_as_masks: draw boxes as masks. They are no outlines; without it a photo with a box has no mask.
-        mask_cache: folder for drawn masks; default: ``artifacts/.masks`` in the project.
-
-    Raises:
-        LayoutError: there are no labels, none goes with a photo, or the names of the classes cannot be read.
+    A photo with labels is abnormal, its defect type their classes; one without, or with words for good photos only, is
+    normal, and so is one without a file beside others that have one: YOLO's background; that is said. A photo with a
+    line that cannot be used is left out. Splits are those of the folders, of the YAML file or of lists (``train.txt``).
+    ``boxes_as_masks``: draw boxes as masks. They are no outlines; without it a photo with a box has no mask.
     """
-    if not isinstance(boxes_as_masks, bool):
-        raise ValueError(f"boxes_as_masks is {boxes_as_masks!r}; use True or False.")
-    notes = Notes(path)
-    others: list[Path] = []
-    images = images_in(path, others)
-    files = list(_label_files(path, images, others))
-    if not any(map(_is_label, files)):
-        raise LayoutError(f"{path} has no YOLO labels in folders called labels, or beside photos.\n{tree(path)}")
+    path = found.path
+    photos, others = files_in(path)
+    files = _label_files(path, photos, others)
     about = _yaml(path, others)
     names = _class_names(about, others)
-    labels, left_out = _match(files, images, path, notes)
+    places = {file: _place(file, path) for file in files}
+    optional = {file for file in files if not _is_label(file) and not _in_labels(file, path)}
+    labels, left_out = pair_files([(match_listed, places, photos, path)], photos, found, {}, optional)
     if not labels:
-        raise LayoutError(f"{path} has YOLO labels, but none goes with a photo:\n{notes.summary()}")
+        raise LayoutError(f"{path} has no YOLO label that goes with a photo:\n{found.summary()}")
     # a folder without any label was not labelled
-    normal = may_be_normal([p for p in images if p not in left_out], set(labels), path, notes, NORMAL_NAMES)
-    photos = [photo for photo in images if photo in labels.keys() - left_out or photo in normal]
-    splits = _splits(photos, about, path, others, notes)
-    folder = mask_folder(path, mask_cache)
-    rows, boxes = [], 0
-    for photo in progress(photos, "Drawing masks"):
-        if photo not in splits:  # noted
-            continue
-        objects = _objects(photo, labels[photo], names, "kpt_shape" in about, notes) if photo in labels else []
+    normal = may_be_normal([photo for photo in photos if photo not in left_out], labels, found, NORMAL_NAMES)
+    photos = [photo for photo in photos if photo in labels.keys() - left_out or photo in normal]
+    splits = _splits(photos, about, others, found)
+    n_boxed = 0
+    for photo in progress([photo for photo in photos if photo in splits], "Reading labels"):
+        objects = _objects(photo, labels[photo], names, "kpt_shape" in about, found) if photo in labels else []
         if objects is None:
             continue
-        defects = [thing for thing in objects if thing.name.lower() not in NORMAL_NAMES]
-        boxed = any(thing.is_box for thing in defects)
-        boxes += boxed
-        mask = ""
-        if defects and (boxes_as_masks or not boxed):
-            mask = str(cached_mask(folder, photo.relative_to(path).as_posix(), [thing.region for thing in defects]))
-        row = {
-            "image_path": str(photo),
-            "mask_path": mask,
-            "label_index": int(bool(defects)),
-            "defect_type": "+".join(sorted({thing.name for thing in defects})),
-            "split": splits[photo],
-        }
-        rows.append(row)
-    if not rows:
-        raise LayoutError(f"{path} has YOLO labels, but no photo that can be used:\n{notes.summary()}")
-    if boxes and boxes_as_masks:
-        problem = "masks are boxes, not outlines: pixel results on them count sound surface as defect"
-        notes.add("warning", path, "boxes-as-masks", problem, "draw outlines if pixels matter")
-    elif boxes:
-        problem = f"{boxes} photo(s) have boxes and no outlines: they get no pixel mask"
-        notes.add("warning", path, "boxes-only", problem, "label outlines, or take the boxes with boxes_as_masks=True")
-    background = sorted(normal & splits.keys())
-    if background:
+        boxed = any(is_box for name, _, is_box in objects if not is_normal(name))
+        n_boxed += boxed
+        things = [(name, region) for name, region, _ in objects]
+        add_row(found, photo, things, masks=boxes_as_masks or not boxed, split=splits[photo])
+    if n_boxed and not boxes_as_masks:
+        problem = f"{n_boxed} photo(s) have boxes and no outlines: they get no pixel mask"
+        fix = "label outlines, or take the boxes with boxes_as_masks=True"
+        found.note("warning", "boxes-only", path, problem, fix)
+    elif n_boxed:
+        note_boxes_as_masks(found)
+    if background := sorted(normal & splits.keys()):
         problem = f"{len(background)} photo(s) have no label file ({background[0].name} first): background, so normal"
-        notes.add("info", path, "photos-not-annotated", problem, "label them if they have defects")
-    published = is_published([row["split"] for row in rows])
-    if not published:
-        rows = [{**row, "split": ""} for row in rows]
-    attrs = {"findings": notes.rows, "mask_cache": str(folder)}
-    return Found(rows, path, published_split=published, name=path.name, attrs=attrs)
+        found.note("info", "photos-not-annotated", path, problem, "label them if they have defects")
 
 
-def _label_files(root: Path, images: list[Path], others: list[Path]) -> Iterator[Path]:
-    beside = {photo.parent for photo in images}
-    for file in others:
-        if file.suffix.lower() == ".txt" and not _NO_LABELS.fullmatch(file.name):
-            words = [part.lower() for part in file.relative_to(root).parts[:-1]]
-            if _LABELS in words or file.parent in beside:
-                yield file
+def _label_files(root: Path, photos: list[Path], others: list[Path]) -> list[Path]:
+    beside = {photo.parent for photo in photos}
+    texts = [file for file in others if file.suffix.lower() == ".txt" and not _NO_LABELS.fullmatch(file.name)]
+    return [file for file in texts if file.parent in beside or _in_labels(file, root)]
+
+
+def _in_labels(file: Path, root: Path) -> bool:
+    return _LABELS in [part.lower() for part in file.relative_to(root).parts[:-1]]
 
 
 def _is_label(file: Path) -> bool:
@@ -145,12 +100,19 @@ def _is_label(file: Path) -> bool:
         return bool(_LINE.match(content.read(100_000)))
 
 
+def _place(file: Path, root: Path) -> str:
+    """Name of the photo that a label is for, without suffix."""
+    parts = list(file.relative_to(root).with_suffix("").parts)
+    places = [index for index, part in enumerate(parts[:-1]) if part.lower() == _LABELS]
+    if places:
+        parts[places[-1]] = "images"
+    return "/".join(parts)
+
+
 def _yaml(root: Path, others: list[Path]) -> dict[str, Any]:
     """The dataset's YAML file, or nothing."""
     found: dict[Path, dict[str, Any]] = {}
-    for file in others:
-        if file.suffix.lower() not in (".yaml", ".yml"):
-            continue
+    for file in (file for file in others if file.suffix.lower() in (".yaml", ".yml")):
         try:
             text = read_text(file)
             content = read_yaml(text, str(file)) if "names" in text else None
@@ -173,104 +135,64 @@ def _class_names(about: dict[str, Any], others: list[Path]) -> dict[str, str]:
     names = about.get("names")
     if names is None:
         file = next((file for file in others if file.name.lower() in ("classes.txt", "obj.names")), None)
-        try:
-            names = [] if file is None else [line for line in read_text(file).splitlines() if line.strip()]
-        except AnnotationError as error:
-            raise LayoutError(str(error)) from error
+        names = [] if file is None else [line for line in read_text(file).splitlines() if line.strip()]
     pairs = names.items() if isinstance(names, dict) else enumerate(names)
     return {number: str(name).strip() for key, name in pairs if (number := known_id(key)) is not None}
 
 
-def _match(files: list[Path], images: list[Path], root: Path, notes: Notes) -> tuple[dict[Path, Path], set[Path]]:
-    """The label of each photo, and photos to be left out, for it is not known which label is theirs."""
-    places: dict[Path, str] = {}
-    for file in files:
-        parts = list(file.relative_to(root).with_suffix("").parts)
-        words = [part.lower() for part in parts[:-1]]
-        if _LABELS in words:
-            parts[len(words) - 1 - words[::-1].index(_LABELS)] = "images"
-        places[file] = "/".join(parts)
-    found, refused = match_names(places.values(), images, root, suffix=False)
-    rest = [place for place in places.values() if place not in found and place not in refused]
-    more, more_refused = match_names(rest, images, root)  # some tools keep the suffix: a.jpg.txt
-    found, refused = found | more, refused | more_refused
-    labels: dict[Path, Path] = {}
-    left_out: set[Path] = set()
-    strays: set[str] = set()
-    for file, place in places.items():
-        photo = found.get(place)
-        if photo in labels:
-            problem = f"has several labels ({labels[photo].name}, {file.name}); it is left out"
-            notes.add("error", photo, "photo-listed-twice", problem, "remove all but one of them")
-            left_out.add(photo)
-        elif photo is not None:
-            labels[photo] = file
-        elif place in refused:
-            notes.refused(file, place, refused[place])
-            left_out.update(refused[place])
-        elif _is_label(file) or _LABELS in [part.lower() for part in file.parts]:
-            fix = "add the photo, or remove the file"
-            notes.add("error", file, "missing-photo", f"belongs to no photo: there is no {place}", fix)
-            strays.add(file.stem.lower())
-    # its photo may have been moved
-    left_out.update(photo for photo in images if photo not in labels and photo.stem.lower() in strays)
-    return labels, left_out
-
-
-def _splits(photos: list[Path], about: dict[str, Any], root: Path, others: list[Path], notes: Notes) -> dict[Path, str]:
+def _splits(photos: list[Path], about: dict[str, Any], others: list[Path], found: Found) -> dict[Path, str]:
     """Split of each photo, by its folder, by folders that the YAML file names, or by lists."""
+    root = found.path
     splits = {photo: split_in(photo, root) for photo in photos}
+    folders: dict[str, list[Path]] = defaultdict(list)
     for word in ("train", "val", "test"):
-        entries = about.get(word)
-        for entry in entries if isinstance(entries, list) else [entries]:
-            entry = entry if isinstance(entry, str) else ""
-            parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-            for photo in photos if parts else []:
-                if not splits[photo] and photo.is_relative_to(root.joinpath(*parts)):
-                    splits[photo] = word
-    lists = {SPLIT_NAMES[file.stem.lower()]: file for file in others if _is_list(file, root)}
+        for entry in about[word] if isinstance(about.get(word), list) else [about.get(word)]:
+            parts = [
+                part
+                for part in (entry if isinstance(entry, str) else "").replace("\\", "/").split("/")
+                if part not in ("", ".", "..")
+            ]
+            folders[word] += [root.joinpath(*parts)] * bool(parts)
+    for photo in (photo for photo in photos if not splits[photo]):
+        named = (word for word, those in folders.items() if any(photo.is_relative_to(folder) for folder in those))
+        splits[photo] = next(named, "")
+    tops = [file for file in others if file.parent == root and file.suffix.lower() == ".txt"]
+    lists = {SPLIT_NAMES[file.stem.lower()]: file for file in tops if file.stem.lower() in SPLIT_NAMES}
     if any(splits.values()) or not lists:
         return splits
-    return listed_splits(lists, photos, root, [root], notes) or splits
+    return listed_splits(lists, photos, [root], found) or splits
 
 
-def _is_list(file: Path, root: Path) -> bool:
-    return file.parent == root and file.suffix.lower() == ".txt" and file.stem.lower() in SPLIT_NAMES
-
-
-def _objects(photo: Path, file: Path, names: dict[str, str], keypoints: bool, notes: Notes) -> list[_Object] | None:
-    """What a label says, or None after a finding."""
+def _objects(
+    photo: Path, file: Path, names: dict[str, str], keypoints: bool, found: Found
+) -> list[tuple[str, Region, bool]] | None:
+    """Name, pixels and whether it is a box of each object of a label, or None after a finding."""
     try:
         lines = read_text(file).splitlines()
     except AnnotationError as error:
-        notes.add("error", photo, "invalid-annotation", f"{file.name} {error.problem}; it is left out", error.fix)
+        problem = f"{file.name} {error.problem}; {LEFT_OUT}"
+        found.note("error", "invalid-annotation", photo, problem, error.fix)
         return None
-    size = photo_size(photo, None, file, notes)
+    size = photo_size(photo, None, file, found)
     if size is None:
         return None
     objects = []
-    for number, line in enumerate(lines, start=1):
-        tokens = line.split()
+    for number, tokens in enumerate(map(str.split, lines), start=1):
         if not tokens:
             continue
-        if keypoints:
-            tokens = tokens[:5]
-        drawn = _drawn(tokens[1:], size)
+        tokens = tokens[:5] if keypoints else tokens
+        drawn = _draw(tokens[1:], size)
         name = names.get(known_id(tokens[0]) or "", "") if names else f"class_{known_id(tokens[0])}"
         if not name or not re.fullmatch(r"\d+(\.0+)?", tokens[0]):
             drawn = Drawn(None, "unknown-category", f"has the unknown class {tokens[0][:20]!r}")
+        note_drawn(drawn, photo, f"line {number} of {file.name}", found)
         if drawn.region is None:
-            problem = f"line {number} of {file.name} {drawn.problem}; the photo is left out"
-            notes.add("error", photo, drawn.code, problem, "correct the label")
             return None
-        if drawn.code:
-            problem = f"line {number} of {file.name} {drawn.problem}; what lies outside is cut off"
-            notes.add("warning", photo, drawn.code, problem, "correct the label")
-        objects.append(_Object(name, drawn.region, len(tokens) == 5))
+        objects.append((name, drawn.region, len(tokens) == 5))
     return objects
 
 
-def _drawn(tokens: list[str], size: tuple[int, int]) -> Drawn:
+def _draw(tokens: list[str], size: tuple[int, int]) -> Drawn:
     try:
         values = np.array([float(token) for token in tokens])
     except ValueError:

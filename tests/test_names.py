@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.data.layouts import match_names
+from helpers.data.names import match_names
 
 ROOT = Path("/data/set")
 

@@ -1,0 +1,149 @@
+"""Outlines drawn with pycocotools.
+
+A region is a run-length encoding as pycocotools takes it, ``{"size": [H, W], "counts": bytes}``. Coordinates are in
+pixels from the upper left corner of the picture, so that the pixel in row r and column c covers x from c to c + 1 and
+y from r to r + 1. A pixel belongs to a polygon if its centre lies inside (even-odd rule), to a fifth of a pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+Region = dict[str, Any]
+
+_BORDER_TOLERANCE = 0.5  # less than this beyond the border, and no pixel is lost
+_MAX_COORDINATE = 1e9
+_MAX_LENGTH = 2e6  # of an outline in pixels: pycocotools takes 100 bytes for each
+
+
+class Drawn(NamedTuple):
+    """What became of an outline: its pixels, or None if it cannot be used, and what is wrong, if anything.
+
+    ``code``: clipped (it is drawn all the same), outside, no-area, too-few-points, invalid-polygon or invalid-rle.
+    """
+
+    region: Region | None
+    code: str = ""
+    problem: str = ""
+
+
+def draw_polygon(points: Any, size: tuple[int, int]) -> Drawn:
+    """Pixels of one closed polygon, x, y, x, y, ... or pairs, on a picture (H, W); what lies beyond it is cut off."""
+    try:
+        vertices = np.asarray(points, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        vertices = np.empty(1)
+    pairs = vertices.ndim == 1 or vertices.shape[1:] == (2,)
+    if not pairs or vertices.size % 2 or not (np.abs(vertices) < _MAX_COORDINATE).all():  # false for NaN too
+        return Drawn(None, "invalid-polygon", "is no list of x and y in pixels")
+    vertices = vertices.reshape(-1, 2)
+    if len(vertices) < 3:
+        return Drawn(None, "too-few-points", f"has {len(vertices)} point(s), fewer than 3")
+    if np.linalg.matrix_rank(vertices - vertices[0]) < 2:
+        return Drawn(None, "no-area", "has no area: its points lie on a line")
+    height, width = size
+    extent = np.array([width, height], dtype=np.float64)
+    low, high = vertices.min(axis=0), vertices.max(axis=0)
+    outside = Drawn(None, "outside", f"lies outside the picture, which is {width}x{height} (width x height)")
+    if (high <= 0).any() or (low >= extent).any():
+        return outside
+    if (low < -extent).any() or (high > 2 * extent).any():
+        # pycocotools walks along every edge, however far it goes
+        vertices = _clipped(vertices, -extent, 2 * extent)
+        if len(vertices) < 3:
+            return outside
+    length = float(np.abs(np.diff(vertices, axis=0, append=vertices[:1])).max(axis=1, initial=0).sum())
+    if length > _MAX_LENGTH:
+        return Drawn(None, "invalid-polygon", f"has an outline of {length:.3g} pixels, which is no outline")
+    region = coco_mask.frPyObjects([vertices.ravel().tolist()], height, width)[0]
+    beyond = max(float((-low).max()), float((high - extent).max()))
+    if not coco_mask.area(region):
+        return outside if beyond > _BORDER_TOLERANCE else Drawn(None, "no-area", "covers no pixel")
+    if beyond > _BORDER_TOLERANCE:
+        return Drawn(region, "clipped", f"reaches {beyond:.3g} pixels beyond the picture")
+    return Drawn(region)
+
+
+def _clipped(vertices: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Polygon (N, 2) cut at a box (Sutherland and Hodgman, 1974)."""
+    for axis in (0, 1):
+        for sign, bound in ((1, low[axis]), (-1, high[axis])):
+            inside = sign * (vertices[:, axis] - bound) >= 0
+            kept = []
+            for i, after in enumerate(vertices):
+                before = vertices[i - 1]
+                if inside[i] != inside[i - 1]:
+                    kept.append(before + (bound - before[axis]) / (after[axis] - before[axis]) * (after - before))
+                if inside[i]:
+                    kept.append(after)
+            vertices = np.array(kept).reshape(-1, 2)
+    return vertices
+
+
+def draw_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> Drawn:
+    """Pixels of COCO's run lengths: ``size`` [H, W], ``counts`` of background and object in turn, down the columns.
+
+    The counts may be numbers or compressed to text.
+    """
+    height, width = size
+    counts = segmentation.get("counts")
+    if segmentation.get("size") != [height, width]:
+        problem = f"has the size {segmentation.get('size')}, but its picture is [{height}, {width}] (height, width)"
+        return Drawn(None, "invalid-rle", problem)
+    if isinstance(counts, str):
+        counts = _unpacked_counts(counts)
+    if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
+        return Drawn(None, "invalid-rle", "has counts that are no run lengths")
+    if sum(counts) != height * width:
+        # pycocotools would write beyond the end of the picture
+        problem = f"has counts for {sum(counts)} pixels, but its picture has {height * width}"
+        return Drawn(None, "invalid-rle", problem)
+    region = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    return Drawn(region) if coco_mask.area(region) else Drawn(None, "no-area", "covers no pixel")
+
+
+def _unpacked_counts(text: str) -> list[int] | None:
+    """Run lengths of COCO's compressed form (``rleFrString`` in maskApi.c); None for text that is not one."""
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 60:
+            return None
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if bits & 0x20:
+            continue
+        if bits & 0x10:
+            value -= 1 << shift
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+        value = shift = 0
+    return counts if not shift else None
+
+
+def draw_box(box: Any, size: tuple[int, int]) -> Drawn:
+    """Pixels of a rectangle [x, y, width, height]."""
+    try:
+        x, y, width, height = (float(value) for value in box)
+    except (TypeError, ValueError, OverflowError):
+        return Drawn(None, "invalid-polygon", "has no box of four numbers")
+    return draw_polygon([x, y, x + width, y, x + width, y + height, x, y + height], size)
+
+
+def region_of(pixels: np.ndarray) -> Region:
+    """Region of a bool mask (H, W)."""
+    return coco_mask.encode(np.asfortranarray(pixels, dtype=np.uint8))
+
+
+def pixels_of(region: Region) -> np.ndarray:
+    """Mask, bool (H, W), of a region."""
+    return coco_mask.decode(region).astype(bool)
+
+
+def united(regions: Sequence[Region]) -> Region:
+    """All pixels of one region or more."""
+    return coco_mask.merge(list(regions))
