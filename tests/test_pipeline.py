@@ -123,9 +123,19 @@ def run(dataset, tmp_path, executed):
 # ------------------------------------------------------------------------------------------------------------- graph
 
 
-def test_first_time_all_then_nothing(notebooks, run):
+def test_first_all_then_nothing_then_what_is_asked_for(notebooks, run, dataset, tmp_path):
     assert run() == ["01", "02"]
-    assert run() == []
+    os.utime(dataset / "a.png", ns=(5, 5))
+    assert run() == [], "the same photo"
+    assert run(force=True) == ["01", "02"]
+    assert run(start="02") == ["02"]
+    assert run(start="01") == ["01", "02"]
+    assert run(only=["02"], force=True) == ["02"]
+    (tmp_path / "artifacts" / "tiles" / "quick" / "leaderboard.csv").unlink()
+    assert run(only=["01"]) == []
+    assert run() == ["02"], "its result is missing"
+    write_notebook(notebooks / "02_second.ipynb", SECOND_PARAMETERS, "print('edited')")
+    assert run() == ["02"]
 
 
 def test_what_depends_on_a_change_runs_again(notebooks, run, dataset):
@@ -141,20 +151,6 @@ def test_what_depends_on_a_change_runs_again(notebooks, run, dataset):
     assert run() == ["01", "02"], "a changed photo"
     (dataset / "b.png").unlink()
     assert run() == ["01", "02"], "a photo less"
-
-
-def test_changed_folder_beside_the_dataset_runs_what_reads_it_again(notebooks, run, tmp_path):
-    frames = tmp_path / "frames"
-    frames.mkdir()
-    (frames / "a.png").write_bytes(b"a")
-    parameters = SECOND_PARAMETERS + 'FRAMES: str = "auto"  # raw photos'
-    write_notebook(notebooks / "02_second.ipynb", parameters, SECOND_CODE)
-    setting = f"FRAMES={frames}"
-    assert run(setting) == ["01", "02"]
-    assert run(setting) == []
-    (frames / "b.png").write_bytes(b"b")
-    assert run(setting) == ["02"]
-    assert run("FRAMES=") == ["02"]
 
 
 @pytest.mark.parametrize("folder", [False, True])
@@ -194,12 +190,6 @@ def test_changed_photo_outside_of_the_dataset_runs_again(notebooks, run, tmp_pat
     photo.write_bytes(b"another")
     assert run() == ["01", "02"]
     assert run() == []
-
-
-def test_changed_notebook_runs_again(notebooks, run):
-    run()
-    write_notebook(notebooks / "02_second.ipynb", SECOND_PARAMETERS, "print('edited')")
-    assert run() == ["02"]
 
 
 def test_prose_and_the_packages_source_play_no_part(notebooks, run, monkeypatch, tmp_path):
@@ -247,12 +237,6 @@ def test_another_recipe_or_library_runs_again(notebooks, run, monkeypatch, raise
     assert run() == []
 
 
-def test_touched_photo_is_the_same_photo(notebooks, run, dataset):
-    run()
-    os.utime(dataset / "a.png", ns=(5, 5))
-    assert run() == []
-
-
 def test_result_of_somebody_else_is_not_taken_for_ones_own(notebooks, run, tmp_path):
     """Seed 5 finished, then a notebook opened by hand left seed 6: neither it nor what reads it is finished."""
     run()
@@ -277,27 +261,6 @@ def test_two_pipelines_do_not_share_a_folder(notebooks, run, dataset, tmp_path, 
     assert run("COUNT=5") == ["01", "02"]
     assert refused == [1]
     assert run("COUNT=5") == []
-
-
-def test_missing_result_is_made_again(notebooks, run, tmp_path):
-    run()
-    (tmp_path / "artifacts" / "tiles" / "quick" / "leaderboard.csv").unlink()
-    assert run() == ["02"]
-
-
-def test_force_and_from(notebooks, run):
-    run()
-    assert run(force=True) == ["01", "02"]
-    assert run(start="02") == ["02"]
-    assert run(start="01") == ["01", "02"]
-
-
-def test_only(notebooks, run):
-    assert run(only=["01"]) == ["01"]
-    assert run(only=["01"]) == []
-    assert run() == ["02"]
-    assert run(only=["02"], force=True) == ["02"]
-    assert run(only=["01"], force=True) == ["01"]
 
 
 def test_only_is_remembered_with_what_it_really_read(notebooks, run):
@@ -326,22 +289,8 @@ def test_failure_keeps_what_was_finished_before(notebooks, run, monkeypatch):
         patch.setattr(pipeline, "execute", fail_second)
         with pytest.raises(PipelineError):
             run("COUNT=2")
-    assert run("COUNT=2") == ["02"]
-
-
-def test_notebook_that_failed_halfway_is_not_taken_for_finished(notebooks, run, monkeypatch):
-    """It may have overwritten its results before it failed: going back to the old parameters must run it again."""
-    run()
-
-    def overwrite_and_fail(node, parameters, folder):
-        (folder / node.leaves[0]).write_text("half of something else")
-        raise PipelineError("a cell failed")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "execute", overwrite_and_fail)
-        with pytest.raises(PipelineError):
-            run("01.COUNT=9")
-    assert "01" in run()
+    assert run("02.COUNT=2") == ["01", "02"], "it failed halfway: what it left before may be overwritten"
+    assert run("02.COUNT=2") == []
 
 
 def test_notebook_that_leaves_nothing_is_an_error(notebooks, run, monkeypatch):
@@ -379,11 +328,6 @@ def test_notebook_that_the_dataset_gives_nothing_to_is_skipped(notebooks, run, t
     assert run() == []
 
 
-def test_missing_dataset_says_what_to_give(notebooks, tmp_path):
-    with pytest.raises(PipelineError, match=r"no dataset at .*nowhere.*datasets/mesh, datasets/nuts"):
-        ensure_dataset(tmp_path / "nowhere")
-
-
 def test_built_in_dataset_is_drawn_when_missing(tmp_path, monkeypatch):
     from helpers.pictures import datasets
 
@@ -401,6 +345,28 @@ def test_two_datasets_do_not_share_results(notebooks, run, dataset, tmp_path):
     assert run(name="other") == ["01", "02"]
     assert (tmp_path / "artifacts" / "other" / "quick" / "first.json").is_file()
     assert run() == []
+
+
+def test_a_cascade_has_the_runs_of_another_built_in_dataset(notebooks, executed, tmp_path, monkeypatch):
+    """Made by a call of its own, without folders that belong to the first dataset, and only what is not there."""
+    write_notebook(notebooks / "07_cascade_inference.ipynb", FIRST_PARAMETERS + 'FRAMES: str = ""  # x', FIRST_CODE)
+    first, second = pipeline.SERIES
+    monkeypatch.setattr(pipeline, "SERIES", (first, second, Node(pipeline.CASCADES, ("01_first",), ("rates.csv",))))
+    part = Node("03f_part", ("01_first",), ("part.json",), part_of="02_second", without="segmenters")
+    monkeypatch.setattr(pipeline, "FOREGROUND", part)
+    monkeypatch.setattr(pipeline, "PROJECT_ROOT", tmp_path)
+    for name in ("mesh", "nuts"):
+        (tmp_path / "datasets" / name).mkdir(parents=True)
+    options = {"artifacts": tmp_path / "artifacts", "settings": [f"FRAMES={tmp_path / 'datasets'}"]}
+    for expected in (["01", "02", "01", "02", "03f", "07"], []):
+        executed.clear()
+        pipeline.run(tmp_path / "datasets" / "mesh", "quick", **options)
+        assert executed == expected
+    left = tmp_path / "artifacts" / "nuts" / "quick"
+    (left / "part.json").write_text("changed by somebody")
+    executed.clear()
+    pipeline.run(tmp_path / "datasets" / "mesh", "quick", **options)
+    assert executed == ["03f"], "made again as it was, so 07 has read the same"
 
 
 # --------------------------------------------------------------------------------------------------- real processes
