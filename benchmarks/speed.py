@@ -169,7 +169,7 @@ def sizing_stock() -> Result:
 
 def draw_clip(path: Path) -> Path:
     """A video of the mesh's test photos, one a frame, H.264."""
-    from helpers.inference.clips import ClipWriter
+    from helpers.inference.clip_writer import ClipWriter
 
     table = bench_dataset()
     photos = table["image_path"][table["split"] == "test"].tolist()
@@ -184,8 +184,8 @@ def video_ours(backend: str) -> Result:
     """`judge_video`: decode, score, map, sizes, overlay with text, H.264, and a CSV row a frame."""
     from helpers.inference.clips import open_source
     from helpers.inference.export import export_run
+    from helpers.inference.frames import judge_video
     from helpers.inference.predictor import Predictor
-    from helpers.inference.video import judge_video
 
     run = train_patchcore(BENCH_FOLDER)
     if backend != "torch":
@@ -199,7 +199,7 @@ def video_ours(backend: str) -> Result:
 
 def video_stock() -> Result:
     """The plain loop: OpenCV reads and writes (MPEG-4), anomalib's inferencer judges; no sizes, no table."""
-    from helpers.studies.export import stock_inferencer
+    from benchmarks.stock import stock_inferencer
 
     run = train_patchcore(BENCH_FOLDER)
     low, high = run.thresholds["pixel"].value / 2, run.thresholds["pixel"].value * 2
@@ -259,16 +259,19 @@ def compare() -> pd.DataFrame:
 def export_table(run: Run, n_photos: int = 40, rounds: int = 5) -> pd.DataFrame:
     """From file to verdict, one photo at a time, in rounds that alternate: every backend of a run, and anomalib's own
     inferencer, whose scores must be the same; what each export costs on all test photos."""
+    from benchmarks.stock import STOCK, stock_difference, stock_inferencer
     from helpers.inference.export import export_run
     from helpers.inference.exported import FORMATS
-    from helpers.studies.export import STOCK, compare_backends, speed_table, stock_difference
+    from helpers.studies.export import compare_backends, speed_table
 
     export_run(run, FORMATS)
     test = run.predictions("test")
     timed = test["image_path"].tolist()[:: max(1, len(test) // n_photos)][:n_photos]
     if (difference := stock_difference(run, timed[:8])) > SAME:
         raise RuntimeError(f"{STOCK} and this run differ by {difference:.2g} of the score; they must be the same.")
-    speed = speed_table(run, timed, (1,), rounds, stock=True)
+    with stock_inferencer(run) as judge:
+        stock = {STOCK: lambda batch: [judge.predict(photo) for _, photo in batch]}
+        speed = speed_table(run, timed, (1,), rounds, stock)
     cost = compare_backends(run, test["image_path"].tolist(), test["label_index"].tolist(), cut=False)
     table = speed.merge(cost.drop(columns="model"), left_on="stage", right_on="backend", how="left")
     return table.drop(columns="backend")

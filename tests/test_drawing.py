@@ -8,7 +8,7 @@ import pytest
 
 from helpers import drawing
 from helpers.analysis.sizing import measure_labels
-from helpers.views.video_figures import LAYOUTS, Found, MapScale, draw_frame
+from helpers.inference.frame_drawing import LAYOUTS, FrameContent, MapScale, draw_frame
 
 SHAPE = (100, 160)
 PHOTO = np.full((*SHAPE, 3), 128, np.uint8)
@@ -84,7 +84,7 @@ def test_thin_photos_stay_small(shape):
     assert drawn.shape[0] * drawn.shape[1] <= max(drawing.MOST_PIXELS, shape[0] * shape[1])
     high, wide = drawing.folded(drawn).shape[:2]
     assert max(high, wide) <= drawing.LONGEST * min(high, wide) or min(shape) == 1
-    found = Found("OK", False, (), np.zeros(shape, np.float32), labels, table, [0.1])
+    found = FrameContent("OK", False, (), np.zeros(shape, np.float32), labels, table, [0.1])
     for layout in LAYOUTS:
         frame = draw_frame(layout, np.zeros((*shape, 3), np.uint8), found, MapScale(0, 1), 0.5)
         assert frame.size < 3 * 4 * drawing.MOST_PIXELS

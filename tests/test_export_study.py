@@ -13,8 +13,7 @@ from helpers.inference import predictor
 from helpers.inference.exported import FILES
 from helpers.inference.predictor import Output
 from helpers.runs import Run
-from helpers.studies.export import compare_backends, file_sizes, parity_photos, race, speed_table, stock_inferencer
-from helpers.views.export_figures import speed_bars
+from helpers.studies.export import compare_backends, cut_photos, speed_table
 
 
 class Shifted(KnownBackend):
@@ -70,48 +69,29 @@ def test_square_photos_are_cut_in_turn_and_others_stay(tmp_path):
         Image.fromarray(np.arange(3 * np.prod(shape), dtype=np.uint32).reshape(*shape, 3).astype(np.uint8)).save(
             paths[-1]
         )
-    photos = [photo for _, photo in parity_photos(paths)]
+    photos = [photo for _, photo in cut_photos(paths)]
     assert [photo.shape for photo in photos] == [(40, 30, 3), (30, 40, 3), (30, 44, 3)]
     whole = np.asarray(Image.open(paths[0]))
     np.testing.assert_array_equal(photos[0], whole[:, :30])
 
 
-def test_contestants_take_turns():
-    calls = []
-    stages = {"a": lambda batch: calls.append(("a", len(batch))), "b": lambda batch: calls.append(("b", len(batch)))}
-    table = race(stages, [Path("1"), Path("2"), Path("3")], (2,), rounds=2)
-    one_round = [("a", 2)] * 3 + [("b", 2)] * 3  # two calls that do not count, then the one whole batch
-    assert calls == 2 * one_round
-    assert table[["stage", "batch_size", "n_photos", "n_calls"]].to_numpy().tolist() == [["a", 2, 2, 2], ["b", 2, 2, 2]]
-
-
-def test_speed_is_told_as_a_ratio_to_torch(run, tmp_path):
+def test_contestants_take_turns_and_are_compared_with_the_first(run, tmp_path):
     file = run.folder / FILES["onnx"]
     file.parent.mkdir(parents=True)
     file.write_bytes(b"exported")
-    table = speed_table(run, flat_photos(tmp_path, [51, 51, 51, 51]), (1, 2), rounds=1)
-    assert set(zip(table["stage"], table["batch_size"], strict=True)) == {
-        *(("torch", 1), ("torch", 2), ("onnx", 1), ("onnx", 2))
-    }
-    assert (table.loc[table["stage"] == "torch", "times_faster"] == 1).all()
+    calls = []
+    paths = flat_photos(tmp_path, [51, 51, 51, 51])
+    table = speed_table(run, paths, (1, 3), 2, {"other": lambda batch: calls.append(len(batch))})
+    one_round = [1] * 2 + [1] * 4 + [3] * 2 + [3]  # two calls that do not count, then the whole batches
+    assert calls == 2 * one_round
+    assert table[["stage", "batch_size", "n_photos", "n_calls"]].to_numpy().tolist() == [
+        *(
+            [name, size, 4 if size == 1 else 3, 4 if size == 1 else 1]
+            for name in ("other", "torch", "onnx")
+            for size in (1, 3)
+        )
+    ]
     medians = table.set_index(["stage", "batch_size"])["median_ms"]
     ratios = table.set_index(["stage", "batch_size"])["times_faster"]
-    assert ratios["onnx", 2] == pytest.approx(medians["torch", 2] / medians["onnx", 2])
-    axes = speed_bars(table.rename(columns={"stage": "backend"}).assign(model="first")).axes
-    assert [axis.get_title() for axis in axes] == ["batch of 1", "batch of 2"]
-    widths = [bar.get_width() for bar in axes[1].patches]
-    assert widths == pytest.approx([medians["torch", 2], medians["onnx", 2]])
-
-
-def test_anomalibs_inferencer_is_compared_for_patchcore_only(run):
-    with pytest.raises(ValueError, match="PatchCore only"), stock_inferencer(run):
-        pass
-
-
-def test_sizes_count_all_parts_of_a_file(run):
-    folder = run.folder / "export"
-    folder.mkdir()
-    (folder / "model.xml").write_bytes(b"x" * 500)
-    (folder / "model.bin").write_bytes(b"x" * 1_500_000)
-    row = file_sizes(run, {"openvino": folder / "model.xml"}).iloc[0]
-    assert row["megabytes"] == pytest.approx(1.5005) and row["file"] == "export/model.xml"
+    assert ratios["other", 1] == ratios["other", 3] == 1
+    assert ratios["onnx", 3] == pytest.approx(medians["other", 3] / medians["onnx", 3])

@@ -22,6 +22,7 @@ ROOMS = [
     "inference",
     "views",
     "studies",
+    "video",
     "pipeline",
 ]
 
@@ -62,18 +63,13 @@ UP: set[tuple[str, str]] = {
     ("helpers.analysis.detection_probability", "helpers.data.images"),
     ("helpers.analysis.detection_probability", "helpers.runs"),
     ("helpers.analysis.unknown", "helpers.models.open_set"),
-    ("helpers.inference.video", "helpers.views.figures"),
-    ("helpers.inference.video", "helpers.views.video_figures"),
     ("helpers.models.backbones", "helpers.runs"),
     ("helpers.runs", "helpers.inference.engine"),
     ("helpers.session", "helpers.runs"),
     ("helpers.views.app.inspection", "helpers.studies.cascades"),
     ("helpers.views.app.inspection", "helpers.studies.sizes"),
-    ("helpers.views.app.serve", "helpers.pipeline"),
 }
 CIRCLES: set[str] = {
-    "helpers.inference.exported",
-    "helpers.inference.predictor",
     "helpers.models.backbones",
     "helpers.models.builtin",
 }

@@ -15,9 +15,9 @@ from helpers.inference import Cascade, Predictor, predictor
 from helpers.inference.__main__ import main
 from helpers.inference.cascade import deciding_row, judge_by_parts
 from helpers.inference.stages import ERROR, Item, RunStage
-from helpers.inference.video import main as video_main
 from helpers.runs import Run
 from helpers.thresholds import held_out_thresholds
+from helpers.video import main as video_main
 
 BAD = ["nan", "inf", "-inf"]
 SICK = 200  # green of a photo that the network answers with NaN

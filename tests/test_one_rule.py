@@ -23,7 +23,8 @@ from helpers.analysis.costs import Prices, cascade_rates, expected_costs, lost_p
 from helpers.analysis.metrics import PixelMetrics, image_draws, image_metrics, photo_overlap
 from helpers.analysis.sizing import label_defects, measure_defects
 from helpers.data.images import map_at_photo_size
-from helpers.inference.export import OUTPUTS, FixedClassifier, FixedDetector, network_graph
+from helpers.inference.export import OUTPUTS, trace
+from helpers.inference.export_networks import FixedClassifier, FixedDetector
 from helpers.models.classifier import abnormal_scores
 from helpers.studies.weak_defects import detection_rates
 from helpers.thresholds import Threshold, conformal_threshold, exceeds
@@ -139,7 +140,7 @@ class Said(nn.Module):
 def answers(network: nn.Module, frames: np.ndarray, classifies: bool) -> dict[str, dict[str, np.ndarray]]:
     """What a network says in each format."""
     names = OUTPUTS[classifies]
-    graph = network_graph(network.eval(), frames.shape[-2:], names)
+    graph = trace(network.eval(), torch.from_numpy(frames), ["N"], names)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     with TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
@@ -151,7 +152,7 @@ def answers(network: nn.Module, frames: np.ndarray, classifies: bool) -> dict[st
         in_openvino = {name: np.array(found[name]) for name in names}
     with torch.no_grad():
         in_torch = {name: each.numpy() for name, each in zip(names, network(torch.from_numpy(frames)), strict=True)}
-    in_onnx = dict(zip(names, session.run(list(names), {"frames": frames}), strict=True))
+    in_onnx = dict(zip(names, session.run(list(names), {"photos": frames}), strict=True))
     return {"torch": in_torch, "onnx": in_onnx, "openvino": in_openvino}
 
 

@@ -1,19 +1,18 @@
-"""Exported runs at work: ONNX Runtime and OpenVINO as backends of the Predictor.
+"""Exported runs: what a file says of itself, and ONNX Runtime and OpenVINO as backends of the Predictor.
 
-A file says which run it was made from, and by which exporter (:func:`helpers.inference.export.about`); one that does
-not fit the run as it is now is refused.
+A file says which run it was made from, and by which exporter; one that does not fit the run as it is now is refused.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from helpers.inference.backends import CHECKPOINT, Output
 from helpers.models.recipes import RECIPES
 from helpers.paths import file_sha256, write_whole
 from helpers.runs import MissingRunError, Run
@@ -21,8 +20,6 @@ from helpers.thresholds import Threshold
 
 if TYPE_CHECKING:
     import openvino
-
-    from helpers.inference.predictor import Output
 
 ONNX, OPENVINO, INT8, BF16 = "onnx", "openvino", "openvino-int8", "openvino-bf16"
 FORMATS = (ONNX, OPENVINO, INT8)
@@ -33,15 +30,21 @@ FILES = {
     BF16: "export/openvino/model.xml",  # the same file: it is the CPU that computes in 16 bits
 }
 BACKEND_NAMES = tuple(FILES)
-HASHES = ".sha256"  # suffix of the file with an exported file's hash
-OUTPUT_NAMES = ("score", "map", "probabilities", "embedding")
+INPUT = "photos"
+FIELDS = {"score": "scores", "map": "maps", "probabilities": "probabilities", "embedding": "embeddings"}
 NORMAL_SCORES = "normal_scores"  # entry of a file with a calibration of its own
 RT_INFO = "defect_detection"  # OpenVINO's name for our entries
 MAKE = "run notebook 09_export_and_video, or python -m helpers.inference.export"
 
+Infer = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+"""Photos (n, H, W, 3) uint8 -> outputs by name, see `FIELDS`."""
+
+
+# ------------------------------------------------------------------------------------------- what a file says of itself
+
 
 def read_about(file: Path) -> dict[str, str]:
-    """What an exported file says of itself, see :func:`helpers.inference.export.about`; empty if it says nothing."""
+    """The entries of an exported file; empty if it has none."""
     if file.suffix == ".onnx":
         import onnx
 
@@ -55,53 +58,49 @@ def read_about(file: Path) -> dict[str, str]:
     return {name: str(value) for name, value in model.get_rt_info([RT_INFO]).value.items()}
 
 
-def describe(model: openvino.Model, entries: Mapping[str, str]) -> None:
-    """Write what a file is to say of itself into an OpenVINO model."""
-    for name, value in entries.items():
-        model.set_rt_info(value, [RT_INFO, name])
-
-
-def write_hashes(file: Path) -> None:
-    """Write the hash of an exported file, and of its weights, beside it, as ``sha256sum -c`` reads them."""
-    parts = [part for part in (file, file.with_suffix(".bin")) if part.is_file()]
-    text = "".join(f"{file_sha256(part)}  {part.name}\n" for part in parts)
-    write_whole(file.with_suffix(HASHES), lambda place: place.write_text(text, encoding="utf-8"))
-
-
-def is_whole(file: Path) -> bool:
-    """Whether an exported file, and its weights, are those that were written."""
-    try:
-        lines = file.with_suffix(HASHES).read_text(encoding="utf-8").splitlines()
-        known = dict(reversed(line.split("  ", 1)) for line in lines)
-    except (OSError, ValueError):
-        return False
-    needed = {file.name} if file.suffix == ".onnx" else {file.name, file.with_suffix(".bin").name}
-    return {*known} == needed and all(
-        (file.parent / name).is_file() and file_sha256(file.parent / name) == known[name] for name in needed
-    )
-
-
-def is_current(file: Path, entries: Mapping[str, str]) -> bool:
-    """Whether a file is there, whole, and says all of this of itself."""
-    if not file.is_file() or not is_whole(file):
-        return False
-    try:
-        found = read_about(file)
-    except Exception:  # a damaged file raises what its library likes
-        return False
-    return all(found.get(name) == value for name, value in entries.items())
+def stored_thresholds(about: Mapping[str, str]) -> dict[str, Threshold]:
+    """Thresholds among a file's entries, by name."""
+    return {name: Threshold.from_dict(fields) for name, fields in json.loads(about.get("thresholds", "{}")).items()}
 
 
 def identity(run: Run) -> dict[str, str]:
-    """What a file must say of itself to be up to date."""
-    from helpers.inference.predictor import CHECKPOINT
-
+    """The entries by which a file fits its run."""
     return {
         "run_fingerprint": run.info["fingerprint"],
         "checkpoint_sha256": run.info.get("files", {}).get(CHECKPOINT) or file_sha256(run.folder / CHECKPOINT),
         "exporter_recipe": str(RECIPES["export"]),
         "run_thresholds": json.dumps({name: threshold.to_dict() for name, threshold in run.thresholds.items()}),
     }
+
+
+def file_parts(file: Path) -> list[Path]:
+    """The file, and OpenVINO's weights that belong to it."""
+    return [file] if file.suffix == ".onnx" else [file, file.with_suffix(".bin")]
+
+
+def _hashes(file: Path) -> Path:
+    return file.with_suffix(".sha256")
+
+
+def write_hashes(file: Path) -> None:
+    """Write the hashes of a file and its weights beside it, as ``sha256sum -c`` reads them."""
+    text = "".join(f"{file_sha256(part)}  {part.name}\n" for part in file_parts(file))
+    write_whole(_hashes(file), lambda place: place.write_text(text, encoding="utf-8"))
+
+
+def is_whole(file: Path) -> bool:
+    """Whether a file and its weights are those that were written."""
+    try:
+        lines = _hashes(file).read_text(encoding="utf-8").splitlines()
+        return lines == [f"{file_sha256(part)}  {part.name}" for part in file_parts(file)]
+    except (OSError, ValueError):
+        return False
+
+
+def outdated(file: Path, run: Run) -> list[str]:
+    """Names of the entries in which a file does not fit its run."""
+    about = read_about(file)
+    return [name for name, value in identity(run).items() if about.get(name) != value]
 
 
 def exported_file(run: Run, backend: str) -> Path:
@@ -112,16 +111,12 @@ def exported_file(run: Run, backend: str) -> Path:
         ValueError: it is damaged, or was made from another checkpoint, from other thresholds, or by another exporter.
     """
     file = run.folder / FILES[backend]
-    formats = OPENVINO if backend == BF16 else backend
-    call = f"{MAKE} {run.folder} --formats {formats}"
+    call = f"{MAKE} {run.folder} --formats {OPENVINO if backend == BF16 else backend}"
     if not file.is_file():
         raise MissingRunError(f"backend={backend!r}: there is no {file}; {call}")
     if not is_whole(file):
-        raise ValueError(
-            f"backend={backend!r}: {file} is damaged, or its hash ({file.with_suffix(HASHES).name}) is missing; {call}"
-        )
-    said = read_about(file)
-    other = [name for name, value in identity(run).items() if said.get(name) != value]
+        raise ValueError(f"backend={backend!r}: {file} is damaged, or {_hashes(file).name} is missing; {call}")
+    other = outdated(file, run)
     if other:
         raise ValueError(
             f"backend={backend!r}: {file} is out of date: it was made from another checkpoint or other thresholds than "
@@ -130,69 +125,37 @@ def exported_file(run: Run, backend: str) -> Path:
     return file
 
 
-def by_shape(photos: Sequence[np.ndarray]) -> list[tuple[list[int], np.ndarray]]:
-    """Photos of one size together: their indices, and (n, H, W, 3)."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, photo in enumerate(photos):
-        groups.setdefault(photo.shape, []).append(index)
-    return [(indices, np.stack([photos[index] for index in indices])) for indices in groups.values()]
+# ------------------------------------------------------------------------------------------------------------- backends
 
 
-Infer = Callable[[np.ndarray], Mapping[str, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What a file's own scores say, where they are not the run's.
-
-    Attributes:
-        thresholds: by name.
-        normal_scores: (n,) float32, of the good photos of val.
-    """
+class Calibration(NamedTuple):
+    """What the scores of a file in 8 bits say instead of the run's: its thresholds, and the scores (n,) of val's good
+    photos."""
 
     thresholds: dict[str, Threshold]
     normal_scores: np.ndarray
 
-    @classmethod
-    def of_file(cls, file: Path) -> Calibration | None:
-        """The one that a file carries, or None: its scores are the run's."""
-        said = read_about(file)
-        if NORMAL_SCORES not in said:
-            return None
-        return cls(stored_thresholds(file), np.array(json.loads(said[NORMAL_SCORES]), dtype=np.float32))
-
 
 class ExportedBackend:
-    """Photos of any sizes through an exported file.
-
-    Args:
-        infer: (n, H, W, 3) uint8 -> outputs by name.
-        calibration: of the file, see :class:`Calibration`.
-    """
+    """Photos of any sizes through an exported file; those of one size go through at once."""
 
     def __init__(self, infer: Infer, calibration: Calibration | None = None) -> None:
         self.infer = infer
         self.calibration = calibration
 
     def __call__(self, photos: Sequence[np.ndarray]) -> Output:
-        """Score photos; those of one size go through at once."""
-        from helpers.inference.predictor import Output
-
-        parts = [(indices, self.infer(batch)) for indices, batch in by_shape(photos)]
-        order = np.argsort(np.concatenate([indices for indices, _ in parts]))
-        joined = {name: np.concatenate([found[name] for _, found in parts])[order] for name in parts[0][1]}
-        return Output(joined["score"], joined.get("map"), joined.get("probabilities"), joined.get("embedding"))
+        shapes = [photo.shape for photo in photos]
+        groups = [[n for n, one in enumerate(shapes) if one == shape] for shape in dict.fromkeys(shapes)]
+        parts = [self.infer(np.stack([photos[n] for n in group])) for group in groups]
+        order = np.argsort(np.concatenate(groups))
+        return Output(**{FIELDS[name]: np.concatenate([part[name] for part in parts])[order] for name in parts[0]})
 
 
 def open_exported(run: Run, backend: str, device: str = "auto") -> ExportedBackend:
     """An exported run on the CPU, with as many threads as torch would take.
 
-    Args:
-        run: finished and exported.
-        backend: ``onnx``: ONNX Runtime; ``openvino`` computes in float32, also where the CPU could do it faster in 16
-            bits; ``openvino-bf16`` in 16 bits (bfloat16); ``openvino-int8`` most products in 8 bits, the rest in
-            float32.
-        device: ``auto`` or ``cpu``.
+    ``openvino`` computes in float32, also where the CPU could do it faster in 16 bits; ``openvino-bf16`` in 16 bits
+    (bfloat16); ``openvino-int8`` most products in 8 bits, the rest in float32.
 
     Raises:
         MissingRunError: it has not been exported.
@@ -205,11 +168,14 @@ def open_exported(run: Run, backend: str, device: str = "auto") -> ExportedBacke
         raise ValueError(f"backend={BF16!r}: this CPU has no bfloat16; take backend={OPENVINO!r} or {INT8!r}.")
     if backend == ONNX:
         return ExportedBackend(onnx_infer(file))
-    return ExportedBackend(openvino_infer(file, bf16=backend == BF16), Calibration.of_file(file))
+    about, calibration = read_about(file), None
+    if NORMAL_SCORES in about:
+        calibration = Calibration(stored_thresholds(about), np.array(json.loads(about[NORMAL_SCORES]), np.float32))
+    return ExportedBackend(openvino_infer(file, bf16=backend == BF16), calibration)
 
 
 def onnx_infer(file: Path) -> Infer:
-    """An ONNX file in ONNX Runtime: photos (n, H, W, 3) uint8 -> outputs by name."""
+    """An ONNX file in ONNX Runtime."""
     import onnxruntime
     import torch
 
@@ -218,11 +184,11 @@ def onnx_infer(file: Path) -> Infer:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return lambda batch: dict(zip(names, session.run(names, {"photos": batch}), strict=True))
+    return lambda batch: dict(zip(names, session.run(names, {INPUT: batch}), strict=True))
 
 
 def openvino_infer(file: Path | openvino.Model, *, bf16: bool = False) -> Infer:
-    """An OpenVINO file, or model, in OpenVINO: photos (n, H, W, 3) uint8 -> outputs by name."""
+    """An OpenVINO file, or model, in OpenVINO."""
     import openvino
     import torch
 
@@ -233,7 +199,7 @@ def openvino_infer(file: Path | openvino.Model, *, bf16: bool = False) -> Infer:
     }
     compiled = openvino.Core().compile_model(file, "CPU", options)
     # an output may have further names, of what it was before the conversion
-    names = [next(name for name in OUTPUT_NAMES if name in output.get_names()) for output in compiled.outputs]
+    names = [next(name for name in FIELDS if name in output.get_names()) for output in compiled.outputs]
     # copied, as the next call writes into the same memory
     return lambda batch: dict(zip(names, map(np.array, compiled(batch).values()), strict=True))
 
@@ -243,9 +209,3 @@ def has_bf16() -> bool:
     import openvino
 
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def stored_thresholds(file: Path) -> dict[str, Threshold]:
-    """Thresholds that a file carries, by name."""
-    stored = json.loads(read_about(file).get("thresholds", "{}"))
-    return {name: Threshold.from_dict(fields) for name, fields in stored.items()}
