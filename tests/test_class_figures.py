@@ -5,7 +5,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from helpers.analysis.classes import classification_report
+from helpers.analysis.classes import classification_report, decide, open_set_report, open_set_thresholds
 from helpers.analysis.costs import (
     Prices,
     best_first_threshold,
@@ -14,9 +14,8 @@ from helpers.analysis.costs import (
     expected_costs,
     first_thresholds,
 )
-from helpers.analysis.unknown import embedding_plane, open_set_report, open_set_thresholds
 from helpers.compute import throughput_against_defects, time_stages
-from helpers.models.open_set import MahalanobisScorer, decide
+from helpers.models.open_set import MahalanobisScorer
 from helpers.views import class_figures as figures
 
 KNOWN = ["crazing", "inclusion", "patches", "rolled-in_scale"]
@@ -36,7 +35,7 @@ def open_set_example(n=45, seed=0):
 
     (train_labels, train), (_, val), (truth, test) = draw(KNOWN, 60), draw(KNOWN, 25), draw(KNOWN + UNKNOWN, n)
     scorer = MahalanobisScorer.fit(train, train_labels)
-    tau = open_set_thresholds(scorer.scores(val), use_confidence=False)["tau"]
+    tau = open_set_thresholds(scorer.scores(val))["tau"]
     distances = scorer.distances(test)
     logits = -(distances**2) / 30 + rng.gumbel(0, 0.7, distances.shape)  # with mistakes
     chances = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -54,7 +53,7 @@ def open_set_example(n=45, seed=0):
         "report": report,
         "other": other,
         "closed": named,
-        "plane": embedding_plane(train, test),
+        "plane": (test[:, :2], np.array([0.6, 0.2])),
     }
 
 

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from helpers import read_dataset
+from helpers.analysis.classes import decide
 from helpers.data.known_unknown import ClassSplit
 from helpers.data.samples import assign_splits, supervised_table
 from helpers.inference.classification import classifier_thresholds, train_classifier
 from helpers.inference.predictor import Predictor
 from helpers.inference.stages import OpenSet
 from helpers.models.backbones import resolve_backbone
-from helpers.models.open_set import decide
 from helpers.runs import MissingRunError, Run
 from helpers.studies import classifiers as study
 from helpers.studies import open_set as open_set_study

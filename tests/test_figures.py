@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from helpers.analysis.metrics import by_defect_type, image_curves
+from helpers.analysis.metrics import evaluate, image_curves
 from helpers.thresholds import conformal_threshold
 from helpers.views import figures
 
@@ -26,6 +26,11 @@ def _photos(n, height=24, width=32):
     mask = np.zeros((height, width), bool)
     mask[:6, 10:16] = True  # touches the border
     return photos, [mask] + [None] * (n - 1), [RNG.random((12, 16)) * (k + 1) for k in range(n)]
+
+
+def by_type(labels, scores, types, threshold=None):
+    table = pd.DataFrame({"label_index": labels, "score": scores, "defect_type": types})
+    return evaluate(table, image_threshold=threshold, n_bootstrap=50).by_type
 
 
 PHOTOS, MASKS, MAPS = _photos(3)
@@ -56,7 +61,7 @@ FIGURES = {
     "instances_gallery": lambda **o: figures.instances_gallery(PHOTOS, MAPS, LABELLED, ["a", "b", "c"], **o),
     "calibration_figure": lambda **o: figures.calibration_figure(VAL, THRESHOLD, **o),
     "coreset_figure": lambda **o: figures.coreset_figure(1 / np.arange(1, 100), **o),
-    "metric_bars": lambda **o: figures.metric_bars(by_defect_type(LABELS, SCORES, TYPES, THRESHOLD, n=50), **o),
+    "metric_bars": lambda **o: figures.metric_bars(by_type(LABELS, SCORES, TYPES, THRESHOLD), **o),
     "weak_defect_curves": lambda **o: figures.weak_defect_curves(WEAK, **o),
 }
 PICTURES = ("sample_grid", "map_gallery", "instances_gallery")
@@ -206,7 +211,7 @@ def test_one_class_one_size_and_one_value_still_draw(tmp_path):
         figures.map_gallery(PHOTOS[:1], [np.zeros((4, 4))], [None], ["flat"], 0.5),
         figures.calibration_figure([0.5], conformal_threshold([0.5])),
         figures.coreset_figure([1.0]),
-        figures.metric_bars(by_defect_type([0, 1], [0.1, 0.2], ["good", "hole"])),  # no threshold: all NaN
+        figures.metric_bars(by_type([0, 1], [0.1, 0.2], ["good", "hole"])),  # no threshold: all NaN
         figures.sample_grid([PHOTOS[0][..., 0]], [None], ["grey"]),
     ]
     for number, figure in enumerate(drawn):

@@ -20,7 +20,8 @@ from torch import nn
 from helpers.analysis.classes import threshold_rates
 from helpers.analysis.comparison import operating_points, threshold_counts
 from helpers.analysis.costs import Prices, cascade_rates, expected_costs, lost_photos
-from helpers.analysis.metrics import PixelMetrics, image_draws, image_metrics, photo_overlap
+from helpers.analysis.metrics import image_draws, image_metrics
+from helpers.analysis.pixels import count_pixels, photo_overlap
 from helpers.analysis.sizing import label_defects, measure_defects
 from helpers.data.images import map_at_photo_size
 from helpers.inference.export import OUTPUTS, trace
@@ -52,8 +53,7 @@ def test_a_map_is_above_its_threshold_in_the_same_pixels_everywhere(drawn):
     np.testing.assert_array_equal(threshold.exceeds(found), above)
     np.testing.assert_array_equal(label_defects(found, threshold, **WHOLE) > 0, above)
     assert measure_defects(found, threshold, **WHOLE)["area_px"].sum() == above.sum()
-    metric = PixelMetrics(threshold)
-    metric.update(found, np.ones(found.shape, bool))
+    metric = count_pixels(found, np.ones(found.shape, bool), threshold)
     assert (metric.tp, metric.fn) == (above.sum(), (~above).sum())
     assert photo_overlap([found], [np.ones(found.shape, bool)], threshold)["iou"].item() == above.mean()
 
@@ -85,8 +85,7 @@ def test_scores_are_above_their_threshold_in_the_same_photos_everywhere(drawn):
 
 def test_a_tenth_as_a_threshold_is_not_below_a_tenth_as_float32():
     tenth = np.full((8, 8), 0.1, np.float32)
-    metric = PixelMetrics(0.1)
-    metric.update(tenth)
+    metric = count_pixels(tenth, None, 0.1)
     assert (metric.fp, int(label_defects(tenth, 0.1, **WHOLE).max()), float(tenth[0, 0]) > 0.1) == (0, 0, True)
 
 

@@ -1,58 +1,51 @@
-"""How well a classifier names the classes it knows: rates by class, confusion, ranking and calibration, with counts.
+"""How well a classifier names the classes it knows, and what it makes of those it does not: rates with intervals.
 
-Rates are scikit-learn's. A figure that needs a class which is not there is NaN.
+Known photos are those of classes that the classifier was trained on; all others are unknown. Scores are oriented so
+that larger is more unknown; a positive is a known photo that is accepted. What needs a class that is not there is NaN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, SupportsFloat
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
+from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
-from helpers.analysis.intervals import bootstrap, percentile_interval, weighted_auroc, wilson_interval
-from helpers.thresholds import Threshold
+from helpers.analysis.intervals import (
+    bootstrap,
+    counts_by_score,
+    interval_table,
+    percentile_interval,
+    share_interval,
+    weighted_auroc,
+    wilson_interval,
+)
+from helpers.analysis.metrics import image_draws, image_metrics
+from helpers.thresholds import Threshold, conformal_threshold, exceeds
 
 UNKNOWN = "unknown"
 N_BINS = 15  # Guo et al. 2017
 _MACRO = ("precision", "recall", "f1", "auroc")
+_ENDS = ("", "_low", "_high")
 
 
 def learnable_classes(table: pd.DataFrame, least: int = 3) -> list[str]:
-    """Classes of a sample table that can be learned, chosen by and tested: one group each for train, val and test.
-
-    Args:
-        table: sample table.
-        least: groups of photos that a class needs.
-
-    Returns:
-        Names, sorted.
-    """
+    """Classes of a sample table that can be learned, chosen by and tested: one group each for train, val and test."""
     groups = table.groupby("defect_type")["group"].nunique()
     return sorted(groups.index[groups >= least])
 
 
-@dataclass(frozen=True)
-class ClassificationReport:
-    """What is known about one classifier on one test set.
+# -------------------------------------------------------------------------------------------------- classes it knows
 
-    Attributes:
-        overall: ``n`` photos, ``n_classes`` (those with photos), ``accuracy``; ``precision``, ``recall``, ``f1``
-            (macro: the mean over classes with photos); ``auroc`` (each class against the rest, the mean over classes;
-            with two classes simply theirs) and ``ece``, the expected calibration error; both NaN without
-            probabilities.
-        by_class: a row a class: ``class``, ``n`` photos of it, ``n_predicted``; ``precision``, ``recall``, ``f1``,
-            ``auroc`` (against the rest), each with ``_low`` and ``_high``. A class that is never predicted has
-            precision 0; one without photos has only the precision 0 of its false predictions.
-        confusion: photos, rows true, columns predicted.
-        reliability: as from `reliability_table`; empty without probabilities.
-        intervals: index ``metric``; ``value``, ``low``, ``high``, ``level``, ``n``, ``method``: "wilson" for the
-            accuracy, "bootstrap" for the macro figures (photos resampled within each class). The calibration error
-            has none: it is biased upwards, and more so in resamples.
+
+class ClassificationReport(NamedTuple):
+    """``overall``: ``n``, ``n_classes`` (with photos), ``accuracy``, macro ``precision``, ``recall``, ``f1``, ``auroc``
+    (each class against the rest) and ``ece``, the expected calibration error (Guo et al. 2017, equation 3), without an
+    interval: it is biased upwards, more so in resamples. ``by_class``: ``n``, ``n_predicted`` and the same figures with
+    ``_low`` and ``_high``. ``confusion``: rows true, columns predicted. ``intervals``: as `interval_table`.
     """
 
     overall: dict[str, float]
@@ -63,8 +56,8 @@ class ClassificationReport:
 
 
 def classification_report(
-    truth: Sequence[str] | NDArray[Any],
-    predicted: Sequence[str] | NDArray[Any],
+    truth: Sequence[str],
+    predicted: Sequence[str],
     classes: Sequence[str],
     probabilities: ArrayLike | None = None,
     *,
@@ -72,197 +65,261 @@ def classification_report(
     level: float = 0.95,
     seed: int = 0,
 ) -> ClassificationReport:
-    """Evaluates the predictions of photos of known classes.
+    """Evaluate (N,) predicted names of photos of known classes; ``probabilities`` (N, C) in the order of the classes.
 
-    Intervals of precision and recall are Wilson's; those of F1, AUROC and the macro figures are percentile intervals
-    of resampled photos, each class resampled by itself. Photos are taken as independent.
-
-    Args:
-        truth: (N,) names of the true classes.
-        predicted: (N,) names of the predicted ones; by a threshold or the highest probability.
-        classes: all names, in the order of the columns of ``probabilities``.
-        probabilities: (N, C) in [0, 1], or None.
-        n_bootstrap: resamples, 1 or more.
-        level: of the intervals, in (0, 1).
-        seed: of the resamples.
-
-    Raises:
-        ValueError: When lengths differ, there is no photo, or a name is not among the classes.
+    Intervals of accuracy, precision and recall are Wilson's, the others of photos resampled within each class.
     """
-    names = [str(name) for name in classes]
-    true, said = _indices(truth, names, "truth"), _indices(predicted, names, "predicted")
-    if true.shape != said.shape or not true.size:
-        raise ValueError(f"truth has {true.size} entries and predicted {said.size}; give one a photo, and some.")
-    if n_bootstrap < 1 or not 0 < level < 1:
-        raise ValueError(f"n_bootstrap must be 1 or more and level in (0, 1); got {n_bootstrap} and {level}.")
-    chances = None if probabilities is None else _probabilities(probabilities, true.size, len(names))
-
-    labels = np.arange(len(names))
+    true, said = _codes(truth, classes, "truth"), _codes(predicted, classes, "predicted")
+    labels = np.arange(len(classes))
     precision, recall, f1, support = precision_recall_fscore_support(true, said, labels=labels, zero_division=0.0)
-    n_predicted = np.bincount(said, minlength=len(names))
-    here = support > 0
-    by_class = pd.DataFrame({"class": names, "n": support, "n_predicted": n_predicted})
-    by_class["precision"] = np.where(here | (n_predicted > 0), precision, np.nan)
-    by_class["recall"] = np.where(here, recall, np.nan)
-    by_class["f1"] = np.where(here, f1, np.nan)
-    by_class["auroc"] = np.nan
-    if chances is not None:
-        by_class["auroc"] = [
-            roc_auc_score(true == label, chances[:, label]) if 0 < support[label] < true.size else np.nan
-            for label in labels
-        ]
-    macro = {name: _mean(by_class.loc[here, name].to_numpy(dtype=float)) for name in _MACRO}
-    accuracy = float((true == said).mean())
-    overall: dict[str, float] = {"n": int(true.size), "n_classes": int(here.sum()), "accuracy": accuracy, **macro}
-    reliability = reliability_table(np.empty(0), np.empty(0))
-    overall["ece"] = np.nan
-    if chances is not None:
-        reliability = reliability_table(chances[np.arange(true.size), said], true == said)
-        overall["ece"] = expected_calibration_error(reliability)
-
-    draws = _draws(true, said, chances, len(names), n_bootstrap, seed)
-    for name in ("precision", "recall"):
-        counts = by_class["n_predicted" if name == "precision" else "n"]
+    called, here = np.bincount(said, minlength=labels.size), support > 0
+    by_class = pd.DataFrame({"class": list(classes), "n": support, "n_predicted": called})
+    by_class["precision"] = np.where(here | (called > 0), precision, np.nan)
+    by_class["recall"], by_class["f1"] = np.where(here, recall, np.nan), np.where(here, f1, np.nan)
+    by_class["auroc"], ece, chances = np.nan, np.nan, None
+    reliability = reliability_table(np.empty(0), np.empty(0, bool))
+    if probabilities is not None:
+        chances = np.asarray(probabilities, dtype=np.float64)
+        asked = [label for label in labels if 0 < support[label] < true.size]
+        by_class.loc[asked, "auroc"] = [roc_auc_score(true == label, chances[:, label]) for label in asked]
+        reliability = reliability_table(chances[np.arange(true.size), said], true == said, level=level)
+        gaps = (reliability["accuracy"] - reliability["confidence"]).abs().fillna(0)
+        ece = float((reliability["n"] * gaps).sum() / true.size)
+    draws = _draws(true, said, chances, labels.size, n_bootstrap, seed)
+    for name, counts in (("precision", called), ("recall", support)):
         ends = [wilson_interval(share, int(n), level) for share, n in zip(by_class[name], counts, strict=True)]
         by_class[[f"{name}_low", f"{name}_high"]] = ends
     for name in ("f1", "auroc"):
-        ends = [percentile_interval(draws[name][:, label], level) for label in labels] if name in draws else np.nan
-        by_class[[f"{name}_low", f"{name}_high"]] = ends
-    by_class = by_class[["class", "n", "n_predicted", *(f"{m}{end}" for m in _MACRO for end in ("", "_low", "_high"))]]
+        by_class[[f"{name}_low", f"{name}_high"]] = [percentile_interval(each, level) for each in draws[name].T]
+    by_class = by_class[["class", "n", "n_predicted", *(f"{name}{end}" for name in _MACRO for end in _ENDS)]]
 
-    rows = [("accuracy", accuracy, *wilson_interval(accuracy, true.size, level), "wilson")]
-    for name in _MACRO:
-        low, high = percentile_interval(draws[name][:, here].mean(axis=1), level) if name in draws else (np.nan, np.nan)
-        rows.append((name, macro[name], low, high, "" if np.isnan(low) else "bootstrap"))
-    intervals = pd.DataFrame(rows, columns=["metric", "value", "low", "high", "method"]).set_index("metric")
-    intervals[["level", "n"]] = level, true.size
-    intervals = intervals.astype({"n": int})[["value", "low", "high", "level", "n", "method"]]
-    return ClassificationReport(overall, by_class, confusion_table(truth, predicted, names), reliability, intervals)
+    values = {"accuracy": float((true == said).mean())}
+    values |= {name: float(by_class.loc[here, name].mean(skipna=False)) for name in _MACRO}
+    macro = {name: draws[name][:, here].mean(axis=1) for name in _MACRO}
+    intervals = interval_table(values, macro, {"accuracy": true.size}, level).assign(n=true.size)
+    overall = {"n": int(true.size), "n_classes": int(here.sum()), **values, "ece": ece}
+    return ClassificationReport(overall, by_class, confusion_table(truth, predicted, classes), reliability, intervals)
 
 
 def confusion_table(
-    truth: Sequence[str] | NDArray[Any],
-    predicted: Sequence[str] | NDArray[Any],
+    truth: Sequence[str],
+    predicted: Sequence[str],
     classes: Sequence[str],
     *,
     rows: Sequence[str] | None = None,
     unknown: bool = False,
 ) -> pd.DataFrame:
-    """Counts photos by true and predicted class.
-
-    Args:
-        truth: (N,) names of the true classes.
-        predicted: (N,) names of the predicted ones; with ``unknown`` also ``unknown``.
-        classes: names, in the order of the columns.
-        rows: names in the order of the rows; None: the classes, and with ``unknown`` one row ``unknown`` for the photos
-            of all other classes.
-        unknown: adds a column ``unknown``.
-
-    Returns:
-        Int counts; index ``truth``, columns ``predicted``.
-
-    Raises:
-        ValueError: When lengths differ or a name is among neither.
-    """
-    columns = [*map(str, classes), *([UNKNOWN] if unknown else [])]
-    index = columns if rows is None else [str(name) for name in rows]
-    names = np.asarray([str(name) for name in truth], dtype=object)
-    if rows is None and unknown:
-        names = np.where(np.isin(names.astype(str), columns), names, UNKNOWN)
-    true, said = _indices(names, index, "truth"), _indices(predicted, columns, "predicted")
-    if true.shape != said.shape:
-        raise ValueError(f"truth has {true.size} entries and predicted {said.size}; give one a photo.")
+    """Counts of photos, rows true (those of ``classes`` if not given), columns predicted; ``unknown`` adds a column."""
+    columns = [*classes, *([UNKNOWN] if unknown else [])]
+    index = list(classes if rows is None else rows)
     counts = np.zeros((len(index), len(columns)), int)
-    if true.size:
-        size = max(counts.shape)
-        counts = confusion_matrix(true, said, labels=np.arange(size))[: len(index), : len(columns)]
+    np.add.at(counts, (_codes(truth, index, "truth"), _codes(predicted, columns, "predicted")), 1)
     return pd.DataFrame(counts, pd.Index(index, name="truth"), pd.Index(columns, name="predicted"))
+
+
+def reliability_table(confidence: ArrayLike, right: ArrayLike, *, level: float = 0.95) -> pd.DataFrame:
+    """Confidence (N,) in [0, 1] against accuracy (``right``, bool) in `N_BINS` bins (low, high] of equal width.
+
+    Columns ``low``, ``high``, ``n``, ``confidence`` (mean), ``accuracy``, ``accuracy_low``, ``accuracy_high``.
+    """
+    values, hits = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=bool)
+    edges = np.linspace(0, 1, N_BINS + 1)
+    place = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, N_BINS - 1)
+    rows = []
+    for number in range(N_BINS):
+        inside = place == number
+        mean = values[inside].mean() if inside.any() else np.nan
+        rows.append((edges[number], edges[number + 1], int(inside.sum()), mean, *share_interval(hits[inside], level)))
+    return pd.DataFrame(rows, columns=["low", "high", "n", "confidence", *(f"accuracy{end}" for end in _ENDS)])
 
 
 def threshold_rates(
     thresholds: Mapping[str, Threshold], val: pd.DataFrame, test: pd.DataFrame, level: float = 0.95
 ) -> pd.DataFrame:
-    """What each threshold accepts of the good photos, and what it finds of the defects, on val and on test.
+    """What each threshold accepts of the good photos (``accepted``), and what it finds of the defects (``found``).
 
-    Args:
-        thresholds: by name; accepted is a score of at most the value.
-        val: ``label_index`` and ``score``; the photos that thresholds were set on, so its rates flatter.
-        test: likewise.
-        level: of Wilson's intervals.
-
-    Returns:
-        A row a threshold and split: ``name``, ``value``, ``origin``, ``split``; ``n_normal``, ``accepted`` (share) with
-        ``_low`` and ``_high``, and ``n_abnormal``, ``found`` (share) likewise; NaN where there is no photo.
+    A row a threshold and split, shares with ``_low`` and ``_high``. On val, where thresholds were set, rates flatter.
     """
     rows = []
     for name, threshold in thresholds.items():
         for split, photos in (("val", val), ("test", test)):
+            beyond, abnormal = threshold.exceeds(photos["score"]), photos["label_index"].to_numpy() == 1
             row: dict[str, Any] = {"name": name, "value": threshold.value, "origin": threshold.origin, "split": split}
-            beyond = pd.Series(threshold.exceeds(photos["score"]), photos.index)
-            abnormal = photos["label_index"] == 1
             for count, share, chosen in (
                 ("n_normal", "accepted", ~beyond[~abnormal]),
                 ("n_abnormal", "found", beyond[abnormal]),
             ):
-                value = float(chosen.mean()) if len(chosen) else np.nan
-                low, high = wilson_interval(value, len(chosen), level)
-                row |= {count: len(chosen), share: value, f"{share}_low": low, f"{share}_high": high}
+                figures = share_interval(chosen, level)
+                row |= {count: chosen.size, **{f"{share}{end}": x for end, x in zip(_ENDS, figures, strict=True)}}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def reliability_table(
-    confidence: ArrayLike, right: ArrayLike, n_bins: int = N_BINS, level: float = 0.95
+# ------------------------------------------------------------------------------------------ classes it does not know
+
+
+def decide(
+    scores: ArrayLike, confidence: ArrayLike | None, tau: SupportsFloat | None, kappa: SupportsFloat | None = None
+) -> NDArray[np.bool_]:
+    """(N,) bool, which photos are called unknown: score above tau, or confidence below kappa; None: off."""
+    unknown = np.zeros(np.shape(scores), dtype=bool) if tau is None else exceeds(scores, tau)
+    if kappa is None:
+        return unknown
+    return unknown | exceeds(confidence, Threshold(float(kappa), "kappa", below=True))
+
+
+def open_set_thresholds(
+    val_scores: ArrayLike, val_confidence: ArrayLike | None = None, accept: float = 0.95
+) -> dict[str, Threshold]:
+    """``tau`` and, where there are confidences, ``kappa``: conformal, each accepting a share of held-out known photos.
+
+    Photos that pass both are fewer: at least 2 accept - 1 (Bonferroni). Set ``accept`` to (1 + share) / 2 for a share
+    of both together.
+    """
+    thresholds = {"tau": conformal_threshold(val_scores, accept, population="known")}
+    if val_confidence is not None:
+        thresholds["kappa"] = conformal_threshold(val_confidence, accept, population="known", below=True)
+    return thresholds
+
+
+def accepted_shares(
+    thresholds: Mapping[str, Threshold],
+    val_scores: ArrayLike,
+    test_scores: ArrayLike,
+    val_confidence: ArrayLike | None = None,
+    test_confidence: ArrayLike | None = None,
+    *,
+    level: float = 0.95,
 ) -> pd.DataFrame:
-    """Confidence against accuracy in bins of equal width (Guo et al. 2017, "On calibration of modern neural networks").
+    """The share of known photos that each rule (tau, kappa, both) accepts, beside what was promised.
 
-    Args:
-        confidence: (N,) in [0, 1], probability of the predicted class.
-        right: (N,) bool, whether it is the true one.
-        n_bins: bins (low, high]; the first holds 0 too.
-        level: of Wilson's interval of the accuracy.
-
-    Returns:
-        A row a bin: ``low``, ``high``, ``n``, ``confidence`` (mean), ``accuracy``, ``accuracy_low``, ``accuracy_high``;
-        NaN in an empty bin.
-
-    Raises:
-        ValueError: When shapes differ, a value lies outside [0, 1], or n_bins is not positive.
+    Of m new photos the number that is accepted follows, over draws of val and test, a beta-binomial distribution
+    (m; k, n + 1 - k): ``expected_low`` and ``expected_high`` on test, and ``as_promised``: not below. They are missing
+    where nothing exact can be said: on val, for both rules together, for a threshold that promises nothing.
+    ``promised`` of both rules is what Bonferroni leaves.
     """
-    values, hits = np.asarray(confidence, dtype=np.float64), np.asarray(right).astype(bool)
-    if values.ndim != 1 or values.shape != hits.shape:
-        raise ValueError(f"confidence {values.shape} and right {hits.shape} must be two (N,) arrays of one length.")
-    if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError("confidence must lie in [0, 1]; give probabilities, not logits.")
-    if n_bins < 1:
-        raise ValueError(f"n_bins must be 1 or more, got {n_bins}.")
-    edges = np.linspace(0, 1, n_bins + 1)
-    place = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, n_bins - 1)
-    n = np.bincount(place, minlength=n_bins)
-    with np.errstate(invalid="ignore"):
-        mean = np.bincount(place, values, minlength=n_bins) / n
-        accuracy = np.bincount(place, hits, minlength=n_bins) / n
-    ends = [wilson_interval(share, int(count), level) for share, count in zip(accuracy, n, strict=True)]
-    table = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "n": n, "confidence": mean, "accuracy": accuracy})
-    table[["accuracy_low", "accuracy_high"]] = ends
-    return table
+    rules = {"tau": ["tau"]} | (
+        {"kappa": ["kappa"], "tau and kappa": ["tau", "kappa"]} if "kappa" in thresholds else {}
+    )
+    rows = []
+    for rule, names in list(rules.items())[: 3 if "kappa" in thresholds else 1]:
+        used = {name: thresholds[name] for name in names}
+        for split, scores, confidence in (("val", val_scores, val_confidence), ("test", test_scores, test_confidence)):
+            accepted = ~decide(scores, confidence, used.get("tau"), used.get("kappa"))
+            row = {"rule": rule, "split": split, "n": accepted.size, "accepted": int(accepted.sum())}
+            row |= dict(zip(("share", "low", "high"), share_interval(accepted, level), strict=True))
+            for column, field in (("asked", "accept"), ("promised", "guaranteed")):
+                shares = [getattr(limit, field) for limit in used.values()]
+                row[column] = np.nan if None in shares else max(0.0, 1 - sum(1 - share for share in shares))
+            if split == "test" and len(used) == 1:
+                row |= _expected(*used.values(), row, level)
+            rows.append(row)
+    last = ["expected_low", "expected_high", "as_promised"]
+    columns = ["rule", "split", "n", "accepted", "share", "low", "high", "asked", "promised", *last]
+    return pd.DataFrame(rows, columns=columns).astype({"as_promised": "boolean", **dict.fromkeys(last[:2], float)})
 
 
-def expected_calibration_error(reliability: pd.DataFrame) -> float:
-    """Mean distance of accuracy and confidence over the bins, weighted by their photos (Guo et al. 2017, equation 3).
+def _expected(threshold: Threshold, row: Mapping[str, Any], level: float) -> dict[str, Any]:
+    from scipy.stats import betabinom
 
-    Args:
-        reliability: from `reliability_table`.
+    if threshold.rank is None or not row["n"]:
+        return {}
+    drawn = betabinom(row["n"], threshold.rank, threshold.n_normal + 1 - threshold.rank)
+    low, high = (float(drawn.ppf(end)) / row["n"] for end in ((1 - level) / 2, (1 + level) / 2))
+    return {"expected_low": low, "expected_high": high, "as_promised": bool(row["share"] >= low)}
 
-    Returns:
-        In [0, 1]; NaN without photos.
+
+class OpenSetReport(NamedTuple):
+    """``intervals``: as `interval_table`, with ``n`` photos: ``auroc`` and ``fpr_at_95_tpr`` of known against unknown,
+    ``oscr`` (area under `oscr_curve`), ``closed_set_accuracy`` (known photos, nothing rejected), ``known_accepted``,
+    ``known_right``, ``unknown_detected``, ``open_set_accuracy``. ``by_class``: a row a class, known ones first: ``n``,
+    ``rejected``, ``right`` (verdicts) with ``_low`` and ``_high``, and ``auroc`` of unknown ones against all known.
+    ``curves``: ``fpr`` and ``ccr``, and 0-d ``oscr``, ``n_known``, ``n_unknown``.
     """
-    n = reliability["n"].to_numpy()
-    gaps = (reliability["accuracy"] - reliability["confidence"]).abs().fillna(0).to_numpy()
-    return float((n * gaps).sum() / n.sum()) if n.sum() else np.nan
+
+    intervals: pd.DataFrame
+    by_class: pd.DataFrame
+    curves: dict[str, NDArray[np.float64]]
 
 
-# --------------------------------------------------------------------------------------------------------- resamples
+def open_set_report(
+    truth: Sequence[str],
+    predicted: Sequence[str],
+    scores: ArrayLike,
+    rejected: ArrayLike,
+    classes: Sequence[str],
+    *,
+    n_bootstrap: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> OpenSetReport:
+    """Evaluate (N,) scores and rejections of test photos, however they came about.
+
+    A name of ``truth`` that is not in ``classes`` is an unknown class; ``predicted`` is what the classifier
+    would say if nothing were rejected.
+    """
+    names, values, away = np.asarray(truth, str), np.asarray(scores, np.float64), np.asarray(rejected, bool)
+    known, right = np.isin(names, list(classes)), names == np.asarray(predicted, str)
+    verdict = np.where(known, right & ~away, away)
+    rates = {
+        "closed_set_accuracy": right[known],
+        "known_accepted": ~away[known],
+        "known_right": verdict[known],
+        "unknown_detected": verdict[~known],
+        "open_set_accuracy": verdict,
+    }
+    fpr, ccr = oscr_curve(values[known], right[known], values[~known])
+    ranking = image_metrics(known, -values)
+    oscr = float(np.trapezoid(ccr, fpr)) if fpr.size else np.nan
+    figures = {"auroc": ranking["image_auroc"], "fpr_at_95_tpr": ranking["fpr_at_95_recall"], "oscr": oscr}
+    draws = {"oscr": _oscr_draws(values, known, right, n_bootstrap, seed)}
+    resampled = image_draws(known, -values, None, n=n_bootstrap, seed=seed)
+    draws |= {"auroc": resampled["image_auroc"], "fpr_at_95_tpr": resampled["fpr_at_95_recall"]}
+    shares = {name: float(photos.mean()) if photos.size else np.nan for name, photos in rates.items()}
+    sizes = {name: photos.size for name, photos in rates.items()}
+    intervals = interval_table(figures | shares, draws, sizes, level)
+    intervals["n"] = [sizes.get(name, values.size) for name in intervals.index]
+
+    rows = []
+    for name in [*classes, *sorted(set(names[~known]))]:
+        chosen, pair = names == name, (names == name) | known
+        auroc = np.nan if name in classes else image_metrics(chosen[pair], values[pair])["image_auroc"]
+        share = float(away[chosen].mean()) if chosen.any() else np.nan
+        row = (name, name in classes, int(chosen.sum()), share, *share_interval(verdict[chosen], level), auroc)
+        rows.append(row)
+    columns = ["class", "known", "n", "rejected", *(f"right{end}" for end in _ENDS), "auroc"]
+    curves = {"fpr": fpr, "ccr": ccr, "oscr": np.asarray(oscr)}
+    curves |= {"n_known": np.asarray(known.sum()), "n_unknown": np.asarray((~known).sum())}
+    return OpenSetReport(intervals, pd.DataFrame(rows, columns=columns), curves)
+
+
+def oscr_curve(
+    known_scores: NDArray[np.float64], known_right: NDArray[np.bool_], unknown_scores: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Open-set classification rate of Dhamija et al. 2018, "Reducing network agnostophobia" (section 4).
+
+    ``fpr``, the share of unknown photos that is accepted, and ``ccr``, that of known photos accepted and named rightly;
+    both rise from 0. Photos with a score of at most the limit are accepted. (The paper accepts known photos strictly
+    below it: with ties that would count them against the method.) Empty with one kind only.
+    """
+    if not known_scores.size or not unknown_scores.size:
+        return np.empty(0), np.empty(0)
+    limits = np.unique(np.concatenate([known_scores, unknown_scores]))
+    ccr = np.searchsorted(np.sort(known_scores[known_right]), limits, side="right") / known_scores.size
+    fpr = np.searchsorted(np.sort(unknown_scores), limits, side="right") / unknown_scores.size
+    return np.r_[0.0, fpr], np.r_[0.0, ccr]
+
+
+def _oscr_draws(values: NDArray, known: NDArray, right: NDArray, n: int, seed: int) -> NDArray[np.float64]:
+    if known.all() or not known.any():
+        return np.empty(0)
+
+    def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        named, unknown = (counts_by_score(-values, weights * side) for side in (known & right, ~known))
+        # the trapezoid: right ones below an unknown photo count, those level with it by half
+        return {"oscr": (unknown * (named.cumsum(axis=1) - 0.5 * named)).sum(axis=1) / (known.sum() * (~known).sum())}
+
+    return bootstrap(statistics, known, n=n, seed=seed)["oscr"]
 
 
 def _draws(
@@ -274,40 +331,24 @@ def _draws(
 
     def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         hits, n_true, n_called = weights @ (of_class * called), weights @ of_class, weights @ called
-        draws = {
+        auroc = np.full(hits.shape, np.nan)
+        if chances is not None:
+            sides = [weighted_auroc(true == label, chances[:, label], weights) for label in range(size)]
+            auroc = np.column_stack(sides)
+        return {
             "precision": missing + hits / np.maximum(n_called, 1),
             "recall": missing + hits / np.maximum(n_true, 1),
             "f1": missing + 2 * hits / np.maximum(n_called + n_true, 1),
+            "auroc": auroc,
         }
-        if chances is not None:
-            sides = [weighted_auroc(true == label, chances[:, label], weights) for label in range(size)]
-            draws["auroc"] = np.column_stack(sides)
-        return draws
 
     return bootstrap(statistics, true, n=n, seed=seed)
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    return float(values.mean()) if values.size and not np.isnan(values).any() else np.nan
-
-
-def _indices(names: Sequence[str] | NDArray[Any], classes: Sequence[str], what: str) -> NDArray[np.intp]:
-    index = {name: number for number, name in enumerate(classes)}
-    if len(index) < len(classes):
-        raise ValueError(f"classes must be different names, got {', '.join(classes)}.")
-    strange = sorted({str(name) for name in names} - set(index))
-    if strange:
-        raise ValueError(
-            f"{what} holds {', '.join(strange)}, which is not among {', '.join(classes)}; leave those photos out, or "
-            "evaluate them with helpers.analysis.unknown."
-        )
-    return np.array([index[str(name)] for name in names], dtype=np.intp)
-
-
-def _probabilities(values: ArrayLike, n: int, size: int) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
-    if array.shape != (n, size):
-        raise ValueError(f"probabilities must be ({n}, {size}), a row a photo and a column a class; got {array.shape}.")
-    if not ((array >= 0) & (array <= 1)).all():
-        raise ValueError("probabilities must lie in [0, 1]; give the softmax of the logits.")
-    return array
+def _codes(names: Sequence[str], classes: Sequence[str], what: str) -> NDArray[np.intp]:
+    values = np.asarray(names, str)
+    codes = pd.Categorical(values, categories=list(classes)).codes.astype(np.intp)
+    if (codes < 0).any():
+        strange = ", ".join(sorted(set(values[codes < 0])))
+        raise ValueError(f"{what} holds {strange}, which is not among {', '.join(classes)}; leave those photos out.")
+    return codes

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+Statistics = Callable[[NDArray[np.float64]], dict[str, NDArray[np.float64]]]
 _ELEMENTS_A_CHUNK = 4_000_000  # resamples x photos held at once: 32 MB an array
 
 
@@ -50,7 +51,7 @@ def resampled(strata: ArrayLike, n: int, seed: int = 0) -> Iterator[NDArray[np.f
 
 
 def bootstrap(
-    statistics: Callable[[NDArray[np.float64]], dict[str, Any]], strata: ArrayLike, *, n: int = 1000, seed: int = 0
+    statistics: Statistics, strata: ArrayLike, *, n: int = 1000, seed: int = 0
 ) -> dict[str, NDArray[np.float64]]:
     """(n, ...) draws of each statistic: ``statistics`` makes (B, ...) arrays of the weights that `resampled` gives."""
     parts = [statistics(weights) for weights in resampled(strata, n, seed)]
@@ -66,6 +67,24 @@ def percentile_interval(draws: ArrayLike, level: float = 0.95) -> tuple[float, f
         return np.nan, np.nan
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def interval_table(
+    values: Mapping[str, float], draws: Mapping[str, NDArray], counts: Mapping[str, int], level: float
+) -> pd.DataFrame:
+    """Index ``metric``; ``value``, ``low``, ``high``, ``level``, ``method``: "wilson" for a rate that ``counts`` has
+    the photos of, "bootstrap" for what there are draws of, "" where there is no interval.
+    """
+    rows = []
+    for name, value in values.items():
+        wilson = name in counts
+        ends = (
+            wilson_interval(value, int(counts[name]), level)
+            if wilson
+            else percentile_interval(draws.get(name, []), level)
+        )
+        rows.append((name, value, *ends, level, "" if np.isnan(ends[0]) else "wilson" if wilson else "bootstrap"))
+    return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "level", "method"]).set_index("metric")
 
 
 def weighted_auroc(truth: NDArray[np.bool_], values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray:

@@ -16,13 +16,14 @@ from typing import Any, Protocol
 import numpy as np
 from scipy import ndimage
 
+from helpers.analysis.classes import decide
 from helpers.compute import torch_device
 from helpers.data.images import to_network_frame
 from helpers.data.pieces import BORDERS, background_colour, cut_window, own_pixels, require_window
 from helpers.inference.object_mask import clean_mask, otsu_object_mask
 from helpers.inference.predictor import NOTEBOOKS, Prediction, Predictor, foreground_segmenter
 from helpers.inference.saving import save_boxes, save_pictures
-from helpers.models.open_set import OPEN_SET_FILE, MahalanobisScorer, decide
+from helpers.models.open_set import OPEN_SET_FILE, MahalanobisScorer
 from helpers.paths import file_sha256, printable
 from helpers.runs import MissingRunError
 from helpers.thresholds import Threshold

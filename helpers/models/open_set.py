@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -23,7 +23,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from helpers.paths import write_whole
-from helpers.thresholds import Threshold, exceeds
 
 METHODS = ("mahalanobis", "max_softmax", "energy", "knn", "vim")
 OPEN_SET_FILE = "open_set.npz"
@@ -205,37 +204,6 @@ def unknown_scores(
         "vim": lambda: _vim(train, photos, weight, bias),
     }
     return pd.DataFrame({method: np.asarray(score[method](), dtype=np.float64) for method in methods})
-
-
-def decide(
-    scores: ArrayLike,
-    confidence: ArrayLike | None,
-    tau: SupportsFloat | None,
-    kappa: SupportsFloat | None = None,
-) -> NDArray[np.bool_]:
-    """Which photos are called unknown: score above tau, or confidence below kappa.
-
-    Args:
-        scores: (N,) finite, larger is more unknown; usually the distance.
-        confidence: (N,) probability of the predicted class; may be None where kappa is.
-        tau: highest score that is accepted; None: off.
-        kappa: lowest confidence that is accepted; None: off.
-
-    Returns:
-        (N,) bool, True for unknown.
-
-    Raises:
-        ValueError: When a value is not finite, shapes differ, or kappa has no confidence to be compared with.
-    """
-    unknown = np.zeros(np.shape(scores), dtype=bool) if tau is None else exceeds(scores, tau)
-    if kappa is None:
-        return unknown
-    if confidence is None:
-        raise ValueError("kappa is set, but confidence is None; give the confidences, or switch kappa off (None).")
-    doubtful = exceeds(confidence, Threshold(float(kappa), "kappa", below=True))
-    if doubtful.shape != unknown.shape:
-        raise ValueError(f"scores {unknown.shape} and confidence {doubtful.shape} must have one length.")
-    return unknown | doubtful
 
 
 def _matrix(values: ArrayLike, name: str) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers.analysis.unknown import accepted_shares, open_set_thresholds
+from helpers.analysis.classes import accepted_shares, open_set_thresholds
 from helpers.compute import synchroniser, time_stages, torch_device
 from helpers.data.images import read_image
 from helpers.inference.classification import photo_classes
@@ -36,7 +36,7 @@ class OpenSetLeft:
     Attributes:
         scorer: fitted on the embeddings of train.
         thresholds: ``tau`` and ``kappa``, set on the photos of val.
-        accepted: see :func:`helpers.analysis.unknown.accepted_shares`.
+        accepted: see :func:`helpers.analysis.classes.accepted_shares`.
     """
 
     scorer: MahalanobisScorer

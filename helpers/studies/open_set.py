@@ -32,9 +32,15 @@ import pandas as pd
 import torch
 
 from helpers import read_dataset
-from helpers.analysis.classes import confusion_table, learnable_classes
+from helpers.analysis.classes import (
+    accepted_shares,
+    confusion_table,
+    decide,
+    learnable_classes,
+    open_set_report,
+    open_set_thresholds,
+)
 from helpers.analysis.intervals import wilson_interval
-from helpers.analysis.unknown import accepted_shares, embedding_plane, open_set_report, open_set_thresholds
 from helpers.data.datamodule import SampleDataModule
 from helpers.data.known_unknown import ClassSplit, open_set_table, read_split, rotating_splits
 from helpers.data.samples import NORMAL, assign_splits, supervised_table
@@ -44,7 +50,7 @@ from helpers.inference.stages import THRESHOLDS_FILE
 from helpers.models.backbones import Backbone
 from helpers.models.catalog import build_model
 from helpers.models.classifier import load_classifier
-from helpers.models.open_set import METHODS, OPEN_SET_FILE, MahalanobisScorer, decide, unknown_scores
+from helpers.models.open_set import METHODS, OPEN_SET_FILE, MahalanobisScorer, unknown_scores
 from helpers.paths import PROJECT_ROOT, project_path, read_csv, write_csv, write_json, write_whole
 from helpers.progress import progress
 from helpers.runs import RUN_FILE, MissingRunError, Run, open_run
@@ -53,6 +59,7 @@ from helpers.views import class_figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+from sklearn.decomposition import PCA
 
 UNKNOWN, NO_DEFECT = "unknown", "no_defect"
 GATE_BATCH = 8
@@ -276,8 +283,8 @@ class SplitResult:
         thresholds: tau, kappa, and gate where there is one.
         methods: a row a method: auroc, fpr_at_95_tpr, oscr with intervals and counts.
         approaches: a row an approach: shares with intervals and counts.
-        by_class: test photos of each class by the distance, see :class:`helpers.analysis.unknown.OpenSetReport`.
-        accepted: see :func:`helpers.analysis.unknown.accepted_shares`.
+        by_class: test photos of each class by the distance, see :class:`helpers.analysis.classes.OpenSetReport`.
+        accepted: see :func:`helpers.analysis.classes.accepted_shares`.
         plane_shares: (2,) share of train's variance in each direction of ``x`` and ``y``.
         curves: OSCR curves by method.
         confusions: counts by approach, columns the known classes and ``unknown`` (and ``no_defect``).
@@ -408,16 +415,20 @@ def _scores(run: Run, place: Path) -> tuple[pd.DataFrame, MahalanobisScorer, np.
     weight, bias = (values.detach().numpy() for values in (head.weight, head.bias))
     labels = run.predictions("train")["defect_type"].tolist()
     classes, parts = run.info["parameters"]["classes"], []
+    plane = PCA(2, svd_solver="full").fit(embeddings["train"].astype(np.float64))  # for a figure only
     for part in ("val", "test"):
         rows = run.predictions(part)[["image_path", "split", "defect_type", "predicted", "confidence"]]
         logits = embeddings[part] @ weight.T + bias
         found = unknown_scores(embeddings["train"], labels, embeddings[part], logits, weight, bias)
-        plane, shares = embedding_plane(embeddings["train"], embeddings[part])
-        where = pd.DataFrame({"x": plane[:, 0], "y": plane[:, 1]})
+        where = pd.DataFrame(plane.transform(embeddings[part].astype(np.float64)), columns=["x", "y"])
         parts.append(pd.concat([rows.reset_index(drop=True), found, where], axis=1))
     scores = pd.concat(parts, ignore_index=True)
     scores["known"] = scores["defect_type"].isin(classes)
-    return scores.assign(gate=np.nan), MahalanobisScorer.fit(embeddings["train"], labels), shares
+    return (
+        scores.assign(gate=np.nan),
+        MahalanobisScorer.fit(embeddings["train"], labels),
+        plane.explained_variance_ratio_,
+    )
 
 
 def _methods(
@@ -426,10 +437,10 @@ def _methods(
     """Every score of unknownness on test, each with its own threshold from val; classes by the first."""
     rows, by_class, curves = [], pd.DataFrame(), {}
     for method in METHODS:
-        tau = open_set_thresholds(val[method], None, accept, use_confidence=False)["tau"]
+        tau = open_set_thresholds(val[method], None, accept)["tau"]
         rejected = decide(test[method], None, tau)
         report = open_set_report(test["defect_type"], test["predicted"], test[method], rejected, classes, **options)
-        row = {"method": method, "n_known": report.overall["n_known"], "n_unknown": report.overall["n_unknown"]}
+        row = {"method": method, **{name: int(report.curves[name]) for name in ("n_known", "n_unknown")}}
         for name, interval in report.intervals.iterrows():
             row |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
         rows.append(row | {"threshold": float(tau), "origin": tau.origin})

@@ -208,7 +208,7 @@ def embedding_figure(
     """Shows photos in the plane of the embeddings: known classes as filled dots, unknown ones as crosses.
 
     Args:
-        points: (N, 2), as from :func:`helpers.analysis.unknown.embedding_plane`.
+        points: (N, 2), as from :func:`sklearn.decomposition.PCA`.
         groups: (N,) classes of the photos.
         known: names of the known classes.
         shares: (2,) of the training photos' variance in the two directions.
@@ -249,7 +249,7 @@ def oscr_figure(curves_by_method: Mapping[str, Mapping[str, np.ndarray]], *, not
     """Shows what each method names rightly of the known photos against what it lets pass of the unknown ones.
 
     Args:
-        curves_by_method: name -> ``curves`` of :class:`helpers.analysis.unknown.OpenSetReport`.
+        curves_by_method: name -> ``curves`` of :class:`helpers.analysis.classes.OpenSetReport`.
         note: printed in the corner.
     """
     figure = new_figure(4.6, note, width=9)
@@ -282,7 +282,7 @@ def detection_bars(by_class: pd.DataFrame, *, note: str | None = None) -> Figure
     """Shows the share of right verdicts of each class: named rightly if it is known, called unknown if it is not.
 
     Args:
-        by_class: of :class:`helpers.analysis.unknown.OpenSetReport`.
+        by_class: of :class:`helpers.analysis.classes.OpenSetReport`.
         note: printed in the corner.
     """
     figure = new_figure(1.6 + 0.42 * max(1, len(by_class)), note, width=9)

@@ -156,7 +156,7 @@ def quality_against_time(leaderboard: pd.DataFrame, metric: str = "image_auroc",
     """Shows what a model's quality costs: time per photo on the left, training on the right, the size of its weights.
 
     Args:
-        leaderboard: as from `helpers.analysis.comparison.overall_leaderboard`, one bubble a row: ``model``,
+        leaderboard: as from `helpers.studies.evaluation.overall_leaderboard`, one bubble a row: ``model``,
             ``ms_per_image``, ``fit_seconds``, ``model_mb``, the metric and, where there are several, ``dataset``. Rows
             without a value or a time are left out; those without a size get the smallest bubble.
         metric: column on the vertical axis.

@@ -621,7 +621,7 @@ def metric_bars(
     """Shows one metric for each defect type with its interval and count.
 
     Args:
-        by_type: As from `helpers.analysis.metrics.by_defect_type`: ``defect_type``, ``n_abnormal``, the metric and,
+        by_type: As from `helpers.analysis.metrics.Evaluation`: ``defect_type``, ``n_abnormal``, the metric and,
             where known, ``<metric>_low`` and ``<metric>_high``.
         metric: Column to show, in [0, 1].
         label: Name on the axis; made from the column's name by default.

@@ -124,7 +124,7 @@ def leaderboard_section(leaderboard: pd.DataFrame, heading: str = "Which detecto
 
     Args:
         leaderboard: from `helpers.analysis.metrics.leaderboard_row` or
-            `helpers.analysis.comparison.overall_leaderboard`.
+            `helpers.studies.evaluation.overall_leaderboard`.
         heading: of the section.
     """
     table = leaderboard[[name for name in LEADERBOARD_WORDS if name in leaderboard]].copy()

@@ -1,0 +1,260 @@
+"""Pixel metrics of anomaly maps against masks, from exact counts of each photo's float16 values (65,536 at most)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import SupportsFloat
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.sparse import csr_array
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+
+from helpers.analysis.intervals import Statistics, bootstrap, interval_table
+from helpers.thresholds import exceeds
+
+PIXEL_METRICS: tuple[str, ...] = (
+    "pixel_auroc",
+    "pixel_ap",
+    "pixel_f1max",
+    "pixel_aupro",
+    "pixel_iou",
+    "pixel_dice",
+    "mean_dice_defect_photos",
+    "normal_photos_with_defect_pixels",
+)
+PIXEL_COUNTS: tuple[str, ...] = ("n_photos", "n_defect_photos", "n_empty_masks", "n_regions", "n_pixels")
+N_KEYS = 2**16
+FPR_LIMIT = 0.3  # of the per-region overlap
+_BINS = 300  # by rank among normal pixels and likewise among those of defects, for resamples
+
+
+@dataclass(frozen=True)
+class PhotoPixels:
+    """One photo: counts of its pixels by key (see `order_keys`), and what lies above the threshold (-1: there is none).
+
+    ``weights``: defect pixels over the size of their region (connected component, eight neighbours). ``unusable``: its
+    mask is missing or empty, so where its defect lies is unknown and its pixels are in no metric.
+    """
+
+    keys: np.ndarray
+    normal: np.ndarray
+    defect: np.ndarray
+    weights: np.ndarray
+    n_regions: int
+    tp: int
+    fp: int
+    fn: int
+    abnormal: bool
+    unusable: bool
+
+
+def count_pixels(
+    anomaly_map: ArrayLike, mask: ArrayLike | None, threshold: SupportsFloat | None = None, abnormal: bool | None = None
+) -> PhotoPixels:
+    """Counts of an (H, W) map, ranked as float16 (as runs store maps) and compared with the threshold as it is.
+
+    ``abnormal`` says whether the photo shows a defect; None: it does where its (H, W) bool mask is not empty.
+    """
+    from skimage.measure import label
+
+    scores = np.asarray(anomaly_map)
+    truth = np.zeros(scores.shape, bool) if mask is None else np.asarray(mask, dtype=bool)
+    if scores.ndim != 2 or truth.shape != scores.shape:
+        raise ValueError(f"anomaly_map {scores.shape} and mask {truth.shape} must be (H, W), of one size.")
+    with np.errstate(over="ignore"):
+        ranked = scores.astype(np.float16)
+    if not np.isfinite(ranked).all():
+        raise ValueError("anomaly_map holds values that are not finite as float16; mend the detector first.")
+    has_defect = bool(truth.any())
+    if abnormal is False and has_defect:
+        raise ValueError("a photo said to be normal has defect pixels in its mask; correct its label or its mask.")
+    abnormal = has_defect if abnormal is None else abnormal
+    tp = fp = fn = -1
+    if threshold is not None:
+        flagged = exceeds(scores, threshold)
+        tp = int(np.count_nonzero(flagged & truth))
+        fp, fn = int(np.count_nonzero(flagged)) - tp, int(np.count_nonzero(truth)) - tp
+    regions = label(truth, connectivity=2)
+    sizes = np.bincount(regions.ravel())
+    keys, place = np.unique(order_keys(ranked), return_inverse=True)
+    place = place.reshape(scores.shape)
+    sums = (
+        np.bincount(place[~truth], minlength=keys.size),
+        np.bincount(place[truth], minlength=keys.size),
+        np.bincount(place[truth], 1 / sizes[regions[truth]], minlength=keys.size),
+    )
+    return PhotoPixels(keys, *sums, sizes.size - 1, tp, fp, fn, abnormal, abnormal and not has_defect)
+
+
+def order_keys(values: np.ndarray) -> np.ndarray:
+    """uint16 in the order of float16 values: the bit pattern, negative numbers reversed."""
+    pattern = (values + np.float16(0)).view(np.uint16)  # + 0 turns -0.0 into 0.0
+    return np.where(pattern & 0x8000, ~pattern, pattern | 0x8000)
+
+
+def pixel_counts(photos: Sequence[PhotoPixels]) -> dict[str, int]:
+    """`PIXEL_COUNTS`; regions and pixels leave out the photos in ``n_empty_masks``."""
+    usable = [photo for photo in photos if not photo.unusable]
+    return {
+        "n_photos": len(photos),
+        "n_defect_photos": sum(photo.abnormal for photo in photos),
+        "n_empty_masks": len(photos) - len(usable),
+        "n_regions": sum(photo.n_regions for photo in usable),
+        "n_pixels": sum(int(photo.normal.sum() + photo.defect.sum()) for photo in usable),
+    }
+
+
+def pixel_metrics(photos: Sequence[PhotoPixels]) -> dict[str, float]:
+    """`PIXEL_METRICS`; NaN where a class or the threshold is missing.
+
+    ``pixel_aupro`` is the area under (false-positive rate, per-region overlap) up to a rate of 0.3, over 0.3 (Bergmann
+    et al., "The MVTec anomaly detection dataset", IJCV 2021). IoU and Dice pool all pixels of all photos;
+    ``mean_dice_defect_photos`` is over photos with a mask; ``normal_photos_with_defect_pixels`` the share of photos
+    without defect that show any pixel above the threshold.
+    """
+    usable = [photo for photo in photos if not photo.unusable]
+    result = dict.fromkeys(PIXEL_METRICS, np.nan)
+    truth, keys, counts, _ = _pooled(usable)
+    if 0 < truth.sum() < truth.size:
+        precision, recall, _ = precision_recall_curve(truth, keys, sample_weight=counts)
+        result["pixel_auroc"] = float(roc_auc_score(truth, keys, sample_weight=counts))
+        result["pixel_ap"] = float(average_precision_score(truth, keys, sample_weight=counts))
+        result["pixel_f1max"] = float((2 * precision * recall / np.maximum(precision + recall, 1e-300)).max())
+        result["pixel_aupro"] = _area_up_to(*pro_curve(usable), FPR_LIMIT)
+    return result | {name: float(each[0]) for name, each in _at_threshold(usable)(np.ones((1, len(usable)))).items()}
+
+
+def pixel_intervals(
+    photos: Sequence[PhotoPixels], *, n: int = 1000, level: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
+    """Intervals of `PIXEL_METRICS` over photos, not pixels: photos with and without a mask are resampled apart.
+
+    The ranking metrics of a resample come from `_BINS` bins, whose small offset from the exact value is taken out.
+    """
+    numbers = pixel_metrics(photos)
+    usable = [photo for photo in photos if not photo.unusable]
+    has_defect = np.array([photo.n_regions > 0 for photo in usable], bool)
+    n_normal, n_abnormal = int((~has_defect).sum()), int(has_defect.sum())
+    at_threshold, ranking, offsets = _at_threshold(usable), None, {}
+    if not np.isnan(numbers["pixel_auroc"]):
+        ranking = _ranking(usable)
+        offsets = {name: numbers[name] - once for name, once in ranking(np.ones((1, len(usable)))).items()}
+
+    def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
+        found = ranking(weights) if ranking else {}
+        return {name: np.clip(each + offsets[name], 0, 1) for name, each in found.items()} | at_threshold(weights)
+
+    draws = bootstrap(statistics, has_defect, n=n, seed=seed) if usable else {}
+    counts = {"normal_photos_with_defect_pixels": n_normal}
+    return interval_table({name: numbers[name] for name in PIXEL_METRICS}, draws, counts, level).assign(
+        n_normal=n_normal, n_abnormal=n_abnormal
+    )
+
+
+def pro_curve(photos: Iterable[PhotoPixels]) -> tuple[np.ndarray, np.ndarray]:
+    """(false-positive rate, per-region overlap averaged over regions), the whole curve; empty with one class only."""
+    truth, keys, _, weights = _pooled([photo for photo in photos if not photo.unusable])
+    if not 0 < truth.sum() < truth.size:
+        return np.empty(0), np.empty(0)
+    # Pixels weighted by 1 / region size: the true-positive rate becomes the mean overlap over regions.
+    return roc_curve(truth, keys, sample_weight=weights)[:2]
+
+
+def photo_overlap(
+    maps: Iterable[np.ndarray], masks: Iterable[np.ndarray | None], threshold: SupportsFloat
+) -> pd.DataFrame:
+    """``dice`` = 2 |A and B| / (|A| + |B|) and ``iou`` = |A and B| / |A or B| of each photo by itself.
+
+    NaN where there is no mask (None), or neither a defect nor a pixel called one.
+    """
+    rows = []
+    for anomaly_map, mask in zip(maps, masks, strict=True):
+        called = exceeds(anomaly_map, threshold)
+        both, either = (0, 0) if mask is None else (int((called & mask).sum()), int((called | mask).sum()))
+        rows.append((2 * both / (both + either), both / either) if either else (np.nan, np.nan))
+    return pd.DataFrame(rows, columns=["dice", "iou"])
+
+
+def _pooled(photos: Sequence[PhotoPixels]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(truth, key, pixel count, pixel count or region weight), one entry a key and class."""
+    keys = np.concatenate([photo.keys for photo in photos] or [np.empty(0, np.uint16)])
+    normal, defect, weights = (
+        np.bincount(keys, np.concatenate([getattr(photo, name) for photo in photos] or [np.empty(0)]), N_KEYS)
+        for name in ("normal", "defect", "weights")
+    )
+    here, there = np.flatnonzero(normal), np.flatnonzero(defect)
+    truth = np.repeat([False, True], [here.size, there.size])
+    counts = np.concatenate([normal[here], defect[there]])
+    return truth, np.concatenate([here, there]), counts, np.concatenate([normal[here], weights[there]])
+
+
+def _at_threshold(photos: Sequence[PhotoPixels]) -> Statistics:
+    """What makes, of the photos' weights (B, N), the metrics (B,) at the threshold; none without one."""
+    tp, fp, fn = (np.array([getattr(photo, name) for photo in photos], float) for name in ("tp", "fp", "fn"))
+    has_defect = np.array([photo.n_regions > 0 for photo in photos], bool)
+
+    def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
+        found = {}
+        if (tp < 0).any():
+            return found
+        if has_defect.any():
+            hits, both = weights @ tp, weights @ (2 * tp + fp + fn)
+            dice = 2 * tp[has_defect] / (2 * tp + fp + fn)[has_defect]
+            found["pixel_iou"], found["pixel_dice"] = hits / (both - hits), 2 * hits / both
+            found["mean_dice_defect_photos"] = (weights[:, has_defect] * dice).sum(axis=1) / has_defect.sum()
+        if not has_defect.all():
+            flagged = (fp > 0)[~has_defect]
+            found["normal_photos_with_defect_pixels"] = weights[:, ~has_defect] @ flagged / (~has_defect).sum()
+        return found
+
+    return statistics
+
+
+def _ranking(photos: Sequence[PhotoPixels]) -> Statistics:
+    """What makes, of the photos' weights (B, N), the ranking metrics (B,), from bins that are finer at high scores."""
+    truth, keys, counts, _ = _pooled(photos)
+    cuts = []
+    for side in (~truth, truth):
+        above = counts[side][::-1].cumsum()
+        ranks = np.linspace(0, above[-1], _BINS) if side is truth else np.geomspace(1, above[-1], _BINS)
+        cuts.append(keys[side][::-1][np.clip(np.searchsorted(above, ranks), 0, above.size - 1)])
+    bins = np.searchsorted(np.unique(np.concatenate(cuts)), np.arange(N_KEYS), side="right")
+    to_bin = csr_array((np.ones(N_KEYS), bins, np.arange(N_KEYS + 1)))
+    ends = np.concatenate([[0], np.cumsum([photo.keys.size for photo in photos])])
+    at = np.concatenate([photo.keys for photo in photos])
+    tables = [
+        (csr_array((np.concatenate([getattr(p, name) for p in photos]), at, ends), (len(photos), N_KEYS)) @ to_bin)
+        .toarray()[:, ::-1]
+        .cumsum(axis=1)
+        for name in ("normal", "defect", "weights")
+    ]
+    n_regions = np.array([photo.n_regions for photo in photos])
+
+    def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
+        # bins from the highest score down, with the empty beginning of the curve before them
+        fp, tp, overlap = (np.pad(weights @ table, ((0, 0), (1, 0))) for table in tables)
+        fpr, tpr, pro = fp / fp[:, -1:], tp / tp[:, -1:], overlap / (weights @ n_regions)[:, None]
+        step = np.diff(fpr)
+        width = np.clip(FPR_LIMIT - fpr[:, :-1], 0, step)
+        rise = np.diff(pro) * width / np.maximum(step, 1e-300)
+        return {
+            "pixel_auroc": (step * (tpr[:, 1:] + tpr[:, :-1]) / 2).sum(axis=1),
+            "pixel_ap": (np.diff(tpr) * (tp / np.maximum(tp + fp, 1e-12))[:, 1:]).sum(axis=1),
+            "pixel_f1max": (2 * tp / (tp + fp + tp[:, -1:])).max(axis=1),
+            "pixel_aupro": (width * (pro[:, :-1] + rise / 2)).sum(axis=1) / FPR_LIMIT,
+        }
+
+    return statistics
+
+
+def _area_up_to(x: np.ndarray, y: np.ndarray, limit: float) -> float:
+    """Area under a rising curve from x = 0 to limit, over limit; linear between its points."""
+    last = int((x <= limit).sum()) - 1
+    x_part, y_part = x[: last + 1], y[: last + 1]
+    if x_part[-1] < limit:
+        share = (limit - x[last]) / (x[last + 1] - x[last])
+        x_part, y_part = np.append(x_part, limit), np.append(y_part, y[last] + share * (y[last + 1] - y[last]))
+    return float(auc(x_part, y_part) / limit)

@@ -1,0 +1,315 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn import metrics as sk
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from helpers.analysis.classes import (
+    accepted_shares,
+    classification_report,
+    confusion_table,
+    decide,
+    learnable_classes,
+    open_set_report,
+    open_set_thresholds,
+    oscr_curve,
+    reliability_table,
+    threshold_rates,
+)
+from helpers.analysis.intervals import wilson_interval
+from helpers.analysis.metrics import image_intervals
+from helpers.thresholds import Threshold, conformal_threshold
+
+CLASSES = ["crack", "fray", "hole"]
+
+
+def _photos(n=300, seed=0):
+    rng = np.random.default_rng(seed)
+    truth = rng.choice(CLASSES, n, p=[0.6, 0.3, 0.1])
+    logits = rng.normal(size=(n, 3)) + 1.5 * (truth[:, None] == np.array(CLASSES))
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return truth, np.array(CLASSES)[chances.argmax(axis=1)], chances
+
+
+# ---------------------------------------------------------------------------------------------------- classes it knows
+
+
+def test_rates_by_hand():
+    """crack: 3 photos, 2 found, 3 called so; fray: 2 photos, 1 found, 2 called so; hole: 1 photo, found."""
+    truth = ["crack", "crack", "crack", "fray", "fray", "hole"]
+    predicted = ["crack", "crack", "fray", "crack", "fray", "hole"]
+    report = classification_report(truth, predicted, CLASSES, n_bootstrap=50)
+    rows = report.by_class.set_index("class")
+    assert rows["n"].tolist() == rows["n_predicted"].tolist() == [3, 2, 1]
+    for name in ("precision", "recall", "f1"):
+        assert rows[name].tolist() == pytest.approx([2 / 3, 1 / 2, 1])
+    assert (report.overall["n"], report.overall["n_classes"]) == (6, 3)
+    assert report.overall["accuracy"] == pytest.approx(4 / 6)
+    assert report.overall["f1"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+    assert report.confusion.to_numpy().tolist() == [[2, 1, 0], [1, 1, 0], [0, 0, 1]]
+    assert rows.loc["fray", ["recall_low", "recall_high"]].tolist() == pytest.approx(wilson_interval(0.5, 2))
+    assert report.intervals.loc["accuracy", "low"] == pytest.approx(wilson_interval(4 / 6, 6)[0])
+    assert math.isnan(report.overall["auroc"]) and math.isnan(report.overall["ece"])
+    assert report.reliability["n"].sum() == 0
+    with pytest.raises(ValueError, match="fray, hole"):
+        classification_report(truth, predicted, ["crack"])
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_figures_are_scikit_learns_and_torchmetrics(seed):
+    truth, predicted, chances = _photos(seed=seed)
+    report = classification_report(truth, predicted, CLASSES, chances, n_bootstrap=400)
+    for name, function in (("precision", sk.precision_score), ("recall", sk.recall_score), ("f1", sk.f1_score)):
+        np.testing.assert_allclose(report.by_class[name], function(truth, predicted, average=None, labels=CLASSES))
+        assert report.overall[name] == pytest.approx(function(truth, predicted, average="macro"))
+    expected = sk.roc_auc_score(truth, chances, multi_class="ovr", average="macro", labels=CLASSES)
+    assert report.overall["auroc"] == pytest.approx(expected)
+    np.testing.assert_array_equal(report.confusion, sk.confusion_matrix(truth, predicted, labels=CLASSES))
+    labels = torch.tensor([CLASSES.index(name) for name in truth])
+    error = multiclass_calibration_error(torch.tensor(chances), labels, 3, n_bins=15, norm="l1")
+    assert report.overall["ece"] == pytest.approx(float(error), abs=1e-6)
+    assert report.reliability["n"].sum() == 300
+    assert report.intervals["method"].tolist() == ["wilson"] + ["bootstrap"] * 4
+    assert (report.intervals["n"] == 300).all()
+    assert report.intervals["value"].between(report.intervals["low"], report.intervals["high"]).all()
+    for name in ("f1", "auroc"):
+        inside = report.by_class[name].between(report.by_class[f"{name}_low"], report.by_class[f"{name}_high"])
+        assert inside.all()
+    again = classification_report(truth, predicted, CLASSES, chances, n_bootstrap=400).intervals
+    assert again.equals(report.intervals)
+
+
+def test_two_classes_have_one_auroc():
+    truth = np.array(["good", "defect", "good", "defect", "good"])
+    p_defect = np.array([0.1, 0.7, 0.6, 0.35, 0.2])
+    predicted = np.where(p_defect > 0.3, "defect", "good")  # by a threshold, not by the highest probability
+    chances = np.stack([1 - p_defect, p_defect], axis=1)
+    report = classification_report(truth, predicted, ["good", "defect"], chances, n_bootstrap=50)
+    # pairs: 0.7 beats 0.1, 0.6, 0.2; 0.35 beats 0.1 and 0.2
+    assert [report.overall["auroc"], *report.by_class["auroc"]] == pytest.approx([5 / 6] * 3)
+    # the confidence is the probability of what was said: 0.35 for a photo called defect all the same
+    assert report.reliability["confidence"].min() == pytest.approx(0.35)
+
+
+def test_classes_without_photos_or_predictions():
+    truth, predicted = ["crack", "crack", "fray"], ["crack", "hole", "crack"]
+    report = classification_report(truth, predicted, CLASSES, np.full((3, 3), 1 / 3), n_bootstrap=50)
+    rows = report.by_class.set_index("class")
+    assert rows.loc["fray", ["precision", "recall", "f1"]].tolist() == [0, 0, 0]  # never predicted
+    assert rows.loc["hole", "precision"] == 0
+    assert rows.loc["hole", ["recall", "f1", "auroc", "recall_low", "f1_low"]].isna().all()  # no photo of it
+    assert report.overall["n_classes"] == 2
+    assert report.overall["recall"] == pytest.approx((1 / 2 + 0) / 2)
+    assert report.overall["auroc"] == 0.5
+    unused = classification_report(["crack"], ["crack"], CLASSES, n_bootstrap=5)
+    assert unused.by_class["precision"].isna().tolist() == [False, True, True]
+
+
+def test_bootstrap_agrees_with_drawing_photos_one_by_one():
+    """Macro F1 and AUROC of photos that are drawn class by class and given to scikit-learn."""
+    truth, predicted, chances = _photos(120)
+    rng = np.random.default_rng(9)
+    f1, auroc = [], []
+    for _ in range(250):
+        drawn = np.concatenate([rng.choice(np.flatnonzero(truth == name), (truth == name).sum()) for name in CLASSES])
+        f1.append(sk.f1_score(truth[drawn], predicted[drawn], average="macro", zero_division=0))
+        auroc.append(sk.roc_auc_score(truth[drawn], chances[drawn], multi_class="ovr", labels=CLASSES))
+    rows = classification_report(truth, predicted, CLASSES, chances, n_bootstrap=2000).intervals
+    for name, draws in (("f1", f1), ("auroc", auroc)):
+        width = np.ptp(np.quantile(draws, [0.025, 0.975]))
+        assert rows.loc[name, "high"] - rows.loc[name, "low"] == pytest.approx(width, rel=0.25)
+        assert rows.loc[name, "low"] == pytest.approx(np.quantile(draws, 0.025), abs=0.02)
+
+
+def test_auroc_interval_of_two_classes_is_the_image_metrics_one():
+    rng = np.random.default_rng(3)
+    defect = rng.random(150) < 0.4
+    score = (rng.random(150) * 0.6 + 0.4 * defect * rng.random(150)).round(2)  # with ties
+    truth = np.where(defect, "defect", "good")
+    report = classification_report(truth, truth, ["good", "defect"], np.stack([1 - score, score], axis=1))
+    expected = image_intervals(defect, score).loc["image_auroc", ["low", "high"]]
+    assert report.intervals.loc["auroc", ["low", "high"]].tolist() == pytest.approx(expected, abs=0.01)
+
+
+def test_reliability_by_hand():
+    """15 bins: 1/3 belongs to the bin that ends there, 0 to the first and 1 to the last."""
+    table = reliability_table([0.0, 0.3, 1 / 3, 0.95, 1.0], [False, True, False, True, True])
+    assert table["n"].tolist() == [1, 0, 0, 0, 2] + [0] * 9 + [2]
+    assert table["confidence"][4] == pytest.approx((0.3 + 1 / 3) / 2)
+    assert table["accuracy"][[0, 4, 14]].tolist() == [0, 0.5, 1]
+    assert table["accuracy"].isna().sum() == 12
+    assert (table["accuracy_low"][4], table["accuracy_high"][4]) == pytest.approx(wilson_interval(0.5, 2))
+
+
+def test_confusion_with_the_unknown():
+    truth, predicted = ["crack", "crack", "dent", "stain"], ["crack", "unknown", "unknown", "fray"]
+    table = confusion_table(truth, predicted, CLASSES, rows=[*CLASSES, "dent", "stain"], unknown=True)
+    assert list(table.columns) == [*CLASSES, "unknown"]
+    assert table.loc["stain"].tolist() == [0, 1, 0, 0] and table.loc["crack"].tolist() == [1, 0, 0, 1]
+    assert confusion_table([], [], CLASSES).to_numpy().sum() == 0
+    with pytest.raises(ValueError, match="dent, stain"):
+        confusion_table(truth, ["crack"] * 4, CLASSES)
+
+
+def test_what_a_threshold_accepts_and_finds_by_hand():
+    val = pd.DataFrame({"label_index": [0, 0, 0, 0], "score": [0.1, 0.2, 0.3, 0.5]})
+    test = pd.DataFrame({"label_index": [0, 0, 1, 1, 1], "score": [0.4, 0.5, 0.4, 0.41, 0.9]})
+    rates = threshold_rates({"start": Threshold(value=0.4, origin="given")}, val, test).set_index("split")
+    assert rates["accepted"].to_dict() == {"val": 0.75, "test": 0.5}  # a score of 0.4 is accepted
+    assert rates.loc["test", "found"] == pytest.approx(2 / 3) and rates.loc["test", "n_abnormal"] == 3
+    assert math.isnan(rates.loc["val", "found"]) and rates.loc["val", "n_abnormal"] == 0
+    assert (rates.loc["test", "found_low"], rates.loc["test", "found_high"]) == wilson_interval(2 / 3, 3)
+
+
+def test_classes_that_can_be_learned_have_three_groups():
+    table = pd.DataFrame({"defect_type": list("aaabbbbcc"), "group": list("123112245")})
+    assert learnable_classes(table) == ["a"]  # the four photos of b are of two groups
+
+
+# ------------------------------------------------------------------------------------------- classes it does not know
+
+
+def test_decisions_by_hand():
+    scores, confidence = [1.0, 2.0, 3.0, 1.0], [0.9, 0.9, 0.9, 0.4]
+    assert decide(scores, None, 2.0).tolist() == [False, False, True, False]
+    assert decide(scores, confidence, 2.0, 0.5).tolist() == [False, False, True, True]
+    assert decide(scores, confidence, 2.0, 0.4).tolist() == [False, False, True, False]
+    assert decide(scores, confidence, None, 0.5).tolist() == [False, False, False, True]
+    for lost in ((scores, None, 2.0, 0.5), ([np.nan], None, 2.0)):
+        with pytest.raises(ValueError, match="not finite"):
+            decide(*lost)
+    rng = np.random.default_rng(5)
+    scores, confidence = rng.normal(30, 1, 400), rng.random(400)
+    thresholds = open_set_thresholds(scores, confidence)
+    assert thresholds["tau"] == conformal_threshold(scores, population="known")
+    rounded = decide(scores.astype(np.float32), confidence.astype(np.float32), *thresholds.values())
+    np.testing.assert_array_equal(rounded, decide(scores, confidence, *thresholds.values()))
+    assert list(open_set_thresholds(scores)) == ["tau"]
+
+
+def test_accepted_shares_beside_the_promise():
+    val = np.arange(1.0, 40)
+    thresholds = open_set_thresholds(val, np.linspace(0.5, 0.9, 39))
+    test = np.array([1.0] * 15 + [38.5] * 5)  # 15 of 20 within tau = 38
+    confidence = np.array([0.9] * 18 + [0.1] * 2)  # the last two are far photos too
+    shares = accepted_shares(thresholds, val, test, np.linspace(0.5, 0.9, 39), confidence).set_index(["rule", "split"])
+    tau = shares.loc[("tau", "test")]
+    assert (tau["n"], tau["accepted"], tau["share"], tau["asked"]) == (20, 15, 0.75, 0.95)
+    assert tau["promised"] == pytest.approx(38 / 40)
+    # Of 20 new photos a beta-binomial number is accepted: 95 % of it lies between 16 and 20.
+    share = np.random.default_rng(0).beta(38, 2, 200_000)
+    drawn = np.quantile(np.random.default_rng(1).binomial(20, share), [0.025, 0.975])
+    assert [tau["expected_low"], tau["expected_high"]] == (drawn / 20).tolist() == [0.8, 1.0]
+    assert not tau["as_promised"] and tau["low"] < 0.75 < tau["high"]
+    both = shares.loc[("tau and kappa", "test")]
+    assert (both["accepted"], both["promised"]) == (15, pytest.approx(0.9))
+    assert np.isnan(both["expected_low"]) and both["as_promised"] is pd.NA
+    assert shares.loc[("kappa", "test"), "accepted"] == 18 and shares.loc[("kappa", "test"), "as_promised"]
+    assert shares.loc[("tau", "val"), "accepted"] == 38 and np.isnan(shares.loc[("tau", "val"), "expected_low"])
+    few = accepted_shares(open_set_thresholds([1.0, 2, 3, 4, 5]), [1.0], np.zeros(40)).iloc[1]
+    assert few["promised"] == pytest.approx(5 / 6) and few["as_promised"]  # more than promised is no failure
+    assert accepted_shares(open_set_thresholds([1.0, 2]), [1.0], [])["share"].isna().tolist() == [False, True]
+
+
+def test_the_expected_range_is_kept_as_often_as_it_says():
+    rng = np.random.default_rng(8)
+    kept = []
+    for _ in range(150):
+        val, test = rng.exponential(size=60), rng.exponential(size=80)
+        kept.append(bool(accepted_shares(open_set_thresholds(val), val, test)["as_promised"].iloc[1]))
+    assert 0.92 <= np.mean(kept) <= 1.0  # at least 95 %: counts are whole numbers
+
+
+def _report(truth, predicted, scores, rejected=None, **options):
+    rejected = np.zeros(len(truth), bool) if rejected is None else rejected
+    return open_set_report(truth, predicted, scores, rejected, ["a", "b"], **{"n_bootstrap": 20, **options})
+
+
+def _strange(seed, n_known=60, n_unknown=40):
+    rng = np.random.default_rng(seed)
+    truth = np.r_[rng.choice(["a", "b"], n_known), rng.choice(["x", "y"], n_unknown)]
+    guess = rng.choice(["a", "b"], truth.size)
+    predicted = np.where(rng.random(truth.size) < 0.2, guess, np.where(truth == "a", *"ab"))
+    return truth, predicted, (rng.normal(size=truth.size) + 1.2 * (np.arange(truth.size) >= n_known)).round(1)  # ties
+
+
+def test_oscr_by_hand():
+    """Known: scores 1 (right), 2 (wrong), 3 (right), 5 (right); unknown: 4 and 6."""
+    fpr, ccr = oscr_curve(np.array([1, 2, 3, 5]), np.array([True, False, True, True]), np.array([4, 6]))
+    np.testing.assert_allclose(fpr, [0, 0, 0, 0, 0.5, 0.5, 1])
+    np.testing.assert_allclose(ccr, [0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75])
+    report = _report(["a", "a", "a", "a", "x", "x"], ["a", "b", "a", "a", "a", "b"], [1, 2, 3, 5, 4, 6])
+    values = report.intervals["value"]
+    # unknown at 4: two right ones below it, at 6: three; of 4 known photos
+    assert values["oscr"] == report.curves["oscr"] == pytest.approx((2 / 4 + 3 / 4) / 2)
+    assert values["auroc"] == pytest.approx((3 / 4 + 4 / 4) / 2)
+    assert values["closed_set_accuracy"] == 0.75
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_oscr_and_fpr_against_brute_force_and_pytorch_ood(seed):
+    from pytorch_ood.metrics.functional import fpr_at_tpr, oscr_score
+
+    truth, predicted, scores = _strange(seed)
+    known, right = np.isin(truth, ["a", "b"]), truth == predicted
+    values = _report(truth, predicted, scores).intervals["value"]
+    pairs = [
+        (k < u) + 0.5 * (k == u) if ok else 0.0
+        for k, ok in zip(scores[known], right[known], strict=True)
+        for u in scores[~known]
+    ]
+    assert values["oscr"] == pytest.approx(np.mean(pairs))
+    assert values["auroc"] == pytest.approx(sk.roc_auc_score(~known, scores))
+    codes = torch.tensor([-1 if name in "xy" else "ab".index(name) for name in truth])
+    said = torch.tensor(["ab".index(name) for name in predicted])
+    assert values["oscr"] == pytest.approx(oscr_score(torch.tensor(scores), said, codes))
+    # pytorch-ood takes unknown for positive; known and unknown change places, and larger and smaller
+    swapped = fpr_at_tpr(-torch.tensor(scores), torch.tensor(np.where(known, -1, 0)))
+    assert values["fpr_at_95_tpr"] == pytest.approx(float(swapped))
+
+
+def test_rates_at_the_thresholds_by_hand():
+    truth = ["a", "a", "b", "b", "x", "x", "x", "y"]
+    predicted = ["a", "b", "b", "b", "a", "a", "b", "b"]
+    rejected = [False, False, True, False, True, True, False, False]
+    report = _report(truth, predicted, [1, 2, 5, 1, 6, 7, 2, 1], rejected)
+    expected = {"closed_set_accuracy": 0.75, "known_accepted": 0.75, "known_right": 0.5, "unknown_detected": 0.5}
+    expected["open_set_accuracy"] = 0.5  # 2 known and 2 unknown of 8
+    assert report.intervals["value"].iloc[3:].to_dict() == expected
+    assert report.intervals["n"].iloc[3:].tolist() == [4, 4, 4, 4, 8]
+    assert (report.curves["n_known"], report.curves["n_unknown"]) == (4, 4)
+    by_class = report.by_class.set_index("class")
+    assert by_class["known"].tolist() == [True, True, False, False]
+    assert by_class["n"].tolist() == [2, 2, 3, 1]
+    assert by_class["rejected"].tolist() == [0, 0.5, pytest.approx(2 / 3), 0]
+    assert by_class["right"].tolist() == [0.5, 0.5, pytest.approx(2 / 3), 0]
+    assert by_class["right"].between(by_class["right_low"], by_class["right_high"]).all()
+    assert by_class["auroc"].isna().tolist() == [True, True, False, False]
+    assert by_class.loc["y", "auroc"] == pytest.approx((0 + 0 + 0.5 + 0.5) / 4)  # 1 against 1, 2, 5, 1
+
+
+def test_intervals_hold_their_value_and_shrink_with_photos():
+    small, large = (_report(*_strange(0, n, n), n_bootstrap=300).intervals for n in (30, 300))
+    for table in (small, large):
+        known = table.dropna(subset="low")
+        assert known["value"].between(known["low"], known["high"]).all()
+    width = (large["high"] - large["low"]) / (small["high"] - small["low"])
+    assert (width[["oscr", "auroc"]] < 0.5).all()  # about 1 / sqrt(10)
+    assert small.loc["unknown_detected", "method"] == "wilson"
+    # the width against the spread of OSCR over fresh draws
+    fresh = [_report(*_strange(seed), n_bootstrap=1).curves["oscr"] for seed in range(60)]
+    row = _report(*_strange(0), n_bootstrap=1000).intervals.loc["oscr"]
+    assert row["high"] - row["low"] == pytest.approx(2 * 1.96 * np.std(fresh), rel=0.3)
+
+
+def test_only_known_or_only_unknown_photos():
+    known = _report(["a", "b"], ["a", "a"], [1, 2], [False, True]).intervals["value"]
+    assert known[["auroc", "oscr", "fpr_at_95_tpr", "unknown_detected"]].isna().all()
+    assert known["known_accepted"] == 0.5
+    unknown = _report(["x"], ["a"], [1], [True]).intervals["value"]
+    assert math.isnan(unknown["closed_set_accuracy"]) and unknown["unknown_detected"] == 1
+    with pytest.raises(ValueError, match="finite"):
+        _report(["a", "x"], ["a", "a"], [1, np.nan])
