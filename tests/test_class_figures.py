@@ -90,7 +90,7 @@ class Clock:
 OPEN, CASCADE = open_set_example(), cascade_example()
 TIMES = time_stages({"PatchCore gate": len, "classifier": len}, list(range(32)), (1, 16), clock=Clock())
 FIGURES = {
-    "confusion": lambda **o: figures.confusion_figure(OPEN["report"].confusion, **o),
+    "confusion": lambda **o: figures.confusion_figure(OPEN["closed"].confusion, **o),
     "reliability": lambda **o: figures.reliability_figure(
         OPEN["closed"].reliability, OPEN["closed"].overall["ece"], **o
     ),

@@ -151,8 +151,8 @@ def test_what_holds_no_curve_is_refused_with_its_reason():
         # 0.05 ** (1 / 40): n of n found has this exact lower bound
         (table(sizes, sizes > 0), "All 40 defects from 1 to 40 px are found.* at least 92.8 % .*Test smaller"),
         (table(sizes, sizes < 0), "All 40 defects .* missed.* at most 7.2 % .*Test larger"),
-        (table(sizes[:19], sizes[:19] % 2), "19 defects of 19 sizes are too few"),
-        (table(sizes % 4 + 1, sizes % 3 > 0), "40 defects of 4 sizes are too few"),
+        (table(sizes[:19], sizes[:19] % 2), "19 defects of 19 sizes .*are too few"),
+        (table(sizes % 4 + 1, sizes % 3 > 0), "40 defects of 4 sizes .*are too few"),
         (table(sizes, sizes % 2, image_path=["a.png", "b.png"] * 20), "on 2 photos are too few"),
         (table(sizes, (sizes <= 20) ^ (sizes % 5 == 0)), "Larger defects are found less often"),
         (table(sizes, sizes % 2 == 0), "does not clearly grow with size: .* 20 of 40 found"),
