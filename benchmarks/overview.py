@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from helpers.progress import sentence
 from helpers.runs import Run
-from helpers.views.figures import map_gallery
+from helpers.views.gallery import map_gallery
 
 
 def overview(run: Run, n_types: int = 3) -> Figure:

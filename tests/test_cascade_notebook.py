@@ -25,7 +25,6 @@ from helpers.pipeline import Node
 from helpers.runs import MissingRunError
 from helpers.studies import cascades as study
 from helpers.thresholds import Threshold
-from helpers.views import class_figures
 from helpers.views.widgets import cost_explorer
 
 REDS = [10, 60, 70, 200, 250, 30, 65, 240]
@@ -376,31 +375,6 @@ def test_times_are_of_the_stages_and_of_what_goes_on(pair, photos, frames, monke
     times = study.time_cascade(cascade, [annotated[0].image_path]).set_index("stage")["mean_ms"]
     assert list(times.index) == ["foreground", "first", "cascade"]
     assert times["first"] >= 4 * 20, "the four objects of the frame"
-
-
-# ----------------------------------------------------------------------------------------------------------- figures
-
-
-def words(figure) -> str:
-    from matplotlib.text import Text
-
-    return "\n".join(text.get_text() for text in figure.findobj(Text))
-
-
-def test_figures_hold_the_counts(pair, photos, tmp_path):
-    verdicts = pair.run(photos["image_path"].tolist(), tmp_path / "out", save=())
-    counts = study.outcomes(verdicts, photos, "first")
-    flow = words(class_figures.cascade_flow({"pair": counts}, note="a note"))
-    for text in ("lost by stage 1", "missed by stage 2", "found", "false alarm", "n=5", "n=3", "a note"):
-        assert text in flow
-    assert "not judged" not in flow
-    rates = study.stage_rates(study.score_by_hand(pair, photos)).assign(cascade="pair")
-    rates.loc[1, ["false_alarm_rate", "n_normal"]] = [np.nan, 0]
-    text = words(class_figures.stage_rates_figure(rates))
-    assert "pair: stage 2 alone" in text and "3 of 5" in text and "2 of 3" in text and "none to count" in text
-    for draw, empty in ((class_figures.cascade_flow, {}), (class_figures.stage_rates_figure, rates.iloc[:0])):
-        with pytest.raises(ValueError, match="is empty"):
-            draw(empty)
 
 
 # ---------------------------------------------------------------------------------------------------------- pipeline

@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
 from helpers import pipeline
-from helpers.views import class_figures, figures, report, size_figures, tables
+from helpers.views import figures, gallery, plots, report, size_figures, tables
 
 NAMES = (
     HOSTILE,
@@ -102,12 +102,12 @@ def test_figures_take_names_for_names():
     counts = pd.DataFrame([range(1, n + 1)], index=[NAMES[3]], columns=NAMES)
     defects = pd.DataFrame({"defect_type": NAMES, "length": np.arange(1.0, n + 1), "unit": "mm"})
     for drawn in (
-        figures.sample_grid(photos, masks, NAMES),
-        figures.split_bars(counts),
-        figures.score_histogram(np.arange(n), NAMES, 3.0, log=True),
-        figures.map_gallery(photos, maps, masks, NAMES, 0.5, heading=NAMES[3], note=NAMES[3]),
+        gallery.sample_grid(photos, masks, NAMES),
+        plots.stacked_shares(counts),
+        plots.grouped_histogram(np.arange(n), NAMES, threshold=3.0, log=True),
+        gallery.map_gallery(photos, maps, masks, NAMES, 0.5, heading=NAMES[3], note=NAMES[3]),
         size_figures.size_distribution(defects),
-        class_figures.confusion_figure(pd.DataFrame(np.eye(n, dtype=int), NAMES, NAMES), title=NAMES[3]),
+        figures.confusion_figure(pd.DataFrame(np.eye(n, dtype=int), NAMES, NAMES), title=NAMES[3]),
     ):
         assert drawn._repr_png_()
 

@@ -15,7 +15,7 @@ from helpers.analysis.comparison import operating_points
 from helpers.analysis.detection_probability import fit_pod, pod_table
 from helpers.thresholds import Threshold, conformal_threshold
 from helpers.views import report
-from helpers.views.figures import NotebookFigure
+from helpers.views.style import NotebookFigure
 from helpers.views.tables import sortable_table
 
 EVIL = "<script>alert('x')</script> & \"Kratzer\""

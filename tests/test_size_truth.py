@@ -5,13 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 from helpers import read_dataset
-from helpers.pictures.calibration_scene import calibration_trial
 from helpers.pictures.datasets import draw_dataset
 from helpers.pictures.size_truth import accuracy_summary, compare_with_drawn, is_drawn
-from helpers.views import size_checks
 
 
 @pytest.fixture(scope="module")
@@ -57,26 +54,3 @@ def test_a_dataset_that_is_not_drawn_is_refused(photos):
     assert not is_drawn(photos)
     with pytest.raises(FileNotFoundError, match="not drawn"):
         compare_with_drawn(read_dataset(photos))
-
-
-def test_figures_have_named_axes_and_their_note(compared, tmp_path):
-    trial = calibration_trial()
-    picture = np.zeros((40, 60, 3), np.uint8)
-    drawn = {
-        "accuracy": lambda **o: size_checks.size_accuracy(compared, **o),
-        "calibration": lambda **o: size_checks.calibration_errors(trial, **o),
-        "photos": lambda **o: size_checks.photos_side_by_side([picture, picture[..., 0]], ["a", "b"], **o),
-    }
-    for name, draw in drawn.items():
-        figure = draw(note="untrained backbone")
-        assert isinstance(figure, Figure)
-        figure.savefig(tmp_path / f"{name}.png")
-        assert figure.get_supxlabel() == "untrained backbone"
-        assert any(axis.get_title() or axis.get_title(loc="left") for axis in figure.axes)
-    accuracy = drawn["accuracy"]()
-    assert all(axis.get_xlabel() and axis.get_ylabel() for axis in accuracy.axes)
-    assert f"{len(compared)} drawn defects" in accuracy.axes[0].get_title()
-    with pytest.raises(ValueError, match="no defect"):
-        size_checks.size_accuracy(compared.iloc[:0])
-    with pytest.raises(ValueError, match="2 titles"):
-        size_checks.photos_side_by_side([picture], ["a", "b"])

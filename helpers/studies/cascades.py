@@ -278,7 +278,7 @@ def stage_counts(folder: Path, truth: pd.DataFrame) -> pd.DataFrame:
 
 
 def overlay_examples(folder: Path, verdicts: pd.DataFrame, truth: pd.DataFrame, n: int) -> dict[str, Any]:
-    """Photos and what each stage drew in them, for :func:`helpers.views.figures.sample_grid`.
+    """Photos and what each stage drew in them, for :func:`helpers.views.gallery.sample_grid`.
 
     The photo with its labelled defect, then the overlay of every stage that has one; grey where a stage did not see it.
     Two photos share a row where only one stage draws. First one photo of each way to end (found, lost, false alarm, let

@@ -55,7 +55,8 @@ from helpers.paths import PROJECT_ROOT, project_path, read_csv, write_csv, write
 from helpers.progress import progress
 from helpers.runs import RUN_FILE, MissingRunError, Run, open_run
 from helpers.thresholds import Threshold, exceeds, held_out_thresholds
-from helpers.views import class_figures
+from helpers.views import figures as class_figures
+from helpers.views.plots import curves, interval_bars
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -560,12 +561,18 @@ def split_figures(result: SplitResult) -> dict[str, Figure]:
     drawn["distance"] = class_figures.unknown_histogram(
         test["mahalanobis"], test["defect_type"], known, result.thresholds["tau"], note=note
     )
-    points = test[["x", "y"]].to_numpy()
-    drawn["embeddings"] = class_figures.embedding_figure(
-        points, test["defect_type"], known, result.plane_shares, note=note
-    )
-    drawn["oscr"] = class_figures.oscr_figure(result.curves, note=note)
-    drawn["classes"] = class_figures.detection_bars(result.by_class, note=note)
+    shares = result.plane_shares.tolist()
+    drawn["embeddings"] = class_figures.embedding_figure(test, known, shares, note=note)
+    oscr = {f"{name}: {float(found['oscr']):.3f}": found for name, found in result.curves.items()}
+    named = {"xlim": (0, 1), "ylim": (0, 1), "title": "Open-set classification rate"}
+    named |= {"xlabel": "unknown photos accepted", "ylabel": "known photos accepted\nand named rightly"}
+    drawn["oscr"] = curves(oscr, "fpr", "ccr", legend="area under the curve", note=note, **named)
+    rows = result.by_class
+    names = [f"{name} (n={n})" for name, n in zip(rows["class"], rows["n"], strict=True)]
+    colours = ["#56B4E9" if known else "#E69F00" for known in rows["known"]]
+    named = {"xlabel": "right verdicts (known: accepted and named rightly; unknown: called so)", "ylabel": "class"}
+    named["title"] = "Right verdicts by class (orange: unknown)"
+    drawn["classes"] = interval_bars(rows, "right", names, colours=colours, note=note, **named)
     for name, figure in drawn.items():
         file = result.folder / "plots" / f"{name.replace(', ', '_').replace(' ', '_')}.png"
         write_whole(file, partial(figure.savefig, bbox_inches="tight"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from helpers.drawing import annotate_photo, draw_boxes, draw_overlay, folded, shorten
+from helpers.drawing import PREDICTED_COLOUR, annotate_photo, draw_boxes, draw_overlay, folded, shorten
 from helpers.views.app.inspection import Inspection, Sizes, contradiction
-from helpers.views.figures import MAP_COLOURS, PREDICTED_COLOUR, new_figure
+from helpers.views.style import new_figure
 
 SYMBOLS = {True: "✕", False: "✓", None: "?"}
 
@@ -66,7 +66,7 @@ def inspection_figure(inspection: Inspection, sizes: Sizes, *, opacity: float = 
     axes[-1].imshow(folded(drawn))
     axes[-1].set_title(f"called defect by {sizes.by}: {len(sizes.table)}, map at {100 * opacity:.0f} %", fontsize=9)
     if inspection.anomaly_map is not None:
-        image = axes[1].imshow(folded(inspection.anomaly_map), cmap=MAP_COLOURS)
+        image = axes[1].imshow(folded(inspection.anomaly_map))
         axes[1].set_title(f"map of {inspection.stage}", fontsize=9)
         bar = figure.colorbar(image, ax=axes[1], location="bottom", shrink=0.9, pad=0.02, aspect=25)
         bar.set_label(f"score of a pixel; line: threshold {inspection.pixel_threshold:.4g}", fontsize=8)

@@ -58,7 +58,7 @@ def interval_bars(
     if series is not None:
         number, kinds = pd.factorize(table[series])
         places += 0.8 * ((number + 0.5) / len(kinds) - 0.5)
-        colours = [series_style(each)["color"] for each in number]
+        colours = [series_style(each, kinds[each])["color"] for each in number]
     if axis is None:
         axis = new_figure(1.6 + 0.42 * max(1, len(table) if series is None else 0.6 * len(table)), note).subplots()
     if ends is None:
@@ -84,12 +84,10 @@ def interval_bars(
         percents(axis.xaxis)
     _name(axis, {"xlim": (0, 1)} | named)
     if alone and series is not None:
-        handles = [
-            Line2D(
-                [], [], color=series_style(place)["color"], marker=MARKERS[place % len(MARKERS)], label=shorten(kind)
-            )
-            for place, kind in enumerate(kinds)
+        looks = [
+            {**series_style(each, kind), "marker": MARKERS[each % len(MARKERS)]} for each, kind in enumerate(kinds)
         ]
+        handles = [Line2D([], [], label=shorten(kind), **look) for kind, look in zip(kinds, looks, strict=True)]
         legend_right(axis, series, handles)
     return axis.get_figure()
 
@@ -120,7 +118,7 @@ def curves(
     alone = axis is None
     axis = new_figure(4.4, note).subplots() if axis is None else axis
     for number, (name, table) in enumerate(tables.items()):
-        style = series_style(number)
+        style = series_style(number, name)
         across, up = (np.asarray(table[column], dtype=float) for column in (x, y))
         known = np.isfinite(across) & np.isfinite(up)
         options = {"marker": MARKERS[number % len(MARKERS)] if marker or known.sum() == 1 else "", "markersize": 5}

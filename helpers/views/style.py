@@ -31,6 +31,7 @@ STYLE = {
     "text.parse_math": False,  # a class named $x_{$ is a name: as a formula it would stop the figure
 }
 matplotlib.rcParams.update(STYLE)
+MODELS = ("patchcore", "unet", "deeplabv3plus", "draem", "glass", "classifier")  # each has its colour
 DASHES, MARKERS, HATCHES = ("-", "--", ":", "-."), "osD^vPX", ("", "//", "..")
 
 
@@ -52,8 +53,10 @@ def new_figure(height: float, note: str | None = None, width: float = WIDTH) -> 
     return figure
 
 
-def series_style(number: int) -> dict[str, str]:
-    """Colour and dash of the number-th curve; they repeat after 28."""
+def series_style(number: int, name: object = "") -> dict[str, str]:
+    """Colour and dash of the number-th curve; they repeat after 28. A model has its own in every figure."""
+    model = str(name).split(" (")[0]
+    number = MODELS.index(model) if model in MODELS else number
     return {"color": CYCLE[number % len(CYCLE)], "linestyle": DASHES[number // len(CYCLE) % len(DASHES)]}
 
 
@@ -97,7 +100,7 @@ def percents(*axes: Axis) -> None:
 def plain_log(axis: Axis) -> None:
     """Plain numbers on a logarithmic axis, several of them also where the range holds no power of ten."""
     low, high = axis.get_view_interval()
-    steps = (1, 1.5, 2, 3, 4, 5, 7) if high <= 20 * low else (1, 2, 5) if high < 2000 * low else (1,)
+    steps = (1, 1.5, 2, 3, 4, 5, 7) if high <= 20 * low else (1, 2, 5) if high < 100 * low else (1,)
     axis.set_major_locator(LogLocator(subs=steps))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axis.set_minor_formatter(NullFormatter())

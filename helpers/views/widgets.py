@@ -19,8 +19,9 @@ from helpers.analysis.costs import (
     first_thresholds,
 )
 from helpers.thresholds import Threshold, exceeds
-from helpers.views import class_figures
-from helpers.views.figures import NotebookFigure, map_gallery
+from helpers.views.figures import cost_curves
+from helpers.views.gallery import map_gallery
+from helpers.views.style import NotebookFigure
 
 OUTCOMES = ("missed defects", "false alarms", "found defects", "accepted normal photos")
 
@@ -37,11 +38,11 @@ def threshold_explorer(
     """A slider over the image scores; below it what is found, missed and falsely alarmed, and the photos closest to it.
 
     It is for understanding. A threshold that looks good on test photos was chosen on them; the stored one was not.
-    Without JavaScript `helpers.views.evaluation_figures.threshold_figure` shows the counts at every threshold.
+    Without JavaScript `helpers.views.figures.threshold_figure` shows the counts at every threshold.
 
     Args:
         test: a run's ``predictions("test")``: ``label_index`` and ``score``.
-        examples: from some rows of it to what `helpers.views.figures.map_gallery` takes (``Run.examples``).
+        examples: from some rows of it to what `helpers.views.gallery.map_gallery` takes (``Run.examples``).
         threshold: the stored threshold, where the slider begins.
         pixel_threshold: drawn in the gallery.
         n_examples: photos in the gallery at most.
@@ -99,7 +100,7 @@ def cost_explorer(
 ) -> ipywidgets.VBox:
     """Two sliders, the share of defects and the price of a miss; below them the cost curve and its lowest point.
 
-    Without JavaScript `helpers.views.class_figures.cost_curves` and `best_threshold_figure` show several cases at once.
+    Without JavaScript `helpers.views.figures.cost_curves` shows several cases at once.
 
     Args:
         scores: of val, both classes: ``label_index``, ``score_1`` and ``score_2`` (`helpers.analysis.costs`).
@@ -130,7 +131,7 @@ def cost_explorer(
         )
         name = f"{100 * share.value:.3g} % defects, {ratio.value:.3g} : 1"
         alone = cost_without_stage_1(scores, threshold_2, **case)
-        curve.value = _png(class_figures.cost_curves({name: table}, {name: best.value}, {name: alone}))
+        curve.value = _png(cost_curves({name: table}, {name: best.value}, {name: alone}))
 
     share.observe(update, names="value")
     ratio.observe(update, names="value")
