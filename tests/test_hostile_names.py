@@ -53,7 +53,7 @@ def test_tables_are_text(names):
 def test_notebooks_show_tables_by_way_of_the_one_helper():
     for file in sorted((REPOSITORY / "notebooks").glob("*.ipynb")):
         code = "\n".join(cell.source for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code")
-        shown = re.findall(r"\.style\b|to_html\(|Markdown\(|HTML\((?!sortable_table\()", code)
+        shown = re.findall(r"\.style\.|to_html\(|Markdown\(|HTML\((?!sortable_table\()", code)
         assert not shown, f"{file.name}: {shown}; styled() and sortable_table() of helpers.views.tables escape names"
 
 
