@@ -39,7 +39,9 @@ PANELS = {"loss": ["train_loss", "val_loss"], "overlap": ["dice"]}
 ROWS = pd.DataFrame({"recall": [0.9, 0.5, np.nan], "recall_low": [0.8, 0.2, np.nan], "recall_high": [1, 0.7, np.nan]})
 NAMES = ["hole (n=10)", "scratch (n=4)", "dent (n=0)"]
 SIZES = np.geomspace(1, 20, 120)
-DEFECTS = pd.DataFrame({"size": SIZES, "detected": DRAW.uniform(size=120) < expit(4 * np.log(SIZES / 4)), "unit": "mm"})
+DEFECTS = pd.DataFrame(
+    {"size": SIZES, "detected": DRAW.uniform(size=120) < expit(4 * np.log(SIZES / 4)), "unit": "mm"}
+).assign(measure="length")
 FIT = fit_pod(DEFECTS)
 TEST = pd.DataFrame({"label_index": LABELS.astype(int), "score": SCORES})
 POINTS = operating_points(TEST.iloc[:20], TEST, Threshold(0.5, "given"))
