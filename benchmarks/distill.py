@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -22,6 +21,7 @@ import cv2
 import numpy as np
 import timm
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from skimage import data
 from torch import nn
 from torch.nn import functional
@@ -51,7 +51,7 @@ class Recipe:
     steps: int = 6000
     batch_size: int = 32
     crop: int = 128  # pixels, a multiple of 16
-    learning_rate: float = 2e-3  # peak of AdamW's
+    learning_rate: float = 2e-3  # peak of AdamW's, after 3 % of the steps
     weight_decay: float = 0.01
     n_textures: int = 2500
     n_built_in: int = 100  # as for mesh, and as many as for nuts
@@ -77,7 +77,7 @@ def _drawn(n_textures: int, n_built_in: int, seed: int) -> np.ndarray:
     families, pictures = list(FAMILIES), []
     for index in progress(range(n_textures), "drawing textures"):
         pictures.append(draw_texture((seed, index), SIDE, family=families[index % len(families)]))
-    for name, (render, defects, *_) in DRAWN.items():
+    for name, (render, defects, _) in DRAWN.items():
         kinds = [None, *defects]
         for index in progress(range(n_built_in), f"drawing {name}"):
             # Seeds of its own: none of these pictures is one of the datasets that results are measured on.
@@ -91,8 +91,7 @@ def _tiles(photo: np.ndarray) -> list[np.ndarray]:
     photo = np.repeat(photo[..., None], 3, axis=2) if photo.ndim == 2 else photo[..., :3]
     scale = max(1.0, SIDE / min(photo.shape[:2]))
     photo = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) if scale > 1 else photo
-    rows, columns = (range(0, side - SIDE + 1, SIDE // 2) for side in photo.shape[:2])
-    return [photo[top : top + SIDE, left : left + SIDE] for top in rows for left in columns]
+    return list(sliding_window_view(photo, (SIDE, SIDE, 3))[:: SIDE // 2, :: SIDE // 2].reshape(-1, SIDE, SIDE, 3))
 
 
 def draw_batch(pictures: np.ndarray, recipe: Recipe, step: int) -> torch.Tensor:
@@ -149,14 +148,6 @@ def distillation_loss(student: list[torch.Tensor], teacher: list[torch.Tensor]) 
     ).mean()
 
 
-def learning_rate_factor(step: int, steps: int) -> float:
-    """Linear warm-up over the first 3 % of the steps, then half a cosine to zero."""
-    warm_up = max(1, round(0.03 * steps))
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
-
-
 def train(
     recipe: Recipe, teacher_name: str, folder: Path, device: str = "cpu", save_every: int = 200
 ) -> tuple[BuiltinNet, dict[str, Any]]:
@@ -165,7 +156,9 @@ def train(
     torch.manual_seed(recipe.seed)
     student = BuiltinNet().to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, recipe.steps))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.learning_rate, max(recipe.steps, 2), pct_start=0.03, cycle_momentum=False
+    )
     some = (draw_batch(pictures, recipe, 10**9 - 1 - index) for index in range(STANDARDISING_BATCHES))
     teacher = Teacher(backbone, some, device)
     parts = {"student": student, "optimizer": optimizer, "schedule": schedule}

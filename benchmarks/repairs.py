@@ -41,8 +41,8 @@ GLASS_WIDTHS = {"pretrain_embed_dim": 256, "target_embed_dim": 256, "discriminat
 ARMS = ("stock", "repaired")
 
 
-def stock_model(name: str, backbone: Backbone, source: AnomalySource) -> AnomalibModule:
-    """anomalib's own model, narrowed."""
+def stock_model(name: str, backbone: Backbone, source: AnomalySource, distribution: str) -> AnomalibModule:
+    """anomalib's own model, narrowed; it has no option for the distribution."""
     from anomalib.models import Draem, Glass
     from anomalib.models.image.draem.torch_model import DiscriminativeSubNetwork, ReconstructiveSubNetwork
 
@@ -77,28 +77,21 @@ def repaired_model(name: str, backbone: Backbone, source: AnomalySource, distrib
 
 
 def train_arm(
-    folder: Path,
-    name: str,
-    arm: str,
-    seed: int,
-    table: pd.DataFrame,
-    steps: int,
-    precision: str,
-    *,
-    backbone: Backbone,
-    source: AnomalySource,
-    distribution: str,
+    folder: Path, arm: tuple[str, str, int], table: pd.DataFrame, budget: dict[str, Any], **parts: Any
 ) -> Run:
-    """Train one arm to the end of the epoch in which it reaches ``steps``, or find it finished."""
-    epochs = math.ceil(steps / math.ceil((table["split"] == "train").sum() / BATCH_SIZE))
-    settings = network_frame(SIZE) | {"scheme": "one_class", "epochs": epochs, "arm": arm, "precision": precision}
-    settings |= {"source": source.to_dict(), "backbone": backbone.to_dict(), "distribution": distribution}
-    run = open_run(folder, f"{name}_{arm}_{seed}", settings, table, seed)
+    """One arm (model, arm, seed), trained to the end of the epoch in which it reaches the budget's steps, or found.
+
+    ``budget`` is steps and Lightning's precision; ``parts`` backbone, source and distribution.
+    """
+    (name, kind, seed), precision = arm, budget["precision"]
+    epochs = math.ceil(budget["steps"] / math.ceil((table["split"] == "train").sum() / BATCH_SIZE))
+    settings = network_frame(SIZE) | {"scheme": "one_class", "epochs": epochs, "arm": kind, "precision": precision}
+    settings |= {part: value if isinstance(value, str) else value.to_dict() for part, value in parts.items()}
+    run = open_run(folder, f"{name}_{kind}_{seed}", settings, table, seed)
     if run.finished:
         return run
     torch.manual_seed(seed)
-    stock = arm == "stock"
-    model = stock_model(name, backbone, source) if stock else repaired_model(name, backbone, source, distribution)
+    model = (stock_model if kind == "stock" else repaired_model)(name, **parts)
     data = SampleDataModule(table, train_batch_size=BATCH_SIZE, eval_batch_size=16, seed=seed)
     run.fit(model, data, device="cpu", epochs=epochs, check_val_every_n_epoch=5, precision=precision)
     return run.finish(held_out_thresholds(run.predictions("val"), start=0.5))
@@ -141,8 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(json.dumps({name: getattr(part, "describe", lambda part=part: part)() for name, part in parts.items()}))
     for name in options.models:
         runs = {}
-        for seed, arm in [(seed, arm) for seed in options.seeds for arm in ARMS]:
-            runs[name, arm, seed] = train_arm(folder, name, arm, seed, table, options.steps, options.precision, **parts)
+        for arm in [(name, kind, seed) for seed in options.seeds for kind in ARMS]:
+            runs[arm] = train_arm(folder, arm, table, vars(options), **parts)
             so_far = compare(runs)
             write_csv(so_far, folder / f"repairs_{name}.csv")
             print(so_far.tail(1).to_string(index=False, float_format="%.3f"), flush=True)

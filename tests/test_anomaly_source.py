@@ -11,9 +11,9 @@ from helpers.pictures.anomaly_source import resolve_anomaly_source, texture_file
 from helpers.pictures.textures import FAMILIES
 
 
-def write_picture(path, colour=(10, 20, 30), size=(8, 6)):
+def write_picture(path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
+    Image.new("RGB", (8, 6), (10, 20, 30)).save(path)
     return path
 
 
@@ -23,49 +23,35 @@ def test_pictures_come_in_the_order_of_their_names_from_subfolders_too(tmp_path)
     assert texture_files(tmp_path) == expected
 
 
-@pytest.mark.parametrize("make", [lambda folder: None, lambda folder: (folder / "dtd" / "images").mkdir(parents=True)])
-def test_a_missing_or_empty_folder_is_refused(tmp_path, make):
-    make(tmp_path)
-    with pytest.raises(ValueError, match=r"ANOMALY_SOURCE=.*dtd"):
-        texture_files(tmp_path / "dtd")
-    with pytest.raises(ValueError, match=r"ANOMALY_SOURCE=.*dtd"):
-        resolve_anomaly_source(str(tmp_path / "dtd"), tmp_path)
+def test_a_missing_or_empty_folder_and_a_file_that_is_no_picture_are_named(tmp_path):
+    (tmp_path / "empty" / "images").mkdir(parents=True)
+    write_picture(tmp_path / "broken" / "a.png")
+    (tmp_path / "broken" / "b.png").write_bytes(b"half a picture")
+    for folder, word in (("missing", "missing"), ("empty", "empty"), ("broken", r"b\.png")):
+        with pytest.raises(ValueError, match=word):
+            resolve_anomaly_source(str(tmp_path / folder), tmp_path)
 
 
-def test_a_file_that_is_no_picture_is_named(tmp_path):
-    write_picture(tmp_path / "a.png")
-    (tmp_path / "b.png").write_bytes(b"half a picture")
-    with pytest.raises(ValueError, match=r"b\.png is no picture"):
-        resolve_anomaly_source(str(tmp_path), tmp_path)
-
-
-def test_the_same_pictures_elsewhere_are_the_same_source_and_others_are_not(tmp_path):
-    for place in ("one", "two"):
-        write_picture(tmp_path / place / "a.png")
+def test_the_same_pictures_elsewhere_are_the_same_source_and_others_are_not(tmp_path, monkeypatch):
+    names = ("banded/1.jpg", "banded/2.jpg", "dotted/1.jpg", "dotted/2.jpg")
+    for name in names:
+        write_picture(tmp_path / "one" / name), write_picture(tmp_path / "two" / name)
     one, two = (resolve_anomaly_source(str(tmp_path / place), tmp_path) for place in ("one", "two"))
-    assert one.kind == "folder" and one.n_pictures == 1
-    assert one.to_dict() == two.to_dict() and one.folder != two.folder
+    assert (one.kind, one.n_pictures, one.to_dict()) == ("folder", 4, two.to_dict()) and one.folder != two.folder
     assert set(one.to_dict()) == {"kind", "n_pictures", "sha256"}
-    write_picture(tmp_path / "two" / "b.png")
-    assert resolve_anomaly_source(str(tmp_path / "two"), tmp_path).sha256 != one.sha256
-
-
-def test_all_of_dtd_is_told_from_other_folders(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "DTD_COUNT", 4)
     monkeypatch.setattr(download, "DTD_CLASSES", 2)
-    for name in ("banded/1.jpg", "banded/2.jpg", "dotted/1.jpg", "dotted/2.jpg"):
-        write_picture(tmp_path / name)
-    assert resolve_anomaly_source(str(tmp_path), tmp_path).kind == "DTD"
-    write_picture(tmp_path / "dotted" / "3.jpg")
-    assert resolve_anomaly_source(str(tmp_path), tmp_path).kind == "folder"
+    assert resolve_anomaly_source(str(tmp_path / "two"), tmp_path).kind == "DTD", "all of it"
+    write_picture(tmp_path / "two" / "dotted" / "3.jpg")
+    more = resolve_anomaly_source(str(tmp_path / "two"), tmp_path)
+    assert more.kind == "folder" and more.sha256 != one.sha256
 
 
 def test_the_built_in_pictures_are_drawn_once_with_every_family(tmp_path, monkeypatch):
     monkeypatch.setattr(anomaly_source, "BUILTIN_COUNT", len(FAMILIES))
     monkeypatch.setattr(anomaly_source, "BUILTIN_SIZE", 32)
     source = resolve_anomaly_source("builtin:", tmp_path)
-    assert source.kind == "built in" and source.n_pictures == len(FAMILIES)
-    assert source.folder == str(tmp_path / "textures")
+    assert (source.kind, source.n_pictures, source.folder) == ("built in", len(FAMILIES), str(tmp_path / "textures"))
     assert {path.parent.name for path in texture_files(source.folder)} == set(FAMILIES)
     before = [path.stat().st_mtime_ns for path in texture_files(source.folder)]
     assert resolve_anomaly_source("builtin:", tmp_path) == source

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import distill
-from benchmarks.distill import Recipe, Teacher, distillation_loss, draw_batch, export, learning_rate_factor, train
+from benchmarks.distill import Recipe, Teacher, distillation_loss, draw_batch, export, train
 from helpers.models.backbones import resolve_backbone
 from helpers.models.builtin import BuiltinNet
 
@@ -41,12 +41,6 @@ def test_loss_is_the_mean_over_maps_of_their_means():
     teacher = [torch.tensor([1.0, 3.0]).view(1, 2, 1, 1), torch.full((1, 1, 2, 2), 2.0)]
     # map 1: (1 + 9) / 2 = 5; map 2: 4; mean 4.5. A mean over all six values together would be 26 / 6.
     assert float(distillation_loss(student, teacher)) == pytest.approx(4.5)
-
-
-def test_learning_rate_warms_up_and_falls_to_zero_by_a_cosine():
-    factors = [learning_rate_factor(step, 1000) for step in range(1001)]
-    assert [factors[step] for step in (0, 29, 515, 1000)] == pytest.approx([1 / 30, 1, 0.5, 0])
-    assert factors[30:] == sorted(factors[30:], reverse=True)
 
 
 def test_crops_follow_from_seed_and_step_and_are_normalised_as_for_imagenet():

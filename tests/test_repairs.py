@@ -28,7 +28,7 @@ class ATrainer:
 
 @pytest.mark.parametrize("name", ["draem", "glass"])
 def test_both_arms_have_the_same_weights_to_learn_and_the_same_learning_rates(parts, name, monkeypatch):
-    arms = [repairs.stock_model(name, **parts), repairs.repaired_model(name, distribution="manifold", **parts)]
+    arms = [build(name, distribution="manifold", **parts) for build in (repairs.stock_model, repairs.repaired_model)]
     shapes, rates = [], []
     for arm in arms:
         monkeypatch.setattr(type(arm), "trainer", ATrainer(), raising=False)
@@ -48,9 +48,8 @@ def test_an_arm_is_trained_once_and_its_row_agrees_with_scikit_learn(parts, tmp_
     monkeypatch.setattr(repairs, "WIDTH", 4)
     table = split_table(draw_photos(tmp_path / "rings", n_train=12, n_good=4, n_defect=4))
     torch.manual_seed(0)
-    arguments = (tmp_path / "runs", "draem", "repaired", 0, table, 2, "32-true")
-    run = repairs.train_arm(*arguments, distribution="", **parts)
-    again = repairs.train_arm(*arguments, distribution="", **parts)
+    arguments = (tmp_path / "runs", ("draem", "repaired", 0), table, {"steps": 2, "precision": "32-true"})
+    run, again = (repairs.train_arm(*arguments, distribution="", **parts) for _ in range(2))
     assert again.info["finished_at"] == run.info["finished_at"]
     assert run.history()["step"].iloc[-1] + 1 >= 2
     row = repairs.compare({("draem", "repaired", 0): run}, n_bootstrap=20).iloc[0]

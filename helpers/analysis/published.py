@@ -22,22 +22,12 @@ _OF_GLASS: dict[str, tuple[str, int, float, float]] = {
 
 
 def published_results(table: pd.DataFrame) -> pd.DataFrame:
-    """Published numbers of the data set that a sample table comes from.
+    """Published numbers of the data set that a sample table comes from, one row a model; empty where none is known.
 
-    It is recognised by the name of the table, its layout (VisA's own) or a folder on the way to its photos, such as
-    ``datasets/mvtec/screw``. The MVTec layout says nothing: many data sets have it. Published figures are means over
-    all categories of a data set, trained by their authors at their own settings; one category of ours may be easier or
-    harder than that mean.
-
-    Args:
-        table: a sample table, with ``attrs`` name, layout and root.
-
-    Returns:
-        One row a published model, columns `PUBLISHED_COLUMNS`: ``scope`` says what it is a mean of, AUROC in [0, 1],
-        ``cited`` is True. Empty where nothing is known.
+    It is known by the table's name, its layout (VisA's own) or a folder on the way to its photos. Figures are means
+    over all categories (``scope``), trained by their authors in their own way: one category may be easier or harder.
     """
-    root = str(table.attrs.get("root", ""))
-    words = [*re.split(r"[\\/]", root), str(table.attrs.get("name", ""))]
+    words = [*re.split(r"[\\/]", str(table.attrs.get("root", ""))), str(table.attrs.get("name", ""))]
     if table.attrs.get("layout") == "visa":
         words.append("visa")
     rows = [

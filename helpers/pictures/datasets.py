@@ -10,25 +10,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from helpers.pictures.mesh import MESH_DEFECTS, MeshStyle, render_mesh
+from helpers.pictures.mesh import MESH_DEFECTS, render_mesh
 from helpers.pictures.nut_frames import render_frame
-from helpers.pictures.nuts import NUT_DEFECTS, NutStyle, render_nut
-from helpers.pictures.scene import Points, photo_seed, polygon_area, polygon_bbox, write_once, write_png
+from helpers.pictures.nuts import NUT_DEFECTS, render_nut
+from helpers.pictures.scene import LOOKS, Points, photo_seed, polygon_area, polygon_bbox, write_once, write_png
 from helpers.progress import progress
 
 VERSION = 1  # of the pictures; raise it when the same seed gives other bytes
 DATE = "1970-01-01T00:00:00+00:00"  # no clock: the same seed gives the same bytes
 COLUMNS = ["image", "defect_id", "defect_type", "area_mm2", "length_mm", "length_kind", "area_px2", "length_px"]
-DRAWN: dict[str, tuple[Callable[..., Any], list[str], Any, int]] = {  # how, defects, look, test photos of each defect
-    "mesh": (render_mesh, list(MESH_DEFECTS), MeshStyle(), 25),
-    "nuts": (render_nut, list(NUT_DEFECTS), NutStyle(), 20),
+DRAWN: dict[str, tuple[Callable[..., Any], list[str], int]] = {  # how, types of defects, test photos of each
+    "mesh": (render_mesh, list(MESH_DEFECTS), 25),
+    "nuts": (render_nut, list(NUT_DEFECTS), 20),
 }
 
 
@@ -51,7 +50,7 @@ def draw_dataset(
     the size with four to nine nuts and their outlines. A photo depends on the seed and its own name, not on the counts.
     ``pixel_size`` is in mm. A folder with the same parameters is left as it is; another one is replaced by ``force``.
     """
-    _, types, style, n_each = DRAWN[name]
+    _, types, n_each = DRAWN[name]
     n_each = n_each if n_test_per_defect is None else n_test_per_defect
     counts = {"n_train": n_train, "n_test_normal": n_test_normal, "n_test_per_defect": n_each, "n_frames": n_frames}
     for parameter, value in (counts | {"seed": seed}).items():
@@ -70,7 +69,7 @@ def draw_dataset(
         "pixel_size_mm": float(pixel_size),
         "counts": {"train_good": n_train, "test_good": n_test_normal, "test_per_defect": n_each},
         "defect_types": types,
-        "style": json.loads(json.dumps(asdict(style))),  # tuples become lists, as they are when read back
+        "style": LOOKS[name],
     }
     if name == "nuts":
         about["counts"]["frames"] = n_frames

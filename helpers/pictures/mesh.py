@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from helpers.pictures import scene
-from helpers.pictures.scene import TURN, CameraStyle, Defect, Drawing, Float, Points, Seed, smoothstep
+from helpers.pictures.scene import TURN, Defect, Drawing, Float, Look, Points, Seed, smoothstep
 
-
-@dataclass(frozen=True)
-class MeshStyle:
-    """How the mesh looks and how much it varies. Lengths in pixels of a 256 pixel picture."""
-
-    weave: str = "plain"  # "plain" (over one, under one) or "twill" (over two, under two)
-    pitch: float = 16.0  # distance of neighbouring wires
-    pitch_spread: float = 0.03  # standard deviation of the pitch of a photo, relative
-    wire_diameter: float = 7.4
-    diameter_spread: float = 0.03  # standard deviation, relative
-    rotation: float = 4.0  # largest rotation in degrees, either way
-    spacing_wobble: float = 0.30  # standard deviation of a wire's distance from its place
-    wave_amplitude: float = 0.32  # standard deviation of the amplitude of a wire's slow sideways wave
-    wire_tone: float = 0.045  # standard deviation of the brightness from wire to wire, relative
-    streaks: float = 0.06  # standard deviation of the brightness along a wire, relative
-    light_azimuth: float = 25.0  # largest turn of the light in degrees, either way
-    two_defects: float = 0.15  # share of defect photos with a second defect of the same type
-    gap_length: tuple[float, float] = (1.4, 3.6)  # broken strand: length of the gap in pitches
-    hole_radius: tuple[float, float] = (0.65, 1.35)  # hole: mean radius in pitches
-    shift: tuple[float, float] = (0.37, 0.53)  # shifted strand: sideways in pitches
-    shift_length: tuple[float, float] = (3.2, 6.0)  # shifted strand: length in pitches
-    particle_radius: tuple[float, float] = (5.0, 10.5)  # contamination: mean radius of a particle
-    fibre_length: tuple[float, float] = (32.0, 76.0)  # contamination: length of a fibre
-    fibre_width: tuple[float, float] = (2.6, 3.8)
-    contamination_opacity: tuple[float, float] = (0.82, 0.97)
-    camera: CameraStyle = field(default_factory=CameraStyle)
+LOOK = scene.look("mesh")
 
 
 @dataclass
@@ -71,7 +46,7 @@ class _Weave:
     angle: float
     diameter: float
     wires: tuple[_Wires, _Wires]
-    style: MeshStyle
+    style: Look
 
     def line(self, direction: int, across: np.ndarray, along: np.ndarray) -> Points:
         """Picture coordinates (N, 2) of places given across and along the wires of a direction."""
@@ -90,7 +65,7 @@ def _shift_profile(along: np.ndarray, start: float, stop: float, pitch: float) -
     return smoothstep((along - start) / pitch) * smoothstep((stop - along) / pitch)
 
 
-def _draw_wires(rng: np.random.Generator, style: MeshStyle, size: int, scale: float) -> _Wires:
+def _draw_wires(rng: np.random.Generator, style: Look, size: int, scale: float) -> _Wires:
     pitch = style.pitch * scale * (1 + np.clip(rng.normal(0, style.pitch_spread), -0.08, 0.08))
     first = -int(0.75 * size / pitch) - 3
     n = -2 * first + 1
@@ -265,14 +240,9 @@ def _layer(
     return coverage, height + radius * up, tone, surface * hidden * shine
 
 
-def render_mesh(
-    seed: Seed, defect_type: str | None = None, *, image_size: int = 256, style: MeshStyle | None = None
-) -> Drawing:
+def render_mesh(seed: Seed, defect_type: str | None = None, *, image_size: int = 256, style: Look = LOOK) -> Drawing:
     """One photo of woven wire; the same seed gives the same mesh, light and noise with a defect as without."""
-    style = style or MeshStyle()
     scene.check_request(defect_type, list(MESH_DEFECTS), image_size)
-    if style.weave not in ("plain", "twill"):
-        raise ValueError(f"weave={style.weave!r} is unknown; use 'plain' or 'twill'")
     rng, defect_rng, camera_rng = scene.random_states(seed)
     shape, scale = (image_size, image_size), image_size / scene.REFERENCE_SIZE
     weave = _Weave(

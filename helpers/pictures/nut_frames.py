@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from helpers.pictures import nuts as single
-from helpers.pictures.nuts import NUT_DEFECTS, Nut, NutStyle
-from helpers.pictures.scene import REFERENCE_SIZE, Defect, Points, Seed, inside, random_states, take_photo
+from helpers.pictures.nuts import LOOK, NUT_DEFECTS, Nut
+from helpers.pictures.scene import REFERENCE_SIZE, Defect, Look, Points, Seed, inside, random_states, take_photo
 
 N_NUTS = (4, 9)  # fewest and most in a frame; fewer where it is too small for them
 TOUCHING_SHARE, DEFECT_SHARE = 0.5, 0.25  # of a frame's nuts: pushed against another one; with a defect
@@ -47,7 +47,7 @@ def _push_against(nut: Nut, other: Nut, direction: float) -> None:
     nut.x, nut.y = other.x + far * np.cos(direction), other.y + far * np.sin(direction)
 
 
-def _scatter(rng: np.random.Generator, style: NutStyle, frame_size: int, scale: float) -> list[Nut]:
+def _scatter(rng: np.random.Generator, style: Look, frame_size: int, scale: float) -> list[Nut]:
     """Nuts that do not overlap, about half of them pushed against another one."""
     largest = style.across_flats * scale * (1 + style.size_spread) / np.sqrt(3) + 3
     if 2 * largest > frame_size:
@@ -78,7 +78,7 @@ def render_frame(
     """A photo (S, S, 3) uint8 of several nuts, as large as in single photos of ``image_size``, and each one's outline
     (N, 2) and defects, mostly none. Outlines touch but do not overlap."""
     rng, defect_rng, camera_rng = random_states(seed)
-    style, names = NutStyle(), list(NUT_DEFECTS)
+    style, names = LOOK, list(NUT_DEFECTS)
     scale, shape = image_size / REFERENCE_SIZE, (frame_size, frame_size)
     nuts = _scatter(rng, style, frame_size, scale)
     light = single.draw_light(rng, style)

@@ -3,43 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from helpers.pictures import scene
-from helpers.pictures.scene import TURN, CameraStyle, Defect, Drawing, Float, Points, Seed, smoothstep
+from helpers.pictures.scene import TURN, Defect, Drawing, Float, Look, Points, Seed, smoothstep
 
-
-@dataclass(frozen=True)
-class NutStyle:
-    """How the nuts look and how much they vary. Lengths in pixels of a 256 pixel picture.
-
-    With 0.05 mm per pixel the default is an M3 nut: 5.5 mm across flats.
-    """
-
-    across_flats: float = 110.0
-    size_spread: float = 0.02  # largest relative change of the size, either way
-    thread_major: float = 0.545  # outer diameter of the thread, in parts of across_flats
-    thread_minor: float = 0.425  # inner diameter of the thread
-    countersink: float = 0.62  # outer diameter of the countersink
-    face: float = 0.93  # diameter of the flat face; the chamfer lies outside
-    turning_marks: float = 0.05  # standard deviation of the rings left by turning, relative brightness
-    grain: float = 0.035  # standard deviation of the fine grain of the metal, relative brightness
-    metal: tuple[float, float] = (0.46, 0.58)  # brightness of the metal, from - to
-    bench: tuple[float, float] = (0.26, 0.40)  # brightness of the workbench, from - to
-    light_azimuth: float = 20.0  # largest turn of the light in degrees, either way
-    two_defects: float = 0.15  # share of defect photos with a second defect of the same type
-    scratch_length: tuple[float, float] = (24.0, 58.0)
-    scratch_width: tuple[float, float] = (2.8, 4.0)
-    dent_radius: tuple[float, float] = (5.0, 9.0)
-    dent_depth: tuple[float, float] = (0.50, 0.80)  # steepest slope of a dent
-    stain_radius: tuple[float, float] = (6.0, 11.0)
-    stain_opacity: tuple[float, float] = (0.42, 0.75)
-    chip_edge: tuple[float, float] = (17.0, 30.0)  # chipped corner: how far along the edges it reaches
-    thread_damage: tuple[float, float] = (35.0, 95.0)  # damaged thread: angle in degrees
-    camera: CameraStyle = field(default_factory=lambda: CameraStyle(exposure=0.09, contrast=0.14))
+LOOK = scene.look("nuts")
 
 
 @dataclass
@@ -54,7 +26,7 @@ class Nut:
     metal: Float  # (3,)
     thread_phase: float
     surface: np.random.Generator
-    style: NutStyle
+    style: Look
 
     @property
     def corner_radius(self) -> float:
@@ -171,7 +143,7 @@ def nut_defects(rng: np.random.Generator, nut: Nut, defect_type: str, shape: tup
 # --- the picture
 
 
-def draw_bench(rng: np.random.Generator, style: NutStyle, shape: tuple[int, int], scale: float) -> Float:
+def draw_bench(rng: np.random.Generator, style: Look, shape: tuple[int, int], scale: float) -> Float:
     """A cast, slightly worn workbench: (H, W, 3)."""
     tone = rng.uniform(*style.bench)
     grain = 0.06 * scene.smooth_noise(rng, shape, 0.8 * scale) + 0.05 * scene.smooth_noise(rng, shape, 2.6 * scale)
@@ -346,23 +318,20 @@ def paint_nut(picture: Float, nut: Nut, light: np.ndarray, defects: list[Defect]
     picture[place.window] = place.below + place.coverage[..., None] * (surface - place.below)
 
 
-def draw_nut(rng: np.random.Generator, style: NutStyle, scale: float, x: float, y: float, flats: float) -> Nut:
+def draw_nut(rng: np.random.Generator, style: Look, scale: float, x: float, y: float, flats: float) -> Nut:
     metal = rng.uniform(*style.metal) * np.array([1.0, 0.985, 0.95]) * (1 + rng.normal(0, 0.012, 3))
     angle, phase = rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi)
     surface = np.random.default_rng(int(rng.integers(2**62)))
     return Nut(x, y, angle, flats, scale, metal.astype(np.float32), phase, surface, style)
 
 
-def draw_light(rng: np.random.Generator, style: NutStyle) -> np.ndarray:
+def draw_light(rng: np.random.Generator, style: Look) -> np.ndarray:
     azimuth = np.deg2rad(-130 + rng.uniform(-style.light_azimuth, style.light_azimuth))
     return np.array([0.60 * np.cos(azimuth), 0.60 * np.sin(azimuth), 0.80], dtype=np.float32)
 
 
-def render_nut(
-    seed: Seed, defect_type: str | None = None, *, image_size: int = 256, style: NutStyle | None = None
-) -> Drawing:
+def render_nut(seed: Seed, defect_type: str | None = None, *, image_size: int = 256, style: Look = LOOK) -> Drawing:
     """One photo of a nut; the same seed gives the same nut, light and noise with a defect as without."""
-    style = style or NutStyle()
     scene.check_request(defect_type, list(NUT_DEFECTS), image_size)
     rng, defect_rng, camera_rng = scene.random_states(seed)
     shape, scale = (image_size, image_size), image_size / scene.REFERENCE_SIZE

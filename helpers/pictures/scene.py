@@ -11,10 +11,12 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from skimage.draw import polygon as fill_polygon
 
@@ -23,6 +25,9 @@ from helpers.paths import write_whole_folder
 Float = NDArray[np.float32]
 Points = NDArray[np.float64]
 Seed = int | Sequence[int]
+Look = SimpleNamespace
+
+LOOKS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("looks.yml").read_text(encoding="utf-8"))
 
 REFERENCE_SIZE = 256
 AREA_SHARE = (0.0006, 0.029)  # of a picture that a defect covers: a little inside 0.05 % to 3 %
@@ -63,16 +68,9 @@ class Drawing:
         return np.any([polygon_mask(one.polygon, shape) for one in self.defects] or [np.zeros(shape, bool)], axis=0)
 
 
-@dataclass(frozen=True)
-class CameraStyle:
-    """How much the photos differ although the part is the same."""
-
-    exposure: float = 0.10  # standard deviation of the log of the gain
-    contrast: float = 0.12  # largest relative change of the contrast about mid grey
-    temperature: float = 0.035  # standard deviation of the relative gain of red against blue
-    gradient: float = 0.25  # largest relative fall of the light from one side to the other
-    blur: tuple[float, float] = (0.50, 0.75)  # standard deviation of the blur, from - to
-    noise: tuple[float, float] = (0.008, 0.014)  # standard deviation of the sensor noise, white = 1
+def look(name: str) -> Look:
+    """How a part looks by ``looks.yml``: its entries as attributes."""
+    return Look(**LOOKS[name] | {"camera": Look(**LOOKS[name]["camera"])})
 
 
 def polygon_area(polygon: Points) -> float:
@@ -258,7 +256,7 @@ def check_request(defect_type: str | None, known: Sequence[str], image_size: int
         raise ValueError(f"image_size={image_size} is too small to show a defect; use 64 or more")
 
 
-def take_photo(scene: Float, rng: np.random.Generator, style: CameraStyle, scale: float) -> NDArray[np.uint8]:
+def take_photo(scene: Float, rng: np.random.Generator, style: Look, scale: float) -> NDArray[np.uint8]:
     """Light, blur and sensor noise on a reflectance (H, W, 3) of about 0 to 1."""
     height, width = scene.shape[:2]
     gain = np.exp(np.clip(rng.normal(0, style.exposure), -2.5 * style.exposure, 2.5 * style.exposure))

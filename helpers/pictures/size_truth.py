@@ -20,9 +20,8 @@ from helpers.pictures.scene import feret_diameter, polygon_mask
 from helpers.progress import progress
 
 TRUTH_FILES = ("annotations.coco.json", "defects.csv")  # what only a dataset drawn by code has both of
-MIDDLE_AREA, LARGE_AREA = 200, 400  # pixels
-AREA_LIMITS = {MIDDLE_AREA: 0.05, LARGE_AREA: 0.02}  # share of the true area that a larger one may be off by
-LENGTH_LIMIT = 1.5  # pixels
+LIMITS = {"area": {200: 0.05, 400: 0.02}, "length": {0: 1.5}}
+"""From which drawn size (px², px) by how much the measured one may be off: a share of the area; pixels of length."""
 
 
 def is_drawn(root: str | Path) -> bool:
@@ -66,14 +65,9 @@ def accuracy_summary(compared: pd.DataFrame) -> pd.DataFrame:
     """
     area = compared["true_area"]
     criteria = [
-        (
-            f"area of {MIDDLE_AREA} to {LARGE_AREA} px",
-            "area",
-            area.between(MIDDLE_AREA, LARGE_AREA, "right"),
-            AREA_LIMITS[MIDDLE_AREA],
-        ),
-        (f"area above {LARGE_AREA} px", "area", area > LARGE_AREA, AREA_LIMITS[LARGE_AREA]),
-        ("length", "length", area > 0, LENGTH_LIMIT),
+        ("area of 200 to 400 px", "area", (area > 200) & (area <= 400), LIMITS["area"][200]),
+        ("area above 400 px", "area", area > 400, LIMITS["area"][400]),
+        ("length", "length", area > 0, LIMITS["length"][0]),
     ]
     rows = []
     for what, measure, chosen, limit in criteria:

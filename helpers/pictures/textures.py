@@ -155,36 +155,25 @@ def _mosaic(rng: Rng, size: int) -> Float:
     return np.clip(values * _surface(rng, size, rng.uniform(0.0, 0.08)), 0, 1)
 
 
-def _leaf(rng: Rng, corners: int, roughness: float) -> NDArray:
-    """A closed outline (N, 2) of radius about 1: a polygon, or round, long or dented."""
-    angle = rng.uniform(0, 2 * np.pi) + np.linspace(0, 2 * np.pi, corners, endpoint=False)
-    waves = [rng.normal(0, roughness / order) * np.cos(order * angle + rng.uniform(0, 7)) for order in range(2, 6)]
-    long = np.column_stack([np.cos(angle), _log_uniform(rng, 0.25, 1) * np.sin(angle)])
-    turn = rng.uniform(0, np.pi)
-    turned = long @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    return turned * (1 + np.sum(waves, axis=0))[:, None]
-
-
 def _leaves(rng: Rng, size: int) -> Float:
-    """Shapes with a power law of sizes that hide each other, plain or grained, in colour."""
+    """Shapes, round, long, dented or with corners, with a power law of sizes, that hide each other, in colour."""
     scale, n = size / REFERENCE_SIZE, int(rng.integers(80, 500))
     low, high = _log_uniform(rng, 2, 7), _log_uniform(rng, 30, 80)
     radii = (low**-2 - rng.uniform(size=n) * (low**-2 - high**-2)) ** -0.5 * scale  # density r**-3
     radii[: n // 8] = high * scale * rng.uniform(0.5, 1.0, n // 8)  # the ground is laid with large ones first
     centres, palette = rng.uniform(-0.1 * size, 1.1 * size, (n, 2)), _colours(rng, int(rng.integers(4, 24)))
     colours = palette[rng.integers(0, len(palette), n)] * rng.uniform(0.75, 1.0, (n, 1))
-    colours = np.round(255 * np.column_stack([colours, rng.uniform(size=n)])).astype(int).tolist()
-    corners, roughness = int(rng.choice([4, 5, 6, 40])), rng.choice([0.0, 0.3])
-    shapes = [_leaf(rng, corners if rng.uniform() < 0.8 else 40, roughness) for _ in range(24)]
-    canvas = np.full((size, size, 4), colours[0], dtype=np.uint8)  # the fourth channel: which leaf
-    for index in range(1, n):
-        outline = np.round((shapes[index % 24] * radii[index] + centres[index]) * 16).astype(np.int32)
-        cv2.fillPoly(canvas, [outline], colours[index], cv2.LINE_AA, 4)
-    which = canvas[..., 3] / 255
-    fine = _clouds(rng, size, _log_uniform(rng, 2, 12))
-    lines = np.sin(_plane(rng, size)[0] / _log_uniform(rng, 0.6, 3) + 3 * fine)
-    grain = fine * np.clip(1 - 2 * which, 0, 1) + lines * np.clip(2 * which - 1, 0, 1)
-    return np.clip(canvas[..., :3] / 255 * (1 + rng.choice([0.03, 0.15, 0.35]) * grain[..., None]), 0, 1)
+    canvas = np.full((size, size, 3), 255 * colours[0], dtype=np.uint8)
+    corners, dented, long = int(rng.choice([4, 5, 6, 40])), rng.choice([0.0, 0.2]), _log_uniform(rng, 0.25, 1)
+    for radius, centre, colour in zip(radii, centres, colours, strict=True):
+        angle = rng.uniform(0, 7) + np.linspace(0, 2 * np.pi, corners, endpoint=False)
+        reach = radius * (1 + dented * np.cos(rng.integers(2, 6) * angle + rng.uniform(0, 7)))
+        xy, turn = reach[:, None] * np.column_stack([np.cos(angle), long * np.sin(angle)]), rng.uniform(0, 7)
+        xy = xy @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) + centre
+        outline = np.round(xy * 16).astype(np.int32)
+        cv2.fillPoly(canvas, [outline], (255 * colour).tolist(), cv2.LINE_AA, 4)
+    grain = _clouds(rng, size, _log_uniform(rng, 2, 12))
+    return np.clip(canvas / 255 * (1 + rng.choice([0.03, 0.1, 0.25]) * grain[..., None]), 0, 1)
 
 
 FAMILIES: dict[str, Callable[[Rng, int], Float]] = {
