@@ -22,6 +22,7 @@ from helpers import read_dataset
 from helpers.analysis.metrics import evaluate
 from helpers.data.datamodule import SampleDataModule
 from helpers.data.samples import assign_splits
+from helpers.inference.train import train
 from helpers.models.backbones import Backbone, resolve_backbone
 from helpers.models.catalog import build_model, network_frame
 from helpers.paths import dataset_folder, project_path, write_csv
@@ -93,7 +94,7 @@ def train_arm(
     torch.manual_seed(seed)
     model = (stock_model if kind == "stock" else repaired_model)(name, **parts)
     data = SampleDataModule(table, train_batch_size=BATCH_SIZE, eval_batch_size=16, seed=seed)
-    run.fit(model, data, device="cpu", epochs=epochs, check_val_every_n_epoch=5, precision=precision)
+    train(run, model, data, device="cpu", epochs=epochs, eval_epochs=5, precision=precision)
     return run.finish(held_out_thresholds(run.predictions("val"), start=0.5))
 
 

@@ -26,6 +26,7 @@ from helpers.data.datamodule import SampleDataModule
 from helpers.data.formats import read_dataset
 from helpers.data.images import read_image
 from helpers.data.samples import assign_splits, write_table
+from helpers.inference.train import train
 from helpers.models.backbones import resolve_backbone
 from helpers.models.catalog import build_model
 from helpers.paths import PROJECT_ROOT, write_csv, write_json
@@ -94,7 +95,7 @@ def train_patchcore(folder: Path) -> Run:
     if run.finished:
         return run
     model = build_model("patchcore", backbone, image_size=IMAGE_SIZE, coreset_sampling_ratio=FIT_RATIO)
-    run.fit(model, SampleDataModule(table, train_batch_size=BATCH_SIZE, eval_batch_size=BATCH_SIZE), device="cpu")
+    train(run, model, SampleDataModule(table, train_batch_size=BATCH_SIZE, eval_batch_size=BATCH_SIZE), device="cpu")
     return run.finish(held_out_thresholds(run.predictions("val")))
 
 

@@ -28,23 +28,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from helpers.compute import full_precision
-from helpers.data.samples import fingerprint, origin, read_table, relative_path, write_table
+from helpers.data.samples import fingerprint, origin, read_table
 from helpers.models.recipes import recipe_of
-from helpers.paths import content_hash, file_sha256, hold, read_csv, write_csv, write_json
+from helpers.paths import content_hash, file_sha256, hold, read_csv, write_json
 from helpers.session import MAKE_NUMBERS, installed_versions
 from helpers.thresholds import Threshold
-
-if TYPE_CHECKING:
-    from anomalib.models import AnomalibModule
-
-    from helpers.data.datamodule import SampleDataModule
-    from helpers.inference.engine import FitClock, Refine
 
 RUN_FILE = "run.json"
 DRAFT_FILE = "draft.json"
@@ -279,121 +272,6 @@ class Run:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{self.folder / RUN_FILE}: a stored threshold cannot be used: {error}") from error
 
-    def fit(
-        self,
-        model: AnomalibModule,
-        data: SampleDataModule,
-        *,
-        device: str = "auto",
-        epochs: int | None = None,
-        monitor: str = "",
-        mode: str = "max",
-        patience: int = 0,
-        area_threshold: float | None = None,
-        predict_train: bool = False,
-        keep_last: bool = False,
-        refine: Refine | None = None,
-        **trainer: Any,
-    ) -> None:
-        """Train with anomalib's engine, keep the checkpoint, and predict val and test.
-
-        With ``epochs`` a state is saved after each one, and an interrupted training goes on from the last and ends with
-        the weights it would have had. What is logged goes to ``history.csv`` and, for TensorBoard, to ``logs``.
-
-        Args:
-            model: untrained.
-            data: with the splits of this run's table.
-            device: see :func:`helpers.compute.trainer_device`.
-            epochs: for models that train by gradient, with validation on val after each epoch; None: the model's own
-                way of training (PatchCore's single pass), without validation.
-            monitor: name of a logged value, measured on val: the run's weights are those of the epoch where it was
-                best; empty: those of the last epoch.
-            mode: whether ``max`` or ``min`` is best.
-            patience: epochs without a better value before training stops; 0: never.
-            area_threshold: also note for each photo the share of its map above this value (column ``area``).
-            predict_train: also predict the training photos, for a second stage that learns from what the first flags.
-            refine: what is done to scores and maps, of val and test alike, before they are noted.
-            keep_last: with ``monitor``, keep the last epoch's weights too, in ``model_last.ckpt``.
-            **trainer: further arguments of Lightning's ``Trainer``.
-
-        Raises:
-            RuntimeError: if the run is finished already.
-            InUseError: another process is training it.
-        """
-        from lightning import seed_everything
-
-        from helpers.inference.engine import FitClock, make_engine, predict_split
-
-        if self.finished:
-            raise RuntimeError(f"{self.folder} is a finished run; delete it or change a parameter to train again.")
-        with self.alone():
-            seed_everything(self.info["seed"], workers=True, verbose=False)
-            clock = FitClock()
-            if epochs is None:
-                engine = make_engine(self.folder, device, [clock], limit_val_batches=0, **trainer)
-                with full_precision():  # PatchCore's memory bank, which scores are distances to
-                    engine.fit(model, datamodule=data)
-                engine.trainer.save_checkpoint(self.folder / "model.ckpt")
-            else:
-                self._fit_epochs(model, data, device, epochs, clock, (monitor, mode, patience), keep_last, trainer)
-            self.note_time("fit_seconds", clock.seconds)
-            write_table(self.table, self.folder / "samples.csv")
-            parts = []
-            for split in (*(["train"] if predict_train else []), "val", "test"):
-                if (self.table["split"] == split).any():
-                    maps_file = self.folder / f"maps_{split}.npy" if split != "train" else None
-                    parts.append(
-                        predict_split(model, data, split, self.folder, device, maps_file, area_threshold, refine)
-                    )
-            predictions = pd.concat(parts, ignore_index=True)
-            predictions["image_path"] = _relative_to(predictions["image_path"], self.table)
-            write_csv(predictions, self.folder / "predictions.csv", float_format="%.9g")
-            # The engine's own folders hold but links with absolute paths, which the rename to come would break.
-            shutil.rmtree(self.folder / "lightning", ignore_errors=True)
-
-    def _fit_epochs(
-        self,
-        model: AnomalibModule,
-        data: SampleDataModule,
-        device: str,
-        epochs: int,
-        clock: FitClock,
-        watch: tuple[str, str, int],
-        keep_last: bool,
-        trainer: dict[str, Any],
-    ) -> None:
-        """Train by epochs, from the last saved state if there is one."""
-        from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-
-        from helpers.inference.engine import SeededEpochs, epoch_checkpoints, load_best, make_engine
-
-        checkpoints, logs = self.folder / CHECKPOINTS, self.folder / "logs"
-        savers = epoch_checkpoints(checkpoints, *watch)
-        write_json({"fingerprint": self.info["fingerprint"]}, self.folder / DRAFT_FILE)
-        callbacks = [clock, SeededEpochs(self.info["seed"]), *savers]
-        loggers = [CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="", version="")]
-        engine = make_engine(
-            self.folder, device, callbacks, max_epochs=epochs, logger=loggers, num_sanity_val_steps=0, **trainer
-        )
-        last = checkpoints / LAST_CHECKPOINT
-        engine.fit(model, datamodule=data, ckpt_path=last if last.is_file() else None)
-        if keep_last and watch[0]:
-            engine.trainer.save_checkpoint(self.folder / "model_last.ckpt", weights_only=True)
-        self.info["epochs"] = {"trained": engine.trainer.current_epoch} | load_best(model, savers)
-        engine.trainer.save_checkpoint(self.folder / "model.ckpt", weights_only=True)
-        self.collect_history(logs / "csv")
-
-    def collect_history(self, logged: Path) -> None:
-        """Write ``history.csv`` from what Lightning's CSV logger left.
-
-        Args:
-            logged: the logger's folder.
-        """
-        # Each start of an interrupted training wrote a file of its own; what a later one says of an epoch counts.
-        files = sorted(logged.glob("version_*/metrics.csv"), key=lambda file: file.stat().st_mtime)
-        rows = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
-        write_csv(rows.groupby("epoch", as_index=False).last(), self.folder / "history.csv")
-
     def alone(self) -> AbstractContextManager[None]:
         """Held while the draft is written to: another process that wants to is refused with an ``InUseError``.
 
@@ -619,11 +497,6 @@ def _wrong_entries(info: Any) -> Iterator[str]:
     backbone = parameters.get("backbone")
     if backbone is not None and not (isinstance(backbone, dict) and isinstance(backbone.get("architecture"), str)):
         yield "parameters, backbone"
-
-
-def _relative_to(paths: pd.Series, table: pd.DataFrame) -> list[str]:
-    names = dict(zip(table["image_path"], relative_path(table), strict=True))
-    return [names[path] for path in paths]
 
 
 def _counts(table: pd.DataFrame) -> dict[str, int]:

@@ -128,6 +128,7 @@ def settings() -> dict:
 def fit_run(make_model) -> Callable:
     """Train a draft on the tiny backbone and finish it, with thresholds from val."""
     from helpers.data.datamodule import SampleDataModule
+    from helpers.inference.train import train
     from helpers.runs import Run
     from helpers.thresholds import conformal_threshold
 
@@ -138,7 +139,7 @@ def fit_run(make_model) -> Callable:
             center_crop=tuple(parameters["center_crop"]) if parameters["center_crop"] else None,
             coreset_sampling_ratio=parameters["coreset_sampling_ratio"],
         )
-        draft.fit(model, SampleDataModule(draft.table, train_batch_size=4, eval_batch_size=4), device="cpu")
+        train(draft, model, SampleDataModule(draft.table, train_batch_size=4, eval_batch_size=4), device="cpu")
         normal = draft.predictions("val").query("label_index == 0")
         thresholds = {
             "image": conformal_threshold(normal["score"], 0.75),

@@ -13,24 +13,16 @@ from PIL import Image
 from sklearn.metrics import f1_score
 from torch import nn
 
-from helpers.data import datamodule
-from helpers.data.images import ImageReadError, read_image
+from helpers.data.images import read_image
 from helpers.data.samples import make_table
-from helpers.inference import classification
-from helpers.inference.classification import (
-    BalancedSampler,
-    ClassPhotos,
-    classifier_thresholds,
-    photo_classes,
-    predict_classes,
-    train_classifier,
-)
+from helpers.inference.train import classifier_thresholds, train_classifier
 from helpers.models.backbones import resolve_backbone
 from helpers.models.classifier import (
     Classifier,
     abnormal_scores,
     build_classifier,
     load_classifier,
+    photo_classes,
     soft_target_loss,
 )
 from helpers.models.patchcore import make_pre_processor
@@ -174,54 +166,6 @@ def test_mixup_mixes_photos_and_targets_by_the_same_share(n):
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(n))
 
 
-# ------------------------------------------------------------------------------------------------- sampling and photos
-
-
-def test_weighted_sampling_shows_every_class_equally_often():
-    labels = [0] * 90 + [1] * 9 + [2]
-    sampler = BalancedSampler(labels, seed=0)
-    counts = np.zeros(3)
-    for epoch in range(60):
-        sampler.set_epoch(epoch)
-        drawn = list(sampler)
-        assert len(drawn) == len(sampler) == 100
-        counts += np.bincount(np.asarray(labels)[drawn], minlength=3)
-    # binomial, 6000 draws with p = 1/3: standard deviation 37
-    np.testing.assert_allclose(counts, 2000, atol=4 * 37)
-
-
-def test_order_follows_from_seed_and_epoch():
-    first, second = BalancedSampler([0, 0, 1] * 9, 0), BalancedSampler([0, 0, 1] * 9, 0)
-    first.set_epoch(5)
-    second.set_epoch(5)
-    other = BalancedSampler([0, 0, 1] * 9, 1)
-    other.set_epoch(5)
-    assert list(first) == list(second) != list(other)
-    assert list(first) != list(BalancedSampler([0, 0, 1] * 9, 0))  # epoch 6 against epoch 0
-
-
-def test_photos_are_resized_as_the_detectors_do_it(table):
-    path = table["image_path"][0]
-    image, label = ClassPhotos([path], [2], (40, 48))[0]
-    whole = torch.from_numpy(read_image(path)).permute(2, 0, 1).float() / 255
-    expected = make_pre_processor((40, 48), None, (0.0,) * 3, (1.0,) * 3).transform(whole)
-    assert label == 2 and image.dtype == torch.float32 and type(image) is torch.Tensor
-    torch.testing.assert_close(image, expected)
-    from_array, _ = ClassPhotos([read_image(path)], [2], (40, 48))[0]
-    assert torch.equal(from_array, image)
-
-
-def test_training_decodes_a_photo_once(table, monkeypatch):
-    decoded: list[str] = []
-    monkeypatch.setattr(
-        datamodule, "read_image", lambda path, bits=None: decoded.append(path) or read_image(path, bits)
-    )
-    rows = table[table["split"] == "train"]
-    data = classification._photos(rows, sorted(photo_classes(rows).unique()), False, (40, 48), None)
-    epochs = [torch.stack([image for image, _ in data]) for _ in range(2)]
-    assert torch.equal(*epochs) and sorted(decoded) == sorted(rows["image_path"])
-
-
 def test_scores_by_hand():
     probabilities = np.array([[0.7, 0.2, 0.1], [0.0, 0.6, 0.4]], np.float32)
     np.testing.assert_allclose(abnormal_scores(torch.from_numpy(probabilities), 0), [0.3, 1.0], rtol=1e-6)
@@ -347,26 +291,21 @@ def test_history_agrees_with_the_predictions(draft):
     assert last["val_loss"] == pytest.approx(-np.log(own).mean(), rel=1e-3)
 
 
-def test_reloaded_it_gives_the_same(draft, tmp_path, tf32_seen):
-    model = load_classifier(draft.folder, "helpers_r10t")
-    test = draft.predictions("test")
-    tf32_seen.clear()
-    found = predict_classes(model, list(test["image_path"]), SIZE, batch_size=1, device="cpu")
-    assert tf32_seen == {False}
-    np.testing.assert_allclose(found.probabilities, test[["p_good", "p_square", "p_stripes"]], rtol=1e-4, atol=1e-7)
-    np.testing.assert_allclose(found.embeddings, np.load(draft.folder / "embeddings_test.npy"), rtol=1e-4, atol=1e-5)
-    assert found.embeddings.dtype == np.float32
-    logits = model.head(torch.from_numpy(found.embeddings)).detach().numpy()
-    np.testing.assert_allclose(logits, found.logits, rtol=1e-5, atol=1e-6)
-    assert [model.classes[index] for index in found.labels] == list(test["predicted"])
-    arrays = predict_classes(model, [read_image(path) for path in test["image_path"][:2]], SIZE, device="cpu")
-    np.testing.assert_allclose(arrays.logits, found.logits[:2], rtol=1e-4, atol=1e-5)
-    assert predict_classes(model, [], SIZE, device="cpu").probabilities.shape == (0, 3)
-    (tmp_path / "text.png").write_text("no photo")
-    with pytest.raises(ImageReadError, match=r"text\.png"):
-        predict_classes(model, [tmp_path / "text.png"], SIZE, device="cpu")
-    stored = torch.load(draft.folder / "model.ckpt", weights_only=True)["state_dict"]
-    assert all(torch.equal(value, stored[name]) for name, value in model.state_dict().items())
+def classify(model: Classifier, paths: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and embeddings of photos, read and resized as for the detectors."""
+    resize = make_pre_processor((SIZE, SIZE), None, (0.0,) * 3, (1.0,) * 3).transform
+    photos = [resize(torch.from_numpy(read_image(path)).permute(2, 0, 1).float() / 255) for path in paths]
+    with torch.no_grad():
+        return model(torch.stack(photos)).softmax(1).numpy(), model.embed(torch.stack(photos)).numpy()
+
+
+def test_reloaded_it_gives_the_same(draft):
+    model, test = load_classifier(draft.folder, "helpers_r10t"), draft.predictions("test")
+    probabilities, embeddings = classify(model, list(test["image_path"]))
+    np.testing.assert_allclose(probabilities, test[["p_good", "p_square", "p_stripes"]], rtol=1e-4, atol=1e-7)
+    stored = np.load(draft.folder / "embeddings_test.npy")
+    assert stored.dtype == np.float32
+    np.testing.assert_allclose(embeddings, stored, rtol=1e-4, atol=1e-5)
 
 
 def test_loading_refuses_what_is_no_such_classifier(draft, tmp_path):
@@ -392,8 +331,7 @@ def test_arguments_of_a_local_backbone_are_in_the_checkpoint(tmp_path, small):
     model = load_classifier(run.folder)
     assert model.hparams.model_args["pad_type"] == "same"
     test = run.predictions("test")
-    found = predict_classes(model, list(test["image_path"]), SIZE, device="cpu")
-    np.testing.assert_allclose(found.probabilities, test[["p_good", "p_square"]], rtol=1e-4)
+    np.testing.assert_allclose(classify(model, list(test["image_path"]))[0], test[["p_good", "p_square"]], rtol=1e-4)
 
 
 def test_thresholds_come_from_good_photos_of_val(draft):

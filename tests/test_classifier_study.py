@@ -13,9 +13,9 @@ from helpers import read_dataset
 from helpers.analysis.classes import decide
 from helpers.data.known_unknown import ClassSplit
 from helpers.data.samples import assign_splits, supervised_table
-from helpers.inference.classification import classifier_thresholds, train_classifier
 from helpers.inference.predictor import Predictor
 from helpers.inference.stages import OpenSet
+from helpers.inference.train import classifier_thresholds, train_classifier
 from helpers.models.backbones import resolve_backbone
 from helpers.runs import MissingRunError, Run
 from helpers.studies import classifiers as study

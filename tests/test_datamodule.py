@@ -286,7 +286,7 @@ def test_photos_of_test_are_not_kept(table, monkeypatch):
 
 def test_order_follows_from_seed_and_epoch_alone():
     """Epoch 3 is the same whether the epochs before it were run through or skipped (a resumed training)."""
-    through, resumed = EpochSampler([0] * 9, seed=1), EpochSampler([0] * 9, seed=1)
+    through, resumed = EpochSampler(9, seed=1), EpochSampler(9, seed=1)
     epochs = [list(through) for _ in range(4)]
     resumed.set_epoch(3)
     assert list(resumed) == epochs[3]
@@ -294,19 +294,32 @@ def test_order_follows_from_seed_and_epoch_alone():
     assert len({tuple(order) for order in epochs}) == 4
 
 
-def test_share_of_abnormal_photos_in_an_epoch():
-    """10 abnormal photos of 1,000, asked for as 40 %: binomial, so within 5 standard errors of 400."""
-    sampler = EpochSampler([1] * 10 + [0] * 990, seed=0, abnormal_share=0.4)
-    drawn = list(sampler)
-    assert len(drawn) == len(sampler) == 1000
-    assert abs(sum(index < 10 for index in drawn) - 400) < 5 * (1000 * 0.4 * 0.6) ** 0.5
-    assert set(range(10)) <= set(drawn)
+def photos_drawn(table: pd.DataFrame, epochs: int, **options) -> pd.Series:
+    """How often each defect type comes in so many epochs."""
+    data = SampleDataModule(table, allow_abnormal_train=True, **options)
+    sampler, types = data.train_dataloader().sampler, table.loc[table["split"] == "train", "defect_type"].to_numpy()
+    drawn = [types[list(sampler)] for _ in range(epochs)]
+    assert all(len(epoch) == len(types) == len(sampler) for epoch in drawn)
+    return pd.Series(np.concatenate(drawn)).value_counts()
 
 
-@pytest.mark.parametrize(("labels", "share", "words"), [([0, 1], 1.0, "less than 1"), ([0, 0], 0.5, "abnormal photos")])
-def test_share_that_cannot_be(labels, share, words):
-    with pytest.raises(ValueError, match=words):
-        EpochSampler(labels, seed=0, abnormal_share=share)
+def test_weights_of_photos_in_an_epoch(table):
+    """Binomial, so within 5 standard errors of what was asked for."""
+    mixed = table.copy()
+    mixed.loc[mixed["label_index"] == 1, "split"] = "train"
+    mixed.attrs = table.attrs
+    n = int((mixed["split"] == "train").sum()) * 60
+    bad = n - photos_drawn(mixed, 60, abnormal_share=0.2)["good"]
+    assert abs(bad - 0.2 * n) < 5 * (n * 0.2 * 0.8) ** 0.5
+    counts, share = photos_drawn(mixed, 60, balance="defect_type"), 1 / mixed["defect_type"].nunique()
+    assert (abs(counts - share * n) < 5 * (n * share * (1 - share)) ** 0.5).all()
+
+
+def test_share_that_cannot_be(table):
+    with pytest.raises(ValueError, match="less than 1"):
+        SampleDataModule(table, abnormal_share=1.0)
+    with pytest.raises(ValueError, match="abnormal photos"):
+        SampleDataModule(table, abnormal_share=0.5)
 
 
 def test_the_middle_of_photos_of_any_shape_is_cut_out_where_their_aspect_is_kept(tmp_path):

@@ -325,7 +325,7 @@ def train(folder, table, textures, epochs: int = 4, **options):
     source = resolve_anomaly_source(textures, folder)
     common = {"image_size": SIZE, "epochs": epochs, "batch_size": 4, "predict_batch_size": 4, "device": "cpu"}
     return train_on_synthetic(
-        folder, "draem", table, None, source, learning_rate=1e-3, **{**common, **NARROW, **options}
+        folder, "draem", table, None, source, {"learning_rate": 1e-3, **NARROW}, **{**common, **options}
     )
 
 

@@ -396,14 +396,12 @@ def train(folder, table, backbone, textures, epochs: int = 3):
         table,
         backbone,
         source,
+        {"distribution": "hypersphere", "learning_rate": 2e-3, **SMALL},
         image_size=SIZE,
         epochs=epochs,
         batch_size=4,
         predict_batch_size=4,
         device="cpu",
-        distribution="hypersphere",
-        learning_rate=2e-3,
-        **SMALL,
     )
 
 
@@ -466,4 +464,4 @@ def test_an_epoch_cannot_be_selected_on_val_without_defects_there(tmp_path, tabl
     source = resolve_anomaly_source(textures, tmp_path)
     options = {"image_size": SIZE, "epochs": 1, "batch_size": 4, "predict_batch_size": 4, "select_on_val": True}
     with pytest.raises(ValueError, match="SELECT_ON_VAL"):
-        train_on_synthetic(tmp_path, "glass", table, backbone, source, **options, **SMALL)
+        train_on_synthetic(tmp_path, "glass", table, backbone, source, SMALL, **options)

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import nn
 
 from helpers.data.samples import make_table
-from helpers.inference.classification import train_classifier
 from helpers.inference.grad_cam import grad_cam, last_feature_layer, points_at
+from helpers.inference.train import train_classifier
 from helpers.models.backbones import resolve_backbone
 from helpers.models.classifier import Classifier, load_classifier
 

@@ -13,7 +13,7 @@ from test_coreset import plain_loop
 from torch.nn import functional
 
 from helpers.data.datamodule import SampleDataModule
-from helpers.inference.engine import make_engine
+from helpers.inference.train import make_trainer
 from helpers.models import patchcore
 from helpers.models.backbones import resolve_backbone
 from helpers.models.catalog import as_size, build_model, load_model
@@ -31,7 +31,7 @@ from helpers.models.patchcore import (
 
 def fit(model: PatchCore, table, folder, *, seed: int = 0) -> PatchCore:
     data = SampleDataModule(table, train_batch_size=3, eval_batch_size=3, seed=seed)
-    make_engine(folder, "cpu", limit_val_batches=0).fit(model, datamodule=data)
+    make_trainer(model, "cpu", [], limit_val_batches=0).fit(model, datamodule=data)
     return model.eval()
 
 
@@ -258,9 +258,9 @@ def test_checkpoint_is_plain_data_and_needs_no_weights_from_elsewhere(
     backbone = resolve_backbone(f"local-dir:{folder}")
     model = build_model("patchcore", backbone, image_size=(64, 48), center_crop=(32, 40), coreset_sampling_ratio=0.1)
     data = SampleDataModule(table, train_batch_size=4)
-    engine = make_engine(tmp_path / "engine", "cpu", limit_val_batches=0)
-    engine.fit(model, datamodule=data)
-    engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
+    trainer = make_trainer(model, "cpu", [], limit_val_batches=0)
+    trainer.fit(model, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
     before = outputs(model, unseen_photos(3))
     shutil.rmtree(folder)
 

@@ -61,10 +61,8 @@ def runs(tmp_path_factory, table, settings, fit_run, backbone_folder) -> dict[st
         split_table(squares),
         None,
         resolve_anomaly_source(str(textures), folder),
+        {"learning_rate": 1e-3, "base_width": 4, "discriminative_width": 4},
         object_masks=masks,
-        learning_rate=1e-3,
-        base_width=4,
-        discriminative_width=4,
         start_threshold=0.6,
         **common,
     )

@@ -24,6 +24,7 @@ pytestmark = [
 def test_patchcore_on_a_subset_of_magnetic_tiles(tmp_path):
     """Every second good photo and every fourth with a defect, chosen by the hash of its path."""
     from helpers.data.datamodule import SampleDataModule
+    from helpers.inference.train import train
     from helpers.models.backbones import resolve_backbone
     from helpers.models.catalog import build_model
     from helpers.runs import open_run
@@ -43,7 +44,7 @@ def test_patchcore_on_a_subset_of_magnetic_tiles(tmp_path):
         coreset_sampling_ratio=0.01,
     )
     run = open_run(tmp_path, "patchcore", settings, table, seed=0)
-    run.fit(model, SampleDataModule(table, train_batch_size=4, eval_batch_size=4), device="cpu")
+    train(run, model, SampleDataModule(table, train_batch_size=4, eval_batch_size=4), device="cpu")
 
     test = run.predictions("test")
     assert (test["label_index"] == 0).sum() > 60

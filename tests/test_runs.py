@@ -19,7 +19,8 @@ from conftest import REPOSITORY, draw_photos, split_table
 from PIL import Image
 
 from helpers.data.samples import fingerprint, origin, write_table
-from helpers.inference import engine
+from helpers.inference import train as training
+from helpers.inference.train import train
 from helpers.models import recipes
 from helpers.paths import PROJECT_ROOT, InUseError, dataset_folder, project_path, write_csv, write_json
 from helpers.runs import MissingRunError, Run, find_runs, load_samples, open_run
@@ -189,10 +190,10 @@ def test_draft_in_training_is_left_alone(tmp_path, settings, table, fit_run, mak
     """Another process asks for the same run, and tries to train it, while one trains."""
     draft, refused = open_run(tmp_path, "patchcore", settings, table, seed=0), []
 
-    def meanwhile(*arguments, real=engine.predict_split):
+    def meanwhile(*arguments, real=training.write_table):
         for disturb in (
             lambda: open_run(tmp_path, "patchcore", settings, table, seed=1),
-            lambda: draft.fit(None, None),
+            lambda: train(draft, None, None),
         ):
             with pytest.raises(InUseError, match=rf"patchcore is in use by process {os.getpid()}"):
                 disturb()
@@ -200,9 +201,9 @@ def test_draft_in_training_is_left_alone(tmp_path, settings, table, fit_run, mak
         assert (draft.folder / "model.ckpt").is_file()
         return real(*arguments)
 
-    monkeypatch.setattr(engine, "predict_split", meanwhile)
+    monkeypatch.setattr(training, "write_table", meanwhile)
     assert fit_run(draft).finished
-    assert len(refused) == 4, "for val and for test"
+    assert len(refused) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["patchcore"]
 
 
@@ -269,7 +270,7 @@ def test_finish_replaces_the_old_run_at_once(folder, settings, table):
 
 def test_old_run_stays_when_the_new_one_fails(folder, settings, table, fit_run, monkeypatch):
     draft = open_run(folder, "patchcore", settings | {"num_neighbors": 3}, table, seed=0)
-    monkeypatch.setattr("helpers.inference.engine.predict_split", lambda *args: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr("helpers.inference.train.write_table", lambda *args: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(MemoryError):
         fit_run(draft)
     assert [found.info["parameters"] for found in find_runs(folder, table)] == [settings]
@@ -277,7 +278,7 @@ def test_old_run_stays_when_the_new_one_fails(folder, settings, table, fit_run, 
 
 def test_finished_run_is_not_trained_or_finished_again(run, make_model):
     with pytest.raises(RuntimeError, match="finished run"):
-        run.fit(make_model(), None)
+        train(run, make_model(), None)
     before = state(run.folder)
     assert run.finish(THRESHOLDS) is run
     assert state(run.folder) == before
@@ -444,7 +445,7 @@ def test_dataset_without_normal_validation_photos_still_runs(tmp_path, make_mode
     table = split_table(photos, val_fraction=0.0)
     assert not (table["split"] == "val").any()
     draft = open_run(tmp_path, "patchcore", settings, table, seed=0)
-    draft.fit(make_model(center_crop=(48, 56)), SampleDataModule(table, eval_batch_size=4), device="cpu")
+    train(draft, make_model(center_crop=(48, 56)), SampleDataModule(table, eval_batch_size=4), device="cpu")
     assert len(draft.predictions("val")) == 0
     assert len(draft.predictions("test")) == 9
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from helpers.data.datamodule import SampleDataModule
 from helpers.data.samples import supervised_table
-from helpers.inference.engine import make_engine
+from helpers.inference.train import make_trainer
 from helpers.models.backbones import resolve_backbone
 from helpers.models.catalog import MODELS, SEGMENTERS, bare_backbone, build_model, load_model, model_args
 from helpers.models.segmentation import (
@@ -318,8 +318,8 @@ def test_trains_through_the_engine_logs_and_comes_back_from_its_checkpoint(tiny,
     data = SampleDataModule(supervised, train_batch_size=4, eval_batch_size=4, allow_abnormal_train=True)
     before = {key: value.clone() for key, value in model.state_dict().items() if value.is_floating_point()}
     logger = CSVLogger(tmp_path / "logs")
-    engine = make_engine(tmp_path, "cpu", max_epochs=1, logger=logger)
-    engine.fit(model, datamodule=data)
+    trainer = make_trainer(model, "cpu", [], max_epochs=1, logger=logger)
+    trainer.fit(model, datamodule=data)
     assert any(not torch.equal(value, model.state_dict()[key]) for key, value in before.items())
     columns = pd.read_csv(f"{logger.log_dir}/metrics.csv").max()
     assert columns["train_loss"] == pytest.approx(columns["train_dice_loss"] + columns["train_focal_loss"], rel=1e-4)
@@ -328,7 +328,7 @@ def test_trains_through_the_engine_logs_and_comes_back_from_its_checkpoint(tiny,
         columns["val_iou"] <= columns["val_dice"] <= 2 * columns["val_iou"] / (1 + columns["val_iou"]) + 1e-6
     )  # Jensen
 
-    engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
     loaded = load_model(name, tmp_path / "model.ckpt", tiny.architecture)
     batch = torch.rand(2, 3, 72, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -357,9 +357,9 @@ def test_a_backbone_with_arguments_of_its_own_is_rebuilt_with_them(name, supervi
     backbone = resolve_backbone(f"local-dir:{folder}")
     model = build_model(name, backbone, image_size=64)
     table = supervised[supervised["label_index"] == 0] if name == "patchcore" else supervised
-    engine = make_engine(tmp_path, "cpu", limit_val_batches=0, max_epochs=1)
-    engine.fit(model, datamodule=SampleDataModule(table, train_batch_size=4, allow_abnormal_train=True))
-    engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
+    trainer = make_trainer(model, "cpu", [], limit_val_batches=0, max_epochs=1)
+    trainer.fit(model, datamodule=SampleDataModule(table, train_batch_size=4, allow_abnormal_train=True))
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
     shutil.rmtree(folder)
     loaded = load_model(name, tmp_path / "model.ckpt", backbone.architecture)
     assert loaded.hparams["backbone"] == "test_efficientnet"

@@ -150,10 +150,10 @@ def test_photo_of_the_networks_size_is_what_the_network_says():
 
 def test_patchcore_takes_tiles_too(make_model, table, tmp_path):
     from helpers.data.datamodule import SampleDataModule
-    from helpers.inference.engine import make_engine
+    from helpers.inference.train import make_trainer
 
     model = make_model()
-    make_engine(tmp_path, "cpu", limit_val_batches=0).fit(model, datamodule=SampleDataModule(table))
+    make_trainer(model, "cpu", [], limit_val_batches=0).fit(model, datamodule=SampleDataModule(table))
     found = predict_tiled(model, photo(70, 130), (64, 64))
     assert found.shape == (70, 130)
     assert (found > 0).all()

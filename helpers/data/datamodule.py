@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from anomalib.data import ImageItem
 from anomalib.data.datamodules.image.tabular import Tabular
@@ -28,7 +29,6 @@ from helpers.data.images import read_image, read_mask, require_resizable
 from helpers.data.samples import COLUMNS, SPLITS
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 logger = logging.getLogger(__name__)
@@ -155,47 +155,27 @@ class SampleDataset(TabularDataset):
 class EpochSampler(Sampler[int]):
     """Order of the training photos in each epoch; it follows from (seed, epoch), so a resumed training has it too.
 
-    Lightning tells the epoch by ``set_epoch``; without it every pass is the next epoch.
-
-    Args:
-        labels: 0 or 1 of each photo.
-        seed: another seed, another order.
-        abnormal_share: share of abnormal photos in an epoch, 0 < share < 1, drawn with replacement (an epoch has as
-            many photos as before); 0: every photo once.
-
-    Raises:
-        ValueError: a share out of range, or one above zero where a class has no photo.
+    Lightning tells the epoch by ``set_epoch``; without it every pass is the next epoch. With ``weights``, one a photo,
+    as many as there are are drawn with replacement, in proportion to them; without, every photo comes once.
     """
 
-    def __init__(self, labels: Sequence[int], seed: int, abnormal_share: float = 0.0) -> None:
-        self.labels = torch.as_tensor(list(labels))
-        if not 0 <= abnormal_share < 1:
-            raise ValueError(f"abnormal_share is {abnormal_share}; give a share of at least 0 and less than 1.")
-        if abnormal_share and len(self.labels.unique()) < 2:
-            raise ValueError("abnormal_share needs normal and abnormal photos in train; set it to 0.")
-        self.seed = seed
-        self.abnormal_share = abnormal_share
-        self.epoch = 0
+    def __init__(self, n_photos: int, seed: int, weights: Sequence[float] | None = None) -> None:
+        self.n_photos, self.seed, self.epoch = n_photos, seed, 0
+        self.weights = None if weights is None else torch.as_tensor(weights, dtype=torch.float64)
 
     def set_epoch(self, epoch: int) -> None:
         """Which epoch comes next."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        """Indices of the epoch's photos."""
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
         self.epoch += 1
-        if not self.abnormal_share:
-            return iter(torch.randperm(len(self.labels), generator=generator).tolist())
-        abnormal = self.labels == 1
-        weights = torch.empty(len(self.labels), dtype=torch.float64)
-        weights[abnormal] = self.abnormal_share / int(abnormal.sum())
-        weights[~abnormal] = (1 - self.abnormal_share) / int((~abnormal).sum())
-        return iter(torch.multinomial(weights, len(self.labels), replacement=True, generator=generator).tolist())
+        if self.weights is None:
+            return iter(torch.randperm(self.n_photos, generator=generator).tolist())
+        return iter(torch.multinomial(self.weights, self.n_photos, replacement=True, generator=generator).tolist())
 
     def __len__(self) -> int:
-        """Photos in an epoch."""
-        return len(self.labels)
+        return self.n_photos
 
 
 class SampleDataModule(Tabular):
@@ -216,7 +196,10 @@ class SampleDataModule(Tabular):
         augmentations: transform of all photos without one of their own.
         seed: of the order of the training photos.
         allow_abnormal_train: let train hold abnormal photos, for supervised models.
-        abnormal_share: share of abnormal photos in a training epoch, see `EpochSampler`; 0: every photo once.
+        abnormal_share: share of abnormal photos in a training epoch, 0 or more and below 1; 0: every photo once.
+        balance: column of the table each of whose values comes equally often in a training epoch; empty: as they come.
+        with_masks: whether masks are read where there are some.
+        drop_single: leave out a last training batch of one photo, which has no statistics.
 
     Raises:
         ValueError: photos without a split, no training and no test photos at all, or abnormal photos in train.
@@ -237,6 +220,9 @@ class SampleDataModule(Tabular):
         seed: int = 0,
         allow_abnormal_train: bool = False,
         abnormal_share: float = 0.0,
+        balance: str = "",
+        with_masks: bool = True,
+        drop_single: bool = False,
     ) -> None:
         unsplit = table["split"] == ""
         if unsplit.any():
@@ -252,6 +238,10 @@ class SampleDataModule(Tabular):
                 f"Train holds {int(wrong.sum())} abnormal photos ({table['image_path'][wrong].iloc[0]}, ...); split "
                 "with scheme 'one_class', or pass allow_abnormal_train=True for a supervised model."
             )
+        if not 0 <= abnormal_share < 1:
+            raise ValueError(f"abnormal_share is {abnormal_share}; give a share of at least 0 and less than 1.")
+        if abnormal_share and table.loc[table["split"] == "train", "label_index"].nunique() < 2:
+            raise ValueError("abnormal_share needs normal and abnormal photos in train; set it to 0.")
         super().__init__(
             name=name or table.attrs.get("name") or "samples",
             samples=table,
@@ -267,8 +257,8 @@ class SampleDataModule(Tabular):
             val_split_mode=ValSplitMode.NONE,
             seed=seed,
         )
-        self.table = table
-        self.abnormal_share = abnormal_share
+        self.table = table if with_masks else table.assign(mask_path="")
+        self.abnormal_share, self.balance, self.drop_single = abnormal_share, balance, drop_single
         self.predict_split = "test"
 
     def _setup(self, _stage: str | None = None) -> None:
@@ -297,10 +287,15 @@ class SampleDataModule(Tabular):
 
     def train_dataloader(self) -> DataLoader:
         """Training photos, shuffled from the seed."""
-        dataset = self._dataset("train")
+        dataset, weights = self._dataset("train"), None
+        if self.abnormal_share or self.balance:
+            groups = dataset.samples[self.balance or "label_index"]
+            share = np.where(groups == 1, self.abnormal_share, 1 - self.abnormal_share) if self.abnormal_share else 1.0
+            weights = share / groups.map(groups.value_counts()).to_numpy(dtype=np.float64)
         return DataLoader(
             dataset=dataset,
-            sampler=EpochSampler(dataset.samples["label_index"], self.seed, self.abnormal_share),
+            sampler=EpochSampler(len(dataset), self.seed, weights),
+            drop_last=self.drop_single and len(dataset) % self.train_batch_size == 1,
             batch_size=self.train_batch_size,
             num_workers=self.num_workers,
             collate_fn=self.external_collate_fn or dataset.collate_fn,
@@ -322,7 +317,7 @@ class SampleDataModule(Tabular):
         """
         dataset = self._dataset(self.predict_split)
         if self.predict_split == "train":
-            as_tested = self._dataset("test").augmentations
+            as_tested = self._dataset("test" if hasattr(self, "test_data") else "val").augmentations
             dataset = SampleDataset(self.table, "train", name=self.name, augmentations=as_tested)
         return DataLoader(
             dataset=dataset,

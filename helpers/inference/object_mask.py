@@ -19,9 +19,11 @@ from skimage.measure import label
 from skimage.morphology import closing, disk, opening, remove_small_objects
 
 from helpers.data.images import read_image, read_mask, to_network_frame
-from helpers.inference.engine import Refine
 
 MASK_SUFFIX = ".png"
+
+Refine = Callable[[Sequence[str], np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Paths of a batch's photos and its maps (N, H, W) -> scores (N,) and maps (N, H, W) that take their place."""
 
 
 def otsu_object_mask(photo: np.ndarray) -> np.ndarray:

@@ -1,35 +1,292 @@
-"""One call from a sample table to a trained, predicted run, for models that train by epochs."""
+"""Training: one `train` for every model, on Lightning's trainer; and one call a family from sample table to run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Resize
 
-from helpers.compute import trainer_device
+from helpers.compute import full_precision, torch_device, trainer_device
 from helpers.data.augment import make_augmentations
 from helpers.data.coco import InstancePhoto
 from helpers.data.datamodule import SampleDataModule
 from helpers.data.images import read_image, to_network_frame
-from helpers.inference.engine import MinuteLines, trainer_precision
-from helpers.inference.object_mask import ObjectMasks
+from helpers.data.samples import NORMAL, SPLITS, relative_path, write_table
+from helpers.inference.object_mask import ObjectMasks, Refine
 from helpers.models.backbones import Backbone
-from helpers.models.catalog import build_model, model_args, network_frame
+from helpers.models.catalog import as_size, build_model, model_args, network_frame
+from helpers.models.classifier import Classifier, abnormal_scores, build_classifier, known_classes, photo_classes
 from helpers.models.draem import TextureAnomalies, smoothed_maximum
 from helpers.models.foreground import CHECKPOINT_NAME, ForegroundNet, FrameCrops, Onward, WholeFrames
 from helpers.models.glass import GlassAnomalies
 from helpers.models.segmentation import build_network
-from helpers.paths import write_whole
+from helpers.paths import write_csv, write_json, write_whole
 from helpers.pictures.anomaly_source import AnomalySource
-from helpers.progress import is_interactive, quiet_libraries
-from helpers.runs import Run, open_run
+from helpers.progress import SECONDS_BETWEEN_LINES, is_interactive, quiet_libraries
+from helpers.runs import CHECKPOINTS, DRAFT_FILE, LAST_CHECKPOINT, Run, open_run
+from helpers.thresholds import Threshold, exceeds, held_out_thresholds
+
+MONITORS = ("val_loss", "val_accuracy", "val_f1")  # what a classifier's best epoch can be chosen by
+
+
+class MinuteLines(Callback):
+    """One printed line a minute of an epoch, for runs that nobody watches."""
+
+    def __init__(self) -> None:
+        self._started = self._last = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        epoch = f"training, epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self._say(epoch, batch_idx, trainer.num_training_batches)
+
+    def on_predict_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._say("predicting", batch_idx, trainer.num_predict_batches[0])
+
+    def _say(self, what: str, batch_idx: int, n_batches: float) -> None:
+        now = time.monotonic()
+        if now - self._last >= SECONDS_BETWEEN_LINES:
+            print(f"{what}: batch {batch_idx + 1}/{n_batches}, {now - self._started:.0f} s", flush=True)
+            self._last = now
+
+
+class SeededEpochs(Callback):
+    """Seeds everything random from (seed, epoch), so that a training that is resumed ends as one that was not.
+
+    Exact on one device with ``num_workers=0``: worker processes have random states of their own.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        seed_everything((1_000_003 * self.seed + trainer.current_epoch) % 2**32, verbose=False)
+
+
+class MapWriter(Callback):
+    """Collects the rows of a split, and writes its maps (N, H, W) float16 batch by batch: memory does not grow."""
+
+    def __init__(
+        self, n_images: int, maps_file: Path | None, area_threshold: float | None = None, refine: Refine | None = None
+    ) -> None:
+        self.n_images, self.maps_file = n_images, maps_file
+        self.area_threshold, self.refine = area_threshold, refine
+        self.rows: list[pd.DataFrame] = []
+        self._written = 0
+
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        scores = outputs.pred_score.detach().float().cpu().reshape(-1).numpy()
+        maps = outputs.anomaly_map.detach().float().cpu().numpy()
+        maps = maps.reshape(len(scores), *maps.shape[-2:])
+        if self.refine is not None:
+            scores, maps = self.refine(outputs.image_path, maps)
+        if self.maps_file is not None:
+            shape = (self.n_images, *maps.shape[1:])
+            mode = {"mode": "r+"} if self._written else {"mode": "w+", "dtype": np.float16, "shape": shape}
+            stored = np.lib.format.open_memmap(self.maps_file, **mode)
+            stored[self._written : self._written + len(maps)] = maps
+            self._written += len(maps)
+        flat = maps.reshape(len(scores), -1)
+        rows = pd.DataFrame({"image_path": outputs.image_path, "score": scores, "map_max": flat.max(1)})
+        if self.area_threshold is not None:
+            rows["area"] = exceeds(flat, self.area_threshold).mean(1)
+        self.rows.append(rows)
+
+
+def trainer_precision(precision: str, device: str) -> str:
+    """Lightning's ``precision``: ``auto`` is 16-bit mixed on an NVIDIA GPU, full elsewhere; other words stay."""
+    if precision != "auto":
+        return precision
+    return "16-mixed" if torch_device(device).startswith("cuda") else "32-true"
+
+
+def make_trainer(model: LightningModule, device: str, callbacks: Sequence[Callback], **options: Any) -> Trainer:
+    """Lightning's trainer on one device, silent but for a bar or one line a minute; what the model asks for counts."""
+    quiet_libraries()
+    interactive = is_interactive()
+    settings = {"logger": False, "enable_model_summary": False, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
+    settings |= {"enable_progress_bar": interactive, "enable_checkpointing": False}
+    settings |= {**trainer_device(device), **options, **getattr(model, "trainer_arguments", {})}
+    return Trainer(callbacks=[*([] if interactive else [MinuteLines()]), *callbacks], **settings)
+
+
+def train(
+    run: Run,
+    model: LightningModule,
+    data: SampleDataModule,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    epochs: int | None = None,
+    monitor: str = "",
+    patience: int = 0,
+    keep_last: bool = False,
+    eval_epochs: int = 1,
+    area_threshold: float | None = None,
+    predict_train: bool = False,
+    refine: Refine | None = None,
+) -> None:
+    """Train a model on a run's splits, and leave checkpoint, history, predictions and maps in its draft.
+
+    Without ``epochs`` the model trains in its own way, without validation (PatchCore's single pass). With them a state
+    is saved after each look at val, every ``eval_epochs``; an interrupted training goes on from the last and ends with
+    the weights it would have had. With ``monitor``, the name of a logged value, they are those of the epoch where it
+    was best (``keep_last``: the last epoch's stay in ``model_last.ckpt``), and training stops when it was no better for
+    ``patience`` epochs (0: never). ``area_threshold``: note the share of each map above it, column ``area``;
+    ``predict_train``: predict train too; ``refine``: what is done to scores and maps first.
+
+    Raises:
+        RuntimeError: the run is finished already.
+        InUseError: another process is training it.
+    """
+    if run.finished:
+        raise RuntimeError(f"{run.folder} is a finished run; delete it or change a parameter to train again.")
+    with run.alone():
+        seed_everything(run.info["seed"], workers=True, verbose=False)
+        timer = Timer()
+        if epochs is None:
+            trainer = make_trainer(model, device, [timer], limit_val_batches=0)
+            with full_precision():  # PatchCore's memory bank, which scores are distances to
+                trainer.fit(model, datamodule=data)
+        else:
+            options = {"max_epochs": epochs, "check_val_every_n_epoch": min(eval_epochs, epochs)}
+            options["precision"] = trainer_precision(precision, device)
+            trainer = _fit_epochs(run, model, data, device, timer, (monitor, patience, keep_last), options)
+        trainer.save_checkpoint(run.folder / "model.ckpt", weights_only=True)
+        run.note_time("fit_seconds", timer.time_elapsed())
+        write_table(run.table, run.folder / "samples.csv")
+        classifies = isinstance(model, Classifier)
+        noted = {} if classifies else {"area_threshold": area_threshold, "refine": refine}
+        predict = _predict_classes if classifies else _predict_maps
+        parts = [
+            predict(model, data, split, run.folder, device, **noted)
+            for split in SPLITS
+            if (run.table["split"] == split).any() and (split != "train" or classifies or predict_train)
+        ]
+        predictions = pd.concat(parts, ignore_index=True)
+        names = dict(zip(run.table["image_path"], relative_path(run.table), strict=True))
+        predictions["image_path"] = predictions["image_path"].map(names)
+        write_csv(predictions, run.folder / "predictions.csv", float_format="%.9g")
+
+
+def _fit_epochs(
+    run: Run,
+    model: LightningModule,
+    data: SampleDataModule,
+    device: str,
+    timer: Timer,
+    watch: tuple[str, int, bool],
+    options: dict[str, Any],
+) -> Trainer:
+    checkpoints, logs, (monitor, patience, keep_last) = run.folder / CHECKPOINTS, run.folder / "logs", watch
+    mode = "min" if monitor.endswith("loss") else "max"
+    # All of them at the end of validation and "last" the last: so the state that training goes on from knows the best.
+    common = {"dirpath": checkpoints, "enable_version_counter": False, "save_on_train_epoch_end": False}
+    best = ModelCheckpoint(filename="best", monitor=monitor, mode=mode, save_weights_only=True, **common)
+    callbacks = [timer, SeededEpochs(run.info["seed"]), *([best] if monitor else [])]
+    callbacks.append(ModelCheckpoint(filename="last", every_n_epochs=1, **common))
+    if monitor and patience:
+        callbacks.insert(0, EarlyStopping(monitor, mode=mode, patience=patience, check_on_train_epoch_end=False))
+    loggers = [CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="", version="")]
+    write_json({"fingerprint": run.info["fingerprint"]}, run.folder / DRAFT_FILE)
+    trainer = make_trainer(model, device, callbacks, logger=loggers, enable_checkpointing=True, **options)
+    last = checkpoints / LAST_CHECKPOINT
+    trainer.fit(model, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+    run.info["epochs"] = {"trained": trainer.current_epoch}
+    if monitor:
+        if keep_last:
+            trainer.save_checkpoint(run.folder / "model_last.ckpt", weights_only=True)
+        if not best.best_model_path:
+            raise RuntimeError(f"No epoch logged {monitor}, so none is the best; is there anything in val?")
+        stored = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+        model.load_state_dict(stored["state_dict"])
+        run.info["epochs"] |= {"monitor": monitor, "value": float(best.best_model_score), "epoch": int(stored["epoch"])}
+    # Each start of an interrupted training wrote a file of its own; what a later one says of an epoch counts.
+    files = sorted((logs / "csv").glob("version_*/metrics.csv"), key=lambda file: file.stat().st_mtime)
+    rows = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+    write_csv(rows.groupby("epoch", as_index=False).last(), run.folder / "history.csv")
+    return trainer
+
+
+def _predict(model: LightningModule, data: SampleDataModule, split: str, trainer: Trainer) -> tuple[pd.DataFrame, Any]:
+    """Labels of a split's photos in the table's order, and what the model returned."""
+    data.predict_split = split
+    with full_precision():
+        outputs = trainer.predict(model, datamodule=data, return_predictions=isinstance(model, Classifier))
+    rows = data.table[data.table["split"] == split]
+    return rows[["image_path", "label_index", "defect_type", "split"]].reset_index(drop=True), outputs
+
+
+def _predict_maps(
+    model: LightningModule,
+    data: SampleDataModule,
+    split: str,
+    folder: Path,
+    device: str,
+    area_threshold: float | None,
+    refine: Refine | None,
+) -> pd.DataFrame:
+    maps_file = folder / f"maps_{split}.npy" if split != "train" else None
+    writer = MapWriter(int((data.table["split"] == split).sum()), maps_file, area_threshold, refine)
+    labels, _ = _predict(model, data, split, make_trainer(model, device, [writer]))
+    return labels.merge(pd.concat(writer.rows), on="image_path", how="left", validate="one_to_one")
+
+
+def _predict_classes(model: Classifier, data: SampleDataModule, split: str, folder: Path, device: str) -> pd.DataFrame:
+    labels, outputs = _predict(model, data, split, make_trainer(model, device, []))
+    logits, embeddings = (torch.cat(parts).cpu() for parts in zip(*outputs, strict=True))
+    write_whole(folder / f"embeddings_{split}.npy", partial(np.save, arr=embeddings.numpy()))
+    probabilities = logits.softmax(1)
+    normal = model.classes.index(NORMAL) if NORMAL in model.classes else None
+    confidence, predicted = (each.numpy() for each in probabilities.max(1))
+    labels = labels.assign(score=abnormal_scores(probabilities, normal).numpy())
+    labels = labels.assign(predicted=np.array(model.classes)[predicted], confidence=confidence)
+    return labels.assign(**{f"p_{name}": probabilities[:, index] for index, name in enumerate(model.classes)})
+
+
+# ------------------------------------------------------------------------------------------ from sample table to a run
+
+
+def _train_run(
+    folder: Path,
+    name: str,
+    table: pd.DataFrame,
+    settings: dict[str, Any],
+    build: Callable[[], LightningModule],
+    data: dict[str, Any],
+    fit: dict[str, Any],
+    *,
+    epochs: int,
+    batch_size: int,
+    predict_batch_size: int,
+    accept: float = 0.95,
+    precision: str = "auto",
+    num_workers: int = 0,
+    device: str = "auto",
+    seed: int = 0,
+    note: str | None = None,
+) -> Run:
+    settings = settings | {"epochs": epochs, "batch_size": batch_size, "accept": accept, "precision": precision}
+    run = open_run(folder, name, settings, table, seed, note=note)
+    if run.finished:
+        print(f"found finished: {run.describe()}")
+        return run
+    seed_everything(seed, workers=True, verbose=False)
+    model = build()
+    sizes = {"train_batch_size": batch_size, "eval_batch_size": predict_batch_size, "num_workers": num_workers}
+    photos = SampleDataModule(table, seed=seed, **sizes, **data)
+    train(run, model, photos, device=device, precision=precision, epochs=epochs, **fit)
+    return run
 
 
 def train_segmenter(
@@ -39,88 +296,44 @@ def train_segmenter(
     backbone: Backbone,
     *,
     image_size: int,
-    epochs: int,
-    batch_size: int,
-    predict_batch_size: int,
     learning_rate: float,
     loss: str,
     augmentation: dict[str, Any],
     abnormal_share: float,
     patience: int = 0,
     start_threshold: float = 0.3,
-    accept: float = 0.95,
-    precision: str = "auto",
     predict_train: bool = False,
-    num_workers: int = 0,
-    device: str = "auto",
-    seed: int = 0,
-    note: str | None = None,
+    **common: Any,
 ) -> Run:
-    """Train U-Net or DeepLabV3+, or find the finished run with the same photos, parameters and code.
+    """Train U-Net or DeepLabV3+, or find the finished run with the same photos, parameters and libraries.
 
-    The weights are those of the epoch with the best ``val_dice``; an interrupted training goes on from its last epoch.
+    The weights are those of the epoch with the best ``val_dice``. ``table`` is of scheme ``supervised``;
+    ``augmentation`` is of `make_augmentations`; ``abnormal_share``, of defect photos in an epoch, is taken for 0 where
+    train has one class only; predictions note the share of each map above ``start_threshold``. ``common``, the same for
+    all families: epochs, batch_size, predict_batch_size, accept, precision, num_workers, device, seed, note.
 
-    Args:
-        folder: a dataset's artifacts folder, see :func:`helpers.paths.dataset_folder`.
-        name: ``unet`` or ``deeplabv3plus``.
-        table: sample table of scheme ``supervised``.
-        backbone: encoder.
-        image_size: side in pixels that photos are resized to.
-        epochs: passes over the training photos.
-        batch_size: photos at once while training.
-        predict_batch_size: photos at once when predicting.
-        learning_rate: the highest one.
-        loss: see :class:`helpers.models.segmentation.SegmentationLoss`.
-        augmentation: arguments of :func:`helpers.data.augment.make_augmentations`, without ``image_size``.
-        abnormal_share: see :class:`helpers.data.datamodule.EpochSampler`; taken for 0 where train has one class only.
-        patience: epochs without a better ``val_dice`` before training stops; 0: never.
-        start_threshold: predictions note the share of each map above it (column ``area``).
-        accept: share of good photos that the thresholds are to accept; recorded with the run.
-        precision: see :func:`helpers.inference.engine.trainer_precision`.
-        predict_train: also predict the training photos.
-        num_workers: processes that read photos.
-        device: see :func:`helpers.compute.trainer_device`.
-        seed: of new layers, order and augmentation.
-        note: what everything made from the run must say.
-
-    Returns:
-        The run; a draft that lacks its thresholds (:meth:`helpers.runs.Run.finish`) unless it was found finished.
+    What comes back lacks its thresholds (`Run.finish`) unless it was found finished.
     """
     if table.loc[table["split"] == "train", "label_index"].nunique() < 2:
         abnormal_share = 0.0
-    size = [image_size, image_size]
-    settings = {"image_size": size, "center_crop": None, "scheme": "supervised", "backbone": backbone.to_dict()}
-    settings |= {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "loss": loss}
-    settings |= {"augmentation": augmentation, "abnormal_share": abnormal_share, "patience": patience, "accept": accept}
-    settings |= {"start_threshold": start_threshold, "precision": precision, "predict_train": predict_train}
-    run = open_run(folder, name, settings, table, seed, note=note)
-    if run.finished:
-        print(f"found finished: {run.describe()}")
-        return run
-    torch.manual_seed(seed)
-    model = build_model(name, backbone, image_size=image_size, learning_rate=learning_rate, loss=loss)
-    data = SampleDataModule(
+    size, network = (image_size, image_size), {"learning_rate": learning_rate, "loss": loss}
+    settings = {"image_size": [*size], "center_crop": None, "scheme": "supervised", "backbone": backbone.to_dict()}
+    settings |= {"augmentation": augmentation, "abnormal_share": abnormal_share, "start_threshold": start_threshold}
+    fit = {"patience": patience, "predict_train": predict_train}
+    return _train_run(
+        folder,
+        name,
         table,
-        train_batch_size=batch_size,
-        eval_batch_size=predict_batch_size,
-        num_workers=num_workers,
-        train_augmentations=make_augmentations(image_size=(image_size, image_size), **augmentation),
-        seed=seed,
-        allow_abnormal_train=True,
-        abnormal_share=abnormal_share,
+        settings | network | fit,
+        lambda: build_model(name, backbone, image_size=image_size, **network),
+        {
+            "train_augmentations": make_augmentations(image_size=size, **augmentation),
+            "allow_abnormal_train": True,
+            "abnormal_share": abnormal_share,
+        },
+        {"monitor": "val_dice", "area_threshold": start_threshold, **fit},
+        **common,
     )
-    run.fit(
-        model,
-        data,
-        device=device,
-        epochs=epochs,
-        monitor="val_dice",
-        patience=patience,
-        area_threshold=start_threshold,
-        predict_train=predict_train,
-        precision=trainer_precision(precision, device),
-    )
-    return run
 
 
 def train_on_synthetic(
@@ -129,124 +342,135 @@ def train_on_synthetic(
     table: pd.DataFrame,
     backbone: Backbone | None,
     source: AnomalySource,
+    parameters: dict[str, Any],
     *,
     image_size: int,
     center_crop: int = 0,
     keep_aspect: bool = False,
-    epochs: int,
-    batch_size: int,
-    predict_batch_size: int,
     eval_epochs: int = 1,
     select_on_val: bool = False,
     object_masks: ObjectMasks | None = None,
     start_threshold: float | None = None,
-    accept: float = 0.95,
-    precision: str = "auto",
-    num_workers: int = 0,
-    device: str = "auto",
-    seed: int = 0,
-    note: str | None = None,
-    **parameters: Any,
+    **common: Any,
 ) -> Run:
-    """Train DRAEM or GLASS, or find the finished run with the same photos, textures, parameters and code.
+    """Train DRAEM (without a backbone) or GLASS, or find the finished run; ``parameters`` are the model's own.
 
-    The weights are those of the last epoch, unless ``select_on_val``; an interrupted training goes on from the last
-    epoch after which val was looked at.
-
-    Args:
-        folder: a dataset's artifacts folder, see :func:`helpers.paths.dataset_folder`.
-        name: ``draem`` or ``glass``.
-        table: sample table; its train photos are all normal.
-        backbone: of GLASS; None for DRAEM.
-        source: textures that the invented defects are made of.
-        image_size: side in pixels that photos are resized to.
-        center_crop: side in pixels cut out of that; 0: none.
-        keep_aspect: see :func:`helpers.models.catalog.network_frame`.
-        epochs: passes over the training photos.
-        batch_size: photos at once while training.
-        predict_batch_size: photos at once when predicting.
-        eval_epochs: val is looked at after every so many epochs.
-        select_on_val: keep the weights of the epoch with the best ``val_auroc``, which needs defect photos in val; the
-            last epoch's stay beside them.
-        object_masks: where the object is: GLASS invents defects there only, DRAEM's maps are confined to it; None: all.
-        start_threshold: predictions note the share of each map above it (column ``area``); None: they do not.
-        accept: share of good photos that the thresholds are to accept; recorded with the run.
-        precision: see :func:`helpers.inference.engine.trainer_precision`.
-        num_workers: processes that read photos.
-        device: see :func:`helpers.compute.trainer_device`.
-        seed: of new layers, order and invented defects.
-        note: what everything made from the run must say.
-        **parameters: the model's own, see its class.
-
-    Returns:
-        The run; a draft that lacks its thresholds (:meth:`helpers.runs.Run.finish`) unless it was found finished.
-
-    Raises:
-        ValueError: if an epoch is to be selected on val and val lacks normal or defect photos.
+    The weights are those of the last epoch; with ``select_on_val`` of that with the best ``val_auroc``, which needs
+    defect photos in val. With ``object_masks`` GLASS invents defects on the object only and DRAEM's maps are confined
+    to it. ``common`` is as in `train_segmenter`.
     """
     if select_on_val and table.loc[table["split"] == "val", "label_index"].nunique() < 2:
         raise ValueError(
             "SELECT_ON_VAL: val has no defect photo, so no epoch is better than another by AUROC; keep the last epoch."
         )
     frame = network_frame(image_size, center_crop, keep_aspect=keep_aspect)
+    masks = ObjectMasks(object_masks.kind, frame, object_masks.segment) if object_masks else None
     settings = frame | {"scheme": table.attrs["scheme"], "backbone": backbone.to_dict() if backbone else None}
-    settings |= {"anomaly_source": source.to_dict(), "epochs": epochs, "batch_size": batch_size, "accept": accept}
-    settings |= {"eval_epochs": eval_epochs, "select_on_val": select_on_val, "precision": precision}
-    settings |= {"start_threshold": start_threshold, "model": parameters}
-    settings |= {"object_mask": object_masks.kind if object_masks else None}
-    run = open_run(folder, name, settings, table, seed, note=note)
-    if run.finished:
-        print(f"found finished: {run.describe()}")
-        return run
-    torch.manual_seed(seed)
-    sizes = {"image_size": image_size, "center_crop": center_crop, "keep_aspect": keep_aspect}
-    model = build_model(name, backbone, anomaly_source=source.folder, **sizes, **parameters)
-    refine = None
-    if object_masks:
-        masks = ObjectMasks(object_masks.kind, frame, object_masks.segment)
+    settings |= {"anomaly_source": source.to_dict(), "eval_epochs": eval_epochs, "select_on_val": select_on_val}
+    settings |= {"start_threshold": start_threshold, "model": parameters, "object_mask": masks.kind if masks else None}
+    fit = {"monitor": "val_auroc" if select_on_val else "", "keep_last": select_on_val, "eval_epochs": eval_epochs}
+    fit |= {"area_threshold": start_threshold}
+    fit |= {"refine": masks.refine(smoothed_maximum) if masks and name == "draem" else None}
+
+    def build() -> LightningModule:
+        sizes = {"image_size": image_size, "center_crop": center_crop, "keep_aspect": keep_aspect}
+        model = build_model(name, backbone, anomaly_source=source.folder, **sizes, **parameters)
         if name == "glass":
             model.object_masks = masks
-        else:
-            refine = masks.refine(smoothed_maximum)
-    data = SampleDataModule(
-        table, train_batch_size=batch_size, eval_batch_size=predict_batch_size, num_workers=num_workers, seed=seed
-    )
-    run.fit(
-        model,
-        data,
-        device=device,
-        epochs=epochs,
-        monitor="val_auroc" if select_on_val else "",
-        area_threshold=start_threshold,
-        keep_last=select_on_val,
-        refine=refine,
-        check_val_every_n_epoch=min(eval_epochs, epochs),
-        precision=trainer_precision(precision, device),
-    )
-    return run
+        return model
+
+    return _train_run(folder, name, table, settings, build, {}, fit, **common)
 
 
 def invented_examples(
     name: str, source: AnomalySource, image_paths: Sequence[str], frame: Mapping[str, Any], seed: int = 0
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
-    """Photos with defects as DRAEM or GLASS invents them, their masks and names: for ``figures.sample_grid``.
-
-    Args:
-        name: ``draem`` or ``glass``.
-        source: textures.
-        image_paths: good photos.
-        frame: from :func:`helpers.models.catalog.network_frame`.
-        seed: of the defects.
-    """
+    """Good photos with defects as DRAEM or GLASS invents them, their masks and names: for ``figures.sample_grid``."""
     photos = np.stack([to_network_frame(read_image(Path(path)), frame) for path in image_paths])
     batch = torch.from_numpy(photos).permute(0, 3, 1, 2).float() / 255
     torch.manual_seed(seed)
-    if name == "draem":
-        damaged, masks = TextureAnomalies(source.folder, 1.0, (0.1, 1.0))(batch)
-    else:
-        damaged, masks = GlassAnomalies(source.folder)(batch)
+    invent = TextureAnomalies(source.folder, 1.0, (0.1, 1.0)) if name == "draem" else GlassAnomalies(source.folder)
+    damaged, masks = invent(batch)
     pictures = (255 * damaged.clamp(0, 1)).round().byte().permute(0, 2, 3, 1).numpy()
     return list(pictures), list(masks[:, 0].numpy() > 0), [Path(path).name for path in image_paths]
+
+
+def train_classifier(
+    folder: Path,
+    table: pd.DataFrame,
+    backbone: Backbone,
+    *,
+    name: str = "classifier",
+    classes: Sequence[str] | None = None,
+    binary: bool = False,
+    allow_unknown: bool = False,
+    image_size: int | tuple[int, int],
+    batch_size: int,
+    augmentation: dict[str, Any],
+    learning_rate: float,
+    backbone_lr_factor: float = 0.1,
+    freeze_norm: bool = True,
+    hidden: int = 256,
+    dropout: float = 0.3,
+    loss: str = "cross_entropy",
+    label_smoothing: float = 0.1,
+    mixup: float = 0.0,
+    weighted_sampling: bool = True,
+    select_on_val: bool = False,
+    monitor: str = "val_loss",
+    start_threshold: float = 0.4,
+    **common: Any,
+) -> Run:
+    """Train a classifier of `photo_classes`, or find the finished run; ``common`` is as in `train_segmenter`.
+
+    The weights are those of the last epoch, so that val chooses nothing and its good photos can set the threshold. With
+    ``select_on_val`` they are those of the epoch that was best on all of val, good photos included: the threshold set
+    on those photos then accepts a little less than it promises, the more epochs there were to choose from.
+    ``weighted_sampling`` shows every class equally often; ``classes`` and ``allow_unknown`` as in `known_classes`.
+
+    Predictions (train without augmentation, val, test) have the columns score (`abnormal_scores`), predicted,
+    confidence and ``p_<class>`` besides; ``embeddings_<split>.npy`` (N, D) float32 is in their order.
+    """
+    size, names = as_size(image_size), known_classes(table, classes, binary, allow_unknown)
+    if batch_size < 2:
+        raise ValueError(f"batch_size must be 2 or more, got {batch_size}: a batch of one photo has no statistics.")
+    if select_on_val and monitor not in MONITORS:
+        raise ValueError(f"Unknown monitor {monitor!r}; known: {', '.join(MONITORS)}.")
+    if select_on_val and not (table["split"] == "val").any():
+        raise ValueError("SELECT_ON_VAL: val has no photo, so no epoch can be called the best; keep the last epoch.")
+    layers = {"hidden": hidden, "dropout": dropout, "loss": loss, "label_smoothing": label_smoothing, "mixup": mixup}
+    layers |= {"learning_rate": learning_rate, "backbone_lr_factor": backbone_lr_factor}
+    layers |= {"freeze_norm": freeze_norm and backbone.pretrained}
+    settings = {"task": "classification", "classes": names, "binary": binary, "allow_unknown": allow_unknown}
+    settings |= {"normal_class": NORMAL if NORMAL in names else None, "model": layers, "augmentation": augmentation}
+    settings |= {"image_size": [*size], "center_crop": None, "scheme": "supervised", "backbone": backbone.to_dict()}
+    settings |= {"weighted_sampling": weighted_sampling, "monitor": monitor if select_on_val else None}
+    settings |= {"start_threshold": start_threshold}
+    data = {"train_augmentations": make_augmentations(image_size=size, **augmentation), "augmentations": Resize(size)}
+    data |= {"allow_abnormal_train": True, "with_masks": False, "drop_single": True}
+    if weighted_sampling:
+        data["balance"] = "label_index" if binary else "defect_type"
+
+    def build() -> LightningModule:
+        model = build_classifier(backbone, names, **layers)
+        numbers = photo_classes(table, binary).map({each: number for number, each in enumerate(names)})
+        model.class_of = dict(zip(table["image_path"], numbers.fillna(-1).astype(int), strict=True))
+        return model
+
+    fit = {"monitor": monitor if select_on_val else ""}
+    return _train_run(folder, name, table, settings, build, data, fit, batch_size=batch_size, **common)
+
+
+def classifier_thresholds(run: Run, accept: float = 0.95, start: float = 0.4) -> dict[str, Threshold]:
+    """``image`` and, with defects in val, ``image_best_f1`` as for detectors, and always ``image_start``.
+
+    Where val has no good photo ``image`` is the starting value, and its origin says that nothing was calibrated.
+    """
+    val = run.predictions("val")
+    # a classifier has no maps: what would be set on their maxima is set on the scores, and left out
+    thresholds = held_out_thresholds(val.assign(map_max=val["score"]), accept, start=start)
+    del thresholds["pixel"]
+    return thresholds | {"image_start": Threshold(value=start, origin="starting value")}
 
 
 def train_foreground(
@@ -266,60 +490,30 @@ def train_foreground(
     seed: int = 0,
     device: str = "auto",
 ) -> ForegroundNet:
-    """Train a network on annotated photos, and write it and its losses to a folder.
+    """Train a network on annotated photos; the folder gets ``foreground.ckpt`` and ``metrics.csv``.
 
-    Args:
-        train: photos to cut the training crops from.
-        val: photos whose ``val_loss`` is followed; nothing is chosen by it. May be empty.
-        backbone: encoder, from :func:`helpers.models.backbones.resolve_backbone`.
-        folder: gets ``foreground.ckpt`` and ``metrics.csv`` (columns epoch, step, train_loss, val_loss).
-        image_size: longer side of a photo, in pixels, as the network sees it. An object should be 20 pixels or more
-            across then.
-        crop_size: side of the training crops in pixels, a multiple of 32; best larger than an object.
-        crops_per_photo: training crops an epoch from each photo.
-        epochs: times that many crops are seen.
-        batch_size: crops a step.
-        learning_rate: see :class:`ForegroundNet`.
-        loss: see :func:`distance_loss`.
-        object_weight: see :func:`distance_loss`.
-        seed: of the decoder's first weights and of the crops. The global random state is left as it was.
-        device: see :func:`helpers.compute.trainer_device`.
-
-    Returns:
-        The trained network in evaluation mode, on the CPU.
-
-    Raises:
-        ValueError: no photo to train on, or a parameter or a photo that does not fit; the message names it.
+    ``image_size`` is the longer side of a photo as the network sees it: an object should be 20 pixels or more across
+    then, and smaller than ``crop_size``, a multiple of 32. Nothing is chosen by ``val``, which may be empty. The global
+    random state is left as it was; the network comes back in evaluation mode, on the CPU.
     """
-    quiet_libraries()
     crops = FrameCrops(train, image_size, crop_size, crops_per_photo * len(train), seed)
     loaders = [DataLoader(crops, batch_size, sampler=Onward(len(crops)))]
     if val:
         loaders.append(DataLoader(WholeFrames(val, image_size), batch_size=1))
-    interactive = is_interactive()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        network, options = build_network("unet", backbone), model_args(backbone.name)
+        numbers = {"learning_rate": learning_rate, "loss": loss, "object_weight": object_weight}
         net = ForegroundNet(
             backbone.architecture,
             backbone.mean,
             backbone.std,
             image_size,
-            learning_rate,
-            loss,
-            object_weight,
-            model_args(backbone.name),
-            network=build_network("unet", backbone),
+            model_args=options,
+            network=network,
+            **numbers,
         )
-        trainer = Trainer(
-            max_epochs=epochs,
-            logger=CSVLogger(folder, name="", version=""),
-            callbacks=[] if interactive else [MinuteLines()],
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=interactive,
-            num_sanity_val_steps=0,
-            **trainer_device(device),
-        )
+        trainer = make_trainer(net, device, [], max_epochs=epochs, logger=CSVLogger(folder, name="", version=""))
         trainer.fit(net, *loaders)
     write_whole(folder / CHECKPOINT_NAME, lambda partial: trainer.save_checkpoint(partial, weights_only=True))
     return net.eval().cpu()

@@ -14,24 +14,81 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import timm
 import torch
-from anomalib import LearningType
 from lightning import LightningModule
 from sklearn.metrics import f1_score
 from timm.data.mixup import Mixup, mixup_target
 from torch import nn
 
 import helpers.models.builtin  # noqa: F401  (registers its architecture with timm)
-from helpers.data.samples import NORMAL
+from helpers.data.samples import NORMAL, SPLITS
 from helpers.models.catalog import bare_backbone, model_args
 from helpers.models.segmentation import rate_factor
 
 if TYPE_CHECKING:
+    from anomalib.data import Batch
+
     from helpers.models.backbones import Backbone
 
+BINARY_CLASSES = (NORMAL, "defect")
 LOSSES = ("cross_entropy", "focal")
 FOCAL_GAMMA = 2.0
+
+
+def photo_classes(table: pd.DataFrame, binary: bool = False) -> pd.Series:
+    """The class of each photo of a sample table: its ``defect_type``; with ``binary`` ``good`` or ``defect``."""
+    if not binary:
+        return table["defect_type"]
+    return table["label_index"].map(dict(enumerate(BINARY_CLASSES)))
+
+
+def known_classes(
+    table: pd.DataFrame, classes: Sequence[str] | None, binary: bool = False, allow_unknown: bool = False
+) -> list[str]:
+    """Names in the order of the logits: those given, or those in train, ``good`` first; with ``binary`` two.
+
+    With ``allow_unknown`` test may hold photos of other classes. Refuses tables that cannot be learned from.
+    """
+    unsplit = table["image_path"][~table["split"].isin(SPLITS)]
+    if len(unsplit):
+        raise ValueError(
+            f"{len(unsplit)} photos are in no split ({unsplit.iloc[0]}, ...); "
+            "call helpers.data.samples.assign_splits with scheme 'supervised' first."
+        )
+    if binary and classes is not None:
+        raise ValueError(f"binary sets the classes {', '.join(BINARY_CLASSES)}; leave classes at None.")
+    found = photo_classes(table, binary)
+    trained = set(found[table["split"] == "train"])
+    if binary:
+        names = list(BINARY_CLASSES)
+    elif classes is None:
+        names = sorted(trained, key=lambda each: (each != NORMAL, each))
+    else:
+        names = list(classes)
+    if len(names) < 2:
+        raise ValueError(
+            f"A classifier needs two classes or more; train holds {', '.join(names) or 'no photo'}. Split with scheme "
+            "'supervised', which puts defect photos into train."
+        )
+    absent = [each for each in names if each not in trained]
+    if absent:
+        raise ValueError(
+            f"No photo in train is of class {', '.join(absent)}; leave it out of classes, or split with scheme "
+            f"'supervised'. Train holds: {', '.join(sorted(trained))}."
+        )
+    unknown = ~found.isin(names)
+    if allow_unknown:
+        unknown &= table["split"] != "test"
+    if unknown.any():
+        first = table[unknown].iloc[0]
+        raise ValueError(
+            f"{int(unknown.sum())} photos are of a class that is not among {', '.join(names)} (of class "
+            f"{found[unknown].iloc[0]} in {first['split']}: {first['image_path']}, ...). Leave them out of the table, "
+            "or keep them for test and pass allow_unknown=True."
+        )
+    return names
 
 
 def abnormal_scores(probabilities: torch.Tensor, normal: int | None) -> torch.Tensor:
@@ -76,7 +133,7 @@ class Classifier(LightningModule):
     Its hyperparameters are plain data and enough to rebuild it, so that :func:`load_classifier` needs neither
     pretrained weights nor a network.
 
-    Batches are pairs of photos (B, 3, H, W), float32 in [0, 1], and class indices (B,), int64. Logged each epoch:
+    Batches are anomalib's; ``class_of`` knows the class of each photo by its path. Logged each epoch:
     ``train_loss``; ``val_loss`` (the same loss without smoothing and mixup), ``val_accuracy`` and ``val_f1`` (macro:
     the mean over the classes that val holds).
 
@@ -155,6 +212,7 @@ class Classifier(LightningModule):
         self.register_buffer("_mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self._mixup = Mixup(mixup, label_smoothing=label_smoothing, num_classes=len(classes)) if mixup else None
+        self.class_of: dict[str, int] = {}  # path of a photo -> index of its class, for training
         self._outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.train()  # Lightning takes the modes as it finds them
 
@@ -167,11 +225,6 @@ class Classifier(LightningModule):
     def normal_class(self) -> str | None:
         """The class of photos without a defect, ``good``, or None where it knows defects only."""
         return NORMAL if NORMAL in self.classes else None
-
-    @property
-    def learning_type(self) -> LearningType:
-        """What anomalib's checkpoint callback asks for; it has no word for supervised models."""
-        return LearningType.ONE_CLASS
 
     def train(self, mode: bool = True) -> Classifier:
         """Training or evaluation mode; frozen batch normalisation stays in the latter."""
@@ -206,9 +259,13 @@ class Classifier(LightningModule):
         mixed, mixed_shares = self._mixup(images[:n_mixed].clone(), labels[:n_mixed])
         return torch.cat([mixed, images[n_mixed:]]), torch.cat([mixed_shares, shares])
 
-    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
+    def _labelled(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = torch.tensor([self.class_of[path] for path in batch.image_path], device=batch.image.device)
+        return batch.image.as_subclass(torch.Tensor), labels
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Loss of one batch; ``train_loss`` is its mean over the epoch."""
-        images, targets = self.mix(*batch)
+        images, targets = self.mix(*self._labelled(batch))
         loss = soft_target_loss(self(images), targets, self._gamma)
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(images))
         return loss
@@ -221,9 +278,14 @@ class Classifier(LightningModule):
         """Forget the last epoch's logits."""
         self._outputs.clear()
 
-    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
+    def predict_step(self, batch: Batch, batch_idx: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (B, C) and embeddings (B, D)."""
+        embeddings = self.embed(batch.image.as_subclass(torch.Tensor))
+        return self.head(embeddings), embeddings
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep the logits of one batch."""
-        images, labels = batch
+        images, labels = self._labelled(batch)
         self._outputs.append((self(images).float().cpu(), labels.cpu()))
 
     def on_validation_epoch_end(self) -> None:
@@ -276,7 +338,7 @@ def load_classifier(checkpoint: str | Path, architecture: str | None = None, dev
     The checkpoint is read with ``weights_only=True``: tensors and plain data, no code.
 
     Args:
-        checkpoint: a run's folder, or a file that :func:`helpers.inference.classification.train_classifier` wrote.
+        checkpoint: a run's folder, or a file that :func:`helpers.inference.train.train_classifier` wrote.
         architecture: timm architecture of the backbone as ``run.json`` records it; another one is refused. None: the
             checkpoint's.
         device: ``cpu``, ``cuda:N`` or ``mps``.

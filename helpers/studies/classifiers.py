@@ -17,11 +17,10 @@ import pandas as pd
 from helpers.analysis.classes import accepted_shares, open_set_thresholds
 from helpers.compute import synchroniser, time_stages, torch_device
 from helpers.data.images import read_image
-from helpers.inference.classification import photo_classes
 from helpers.inference.grad_cam import grad_cam, points_at
 from helpers.inference.predictor import Predictor
 from helpers.inference.stages import THRESHOLDS_FILE
-from helpers.models.classifier import load_classifier
+from helpers.models.classifier import load_classifier, photo_classes
 from helpers.models.open_set import OPEN_SET_FILE, MahalanobisScorer
 from helpers.paths import write_json
 from helpers.runs import Run

@@ -8,7 +8,7 @@
 
 The gate is trained once for all splits (:func:`open_gate`). A split has a folder of its own:
 
-    classifier/     run of the classifier (:mod:`helpers.inference.classification`)
+    classifier/     run of the classifier (:mod:`helpers.inference.train`)
     embeddings/     embeddings_<split>.npy as the classifier gave them, and plane.csv, their two main directions
     osr/            open_set.npz (means, covariance), thresholds.json, scores.csv (every method, val and test),
                     methods.csv, accepted.csv
@@ -44,9 +44,9 @@ from helpers.analysis.intervals import wilson_interval
 from helpers.data.datamodule import SampleDataModule
 from helpers.data.known_unknown import ClassSplit, open_set_table, read_split, rotating_splits
 from helpers.data.samples import NORMAL, assign_splits, supervised_table
-from helpers.inference.classification import classifier_thresholds, train_classifier
 from helpers.inference.predictor import Predictor
 from helpers.inference.stages import THRESHOLDS_FILE
+from helpers.inference.train import classifier_thresholds, train, train_classifier
 from helpers.models.backbones import Backbone
 from helpers.models.catalog import build_model
 from helpers.models.classifier import load_classifier
@@ -241,7 +241,7 @@ def run_gate(
         return run
     torch.manual_seed(seed)
     model = build_model("patchcore", backbone, image_size=image_size, coreset_sampling_ratio=coreset_ratio)
-    run.fit(model, SampleDataModule(table, train_batch_size=batch_size, eval_batch_size=batch_size), device=device)
+    train(run, model, SampleDataModule(table, train_batch_size=batch_size, eval_batch_size=batch_size), device=device)
     return run.finish(held_out_thresholds(run.predictions("val"), accept))
 
 
@@ -344,7 +344,7 @@ def run_split(
         n_bootstrap: resamples behind each interval.
         device: see :func:`helpers.compute.trainer_device`.
         seed: of split, training and resamples.
-        **training: of :func:`helpers.inference.classification.train_classifier`.
+        **training: of :func:`helpers.inference.train.train_classifier`.
 
     Raises:
         ValueError: for another word for ``unknown_by``, a split that does not fit the table, or a gate that was trained

@@ -1,0 +1,375 @@
+"""Devices, predictions on their way to disk, and pictures in the frame that the network sees."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import draw_photos, split_table
+from lightning.pytorch.callbacks import Callback
+from PIL import Image
+
+from helpers.analysis.pixels import photo_overlap
+from helpers.compute import torch_device, trainer_device
+from helpers.data.augment import make_augmentations
+from helpers.data.datamodule import SampleDataModule
+from helpers.data.images import to_network_frame
+from helpers.data.samples import supervised_table, write_table
+from helpers.inference import train as training
+from helpers.inference.train import MapWriter, MinuteLines, make_trainer, train, trainer_precision
+from helpers.models.backbones import resolve_backbone
+from helpers.models.catalog import build_model, load_model
+from helpers.models.segmentation import Segmenter
+from helpers.runs import MissingRunError, Run, find_runs, open_run
+from helpers.thresholds import Threshold
+
+
+@pytest.fixture
+def two_gpus(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+def test_devices_of_any_machine(no_gpu):
+    assert trainer_device("auto") == {"accelerator": "auto", "devices": 1}
+    assert trainer_device("cpu") == {"accelerator": "cpu", "devices": 1}
+    assert torch_device("auto") == torch_device("cpu") == "cpu"
+
+
+@pytest.mark.parametrize(("word", "index"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)])
+def test_nvidia_devices(two_gpus, word, index):
+    assert trainer_device(word) == {"accelerator": "gpu", "devices": [index]}
+    assert torch_device(word) == f"cuda:{index}"
+    assert torch_device("auto") == "cuda:0"
+
+
+def test_apple_device(no_gpu, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert trainer_device("mps") == {"accelerator": "mps", "devices": 1}
+    assert torch_device("auto") == torch_device("mps") == "mps"
+
+
+def test_device_that_is_not_there(two_gpus):
+    with pytest.raises(ValueError, match=r"DEVICE='cuda:2': torch sees 2 CUDA devices"):
+        trainer_device("cuda:2")
+
+
+@pytest.mark.parametrize("word", ["cuda", "cuda:0", "mps"])
+def test_device_on_a_machine_without(no_gpu, word):
+    with pytest.raises(ValueError, match=f"DEVICE='{word}'.*DEVICE='auto'"):
+        trainer_device(word)
+
+
+@pytest.mark.parametrize("word", ["", "gpu", "CPU", "cuda:x", "cuda:-1", "cuda:0:1", "0"])
+def test_words_that_are_no_device(two_gpus, word):
+    with pytest.raises(ValueError, match="expected auto, cpu, cuda, cuda:N or mps"):
+        trainer_device(word)
+
+
+# ------------------------------------------------------------------------------------------------------- predictions
+
+
+def batch(paths: list[str], maps: np.ndarray, scores: list[float]) -> SimpleNamespace:
+    return SimpleNamespace(
+        image_path=paths, pred_score=torch.tensor(scores), anomaly_map=torch.from_numpy(maps)[:, None].float()
+    )
+
+
+def test_writer_keeps_order_with_a_short_last_batch(tmp_path):
+    maps = np.random.default_rng(0).uniform(0, 30, (5, 6, 4)).astype(np.float32)
+    names, scores = list("abcde"), [5.0, 1.0, 4.0, 2.0, 3.0]
+    writer = MapWriter(5, tmp_path / "maps.npy")
+    for number, part in enumerate((slice(0, 2), slice(2, 4), slice(4, 5))):
+        writer.on_predict_batch_end(None, None, batch(names[part], maps[part], scores[part]), None, number)
+    rows = pd.concat(writer.rows)
+    assert rows["image_path"].tolist() == names
+    assert rows["score"].tolist() == scores
+    np.testing.assert_allclose(rows["map_max"], maps.reshape(5, -1).max(1), rtol=1e-7)
+    stored = np.load(tmp_path / "maps.npy")
+    assert stored.dtype == np.float16
+    assert stored.shape == (5, 6, 4)
+    assert np.array_equal(stored, maps.astype(np.float16))
+
+
+def test_writer_without_file_writes_nothing(tmp_path):
+    writer = MapWriter(1, None)
+    writer.on_predict_batch_end(None, None, batch(["a"], np.ones((1, 2, 2), np.float32), [1.0]), None, 0)
+    assert len(writer.rows) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_writer_takes_a_column_of_scores():
+    writer = MapWriter(2, None)
+    found = batch(["a", "b"], np.zeros((2, 3, 3), np.float32), [1.0, 2.0])
+    found.pred_score = found.pred_score[:, None]
+    writer.on_predict_batch_end(None, None, found, None, 0)
+    assert pd.concat(writer.rows)["score"].tolist() == [1.0, 2.0]
+
+
+class Masks(Callback):
+    """Keeps the masks that anomalib hands to the network's output."""
+
+    def __init__(self) -> None:
+        self.masks: dict[str, np.ndarray] = {}
+
+    def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        for path, mask in zip(outputs.image_path, outputs.gt_mask, strict=True):
+            self.masks[path] = mask.squeeze().cpu().numpy().astype(bool)
+
+
+@pytest.mark.parametrize("crop", [None, (40, 56)])
+def test_masks_lie_as_anomalib_lays_them(make_model, tmp_path, crop):
+    """Photos of two sizes go through anomalib's own resizing in the datamodule and the crop in the model."""
+    from helpers.data.images import read_mask
+
+    folder = draw_photos(tmp_path / "one", n_train=3, n_good=2, n_defect=3, size=(72, 96))
+    draw_photos(tmp_path / "other_size", n_train=1, n_good=1, n_defect=3, size=(131, 57))
+    for file in (tmp_path / "other_size").rglob("*.png"):
+        target = folder / file.relative_to(tmp_path / "other_size")
+        target.with_name(f"9{target.name}").write_bytes(file.read_bytes())
+    table = split_table(folder)
+    model = make_model(image_size=(64, 80), center_crop=crop)
+    data = SampleDataModule(table, train_batch_size=2, eval_batch_size=4)
+    make_trainer(model, "cpu", [], limit_val_batches=0).fit(model, datamodule=data)
+    masks = Masks()
+    make_trainer(model, "cpu", [masks]).predict(model, datamodule=data, return_predictions=False)
+
+    defects = table.query("split == 'test' and label_index == 1")
+    assert len(defects) == 6
+    for row in defects.itertuples():
+        frame = to_network_frame(read_mask(row.mask_path), {"image_size": [64, 80], "center_crop": crop})
+        assert frame.dtype == bool
+        assert frame.shape == (crop or (64, 80))
+        assert np.array_equal(frame, masks.masks[row.image_path]), row.image_path
+
+
+def test_photo_frame_is_the_network_input_before_normalisation(make_model, tmp_path):
+    photo = np.random.default_rng(1).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    frame = to_network_frame(photo, {"image_size": (64, 80), "center_crop": (48, 56)})
+    assert frame.dtype == np.uint8
+    assert frame.shape == (48, 56, 3)
+    model = make_model(image_size=(64, 80), center_crop=(48, 56))
+    seen = model.pre_processor.transform(torch.from_numpy(photo).permute(2, 0, 1)[None] / 255)
+    restored = (seen[0] * 0.5 + 0.5).permute(1, 2, 0).numpy() * 255  # mean and std of the tiny backbone
+    assert np.abs(restored - frame).max() <= 1.01, "to the rounding of 8 bits"
+
+
+def test_mask_frame_by_hand():
+    mask = np.zeros((4, 8), bool)
+    mask[:2, :4] = True
+    frame = to_network_frame(mask, {"image_size": [8, 8], "center_crop": None})
+    expected = np.zeros((8, 8), bool)
+    expected[:4, :4] = True
+    assert np.array_equal(frame, expected)
+    cropped = to_network_frame(mask, {"image_size": [8, 8], "center_crop": [4, 4]})
+    assert np.array_equal(cropped, expected[2:6, 2:6])
+
+
+def test_predictions_are_in_float32_and_in_the_order_of_the_table(make_model, table, settings, tmp_path, tf32_seen):
+    model, run = make_model(), open_run(tmp_path, "patchcore", settings, table, seed=0)
+    train(run, model, SampleDataModule(table, train_batch_size=4, eval_batch_size=4), device="cpu")  # 4 + 4 + 1
+    assert tf32_seen == {False}
+    predictions, expected = run.predictions("test"), table[table["split"] == "test"]
+    assert len(predictions) == 9
+    for column in ("image_path", "label_index", "defect_type", "split"):
+        assert predictions[column].tolist() == expected[column].tolist()
+    row = predictions.iloc[-1]  # the photo alone in the last batch, scored here
+    with Image.open(row["image_path"]) as image:
+        photo = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        found = model.eval().model(model.pre_processor.transform(photo))
+    assert row["score"] == pytest.approx(float(found.pred_score), rel=1e-4)
+    assert row["map_max"] == pytest.approx(float(found.anomaly_map.max()), rel=1e-4)
+    np.testing.assert_allclose(run.test_maps()[-1], found.anomaly_map[0, 0], rtol=2e-3)
+
+
+def test_one_line_a_minute(monkeypatch, capsys):
+    clock = iter([0.0, 30.0, 61.0, 100.0, 122.0])
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    lines = MinuteLines()
+    trainer = SimpleNamespace(current_epoch=0, max_epochs=1, num_training_batches=40, num_predict_batches=[7])
+    for index in range(3):  # at 30, 61 and 100 s
+        lines.on_train_batch_end(trainer, None, None, None, index)
+    lines.on_predict_batch_end(trainer, None, None, None, 4)  # at 122 s
+    assert capsys.readouterr().out.splitlines() == [
+        "training, epoch 1/1: batch 2/40, 61 s",
+        "predicting: batch 5/7, 122 s",
+    ]
+
+
+def test_precision_is_mixed_on_an_nvidia_gpu_only(two_gpus):
+    assert trainer_precision("auto", "auto") == trainer_precision("auto", "cuda:1") == "16-mixed"
+    assert trainer_precision("auto", "cpu") == "32-true"
+    assert trainer_precision("bf16-mixed", "cpu") == "bf16-mixed"
+
+
+# ------------------------------------------------------------------------------------------------------- by epochs
+
+SETTINGS = {"image_size": [64, 64], "center_crop": None, "scheme": "supervised"}
+THRESHOLDS = {"image": Threshold(value=0.5, origin="by hand"), "pixel": Threshold(value=0.5, origin="by hand")}
+
+
+@pytest.fixture(scope="module")
+def one_class(tmp_path_factory) -> pd.DataFrame:
+    return split_table(draw_photos(tmp_path_factory.mktemp("data") / "squares", n_train=6, n_good=2, n_defect=12))
+
+
+@pytest.fixture(scope="module")
+def mixed(one_class) -> pd.DataFrame:
+    return supervised_table(one_class)
+
+
+def fit(draft: Run, epochs: int = 3) -> Run:
+    torch.manual_seed(0)
+    model = build_model("unet", resolve_backbone("builtin:"), image_size=64, learning_rate=1e-3)
+    data = SampleDataModule(
+        draft.table, train_batch_size=4, allow_abnormal_train=True, train_augmentations=make_augmentations()
+    )
+    train(draft, model, data, device="cpu", epochs=epochs, monitor="val_dice", area_threshold=0.3)
+    return draft
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, mixed) -> Run:
+    return fit(open_run(tmp_path_factory.mktemp("whole"), "unet", SETTINGS, mixed, seed=0)).finish(THRESHOLDS)
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return torch.load(run.folder / "model.ckpt", weights_only=True)["state_dict"]
+
+
+def test_history_has_a_row_an_epoch_with_losses_and_overlap(run):
+    history = run.history()
+    assert list(history["epoch"]) == [0, 1, 2]
+    columns = ["train_loss", "train_dice_loss", "train_focal_loss", "val_loss", "val_iou", "val_dice"]
+    assert np.isfinite(history[columns]).all(axis=None)
+    np.testing.assert_allclose(
+        history["train_loss"], history["train_dice_loss"] + history["train_focal_loss"], rtol=1e-5
+    )
+    assert list((run.folder / "logs").glob("events.out.tfevents.*"))
+
+
+def test_the_best_epochs_weights_are_the_runs(run):
+    history = run.history()
+    best = int(history["val_dice"].idxmax())
+    assert run.info["epochs"]["epoch"] == best
+    assert run.info["epochs"]["value"] == pytest.approx(history["val_dice"][best], abs=1e-6)
+    assert run.info["epochs"]["trained"] == 3
+    overlap = photo_overlap(run.val_maps(), run.val_masks(), 0.5)[run.predictions("val")["label_index"] == 1]
+    assert overlap["dice"].mean() == pytest.approx(history["val_dice"][best], abs=2e-3)  # maps in half precision
+    assert overlap["iou"].mean() == pytest.approx(history["val_iou"][best], abs=2e-3)
+    model = load_model("unet", run.folder / "model.ckpt", "helpers_r10t")
+    assert isinstance(model, Segmenter)
+    for name, value in weights(run).items():
+        assert torch.equal(model.state_dict()[name], value)
+
+
+def test_area_is_the_share_of_the_map_above_the_limit(run):
+    test = run.predictions("test")
+    expected = [(anomaly_map > 0.3).mean() for anomaly_map in run.test_maps().astype(np.float32)]
+    np.testing.assert_allclose(test["area"], expected, atol=2 / 64**2)  # maps are kept in half precision
+
+
+@pytest.mark.parametrize("broken_epoch", [1, 2])
+def test_resumed_training_ends_with_the_same_weights(tmp_path, mixed, run, monkeypatch, broken_epoch):
+    def fail(self):
+        if self.current_epoch == broken_epoch:
+            raise OSError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segmenter, "on_train_epoch_start", fail)
+        with pytest.raises(OSError, match="power cut"):
+            fit(open_run(tmp_path, "unet", SETTINGS, mixed, seed=0))
+    with pytest.raises(MissingRunError):
+        Run.load(tmp_path / "unet")
+    epochs = []
+    monkeypatch.setattr(Segmenter, "on_train_epoch_start", lambda self: epochs.append(self.current_epoch))
+    resumed = fit(open_run(tmp_path, "unet", SETTINGS, mixed, seed=0)).finish(THRESHOLDS)
+    assert epochs == list(range(broken_epoch, 3))
+    assert resumed.info["epochs"] == run.info["epochs"]
+    for name, value in weights(run).items():
+        assert torch.equal(weights(resumed)[name], value), name
+    columns = ["epoch", "train_loss", "val_dice"]
+    pd.testing.assert_frame_equal(resumed.history()[columns], run.history()[columns])
+    assert not list(resumed.folder.rglob("*.partial")) and not (resumed.folder / "checkpoints").exists()
+
+
+def test_a_training_that_was_never_finished_is_not_done_again(tmp_path, mixed, run, monkeypatch):
+    """A notebook may stop between training and thresholds."""
+    fit(open_run(tmp_path, "unet", SETTINGS, mixed, seed=0))
+    epochs = []
+    monkeypatch.setattr(Segmenter, "on_train_epoch_start", lambda self: epochs.append(self.current_epoch))
+    again = fit(open_run(tmp_path, "unet", SETTINGS, mixed, seed=0)).finish(THRESHOLDS)
+    assert epochs == []
+    assert again.info["epochs"] == run.info["epochs"]
+    for name, value in weights(run).items():
+        assert torch.equal(weights(again)[name], value), name
+    pd.testing.assert_frame_equal(again.predictions("test"), run.predictions("test"))
+    assert len(again.history()) == 3
+    assert not (again.folder / "checkpoints").exists() and not (again.folder / "logs" / "csv").exists()
+
+
+def test_draft_of_other_parameters_is_begun_again(tmp_path, mixed):
+    draft = open_run(tmp_path, "unet", SETTINGS, mixed, seed=0)
+    (draft.folder / "checkpoints").mkdir()
+    (draft.folder / "checkpoints" / "last.ckpt").write_bytes(b"of other parameters")
+    (draft.folder / "draft.json").write_text(json.dumps({"fingerprint": "another"}))
+    assert list(open_run(tmp_path, "unet", SETTINGS, mixed, seed=0).folder.iterdir()) == []
+
+
+def test_patience_stops_training(tmp_path, mixed, monkeypatch):
+    monkeypatch.setattr(Segmenter, "on_validation_epoch_end", lambda self: self.log("val_dice", 0.5))
+    draft = open_run(tmp_path, "unet", SETTINGS, mixed, seed=0)
+    torch.manual_seed(0)
+    model = build_model("unet", resolve_backbone("builtin:"), image_size=64)
+    data = SampleDataModule(mixed, train_batch_size=16, allow_abnormal_train=True)
+    train(draft, model, data, device="cpu", epochs=9, monitor="val_dice", patience=2)
+    assert len(draft.history()) == 3 and draft.info["epochs"]["epoch"] == 0
+
+
+# ------------------------------------------------------------------------------------------------------ fair comparison
+
+
+@pytest.fixture
+def both(tmp_path, one_class, run, fit_run, settings) -> list[Run]:
+    """PatchCore, which tests all defects, beside U-Net, which tests those it has not learned from."""
+    shutil.copytree(run.folder, tmp_path / "unet")
+    write_table(one_class, tmp_path / "samples.csv")
+    fit_run(open_run(tmp_path, "patchcore", settings, one_class, seed=0))
+    return find_runs(tmp_path, one_class)
+
+
+def test_runs_are_compared_on_the_photos_that_all_of_them_test(both, one_class, mixed):
+    patchcore, unet = both
+    tested = set(mixed.loc[mixed["split"] == "test", "image_path"])
+    assert tested < set(one_class.loc[one_class["split"] == "test", "image_path"])
+    for found in both:
+        assert set(found.predictions("test")["image_path"]) == tested
+        assert len(found.test_maps()) == len(list(found.test_masks())) == len(tested)
+    assert unet.compared_on is None and "compared on" not in unet.describe()
+    whole = Run.load(patchcore.folder)
+    assert f"{len(tested)} of its {len(whole.predictions('test'))} test photos" in patchcore.describe()
+    # each map is still that of its row
+    rows = whole.predictions("test").reset_index().merge(patchcore.predictions("test"), on="image_path")
+    assert np.array_equal(patchcore.test_maps(), whole.test_maps()[rows["index"].to_numpy()])
+    assert np.array_equal(patchcore.examples(patchcore.predictions("test"))["maps"][-1], patchcore.test_maps()[-1])
+
+
+def test_run_of_an_older_split_is_refused(both, one_class):
+    from helpers.data.samples import assign_splits
+
+    other = assign_splits(one_class, "one_class", val_fraction=0.4, seed=7)
+    with pytest.raises(MissingRunError, match="patchcore, unet: made with other photos or splits"):
+        find_runs(both[0].folder.parent, other)
