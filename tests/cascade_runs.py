@@ -16,8 +16,8 @@ import pandas as pd
 import torch
 
 from helpers.data.samples import make_table, write_table
-from helpers.inference import predictor
-from helpers.inference.predictor import Output
+from helpers.inference import cutting, predictor
+from helpers.inference.backends import Output
 from helpers.models.classifier import abnormal_scores
 from helpers.runs import Run
 
@@ -55,6 +55,21 @@ def shrink(channel: np.ndarray) -> np.ndarray:
     """Every so many pixels of (H, W), 8 x 8."""
     rows, columns = (np.arange(SIZE) * side // SIZE for side in channel.shape)
     return channel[np.ix_(rows, columns)]
+
+
+def use_blue_objects(monkeypatch, home: Path) -> Path:
+    """A foreground network that finds what is blue, in a dataset's artifacts folder; returns its folder."""
+    folder = home / "foreground"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "foreground.json").write_text(json.dumps({"fingerprint": "of the foreground", "seed": 0}))
+
+    class Network:
+        def to(self, device: str) -> Network:
+            return self
+
+    monkeypatch.setattr(cutting, "load_foreground", lambda folder: Network())
+    monkeypatch.setattr(cutting, "predict_distance", lambda net, photo: photo[:, :, 2].astype(np.float32) / 255)
+    return folder
 
 
 def use_known_networks() -> None:

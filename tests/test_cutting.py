@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import json
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import read_dataset
+from helpers import pipeline, read_dataset
 from helpers.data.coco import read_instances
 from helpers.inference import cutting
 from helpers.inference.cutting import cut_out, split_photos, train_or_load_foreground
@@ -82,3 +85,23 @@ def test_without_types_all_are_taken_for_good(frames, tmp_path, perfect):
     out = cut_out(None, nameless, tmp_path / "cutouts", size=64)
     assert set(read_dataset(out)["defect_type"]) == {"good"}
     assert {path.parent.relative_to(out).as_posix() for path in Path(out).rglob("*.png")} == {"train/good"}
+
+
+def test_the_part_of_notebook_03_stands_alone():
+    """Every name that its cells read is made in one of them, before; and it trains no segmenter."""
+    file = Path(pipeline.NOTEBOOKS_FOLDER) / f"{pipeline.FOREGROUND.file}.ipynb"
+    cells = [
+        cell
+        for cell in nbformat.read(file, as_version=4).cells
+        if cell.cell_type == "code" and pipeline.FOREGROUND.without not in cell.metadata.get("tags", [])
+    ]
+    known = set(dir(builtins))
+    for cell in cells:
+        nodes = list(ast.walk(ast.parse(cell.source)))
+        known |= {name.id for name in nodes if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)}
+        imports = [one for one in nodes if isinstance(one, ast.Import | ast.ImportFrom)]
+        known |= {each.asname or each.name.split(".")[0] for one in imports for each in one.names}
+        read = {name.id for name in nodes if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Load)}
+        assert read <= known, cell.source
+    text = "\n".join(cell.source for cell in cells)
+    assert "train_or_load_foreground(" in text and "train_segmenter(" not in text

@@ -10,8 +10,8 @@ from cascade_runs import KnownBackend, write_run
 from PIL import Image
 
 from helpers.inference import predictor
+from helpers.inference.backends import Output
 from helpers.inference.exported import FILES
-from helpers.inference.predictor import Output
 from helpers.runs import Run
 from helpers.studies.export import compare_backends, cut_photos, speed_table
 

@@ -44,7 +44,7 @@ def sick_networks(monkeypatch):
 
 @pytest.fixture
 def run(tmp_path):
-    return write_run(tmp_path / "artifacts/drawn/quick/first")
+    return write_run(tmp_path / "artifacts/wire/quick/first")
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_photo_whose_score_or_map_is_nan_is_an_error_and_the_rest_goes_on(run,
 
 def test_a_classifier_whose_probabilities_are_nan_gives_no_class(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(SickBackend, "what", "probabilities")
-    run = write_run(tmp_path / "artifacts/drawn/quick/classifier", classes=CLASSES, normal="good")
+    run = write_run(tmp_path / "artifacts/wire/quick/classifier", classes=CLASSES, normal="good")
     assert main([str(run), str(photos), "--out", str(tmp_path / "out")]) == 1
     assert pd.read_csv(tmp_path / "out/verdicts.csv")["verdict"].tolist()[2] == ERROR
 

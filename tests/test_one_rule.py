@@ -19,7 +19,7 @@ from torch import nn
 
 from helpers.analysis.classes import threshold_rates
 from helpers.analysis.comparison import operating_points, threshold_counts
-from helpers.analysis.costs import Prices, cascade_rates, expected_costs, lost_photos
+from helpers.analysis.costs import Prices, decision_rates, expected_costs
 from helpers.analysis.metrics import image_draws, image_metrics
 from helpers.analysis.pixels import count_pixels, photo_overlap
 from helpers.analysis.sizing import label_defects, measure_defects
@@ -77,8 +77,7 @@ def test_scores_are_above_their_threshold_in_the_same_photos_everywhere(drawn):
     weak = photos.assign(model="m", kind="spot", opacity=0.5)
     assert detection_rates(weak, {"m": threshold})["found"].item() == above.sum()
     two = pd.DataFrame({"label_index": 1, "score_1": scores, "score_2": scores})
-    assert (cascade_rates(two, threshold, threshold)["found"] == above.sum()).all()
-    assert len(lost_photos(two, threshold, threshold)) == (~above).sum()
+    assert decision_rates({"both": threshold.exceeds(scores)}, labels)["found"].item() == above.sum()
     costs = expected_costs(two, [value], threshold, prevalence=1, prices=Prices(1))
     assert costs["recall"].item() == pytest.approx(share)
 

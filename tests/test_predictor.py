@@ -17,8 +17,7 @@ from helpers.data.images import ImageReadError, read_image, to_network_frame
 from helpers.data.samples import supervised_table
 from helpers.inference import Predictor
 from helpers.inference.object_mask import ObjectMasks, otsu_object_mask
-from helpers.inference.predictor import Prediction, as_photo
-from helpers.inference.tiles import predict_photo
+from helpers.inference.pictures import as_photo
 from helpers.inference.train import train_on_synthetic, train_segmenter
 from helpers.models.backbones import resolve_backbone
 from helpers.models.catalog import load_model
@@ -91,34 +90,23 @@ def rewrite(folder: Path, **changes) -> None:
 
 @pytest.mark.parametrize("name", ["patchcore", "unet", "draem"])
 @pytest.mark.parametrize("batch_size", [1, 16])
-def test_scores_are_those_of_the_runs_own_predictions(runs, name, batch_size):
-    test = runs[name].predictions("test")
+def test_scores_and_maps_are_those_of_the_runs_own_predictions(runs, name, batch_size):
+    test, paths = runs[name].predictions("test"), runs[name].predictions("test")["image_path"].tolist()
+    predictor = Predictor(runs[name].folder, device="cpu", batch_size=batch_size)
+    found, each = predictor.predict(paths), list(predictor.predict_stream(paths))
     assert test["score"].nunique() > 1
-    found = Predictor(runs[name].folder, device="cpu", batch_size=batch_size).predict(test["image_path"].tolist())
     np.testing.assert_allclose(found.scores, test["score"], rtol=1e-4)
     np.testing.assert_array_equal(found.labels, test["score"] > runs[name].thresholds["image"].value)
     assert found.scores.dtype == np.float32 and found.labels.dtype == bool
-    assert [one.shape for one in found.maps] == [(72, 96)] * len(test)
-    assert found.classes is found.probabilities is found.predicted is found.embeddings is None
-
-
-@pytest.mark.parametrize("name", ["patchcore", "unet", "draem"])
-def test_the_networks_map_is_that_of_the_run(runs, name):
-    test = runs[name].predictions("test")
-    found = list(Predictor(runs[name].folder, device="cpu").predict_stream(test["image_path"].tolist()))
-    np.testing.assert_allclose([one.network_map.max() for one in found], test["map_max"], rtol=1e-4)
+    np.testing.assert_allclose([one.network_map.max() for one in each], test["map_max"], rtol=1e-4)
     if "area" in test:
         start = runs[name].info["parameters"]["start_threshold"]
-        np.testing.assert_allclose([(one.network_map > start).mean() for one in found], test["area"], atol=1e-9)
-
-
-def test_maps_at_the_photos_size_are_those_of_one_photo_alone(runs, patchcore):
-    """The same as predict_photo gives, also where a centre crop left the border unseen."""
-    path = runs["patchcore"].predictions("test")["image_path"][6]
-    photo = torch.from_numpy(read_image(path)).permute(2, 0, 1).float() / 255
-    architecture = runs["patchcore"].info["parameters"]["backbone"]["architecture"]
-    model = load_model("patchcore", runs["patchcore"].folder / "model.ckpt", architecture)
-    np.testing.assert_allclose(patchcore.predict(path).maps[0], predict_photo(model, photo), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose([(one.network_map > start).mean() for one in each], test["area"], atol=1e-9)
+    assert [one.shape for one in found.maps] == [(72, 96)] * len(test)
+    if name == "patchcore":  # 0 where the centre crop hid the photo: 48 x 56 of a frame of 64 x 64
+        inside = np.pad(np.ones((56, 86), bool), ((8, 8), (5, 5)))
+        assert all(one.any() and not one[~inside].any() for one in found.maps)
+    assert found.classes is found.probabilities is found.predicted is found.embeddings is None
 
 
 def test_neighbours_in_a_batch_change_nothing(patchcore, photos):
@@ -212,16 +200,13 @@ def test_a_turned_pil_image_comes_upright(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "picture", [np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4), np.uint8), np.zeros(4, np.uint8)]
+    "picture",
+    [np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4), np.uint8), np.zeros(4, np.uint8)]
+    + [Image.fromarray(np.zeros((4, 4), np.float32))],
 )
-def test_arrays_that_are_no_pictures(picture):
-    with pytest.raises(ValueError, match="photo 7: an array"):
+def test_what_is_no_picture(picture):
+    with pytest.raises(ValueError, match="photo 7"):
         as_photo(picture, "photo 7")
-
-
-def test_pixels_of_unknown_range_are_refused():
-    with pytest.raises(ImageReadError, match="32 bits"):
-        as_photo(Image.fromarray(np.zeros((4, 4), np.float32)))
 
 
 def test_an_unreadable_photo_stops_predict_and_is_a_row_of_a_stream(patchcore, photos, tmp_path):
@@ -290,22 +275,16 @@ def test_confidence_by_hand(copy):
 # -------------------------------------------------------------------------------------------------------------- loading
 
 
-def test_the_time_of_a_photo_is_measured_once_and_kept_with_the_run(copy, photos):
+def test_the_time_of_a_photo_is_measured_once_a_cpu_and_kept_with_the_run(copy, photos, monkeypatch):
     files = sorted((photos / "test" / "square").iterdir())
     first = Predictor(copy, device="cpu").photo_time(files[:3])
     assert (first["batch_size"], first["n_photos"]) == (1, 3) and first["median_ms"] > 0
     assert Predictor(copy, device="cpu").photo_time(files) == first
     (copy / "speed.json").write_text("3")
-    assert Predictor(copy, device="cpu").photo_time(files[:3])["n_photos"] == 3
-
-
-def test_the_time_of_a_photo_is_that_of_this_cpu(copy, photos, monkeypatch):
-    files = sorted((photos / "test" / "square").iterdir())[:2]
     for cpu in ("slow one", "fast one"):
         monkeypatch.setattr("helpers.inference.predictor.cpu_name", lambda cpu=cpu: cpu)
-        Predictor(copy, device="cpu").photo_time(files)
-    known = json.loads((copy / "speed.json").read_text())
-    assert [cpu for key in known for cpu in ("slow one", "fast one") if cpu in key] == ["slow one", "fast one"]
+        assert Predictor(copy, device="cpu").photo_time(files[:2])["n_photos"] == 2
+    assert len(json.loads((copy / "speed.json").read_text())) == 2
 
 
 @pytest.mark.parametrize(
@@ -422,8 +401,3 @@ def test_scores_come_from_convolutions_in_float32(runs, classifier_run, photos, 
     run = classifier_run if name == "classifier" else runs[name].folder
     Predictor(run, device="cpu").predict(sorted((photos / "test" / "square").iterdir()))
     assert tf32_seen == {False}
-
-
-def test_a_failed_prediction_says_why():
-    failed = Prediction.failed("a.png", ValueError("broken"))
-    assert (failed.source, failed.error, failed.abnormal) == ("a.png", "broken", False)

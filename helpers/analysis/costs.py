@@ -10,13 +10,13 @@ and of defect photos, each measured apart, at a stated share of defects (``preva
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, SupportsFloat
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from helpers.analysis.intervals import wilson_interval
 from helpers.thresholds import Threshold, exceeds, percent
@@ -26,16 +26,8 @@ SCORE_COLUMNS = ("label_index", "score_1", "score_2")
 
 @dataclass(frozen=True)
 class Prices:
-    """What mistakes and time cost, in one unit of any currency.
-
-    Attributes:
-        miss: of a defect photo that passes as good.
-        false_alarm: of a good photo that is called defect.
-        second: of a second of computing.
-        stage_ms: milliseconds per photo of stage 1 and of stage 2.
-
-    Raises:
-        ValueError: For a negative number.
+    """What a missed defect, a false alarm and a second of computing cost, in one unit of any currency; and the
+    milliseconds a photo of both stages. ValueError for a negative number.
     """
 
     miss: float
@@ -47,37 +39,20 @@ class Prices:
         for name, values in vars(self).items():
             if not all(np.isfinite(value) and value >= 0 for value in np.atleast_1d(values)):
                 raise ValueError(f"{name} must be finite and not negative, got {values}.")
-        if len(self.stage_ms) != 2:
-            raise ValueError(f"stage_ms must hold the milliseconds of two stages, got {self.stage_ms}.")
 
 
-def cascade_rates(
-    scores: pd.DataFrame, threshold_1: SupportsFloat, threshold_2: SupportsFloat, *, level: float = 0.95
-) -> pd.DataFrame:
-    """Recall and false alarms of stage 1 alone, of stage 2 alone, and of both in a row.
+def decision_rates(called: Mapping[str, ArrayLike], defect: ArrayLike, level: float = 0.95) -> pd.DataFrame:
+    """Recall and false alarms of several ways to decide on the same photos, with Wilson's intervals.
 
-    Args:
-        scores: `SCORE_COLUMNS`, a row a photo of test.
-        threshold_1: defect, or going on, is a score_1 above it.
-        threshold_2: defect is a score_2 above it.
-        level: of Wilson's intervals.
+    ``called``: name -> (N,) bool, whether each photo is called defect; ``defect``: (N,) bool, whether it is one.
 
     Returns:
-        Rows ``stage 1 alone``, ``stage 2 alone``, ``both`` (column ``decided_by``): ``n_normal``, ``n_defect``,
-        ``found`` (defect photos called so), ``false_alarms`` (normal photos called defect), and ``recall``,
+        A row a way (``decided_by``): ``n_normal``, ``n_defect``, ``found``, ``false_alarms``, and ``recall``,
         ``false_alarm_rate``, each with ``_low`` and ``_high``; NaN where a class is missing.
-
-    Raises:
-        ValueError: When a column is missing or a score not finite.
     """
-    defect, first, second = _columns(scores)
-    flagged_1, flagged_2 = exceeds(first, threshold_1), exceeds(second, threshold_2)
-    rows = []
-    for name, flagged in (
-        ("stage 1 alone", flagged_1),
-        ("stage 2 alone", flagged_2),
-        ("both", flagged_1 & flagged_2),
-    ):
+    defect, rows = np.asarray(defect, dtype=bool), []
+    for name, flags in called.items():
+        flagged = np.asarray(flags, dtype=bool)
         row: dict[str, Any] = {"decided_by": name, "n_normal": int((~defect).sum()), "n_defect": int(defect.sum())}
         row |= {"found": int(flagged[defect].sum()), "false_alarms": int(flagged[~defect].sum())}
         for rate, photos in (("recall", flagged[defect]), ("false_alarm_rate", flagged[~defect])):
@@ -88,24 +63,6 @@ def cascade_rates(
     return pd.DataFrame(rows)
 
 
-def lost_photos(scores: pd.DataFrame, threshold_1: SupportsFloat, threshold_2: SupportsFloat) -> pd.DataFrame:
-    """The defect photos that stage 1 stops: no later stage can find them.
-
-    Args:
-        scores: `SCORE_COLUMNS` and any more; see `cascade_rates`.
-        threshold_1: of stage 1.
-        threshold_2: of stage 2.
-
-    Returns:
-        Their rows, nearest to the first threshold first, with ``found_by_stage_2``: whether stage 2 would have found
-        the photo, so that stage 1 alone is to blame.
-    """
-    defect, first, second = _columns(scores)
-    stopped = defect & ~exceeds(first, threshold_1)
-    lost = scores[stopped].assign(found_by_stage_2=exceeds(second[stopped], threshold_2))
-    return lost.sort_values("score_1", ascending=False, kind="stable")
-
-
 def expected_costs(
     scores: pd.DataFrame,
     thresholds_1: Iterable[float],
@@ -114,17 +71,10 @@ def expected_costs(
     prevalence: float,
     prices: Prices,
 ) -> pd.DataFrame:
-    """Expected cost of a photo for every first threshold.
+    """Expected cost of a photo for every first threshold; minus infinity lets every photo pass.
 
         cost = prevalence (1 - recall) miss + (1 - prevalence) false-alarm rate * false_alarm
                + (stage_ms[0] + passed * stage_ms[1]) / 1000 * second
-
-    Args:
-        scores: `SCORE_COLUMNS`.
-        thresholds_1: first thresholds; minus infinity lets every photo pass.
-        threshold_2: of stage 2.
-        prevalence: share of defects on the line, in [0, 1].
-        prices: of mistakes and of time.
 
     Returns:
         A row a threshold: ``threshold_1``; of the whole cascade ``recall`` and ``false_alarm_rate``; ``passed``, the
@@ -142,19 +92,18 @@ def expected_costs(
         raise ValueError(f"scores holds no {'normal' if defect.any() else 'defect'} photo: its rate is not known.")
     limits = np.array([float(value) for value in thresholds_1], dtype=np.float32)
     flagged_2 = exceeds(second, threshold_2)
-    # the share of photos above each limit: those that go on, and of these the ones that stage 2 flags
-    passed = {kind: _above(first[defect == kind], limits, (defect == kind).sum()) for kind in (False, True)}
-    called = {
-        kind: _above(first[(defect == kind) & flagged_2], limits, (defect == kind).sum()) for kind in (False, True)
-    }
+    passed, called = {}, {}  # the share of photos above each limit: those that go on, and of these the flagged ones
+    for kind in (False, True):
+        n = int((defect == kind).sum())
+        passed[kind] = _above(first[defect == kind], limits, n)
+        called[kind] = _above(first[(defect == kind) & flagged_2], limits, n)
     table = pd.DataFrame(
         {"threshold_1": limits.astype(np.float64), "recall": called[True], "false_alarm_rate": called[False]}
     )
     table["passed"] = _mixed(passed[True], passed[False], prevalence)
     table["miss_cost"] = _mixed(1 - called[True], np.zeros(limits.size), prevalence) * prices.miss
     table["false_alarm_cost"] = _mixed(np.zeros(limits.size), called[False], prevalence) * prices.false_alarm
-    milliseconds = prices.stage_ms[0] + table["passed"] * prices.stage_ms[1]
-    table["time_cost"] = milliseconds / 1000 * prices.second
+    table["time_cost"] = (prices.stage_ms[0] + table["passed"] * prices.stage_ms[1]) / 1000 * prices.second
     table["cost"] = table["miss_cost"] + table["false_alarm_cost"] + table["time_cost"]
     return table
 
@@ -162,18 +111,13 @@ def expected_costs(
 def cost_without_stage_1(
     scores: pd.DataFrame, threshold_2: SupportsFloat, *, prevalence: float, prices: Prices
 ) -> float:
-    """Expected cost of a photo when stage 2 sees them all and stage 1 does not run; see `expected_costs`."""
-    alone = Prices(prices.miss, prices.false_alarm, prices.second, (0.0, prices.stage_ms[1]))
-    table = expected_costs(scores, [-np.inf], threshold_2, prevalence=prevalence, prices=alone)
-    return float(table["cost"].iloc[0])
+    """Expected cost of a photo when stage 2 sees them all and stage 1 does not run."""
+    alone = replace(prices, stage_ms=(0.0, prices.stage_ms[1]))
+    return float(expected_costs(scores, [-np.inf], threshold_2, prevalence=prevalence, prices=alone)["cost"].iloc[0])
 
 
 def first_thresholds(scores: pd.DataFrame) -> NDArray[np.float64]:
-    """The first thresholds worth comparing, rising: one just below all scores (every photo goes on), then each score.
-
-    Args:
-        scores: `SCORE_COLUMNS`, of val.
-    """
+    """The first thresholds worth comparing, rising: one just below all scores (all photos go on), then each score."""
     distinct = np.unique(_columns(scores)[1])
     return np.r_[np.nextafter(distinct[0], np.float32(-np.inf)), distinct].astype(np.float64)
 
@@ -184,18 +128,12 @@ def best_first_threshold(
     """The first threshold of lowest expected cost on val; of equally cheap ones the lowest, which stops fewest photos.
 
     It is fitted to these photos and promises nothing about new ones: on test its cost is measured by `expected_costs`.
-
-    Args:
-        val: `SCORE_COLUMNS`, of val photos, both classes.
-        threshold_2: of stage 2.
-        prevalence: share of defects on the line.
-        prices: of mistakes and of time.
     """
     table = expected_costs(val, first_thresholds(val), threshold_2, prevalence=prevalence, prices=prices)
-    best = table.iloc[_cheapest(table)]
+    cheapest = np.flatnonzero(table["cost"] <= table["cost"].min() * (1 + 1e-12))[0]  # equal but for rounding
     n_defect = int((val["label_index"] == 1).sum())
     return Threshold(
-        value=float(best["threshold_1"]),
+        value=float(table["threshold_1"][cheapest]),
         origin=(
             f"lowest expected cost on {len(val)} photos of val ({n_defect} defect) at {percent(prevalence)} defects, "
             f"a miss at {prices.miss:g} and a false alarm at {prices.false_alarm:g}"
@@ -206,42 +144,40 @@ def best_first_threshold(
     )
 
 
-def best_threshold_table(
+def costs_by_case(
     val: pd.DataFrame,
+    test: pd.DataFrame,
+    as_set: SupportsFloat,
     threshold_2: SupportsFloat,
     *,
-    prevalences: Sequence[float],
-    price_ratios: Sequence[float],
+    prevalences: Iterable[float],
+    price_ratios: Iterable[float],
     prices: Prices,
 ) -> pd.DataFrame:
-    """How the best first threshold moves with the share of defects and with the price of a miss.
+    """The best first threshold on val for each share of defects and price of a miss, and what it comes to on test.
 
-    Args:
-        val: `SCORE_COLUMNS`, of val photos, both classes.
-        threshold_2: of stage 2.
-        prevalences: shares of defects on the line.
-        price_ratios: price of a miss over that of a false alarm.
-        prices: of a false alarm and of time; its price of a miss is not used.
+    ``price_ratios``: of a miss over a false alarm; ``as_set``: the first threshold in use. A column ``alone_2`` of test
+    (bool) says what stage 2 calls a defect with nothing in front of it.
 
     Returns:
-        A row a share and ratio: ``prevalence``, ``price_ratio``, the columns of `expected_costs` at the best threshold
-        (`best_first_threshold`), and ``cost_without_stage_1``; all on val.
+        A row a case: ``prevalence``, ``price_ratio``, ``threshold_1`` (chosen on val); on test ``recall`` and
+        ``false_alarm_rate`` of the cascade with ``_low`` and ``_high``, ``passed`` (of the line's photos), and the
+        expected costs of a photo: ``cost`` at that threshold, ``cost_as_set``, ``cost_stage_2`` with stage 2 alone.
     """
-    limits = first_thresholds(val)
+    defect, first, second = _columns(test)
+    flagged_2, alone = exceeds(second, threshold_2), test.assign(score_2=test["alone_2"].astype(float))
     rows = []
     for prevalence in prevalences:
         for ratio in price_ratios:
-            now = Prices(ratio * prices.false_alarm, prices.false_alarm, prices.second, prices.stage_ms)
-            table = expected_costs(val, limits, threshold_2, prevalence=prevalence, prices=now)
-            row = {"prevalence": prevalence, "price_ratio": ratio, **table.iloc[_cheapest(table)]}
-            alone = cost_without_stage_1(val, threshold_2, prevalence=prevalence, prices=now)
-            rows.append(row | {"cost_without_stage_1": alone})
+            case = {"prevalence": prevalence, "prices": replace(prices, miss=ratio * prices.false_alarm)}
+            best = best_first_threshold(val, threshold_2, **case)
+            at = expected_costs(test, [best.value, float(as_set)], threshold_2, **case)
+            both = decision_rates({"both": best.exceeds(first) & flagged_2}, defect).iloc[0]
+            row = {"prevalence": prevalence, "price_ratio": ratio, "threshold_1": best.value}
+            row |= {name: both[name] for name in both.index if name.startswith(("recall", "false_alarm_rate"))}
+            row |= {"passed": at["passed"][0], "cost": at["cost"][0], "cost_as_set": at["cost"][1]}
+            rows.append(row | {"cost_stage_2": cost_without_stage_1(alone, 0.5, **case)})
     return pd.DataFrame(rows)
-
-
-def _cheapest(table: pd.DataFrame) -> int:
-    cost = table["cost"].to_numpy()
-    return int(np.flatnonzero(cost <= cost.min() * (1 + 1e-12))[0])  # equal but for rounding
 
 
 def _above(values: NDArray[np.float32], limits: NDArray[np.float32], n: int) -> NDArray[np.float64]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from helpers.compute import full_precision, torch_device
 
 if TYPE_CHECKING:
+    import torch
+
     from helpers.runs import Run
 
 CLASSIFICATION = "classification"  # "task" in the parameters of a classifier's run
@@ -52,6 +53,8 @@ class TorchDetector:
 
     def __call__(self, photos: Sequence[np.ndarray]) -> Output:
         """Score photos, all of them at once."""
+        import torch
+
         with torch.inference_mode(), full_precision():
             # one by one: photos of a batch need not be of one size, and the network must not see the others' sizes
             frames = [self.model.pre_processor.transform(_unit_tensor(photo))[0] for photo in photos]
@@ -72,6 +75,7 @@ class TorchClassifier:
 
     def __call__(self, photos: Sequence[np.ndarray]) -> Output:
         """Classify photos, all of them at once."""
+        import torch
         from torchvision.transforms.v2.functional import resize
 
         from helpers.models.classifier import abnormal_scores
@@ -87,4 +91,6 @@ class TorchClassifier:
 
 def _unit_tensor(photo: np.ndarray) -> torch.Tensor:
     """(1, 3, H, W) float32 in [0, 1]."""
+    import torch
+
     return torch.from_numpy(np.ascontiguousarray(photo)).permute(2, 0, 1)[None].float() / 255

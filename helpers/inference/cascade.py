@@ -19,7 +19,7 @@ A cascade is written as YAML:
 
 A value that is the name of a parameter stands for the parameter's value. Keys of a stage: those of
 :class:`helpers.inference.stages.RunStage`, or with ``foreground:`` instead of ``run:`` those of
-:class:`helpers.inference.stages.CutterStage`.
+:class:`helpers.inference.cutter.CutterStage`.
 
 Results go to a folder:
 
@@ -33,67 +33,37 @@ Results go to a folder:
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from helpers.inference.predictor import Picture, Predictor, as_pictures, read_batches
+from helpers.inference.cutter import CutterStage
+from helpers.inference.journal import ABOUT, JOURNAL, LOCK, STAGE_FILE, TABLES, Journal, write_json_rows, write_rows
+from helpers.inference.pictures import Picture, as_pictures, read_batches
+from helpers.inference.predictor import Predictor
 from helpers.inference.presets import (
     CascadeError,
     cascade_parameters,
     check_keys,
-    check_stage,
-    check_values,
-    find_cascade,
     read_cascade,
-    resolve,
     run_folder,
+    stage_options,
 )
 from helpers.inference.saving import FOLDERS
-from helpers.inference.stages import (
-    CLASS,
-    ERROR,
-    STAGE_COLUMNS,
-    CutterStage,
-    Item,
-    OpenSet,
-    Rule,
-    RunStage,
-    Stage,
-    sign_of,
-)
-from helpers.paths import (
-    PARTIAL,
-    cell,
-    check_name,
-    hold,
-    printable,
-    project_path,
-    remove_partial,
-    short_name,
-    write_json,
-    write_whole,
-)
+from helpers.inference.stages import CLASS, ERROR, STAGE_COLUMNS, Item, OpenSet, Rule, RunStage, sign_of
+from helpers.paths import check_name, hold, printable, project_path, short_name, write_json
 from helpers.progress import progress, sentence
 from helpers.runs import Run
 
-JOURNAL, ABOUT, LOCK = "journal.jsonl", "cascade.json", ".lock"
-TABLES = ("verdicts.csv", "verdicts.json", "stages.csv", "stages.json")
-OWN_FILES = (JOURNAL, ABOUT, *TABLES)
-STAGE_FILE = "inference_results.json"
-VERSION = 1  # of the journal
 VERDICT_COLUMNS = (
     *("photo", "image_path", "verdict", "abnormal", "stage", "rule", "value", "threshold", "origin"),
     *("score", "confidence", "class", "n_objects", "n_abnormal", "marked_pixels", "milliseconds", "error"),
@@ -101,16 +71,11 @@ VERDICT_COLUMNS = (
 """Of a photo. ``marked_pixels`` is the most that the map of any stage, or of an object, marks as defect: where it is
 above 0 and the verdict is good, map and verdict disagree."""
 
+Stage = RunStage | CutterStage
+
 
 class Cascade:
-    """Stages in a row.
-
-    Args:
-        name: of the cascade.
-        stages: at least one; all but the last pass photos on, the last gives its own verdict.
-        parameters: what they were made with, for the record.
-        about: what it is for.
-        batch_size: photos that are read and judged at once.
+    """Stages in a row: all but the last pass photos on, the last gives its own verdict.
 
     Raises:
         CascadeError: no stage, two of one name, or a verdict is missing or never given.
@@ -125,95 +90,50 @@ class Cascade:
         about: str = "",
         batch_size: int = 8,
     ) -> None:
-        if not stages:
-            raise CascadeError(f"cascade {name}: it has no stages; give at least one.")
-        try:
-            check_name(name, "name of the cascade")
-            names = [check_name(stage.name, f"cascade {name}: name of a stage").casefold() for stage in stages]
-        except ValueError as error:
-            raise CascadeError(f"{error} Give another 'name'.") from error
-        for twice in (one for one in names if names.count(one) > 1):
-            raise CascadeError(f"cascade {name}: two stages are called {twice}; give one of them another 'name'.")
-        for taken in {*names} & {*OWN_FILES}:
-            raise CascadeError(f"cascade {name}: {taken} is a file of the results; give that stage another 'name'.")
-        for stage in stages:
-            _check_verdicts(name, stage, is_last=stage is stages[-1])
-        if sum(isinstance(stage, CutterStage) for stage in stages) > 1:
-            raise CascadeError(f"cascade {name}: objects are cut out once; two stages with 'foreground' are too many.")
+        self.name, self.stages, self.about = name, list(stages), about
+        self.parameters, self.batch_size = dict(parameters or {}), batch_size
+        _check_stages(name, self.stages)
         if batch_size < 1:
             raise CascadeError(f"batch_size must be 1 or more, got {batch_size}.")
-        depths = {stage.predictor.bit_depth for stage in stages if isinstance(stage, RunStage)}
+        depths = {stage.predictor.bit_depth for stage in self.run_stages}
         if len(depths) > 1:
             listed = " and ".join(map(str, sorted(depths)))
             raise CascadeError(f"cascade {name}: its runs learned from photos of {listed} bits; train them alike.")
         self.bit_depth = next(iter(depths), None)
-        self.name, self.stages, self.about = name, list(stages), about
-        self.parameters, self.batch_size = dict(parameters or {}), batch_size
 
     @classmethod
-    def from_yaml(
-        cls,
-        path: str | Path,
-        settings: Mapping[str, Any] | None = None,
-        *,
-        backend: str = "torch",
-        device: str = "auto",
-        batch_size: int = 8,
-    ) -> Cascade:
-        """Open a cascade and the runs it needs.
+    def from_yaml(cls, path: str | Path, settings: Mapping[str, Any] | None = None, **options: Any) -> Cascade:
+        """Open a cascade, a YAML file or the name of a preset (a file in ``notebooks/params/cascades``), and its runs.
 
-        Args:
-            path: YAML file, or the name of a preset (a file in ``notebooks/params/cascades``).
-            settings: values of parameters that the file declares, and of ARTIFACTS, DATASET and PROFILE.
-            backend: of every run, see :data:`helpers.inference.predictor.BACKENDS`; a network that cuts objects out
-                stays in torch.
-            device: see :func:`helpers.compute.trainer_device`.
-            batch_size: photos at once.
+        ``settings`` are values of parameters that the file declares, and of ARTIFACTS, DATASET and PROFILE; ``options``
+        those of :class:`helpers.inference.Predictor`. A network that cuts objects out stays in torch.
 
         Raises:
             CascadeError: the file is missing or says something that is not known; the message names it.
             MissingRunError: a run is not there; the message says which notebook makes it.
         """
-        file = find_cascade(path)
-        content = read_cascade(file)
+        file, content = read_cascade(path)
         parameters = cascade_parameters(content, settings or {}, file)
         stages = []
         for number, written in enumerate(content["stages"], start=1):
             where = f"{file.name}, stage {number}"
-            check_stage(written, where)
-            keys = {key: value if key == "rule" else resolve(value, parameters) for key, value in written.items()}
-            check_values(keys, where)
+            keys = stage_options(written, parameters, where)
             try:
-                stages.append(_open_stage(keys, parameters, backend, device, batch_size))
+                stages.append(_open_stage(keys, parameters, options))
             except OSError:
                 raise
             except Exception as error:  # a damaged network raises what torch likes
                 raise CascadeError(f"{where}: {sentence(error)}") from error
-        name = content.get("name", file.stem)
-        return cls(name, stages, parameters=parameters, about=str(content.get("about", "")), batch_size=batch_size)
+        about = {"about": str(content.get("about", "")), "parameters": parameters}
+        return cls(content.get("name", file.stem), stages, batch_size=options.get("batch_size", 8), **about)
 
     @classmethod
-    def of_run(
-        cls,
-        run_dir: str | Path | Run,
-        settings: Mapping[str, Any] | None = None,
-        *,
-        backend: str = "torch",
-        device: str = "auto",
-        batch_size: int = 8,
-    ) -> Cascade:
-        """A finished run as a cascade of one stage.
+    def of_run(cls, run_dir: str | Path | Run, settings: Mapping[str, Any] | None = None, **options: Any) -> Cascade:
+        """A finished run as a cascade of one stage; ``options`` of :class:`helpers.inference.Predictor`.
 
         A detector calls a photo DEFECT or OK. A classifier with a normal class names the defect where the threshold is
-        passed, else the normal class; one without names the class.
-
-        Args:
-            run_dir: the run's folder (relative: to the project), or the run.
-            settings: ``threshold`` of the score and ``pixel_threshold`` of the map: name of a threshold stored with
-                the run (default: ``image`` and ``pixel``), or a number.
-            backend: see :data:`helpers.inference.predictor.BACKENDS`.
-            device: see :func:`helpers.compute.trainer_device`.
-            batch_size: photos at once.
+        passed, else the normal class; one without names the class. ``settings``: ``threshold`` of the score and
+        ``pixel_threshold`` of the map, the name of a threshold stored with the run, or a number.
 
         Raises:
             CascadeError: for another setting.
@@ -222,15 +142,27 @@ class Cascade:
         parameters = {"threshold": "image", "pixel_threshold": "pixel"}
         check_keys(settings or {}, parameters, "settings of a run")
         parameters |= settings or {}
-        predictor = Predictor(run_dir, backend, device=device, batch_size=batch_size)
-        options: dict[str, Any] = {"rule": "score > threshold", "then": "DEFECT", "otherwise": "OK"}
+        predictor = Predictor(run_dir, **options)
+        keys: dict[str, Any] = {"rule": "score > threshold", "then": "DEFECT", "otherwise": "OK"}
         if predictor.normal_class:
-            options |= {"then": CLASS, "otherwise": predictor.normal_class}
+            keys |= {"then": CLASS, "otherwise": predictor.normal_class}
         elif predictor.classes:
-            options |= {"rule": "always", "then": CLASS, "otherwise": ""}
-        stage = RunStage(predictor, pixel_threshold=parameters["pixel_threshold"], parameters=parameters, **options)
-        return cls(
-            stage.name, [stage], parameters=parameters, about=f"run {predictor.run.folder}", batch_size=batch_size
+            keys |= {"rule": "always", "then": CLASS, "otherwise": ""}
+        stage = RunStage(predictor, pixel_threshold=parameters["pixel_threshold"], parameters=parameters, **keys)
+        about = {"about": f"run {predictor.run.folder}", "parameters": parameters}
+        return cls(stage.name, [stage], batch_size=predictor.batch_size, **about)
+
+    @property
+    def run_stages(self) -> list[RunStage]:
+        """The stages that judge."""
+        return [stage for stage in self.stages if isinstance(stage, RunStage)]
+
+    @property
+    def note(self) -> str | None:
+        """What the runs must say of themselves (``untrained backbone``), or None."""
+        return (
+            "; ".join(dict.fromkeys(one.predictor.run.note for one in self.run_stages if one.predictor.run.note))
+            or None
         )
 
     def describe(self) -> dict[str, Any]:
@@ -245,22 +177,16 @@ class Cascade:
         save: Collection[str] = tuple(FOLDERS),
         restart: bool = False,
     ) -> pd.DataFrame:
-        """Judge photos, a batch at a time, and write what every stage decided.
+        """Judge photos, a batch at a time, and write what every stage decided: one row a photo, `VERDICT_COLUMNS`.
 
         Memory does not grow with the number of photos, but for the table that is returned. Each finished batch is on
         the disk before the next one begins: after an interruption, or with more photos in the folder, the same call
         goes on with what is missing. A photo that has changed since is judged again. One that cannot be read has the
         verdict ``ERROR``, and the rest goes on; the next call tries it again.
 
-        Args:
-            images: a folder (with those below), a photo, or several of either all paths or all pictures, see
-                :data:`helpers.inference.predictor.Picture`.
-            out_dir: folder for the results (relative: to the project).
-            save: pictures to save of each photo and stage with a map: ``mask``, ``map``, ``overlay``.
-            restart: throw away what an earlier run wrote into the folder; other files stay.
-
-        Returns:
-            One row a photo, in order, with :data:`VERDICT_COLUMNS`.
+        ``images``: a folder (with those below it), a photo, or several of either all paths or all pictures;
+        ``out_dir`` relative: to the project; ``save``: which pictures of each photo and stage with a map; ``restart``:
+        throw away what an earlier run wrote into the folder; other files stay.
 
         Raises:
             CascadeError: the folder holds results of another cascade or of other photos, or something else; or it
@@ -295,18 +221,12 @@ class Cascade:
                 rows = self._write_tables(jobs, journal, out)
         return pd.DataFrame(rows, columns=list(VERDICT_COLUMNS))
 
-    def _judge_all(self, jobs: Jobs, journal: Journal, out: Path, save: Collection[str]) -> None:
-        pending: list[Job] = []
-
-        def feed() -> Iterator[tuple[str, Picture]]:
-            todo = (job for job in jobs if not journal.has(job))
-            for job in progress(todo, self.name, total=jobs.count_if(lambda job: not journal.has(job))):
-                pending.append(job)
-                yield job.source, job.picture
-
-        for batch in read_batches(feed(), self.batch_size, self.bit_depth):
-            done = pending[: len(batch)]
-            del pending[: len(batch)]
+    def _judge_all(self, jobs: Sequence[Job], journal: Journal, out: Path, save: Collection[str]) -> None:
+        todo = [job for job in jobs if not journal.has(job.key, job.stamp)]
+        queue = iter(todo)
+        pictures = ((job.source, job.picture) for job in progress(todo, self.name))
+        for batch in read_batches(pictures, self.batch_size, self.bit_depth):
+            done = list(islice(queue, len(batch)))
             items = [Item(job.source, job.key, read.photo) for job, read in zip(done, batch, strict=True)]
             for item, read in zip(items, batch, strict=True):
                 if read.problem is not None:
@@ -316,12 +236,8 @@ class Cascade:
                 journal.add([_record(job, item) for job, item in zip(done, items, strict=True)])
 
     def judge(self, items: Sequence[Item], out: Path, save: Collection[str] = ()) -> None:
-        """Take items that have been read through all stages; their rows and verdicts are noted in them.
-
-        Args:
-            items: photos; those with a verdict already are left alone.
-            out: folder for the pictures.
-            save: which pictures.
+        """Take items that have been read through all stages; their rows and verdicts are noted in them. Those with a
+        verdict already are left alone.
         """
         active = [item for item in items if not item.verdict]
         for stage in self.stages:
@@ -329,27 +245,21 @@ class Cascade:
         for item in items:
             if item.parts:
                 judge_by_parts(item)
-        for stage in self.stages:
-            if isinstance(stage, CutterStage):
-                for item in items:
-                    stage.finish(item, out, save)
+                for stage in self.stages:
+                    if isinstance(stage, CutterStage):
+                        stage.finish(item, out, save)
 
-    def _write_tables(self, jobs: Jobs, journal: Journal, out: Path) -> list[dict[str, Any]]:
+    def _write_tables(self, jobs: Sequence[Job], journal: Journal, out: Path) -> list[dict[str, Any]]:
         """Write the tables from the journal, streaming; returns the verdicts."""
-        order = [job.key for job in jobs] if jobs.repeatable else list(journal.keys)
 
-        def rows_of(stage: str) -> Callable[[], Iterator[dict[str, Any]]]:
-            def rows() -> Iterator[dict[str, Any]]:
-                for record in journal.read(order):
-                    yield from (row for row in record["stages"] if stage in ("", row["stage"]))
+        def rows() -> Iterator[dict[str, Any]]:
+            return (row for record in journal.read(job.key for job in jobs) for row in record["stages"])
 
-            return rows
-
-        verdicts = [record["verdict"] for record in journal.read(order)]
-        _write_rows(lambda: iter(verdicts), VERDICT_COLUMNS, out / "verdicts")
-        _write_rows(rows_of(""), STAGE_COLUMNS, out / "stages")
+        verdicts = [record["verdict"] for record in journal.read(job.key for job in jobs)]
+        write_rows(lambda: iter(verdicts), VERDICT_COLUMNS, out / "verdicts")
+        write_rows(rows, STAGE_COLUMNS, out / "stages")
         for stage in self.stages:
-            _write_json_rows(rows_of(stage.name), out / stage.name / STAGE_FILE)
+            write_json_rows((row for row in rows() if row["stage"] == stage.name), out / stage.name / STAGE_FILE)
         return verdicts
 
 
@@ -362,272 +272,6 @@ def _writing(out: Path) -> Iterator[None]:
             f"{out} cannot be written to ({printable(str(error))}). What is done is kept; once it can be, the same "
             "call goes on with the rest."
         ) from error
-
-
-# ---------------------------------------------------------------------------------------------------------- the photos
-
-
-@dataclass(frozen=True)
-class Job:
-    """One photo to be judged.
-
-    Attributes:
-        picture: the photo or its path.
-        source: absolute path, or the key for a picture without one.
-        key: its name in the folder of results, unique, without suffix.
-        photo: its name in the tables: path relative to the folder, with suffix.
-        stamp: changes when the photo does.
-    """
-
-    picture: Picture
-    source: str
-    key: str
-    photo: str
-    stamp: str
-
-
-class Jobs:
-    """Photos in order; paths can be gone through again, pictures that come one by one cannot."""
-
-    def __init__(self, make: Callable[[], Iterator[Job]], total: int | None) -> None:
-        self._make, self.repeatable = make, total is not None
-
-    def __iter__(self) -> Iterator[Job]:
-        return self._make()
-
-    def count_if(self, condition: Callable[[Job], bool]) -> int | None:
-        """How many meet a condition; None where nobody can say."""
-        return sum(map(condition, self)) if self.repeatable else None
-
-
-def _jobs(images: Picture | Iterable[Picture]) -> tuple[str, Jobs]:
-    """The photos, and the folder that their names are relative to (empty for pictures without a path)."""
-    if isinstance(images, str | Path) and not Path(images).expanduser().exists():
-        raise FileNotFoundError(f"There is no {images}; give a photo or a folder of photos.")
-    pictures = as_pictures(images)
-    if isinstance(pictures, Sequence) and pictures and all(isinstance(one, str | Path) for one in pictures):
-        paths = [Path(os.path.abspath(Path(one).expanduser())) for one in pictures]  # noqa: PTH100  (keeps links)
-        given = Path(images).expanduser() if isinstance(images, str | Path) else None
-        root = given.absolute() if given is not None and given.is_dir() else _common_folder(paths)
-        names = [path.relative_to(root).as_posix() for path in paths]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise CascadeError(f"{root / twice} is given twice; give each photo once.")
-        names = [printable(name) for name in names]
-        entries = list(zip(paths, names, _unique_keys(names), strict=True))
-        return str(root), Jobs(
-            lambda: (Job(path, str(path), key, name, _file_stamp(path)) for path, name, key in entries), len(entries)
-        )
-    total = len(pictures) if isinstance(pictures, Sequence | np.ndarray) else None
-    if total == 0:
-        raise CascadeError("There is no photo to judge.")
-
-    def make() -> Iterator[Job]:
-        for number, picture in enumerate(pictures):
-            if isinstance(picture, str | Path):
-                raise CascadeError("Give paths as a list, and not together with pictures.")
-            key = f"{number:06d}"
-            yield Job(picture, f"#{number}", key, key, _picture_stamp(picture))
-
-    return "", Jobs(make, total)
-
-
-def _common_folder(paths: Sequence[Path]) -> Path:
-    try:
-        return Path(os.path.commonpath([path.parent for path in paths]))
-    except ValueError as error:  # two drives
-        raise CascadeError(
-            f"The photos have no folder in common ({error}); judge them one folder at a time."
-        ) from error
-
-
-def _unique_keys(names: Sequence[str]) -> list[str]:
-    """Names without suffix, with it where two would be the same file (also where case does not count); none too long
-    for a folder of its objects.
-    """
-    keys = [Path(name).with_suffix("").as_posix() for name in names]
-    keys = [(Path(key).parent / short_name(Path(key).name)).as_posix() for key in keys]
-    counts: dict[str, int] = {}
-    for key in keys:
-        counts[key.casefold()] = counts.get(key.casefold(), 0) + 1
-    taken = {key.casefold() for key in keys if counts[key.casefold()] == 1}
-    unique = []
-    for name, key in zip(names, keys, strict=True):
-        if counts[key.casefold()] > 1:
-            base = f"{key}_{Path(name).suffix[1:]}"
-            key, number = base, 2
-            while key.casefold() in taken:
-                key, number = f"{base}_{number}", number + 1
-            taken.add(key.casefold())
-        unique.append(key)
-    return unique
-
-
-def _file_stamp(path: Path) -> str:
-    try:
-        stat = path.stat()
-    except OSError:
-        return "missing"
-    return f"{stat.st_size}-{stat.st_mtime_ns}"
-
-
-def _picture_stamp(picture: np.ndarray | Image.Image) -> str:
-    array = np.ascontiguousarray(np.asarray(picture))
-    return hashlib.blake2b(repr((array.shape, array.dtype.str)).encode() + array.tobytes(), digest_size=16).hexdigest()
-
-
-# --------------------------------------------------------------------------------------------------------- the journal
-
-
-class Journal:
-    """What is done, one JSON line a photo, appended and forced to the disk batch by batch.
-
-    The first line says which cascade, runs, photos' folder and pictures it belongs to. A last line that a power cut
-    left half written is dropped. Of two lines on one photo the later counts.
-
-    Args:
-        folder: of the results.
-        about: what the results depend on.
-        restart: remove what is noted here as written, and begin anew.
-
-    Raises:
-        CascadeError: the folder holds results of something else, or other files.
-    """
-
-    def __init__(self, folder: Path, about: Mapping[str, Any], restart: bool = False) -> None:
-        self.file = folder / JOURNAL
-        self.keys: dict[str, int] = {}  # key -> where its line begins
-        self._stamps: dict[str, str] = {}  # key -> of those that were judged without an error
-        # as JSON gives it back: tuples become lists
-        self._about = json.loads(json.dumps(dict(about)))
-        if self.file.is_file():
-            remove_partial(folder.rglob(PARTIAL))
-            if not restart:
-                self._open()
-                return
-            _remove_results(self.file)
-        elif any(file.name != LOCK for file in folder.iterdir()):
-            raise CascadeError(
-                f"{folder} holds other files (no {JOURNAL}); give a new or empty folder for the results."
-            )
-        self._begin()
-
-    def _begin(self) -> None:
-        self.keys, self._stamps = {}, {}
-        header = json.dumps({"version": VERSION, "about": self._about}, ensure_ascii=False) + "\n"
-        write_whole(self.file, lambda file: file.write_text(header, encoding="utf-8"))
-
-    def _open(self) -> None:
-        with self.file.open("rb") as lines:
-            self._check_header(lines.readline())
-            place = lines.tell()
-            for line in lines:
-                record = _parse(line)
-                if not _is_record(record):
-                    break
-                self._note(record, place)
-                place += len(line)
-            if lines.read(1):
-                raise CascadeError(f"{self.file} is damaged at byte {place}; start again with restart (--restart).")
-        os.truncate(self.file, place)
-
-    def _note(self, record: Mapping[str, Any], place: int) -> None:
-        key = record["key"]
-        self.keys[key] = place
-        self._stamps[key] = record["stamp"]
-        if any(row["error"] for row in record["stages"]):
-            del self._stamps[key]  # it is tried again
-
-    def _check_header(self, line: bytes) -> None:
-        header = _parse(line)
-        if not isinstance(header, dict) or not isinstance(header.get("about"), dict):
-            raise CascadeError(f"{self.file} is damaged at its beginning; start again with restart (--restart).")
-        if header.get("version") != VERSION:
-            raise CascadeError(f"{self.file} was written by another version; give another folder, or --restart.")
-        there = header["about"]
-        different = sorted(name for name in {*there, *self._about} if there.get(name) != self._about.get(name))
-        if not different:
-            return
-        if different == ["root"]:
-            what = (
-                f"of the photos in {there.get('root') or 'memory'}, not of those in {self._about['root'] or 'memory'}"
-            )
-        else:
-            what = f"of another cascade ({', '.join(different)} differ: other rules, thresholds or runs)"
-        raise CascadeError(
-            f"{self.file.parent} holds results {what}. Give another folder (--out), or replace them (restart=True, "
-            "--restart)."
-        )
-
-    def has(self, job: Job) -> bool:
-        """Whether a photo is judged, and has not changed since."""
-        return self._stamps.get(job.key) == job.stamp
-
-    def add(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Append photos; they are on the disk when this returns, and none is noted if that fails."""
-        lines = [(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode() for record in records]
-        try:
-            size = self.file.stat().st_size
-        except FileNotFoundError as error:
-            self._begin()  # so that the next call finds a journal to go on with
-            raise FileNotFoundError(f"{self.file.parent} was deleted or moved meanwhile") from error
-        try:
-            with self.file.open("ab") as file:
-                file.write(b"".join(lines))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            with suppress(OSError):  # else the next call drops the half line
-                os.truncate(self.file, size)
-            raise
-        for record, line in zip(records, lines, strict=True):
-            self._note(record, size)
-            size += len(line)
-
-    def read(self, keys: Iterable[str]) -> Iterator[dict[str, Any]]:
-        """What is noted of photos, in the order of the keys; those that are not done are left out."""
-        with self.file.open("rb") as file:
-            for key in keys:
-                if key in self.keys:
-                    file.seek(self.keys[key])
-                    yield json.loads(file.readline())
-
-
-def _parse(line: bytes) -> Any:
-    """What a whole line says; None for one that breaks off."""
-    try:
-        return json.loads(line) if line.endswith(b"\n") else None
-    except (ValueError, RecursionError):
-        return None
-
-
-def _is_record(content: Any) -> bool:
-    """Whether a line is one of `_record`."""
-    return (
-        isinstance(content, dict)
-        and isinstance(content.get("key"), str)
-        and isinstance(content.get("verdict"), dict)
-        and isinstance(content.get("stages"), list)
-        and all(isinstance(row, dict) and {*STAGE_COLUMNS} <= {*row} for row in content["stages"])
-        and "stamp" in content
-    )
-
-
-def _remove_results(journal: Path) -> None:
-    """Remove what a journal says was written, the journal last, and the folders that are empty then."""
-    folder, names = journal.parent, {ABOUT, *TABLES}
-    with journal.open("rb") as lines:
-        for record in filter(_is_record, map(_parse, lines)):
-            for row in record["stages"]:
-                names |= {f"{row['stage']}/{STAGE_FILE}", *(str(row[kind]) for kind in FOLDERS if row[kind])}
-    # a journal is a file like others: what it names elsewhere was not written by us
-    within = [Path(name) for name in names if not Path(name).is_absolute() and ".." not in Path(name).parts]
-    for file in [*(folder / name for name in within), journal]:
-        if file.is_file():
-            file.unlink()
-    for below in sorted({folder / parent for name in within for parent in name.parents[:-1]}, reverse=True):
-        with suppress(OSError):  # not empty
-            below.rmdir()
 
 
 # ------------------------------------------------------------------------------------------------------------ verdicts
@@ -643,10 +287,8 @@ def judge_by_parts(item: Item) -> None:
 
 def deciding_row(item: Item) -> dict[str, Any]:
     """What the stage that decided on a photo noted: of several objects, on the worst one that has the verdict."""
-    if not item.parts:
-        return _last(item)
     same = [part for part in item.parts if part.verdict == item.verdict and part.abnormal == item.abnormal]
-    return _last(max(same, key=_badness))
+    return _last(max(same, key=_badness) if item.parts else item)
 
 
 def _badness(item: Item) -> tuple[int, float]:
@@ -672,81 +314,132 @@ def _record(job: Job, item: Item) -> dict[str, Any]:
         "image_path": printable(job.source),
         "verdict": item.verdict,
         "abnormal": item.abnormal,
-        "n_objects": len(item.parts) if item.parts else None,
+        "n_objects": len(item.parts) or None,
         "n_abnormal": sum(bool(part.abnormal) for part in item.parts) if item.parts else None,
         "marked_pixels": max((row["mask_pixels"] for row in rows if row["pixel_threshold"] is not None), default=None),
         "milliseconds": round(sum(row["milliseconds"] or 0.0 for row in rows), 3),
         "error": item.error or None,
     }
-    return {
-        "key": job.key,
-        "stamp": job.stamp,
-        "verdict": {name: verdict[name] for name in VERDICT_COLUMNS},
-        "stages": rows,
-        "at": round(time.time(), 3),
-    }
+    return {"key": job.key, "stamp": job.stamp, "verdict": verdict, "stages": rows, "at": round(time.time(), 3)}
 
 
-def _write_rows(rows: Callable[[], Iterator[dict[str, Any]]], columns: Sequence[str], stem: Path) -> None:
-    """Write rows as ``.csv`` and ``.json``, each whole."""
-
-    def write_csv(path: Path) -> None:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows({name: cell(value) for name, value in row.items()} for row in rows())
-
-    write_whole(stem.with_suffix(".csv"), write_csv)
-    _write_json_rows(rows, stem.with_suffix(".json"))
+# ---------------------------------------------------------------------------------------------------------- the photos
 
 
-def _write_json_rows(rows: Callable[[], Iterator[dict[str, Any]]], path: Path) -> None:
-    def write(partial: Path) -> None:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write("[")
-            for number, row in enumerate(rows()):
-                file.write(("\n" if number == 0 else ",\n") + json.dumps(row, ensure_ascii=False))
-            file.write("\n]\n")
+class Job(NamedTuple):
+    """One photo to be judged: ``source`` its absolute path, or ``#`` and its number; ``key`` its name in the folder of
+    results, unique, without suffix; ``photo`` its name in the tables; ``stamp`` changes when the photo does.
+    """
 
-    write_whole(path, write)
+    picture: Picture
+    source: str
+    key: str
+    photo: str
+    stamp: str
+
+
+def _jobs(images: Picture | Iterable[Picture]) -> tuple[str, list[Job]]:
+    """The photos, and the folder that their names are relative to (empty: pictures without a path)."""
+    if isinstance(images, str | Path) and not Path(images).expanduser().exists():
+        raise FileNotFoundError(f"There is no {images}; give a photo or a folder of photos.")
+    pictures = list(as_pictures(images))
+    kinds = {isinstance(one, str | Path) for one in pictures}
+    if len(kinds) != 1:
+        raise CascadeError("Give paths, or pictures; not both together." if kinds else "There is no photo to judge.")
+    if kinds == {False}:
+        each = enumerate(pictures)
+        return "", [Job(one, f"#{number}", f"{number:06d}", f"{number:06d}", _stamp(one)) for number, one in each]
+    paths = [Path(os.path.abspath(Path(one).expanduser())) for one in pictures]  # noqa: PTH100  (keeps links)
+    given = Path(images).expanduser() if isinstance(images, str | Path) else None
+    try:
+        root = given.absolute() if given and given.is_dir() else Path(os.path.commonpath([one.parent for one in paths]))
+    except ValueError as error:  # two drives
+        raise CascadeError(
+            f"The photos have no folder in common ({error}); judge them one folder at a time."
+        ) from error
+    names = [path.relative_to(root).as_posix() for path in paths]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CascadeError(f"{root / twice} is given twice; give each photo once.")
+    names = [printable(name) for name in names]
+    each = zip(paths, _unique_keys(names), names, strict=True)
+    return str(root), [Job(path, str(path), key, name, _stamp(path)) for path, key, name in each]
+
+
+def _stamp(picture: Picture) -> str:
+    if isinstance(picture, Path):
+        with suppress(OSError):
+            stat = picture.stat()
+            return f"{stat.st_size}-{stat.st_mtime_ns}"
+        return "missing"
+    array = np.ascontiguousarray(np.asarray(picture))
+    return hashlib.blake2b(repr((array.shape, array.dtype.str)).encode() + array.tobytes(), digest_size=16).hexdigest()
+
+
+def _unique_keys(names: Sequence[str]) -> list[str]:
+    """Names without suffix, with it where two would be the same file (also where case does not count); none too long
+    for a folder of its objects.
+    """
+    keys = [Path(name).with_suffix("").as_posix() for name in names]
+    keys = [(Path(key).parent / short_name(Path(key).name)).as_posix() for key in keys]
+    counts: dict[str, int] = {}
+    for key in keys:
+        counts[key.casefold()] = counts.get(key.casefold(), 0) + 1
+    taken = {key for key, n in counts.items() if n == 1}
+    unique = []
+    for name, key in zip(names, keys, strict=True):
+        if counts[key.casefold()] > 1:
+            base = f"{key}_{Path(name).suffix[1:]}"
+            key, number = base, 2
+            while key.casefold() in taken:
+                key, number = f"{base}_{number}", number + 1
+            taken.add(key.casefold())
+        unique.append(key)
+    return unique
 
 
 # ------------------------------------------------------------------------------------------------------------- opening
 
 
-def _open_stage(
-    keys: dict[str, Any], parameters: Mapping[str, Any], backend: str, device: str, batch_size: int
-) -> Stage:
-    if not isinstance(keys.get("ignore_no_defect", False), bool):
-        raise ValueError(f"ignore_no_defect={keys['ignore_no_defect']!r} must be true or false.")
+def _open_stage(keys: dict[str, Any], parameters: Mapping[str, Any], options: Mapping[str, Any]) -> Stage:
     if "foreground" in keys:
         folder = run_folder(keys.pop("foreground"), parameters)
-        return CutterStage(folder, device=device, **keys)
+        return CutterStage(folder, device=options.get("device", "auto"), **keys)
     Rule.parse(keys.get("rule", "score > image"), parameters)  # before a network is loaded
     folder, unknown = run_folder(keys.pop("run"), parameters), keys.pop("unknown", None)
     unknown_by = keys.pop("unknown_by", "distance")
-    if unknown in ("none", False):
-        unknown = None
-    predictor = Predictor(folder, backend, device=device, batch_size=batch_size)
-    if unknown is not None:
-        unknown = OpenSet.load(run_folder(unknown, parameters), predictor, unknown_by)
-    return RunStage(predictor, parameters=parameters, unknown=unknown, **keys)
+    predictor = Predictor(folder, **options)
+    if unknown not in ("none", False, None):
+        keys["unknown"] = OpenSet.load(run_folder(unknown, parameters), predictor, unknown_by)
+    return RunStage(predictor, parameters=parameters, **keys)
 
 
-def _check_verdicts(cascade: str, stage: Stage, is_last: bool) -> None:
-    """Refuse a stage whose photos would be left without a verdict, or with two."""
-    if isinstance(stage, CutterStage):
-        if is_last:
-            raise CascadeError(f"cascade {cascade}: {stage.name} finds objects, it judges none; add a stage.")
-        return
-    if not isinstance(stage, RunStage):
-        return
-    if bool(stage.then) != is_last:
-        mend = "say 'then: VERDICT'" if is_last else "leave 'then' out, or make it the last"
-        raise CascadeError(f"cascade {cascade}: where its rule holds, stage {stage.name} has no way on; {mend}.")
-    if stage.rule.kind != "always" and not stage.otherwise:
-        raise CascadeError(f"cascade {cascade}: stage {stage.name} needs 'otherwise: VERDICT' for what it stops.")
-    if stage.rule.kind == "always" and stage.otherwise:
-        raise CascadeError(f"cascade {cascade}: stage {stage.name} stops nothing (rule always); drop 'otherwise'.")
-    if is_last and stage.ignore_no_defect:
-        raise CascadeError(f"cascade {cascade}: 'ignore_no_defect' is for a stage with another one behind it.")
+def _check_stages(cascade: str, stages: Sequence[Stage]) -> None:
+    """Refuse stages that would write over each other, or whose photos would be left without a verdict, or with two."""
+    where = f"cascade {cascade}:"
+    if not stages:
+        raise CascadeError(f"{where} it has no stages; give at least one.")
+    try:
+        check_name(cascade, "name of the cascade")
+        names = [check_name(stage.name, f"{where} name of a stage").casefold() for stage in stages]
+    except ValueError as error:
+        raise CascadeError(f"{error} Give another 'name'.") from error
+    for twice in (one for one in names if names.count(one) > 1):
+        raise CascadeError(f"{where} two stages are called {twice}; give one of them another 'name'.")
+    for taken in {*names} & {JOURNAL, ABOUT, *TABLES}:
+        raise CascadeError(f"{where} {taken} is a file of the results; give that stage another 'name'.")
+    if isinstance(stages[-1], CutterStage):
+        raise CascadeError(f"{where} {stages[-1].name} finds objects, it judges none; add a stage.")
+    if sum(isinstance(stage, CutterStage) for stage in stages) > 1:
+        raise CascadeError(f"{where} objects are cut out once; two stages with 'foreground' are too many.")
+    for stage in (one for one in stages if isinstance(one, RunStage)):
+        is_last = stage is stages[-1]
+        if bool(stage.then) != is_last:
+            fix = "say 'then: VERDICT'" if is_last else "leave 'then' out, or make it the last"
+            raise CascadeError(f"{where} where its rule holds, stage {stage.name} has no way on; {fix}.")
+        if stage.rule.kind != "always" and not stage.otherwise:
+            raise CascadeError(f"{where} stage {stage.name} needs 'otherwise: VERDICT' for what it stops.")
+        if stage.rule.kind == "always" and stage.otherwise:
+            raise CascadeError(f"{where} stage {stage.name} stops nothing (rule always); drop 'otherwise'.")
+        if is_last and stage.ignore_no_defect:
+            raise CascadeError(f"{where} 'ignore_no_defect' is for a stage with another one behind it.")

@@ -1,8 +1,4 @@
-"""From raw photos of several objects to one picture an object: the distance-map network at work.
-
-Training is in :mod:`helpers.inference.train`, telling objects apart in :mod:`helpers.analysis.matching`, writing the
-pictures in :mod:`helpers.data.convert`; here they are put together.
-"""
+"""From raw photos of several objects to one picture an object: the distance-map network at work."""
 
 from __future__ import annotations
 
@@ -55,14 +51,8 @@ def photo_table(photos: Sequence[InstancePhoto]) -> pd.DataFrame:
 def train_or_load_foreground(
     parts: Mapping[str, Sequence[InstancePhoto]], backbone: Backbone, folder: Path, *, seed: int = 0, **parameters: Any
 ) -> ForegroundNet:
-    """The network that an earlier call with the same photos and parameters left in the folder, or a new one.
-
-    Args:
-        parts: from :func:`split_photos`; test photos play no part.
-        backbone: encoder.
-        folder: gets the checkpoint, the losses and ``foreground.json``, written last.
-        seed: of the training.
-        **parameters: of :func:`helpers.inference.train.train_foreground`.
+    """The network that an earlier call with the same photos (:func:`split_photos`) and parameters (of
+    :func:`helpers.inference.train.train_foreground`) left in the folder, or a new one; test photos play no part.
 
     Raises:
         InUseError: another process is training it.
@@ -82,14 +72,17 @@ def train_or_load_foreground(
 
 
 def load_foreground(folder: Path) -> ForegroundNet:
-    """The network that notebook 03 left in a dataset's folder ``foreground``.
-
-    Raises:
-        MissingRunError: if there is none.
-    """
+    """The network that notebook 03 left in a dataset's folder ``foreground``; MissingRunError: there is none."""
     if not (folder / ABOUT_FILE).is_file():
         raise MissingRunError(f"There is no {folder / ABOUT_FILE}: run notebook 03 on a dataset with raw frames first.")
     return ForegroundNet.load_from_checkpoint(folder / CHECKPOINT_NAME, map_location="cpu", weights_only=True).eval()
+
+
+def find_objects(network: ForegroundNet, photo: np.ndarray, **options: Any) -> np.ndarray:
+    """Objects of a photo (H, W, 3) uint8: labels (H, W) int32, 0 is background; options of
+    :func:`helpers.analysis.matching.separate`.
+    """
+    return separate(predict_distance(network, photo), **options)
 
 
 def cut_out(
@@ -101,25 +94,16 @@ def cut_out(
     pixel_size: float | None = None,
     **options: Any,
 ) -> Path:
-    """Find the objects of photos and write one picture each as a dataset for notebooks 01 and 02.
+    """Find the objects of photos and write one picture each, of ``size`` pixels a side, as a dataset for notebooks 01
+    and 02; cut-outs of an earlier call are replaced. Options of :func:`helpers.data.pieces.cut_outs`.
 
     Where the annotations say what is wrong with each object (a key ``defect_type``), a found object has the type of the
     true one that it overlaps by an IoU of 0.5 or more; one that overlaps none counts as good. Where none says, all are
     taken for good.
-
-    Args:
-        network: trained.
-        photos: raw photos.
-        out: the new folder; cut-outs of an earlier call are replaced.
-        size: side of the pictures in pixels.
-        **options: of :func:`helpers.data.pieces.cut_outs`.
-
-    Returns:
-        The new folder.
     """
     labels, types = [], []
     for photo in progress(photos, "finding objects"):
-        found = separate(predict_distance(network, read_image(photo.image_path)))
+        found = find_objects(network, read_image(photo.image_path))
         labels.append(found)
         kinds = dict.fromkeys((int(number) for number in np.unique(found[found > 0])), NORMAL)
         for true, number, _ in match_instances(photo.instance_masks(), found).pairs:

@@ -17,10 +17,14 @@ from helpers.runs import RUN_FILE, MissingRunError
 PRESETS_FOLDER = PROJECT_ROOT / "notebooks" / "params" / "cascades"
 PLACES = {"ARTIFACTS": "artifacts", "DATASET": "", "PROFILE": "quick"}  # parameters that every cascade has
 KEYS = ("name", "about", "parameters", "stages")
-RUN_KEYS = {"run", "name", "rule", "then", "otherwise", "pixel_threshold", "object_mask", "morphology", "unknown"} | {
-    *("unknown_by", "ignore_no_defect")
-}
-CUTTER_KEYS = {"foreground", "name", "otherwise", "window", "background", "shrink", "separate"}
+TEXT, NUMBER, WHOLE, NAMES = (str,), (int, float, str), (int,), (dict,)
+RUN_KEYS = dict.fromkeys(("run", "name", "rule", "then", "otherwise", "object_mask", "unknown_by"), TEXT)
+RUN_KEYS |= {"pixel_threshold": NUMBER, "morphology": NAMES, "unknown": (str, bool, type(None))}
+RUN_KEYS |= {"ignore_no_defect": (bool,)}
+CUTTER_KEYS = dict.fromkeys(("foreground", "name", "otherwise", "background"), TEXT)
+CUTTER_KEYS |= {"window": WHOLE, "shrink": WHOLE, "separate": NAMES}
+"""Key of a stage -> kinds of its values."""
+KINDS = {TEXT: "text, in quotes", NUMBER: "a number or a name", WHOLE: "a whole number", NAMES: "names with numbers"}
 FIRST = "patchcore"  # the run that is offered first where nothing else is asked for
 MARKS = {"run": (RUN_FILE,), "foreground": ("foreground.json",), "unknown": ("open_set.npz", "thresholds.json")}
 """Key of a stage -> the files that are in the folder it names once that is finished."""
@@ -30,49 +34,21 @@ class CascadeError(ValueError):
     """A cascade, or the folder its results are to go to, that cannot be used; the message says why and what to do."""
 
 
-def find_cascade(path: str | Path) -> Path:
-    """The YAML file of a cascade: a path, or the name of a preset.
+def preset_names() -> list[str]:
+    """Names of the cascades in ``notebooks/params/cascades``."""
+    return sorted(file.stem for file in PRESETS_FOLDER.glob("*.yml"))
+
+
+def read_cascade(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The YAML file of a cascade (a path, or the name of a preset) and what it says, with at least one stage.
 
     Raises:
-        CascadeError: there is none; the message lists the presets.
+        CascadeError: there is none, it is no YAML, or has other keys than it may have; the message names them.
     """
-    for file in (Path(path).expanduser(), project_path(path), PRESETS_FOLDER / f"{path}.yml"):
-        if file.is_file():
-            return file
-    known = ", ".join(sorted(file.stem for file in PRESETS_FOLDER.glob("*.yml")))
-    raise CascadeError(f"There is no cascade {path}; give a YAML file or a preset: {known}.")
-
-
-def missing_files(path: str | Path, settings: Mapping[str, Any] | None = None) -> list[Path]:
-    """What a cascade needs of its runs and is not there; nothing is loaded. Empty where it can be opened.
-
-    Args:
-        path: YAML file, or the name of a preset.
-        settings: see :meth:`helpers.inference.cascade.Cascade.from_yaml`.
-
-    Raises:
-        CascadeError: the file is missing or says something that is not known; the message names it.
-        ValueError: nobody knows where a run lies.
-    """
-    file = find_cascade(path)
-    content = read_cascade(file)
-    parameters = cascade_parameters(content, settings or {}, file)
-    needed = []
-    for number, written in enumerate(content["stages"], start=1):
-        check_stage(written, f"{file.name}, stage {number}")
-        for key, names in MARKS.items():
-            place = resolve(written.get(key), parameters)
-            if place not in (None, False, "none"):
-                needed += [run_folder(place, parameters) / name for name in names]
-    return [one for one in needed if not one.is_file()]
-
-
-def read_cascade(file: Path) -> dict[str, Any]:
-    """What a cascade's file says, with at least one stage.
-
-    Raises:
-        CascadeError: it is no YAML, or has other keys than :data:`KEYS`.
-    """
+    places = (Path(path).expanduser(), project_path(path), PRESETS_FOLDER / f"{path}.yml")
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise CascadeError(f"There is no cascade {path}; give a YAML file or a preset: {', '.join(preset_names())}.")
     try:
         content = read_yaml(file)
     except ValueError as error:
@@ -80,9 +56,16 @@ def read_cascade(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CascadeError(f"{file}: expected keys ({', '.join(KEYS)}), got {type(content).__name__}.")
     check_keys(content, KEYS, file.name)
-    if not isinstance(content.get("stages"), list) or not content["stages"]:
+    stages = content.get("stages")
+    if not isinstance(stages, list) or not stages:
         raise CascadeError(f"{file.name}: 'stages' must be a list of at least one stage.")
-    return content
+    for number, stage in enumerate(stages, start=1):
+        if not isinstance(stage, dict) or ("run" in stage) == ("foreground" in stage):
+            raise CascadeError(
+                f"{file.name}, stage {number}: a stage is either 'run: NAME' or 'foreground: NAME', with its options."
+            )
+        check_keys(stage, RUN_KEYS if "run" in stage else CUTTER_KEYS, f"{file.name}, stage {number}")
+    return file, content
 
 
 def cascade_parameters(content: Mapping[str, Any], settings: Mapping[str, Any], file: Path) -> dict[str, Any]:
@@ -98,85 +81,69 @@ def cascade_parameters(content: Mapping[str, Any], settings: Mapping[str, Any], 
     for name, value in settings.items():
         if name not in parameters:
             raise CascadeError(f"{name} is no parameter of {file.name}. Known: {', '.join(parameters)}.")
-        if name in PLACES:
-            value = str(value)  # a folder may be called 2024
-        elif isinstance(parameters[name], bool) != isinstance(value, bool):
+        if name not in PLACES and isinstance(parameters[name], bool) != isinstance(value, bool):
             raise CascadeError(f"{name}={value!r}: {file.name} has {parameters[name]!r} there; give the same kind.")
-        parameters[name] = value
+        parameters[name] = str(value) if name in PLACES else value  # a folder may be called 2024
     parameters["DATASET"] = Path(str(parameters["DATASET"])).name  # a folder of photos stands for its name
     return parameters
 
 
 def check_keys(content: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    """Refuse keys that are not known; ``where`` is for the message.
-
-    Raises:
-        CascadeError: naming them.
-    """
+    """Refuse keys that are not known with a CascadeError that names them; ``where`` is for the message."""
     unknown = [str(key) for key in content if key not in known]
     if unknown:
         raise CascadeError(f"{where}: unknown key {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
 
 
-def check_stage(written: Any, where: str) -> None:
-    """Refuse what is no stage; ``where`` is for the message.
+def stage_options(stage: Mapping[str, Any], parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A stage's options with names of parameters replaced by what they stand for, but in its rule.
 
     Raises:
-        CascadeError: saying what is expected.
+        CascadeError: a value is of another kind; ``where`` is for the message.
     """
-    if not isinstance(written, dict) or ("run" in written) == ("foreground" in written):
-        raise CascadeError(f"{where}: a stage is either 'run: NAME' or 'foreground: NAME', with its options.")
-    check_keys(written, RUN_KEYS if "run" in written else CUTTER_KEYS, where)
-    for key in ("morphology", "separate"):
-        if key in written and not isinstance(written[key], dict):
-            raise CascadeError(f"{where}: '{key}' must be names with their values.")
+    options = {key: value if key == "rule" else _resolve(value, parameters) for key, value in stage.items()}
+    for key, value in options.items():
+        kinds = (RUN_KEYS if "run" in stage else CUTTER_KEYS)[key]
+        inner = value.items() if kinds == NAMES and isinstance(value, dict) else ()
+        if type(value) not in kinds or any(type(n) is not str or type(v) not in NUMBER for n, v in inner):
+            expected = KINDS.get(kinds, "true or false, or a name" if str in kinds else "true or false")
+            raise CascadeError(f"{where}: '{key}' must be {expected}; got {value!r:.60}.")
+    return options
 
 
-def check_values(keys: Mapping[str, Any], where: str) -> None:
-    """Refuse values of a stage, parameters replaced, that are of another kind; ``where`` is for the message.
-
-    Raises:
-        CascadeError: naming the key.
-    """
-    text = ("name", "rule", "then", "otherwise", "object_mask", "unknown_by", "background")
-    for name in text:
-        if name in keys and not isinstance(keys[name], str):
-            raise CascadeError(f"{where}: '{name}' must be text, got {keys[name]!r:.60}; put it in quotes.")
-    for name in ("window", "shrink"):
-        if name in keys and type(keys[name]) is not int:
-            raise CascadeError(f"{where}: '{name}' must be a whole number, got {keys[name]!r:.60}.")
-    if "pixel_threshold" in keys and type(keys["pixel_threshold"]) not in (int, float, str):
-        raise CascadeError(
-            f"{where}: 'pixel_threshold' must be a number or a name, got {keys['pixel_threshold']!r:.60}."
-        )
-    for name in ("morphology", "separate"):
-        for option, value in (keys.get(name) or {}).items():
-            if not isinstance(option, str) or type(value) not in (int, float, str):
-                raise CascadeError(f"{where}: '{name}' must be names with numbers, got {option!r}: {value!r:.60}.")
-
-
-def resolve(value: Any, parameters: Mapping[str, Any]) -> Any:
-    """A value with names of parameters replaced by what they stand for."""
+def _resolve(value: Any, parameters: Mapping[str, Any]) -> Any:
     if isinstance(value, dict):
-        return {key: resolve(one, parameters) for key, one in value.items()}
-    if isinstance(value, list):
-        return [resolve(one, parameters) for one in value]
+        return {key: _resolve(one, parameters) for key, one in value.items()}
     return parameters[value] if isinstance(value, str) and value in parameters else value
 
 
-def run_folder(run: Any, parameters: Mapping[str, Any]) -> Path:
-    """Folder of a run: a name in the dataset's artifacts, or a path.
-
-    Raises:
-        ValueError: it is neither, or the parameters do not name a dataset.
-    """
-    if not isinstance(run, str) or not run:
-        raise ValueError(f"a run is the name of its folder, or a path; got {run!r}.")
+def run_folder(run: str, parameters: Mapping[str, Any]) -> Path:
+    """Folder of a run: a name in the dataset's artifacts, or a path; ValueError: nobody knows where it lies."""
     if any(mark in run for mark in "/\\"):
         return project_path(run)
-    if not parameters["DATASET"]:
-        raise ValueError(f"DATASET is empty, so nobody knows where {run} lies; give --set DATASET=NAME.")
+    if not run or not parameters["DATASET"]:
+        empty = "DATASET" if run else "the name of a run"
+        raise ValueError(f"{empty} is empty, so nobody knows where {run or 'it'} lies; give --set DATASET=NAME.")
     return dataset_folder(parameters["ARTIFACTS"], parameters["DATASET"], str(parameters["PROFILE"])) / run
+
+
+def missing_files(path: str | Path, settings: Mapping[str, Any] | None = None) -> list[Path]:
+    """What a cascade needs of its runs and is not there, with settings as of
+    :meth:`helpers.inference.Cascade.from_yaml`; nothing is loaded. Empty where it can be opened.
+
+    Raises:
+        CascadeError: the file is missing or says something that is not known; the message names it.
+        ValueError: nobody knows where a run lies.
+    """
+    file, content = read_cascade(path)
+    parameters = cascade_parameters(content, settings or {}, file)
+    needed = []
+    for number, stage in enumerate(content["stages"], start=1):
+        options = stage_options(stage, parameters, f"{file.name}, stage {number}")
+        for key, names in MARKS.items():
+            if options.get(key) not in (None, False, "none"):
+                needed += [run_folder(options[key], parameters) / name for name in names]
+    return [one for one in needed if not one.is_file()]
 
 
 # ------------------------------------------------------------------------------------------------- what can be opened
@@ -184,15 +151,7 @@ def run_folder(run: Any, parameters: Mapping[str, Any]) -> Path:
 
 @dataclass(frozen=True)
 class Choice:
-    """A finished run, or a cascade whose runs are finished.
-
-    Attributes:
-        dataset: name of the dataset.
-        profile: name of the profile.
-        name: of the run or the cascade.
-        is_cascade: whether it is a cascade.
-        artifacts: folder of results.
-    """
+    """A finished run, or a cascade whose runs are finished, in a folder of results."""
 
     dataset: str
     profile: str
@@ -211,21 +170,13 @@ class Choice:
         return self.artifacts / self.dataset / self.profile
 
     @property
-    def missing(self) -> list[Path]:
-        """What a cascade needs and is not there."""
-        return missing_files(PRESETS_FOLDER / f"{self.name}.yml", self.places) if self.is_cascade else []
-
-    @property
     def places(self) -> dict[str, str]:
         """Parameters that tell a cascade where its runs lie."""
         return {"ARTIFACTS": str(self.artifacts), "DATASET": self.dataset, "PROFILE": self.profile}
 
 
 def find_choices(artifacts: str | Path) -> tuple[list[Choice], dict[str, list[Path]]]:
-    """All that photos can be inspected with, without loading anything.
-
-    Args:
-        artifacts: folder of results (relative: to the project).
+    """All that photos can be inspected with in a folder of results (relative: to the project); nothing is loaded.
 
     Returns:
         Finished runs ``<dataset>/<profile>/<run>``, and the presets of ``notebooks/params/cascades`` that a dataset has
@@ -236,12 +187,12 @@ def find_choices(artifacts: str | Path) -> tuple[list[Choice], dict[str, list[Pa
     found = [Choice(run.parts[-3], run.parts[-2], run.name, False, root) for run in runs]
     places = sorted({(choice.dataset, choice.profile) for choice in found})
     lacking: dict[str, list[Path]] = {}
-    for preset in sorted(file.stem for file in PRESETS_FOLDER.glob("*.yml")):
+    for preset in preset_names():
         cascades = [Choice(*place, preset, True, root) for place in places]
-        complete = [cascade for cascade in cascades if not cascade.missing]
-        found += complete
-        if cascades and not complete:
-            lacking[preset] = min((cascade.missing for cascade in cascades), key=len)
+        missing = {one: missing_files(PRESETS_FOLDER / f"{preset}.yml", one.places) for one in cascades}
+        found += [cascade for cascade in cascades if not missing[cascade]]
+        if missing and all(missing.values()):
+            lacking[preset] = min(missing.values(), key=len)
     return sorted(found, key=lambda one: (one.dataset, one.profile, one.is_cascade, one.name)), lacking
 
 

@@ -1,28 +1,25 @@
-"""The stages that a cascade is made of: a finished run with a rule, and the network that cuts objects out."""
+"""A stage of a cascade: a finished run with a rule; and what a photo carries on its way through them."""
 
 from __future__ import annotations
 
 import errno
 import json
-import math
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from helpers.analysis.classes import decide
-from helpers.compute import torch_device
 from helpers.data.images import to_network_frame
-from helpers.data.pieces import BORDERS, background_colour, cut_window, own_pixels, require_window
 from helpers.inference.object_mask import clean_mask, otsu_object_mask
 from helpers.inference.predictor import NOTEBOOKS, Prediction, Predictor, foreground_segmenter
-from helpers.inference.saving import save_boxes, save_pictures
+from helpers.inference.saving import save_pictures
 from helpers.models.open_set import OPEN_SET_FILE, MahalanobisScorer
 from helpers.paths import file_sha256, printable
 from helpers.runs import MissingRunError
@@ -31,12 +28,9 @@ from helpers.thresholds import Threshold
 NAME_ERRORS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)  # of a name, or the path with it
 UNKNOWN = "unknown"  # what a classifier names a defect that is like none it knows
 ERROR = "ERROR"  # verdict on a photo that could not be judged
+CLASS = "class"  # as a verdict: the class that the classifier names
 THRESHOLDS_FILE = "thresholds.json"  # of an open set, beside its open_set.npz
 UNKNOWN_BY = {"distance": ("tau",), "confidence": ("kappa",), "both": ("tau", "kappa")}
-CLASS = "class"  # as a verdict: the class that the classifier names
-BACKGROUNDS = ("keep", "hide_neighbours", "remove")
-SHADOW = 5  # pixels around an object that are not taken for background
-MARGIN = 0.1  # free room on each side of a cut-out object, in parts of its longer side, as in cut_outs
 
 STAGE_COLUMNS = (
     *("photo", "object", "x", "y", "width", "height"),
@@ -44,73 +38,6 @@ STAGE_COLUMNS = (
     *("score", "confidence", "class", "probability", "distance", "tau", "kappa"),
     *("peak", "area", "pixel_threshold", "mask_pixels", "milliseconds", "mask", "map", "overlay", "error"),
 )
-
-
-@dataclass(frozen=True)
-class OpenSet:
-    """What tells that a photo is like no class that a classifier knows.
-
-    Attributes:
-        scorer: distance of an embedding to the nearest known class.
-        tau: a photo is unknown above this distance; None: the distance does not count.
-        kappa: or below this probability of its class; None: that does not count.
-        fingerprint: of the files it comes from.
-    """
-
-    scorer: MahalanobisScorer
-    tau: Threshold | None
-    kappa: Threshold | None
-    fingerprint: str
-
-    @classmethod
-    def load(cls, folder: Path, predictor: Predictor, by: str = "distance") -> OpenSet:
-        """Open what notebook 05 left: ``open_set.npz``, and ``thresholds.json`` with ``tau`` and ``kappa``.
-
-        Args:
-            folder: that holds both files.
-            predictor: the classifier whose embeddings it is to judge.
-            by: ``distance`` (above tau), ``confidence`` (below kappa) or ``both`` (either).
-
-        Raises:
-            MissingRunError: there is none.
-            ValueError: a threshold is missing, it was fitted on other classes, or ``by`` is another word.
-        """
-        if by not in UNKNOWN_BY:
-            raise ValueError(f"unknown_by={by!r}: expected {', '.join(UNKNOWN_BY)}.")
-        files = [folder / OPEN_SET_FILE, folder / THRESHOLDS_FILE]
-        for missing in (file for file in files if not file.is_file()):
-            raise MissingRunError(
-                f"There is no {missing}: run notebook {NOTEBOOKS['open_set']} first, or say 'unknown: none'."
-            )
-        stored = json.loads(files[1].read_text(encoding="utf-8"))
-        limits = {}
-        for name in UNKNOWN_BY[by]:
-            if name not in stored:
-                raise ValueError(f"{files[1]} holds no threshold {name!r}; run notebook {NOTEBOOKS['open_set']} again.")
-            limits[name] = Threshold.from_dict(stored[name])
-        scorer = MahalanobisScorer.load(files[0])
-        strange = sorted(set(scorer.classes) ^ set(predictor.classes or ()))
-        if strange:
-            raise ValueError(f"{folder} was fitted on other classes than {predictor.run.folder}: {', '.join(strange)}.")
-        return cls(scorer, limits.get("tau"), limits.get("kappa"), " ".join(map(file_sha256, files)))
-
-    def __call__(self, embeddings: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Distances (N,) float64 and whether each photo is unknown (N,) bool.
-
-        Args:
-            embeddings: (N, D).
-            probabilities: (N, C).
-        """
-        distances = self.scorer.scores(embeddings)
-        return distances, decide(distances, probabilities.max(1), self.tau, self.kappa)
-
-    def describe(self) -> dict[str, Any]:
-        """What decides, plain data."""
-        limits = {
-            name: limit.to_dict() if limit else None for name, limit in (("tau", self.tau), ("kappa", self.kappa))
-        }
-        return {"files": self.fingerprint, **limits}
-
 
 # --------------------------------------------------------------------------------------------------------------- rules
 
@@ -130,16 +57,8 @@ def sign_of(rule: str) -> str:
 
 @dataclass(frozen=True)
 class Rule:
-    """When a stage lets a photo go on.
-
-    Attributes:
-        text: as it was written.
-        kind: ``always``, ``score``, ``peak``, ``area``, ``probability`` or ``class``.
-        sign: of the comparison, for the four in the middle.
-        limit: number, or name of a threshold stored with the run.
-        origin: where a number comes from, in words.
-        classes: names that ``probability`` and ``class`` speak of.
-        negated: for ``class not in``.
+    """When a stage lets a photo go on: ``kind`` is always, score, peak, area, probability or class; ``limit`` a number
+    or the name of a threshold stored with the run, ``origin`` says where a number comes from.
     """
 
     text: str
@@ -157,34 +76,78 @@ class Rule:
         Raises:
             ValueError: it is none; the message lists what there is.
         """
-        parameters = parameters or {}
-        stripped = str(text).strip()
-        if stripped == "always":
-            return cls(stripped, "always")
-        if found := _MEASURE.fullmatch(stripped):
-            word = found["limit"]
+        parameters, text = parameters or {}, str(text).strip()
+        if text == "always":
+            return cls(text, "always")
+        if found := _MEASURE.fullmatch(text):
+            word, name = found["limit"], found["class"]
             limit, origin = (parameters[word], f"parameter {word}") if word in parameters else (word, "given")
             if isinstance(limit, bool) or not isinstance(limit, int | float | str):
-                raise ValueError(f"rule {stripped!r}: {word} is {limit!r}, which is no threshold.")
+                raise ValueError(f"rule {text!r}: {word} is {limit!r}, which is no threshold.")
             with suppress(ValueError, OverflowError):  # the name of a stored threshold
                 limit = float(limit)
-            name = found["class"]
             kind = "probability" if name else found[1]
             if kind not in ("score", "peak") and isinstance(limit, str):
-                raise ValueError(f"rule {stripped!r}: {limit!r} is no number and no parameter.")
-            return cls(stripped, kind, found["sign"], limit, origin, (name,) if name else ())
-        if found := _CLASS.fullmatch(stripped):
+                raise ValueError(f"rule {text!r}: {limit!r} is no number and no parameter.")
+            return cls(text, kind, found["sign"], limit, origin, (name,) if name else ())
+        if found := _CLASS.fullmatch(text):
             names = found["names"]
-            if not names.startswith("["):
-                if names not in parameters:
-                    raise ValueError(f"rule {stripped!r}: {names} is no parameter; give the classes in brackets.")
+            if names.startswith("["):
+                values = names[1:-1].split(",")
+            elif names in parameters:
                 values = parameters[names] if isinstance(parameters[names], list) else [parameters[names]]
             else:
-                values = names[1:-1].split(",")
+                raise ValueError(f"rule {text!r}: {names} is no parameter; give the classes in brackets.")
             classes = tuple(str(value).strip().strip("'\"") for value in values if str(value).strip())
             if classes:
-                return cls(stripped, "class", classes=classes, negated=bool(found["negated"]))
-        raise ValueError(f"rule {stripped!r} is none; rules are: {RULES}.")
+                return cls(text, "class", classes=classes, negated=bool(found["negated"]))
+        raise ValueError(f"rule {text!r} is none; rules are: {RULES}.")
+
+
+@dataclass(frozen=True)
+class OpenSet:
+    """What tells that a photo is like no class that a classifier knows: the distance of its embedding to the nearest
+    class is above ``tau``, or the probability of its class below ``kappa``; None: that does not count.
+    """
+
+    scorer: MahalanobisScorer
+    tau: Threshold | None
+    kappa: Threshold | None
+    files: str  # their fingerprints
+
+    @classmethod
+    def load(cls, folder: Path, predictor: Predictor, by: str = "distance") -> OpenSet:
+        """Open what notebook 05 left for a classifier; ``by``: distance (tau), confidence (kappa) or both (either).
+
+        Raises:
+            MissingRunError: there is none.
+            ValueError: a threshold is missing, it was fitted on other classes, or ``by`` is another word.
+        """
+        if by not in UNKNOWN_BY:
+            raise ValueError(f"unknown_by={by!r}: expected {', '.join(UNKNOWN_BY)}.")
+        files, notebook = [folder / OPEN_SET_FILE, folder / THRESHOLDS_FILE], NOTEBOOKS["open_set"]
+        for missing in (file for file in files if not file.is_file()):
+            raise MissingRunError(f"There is no {missing}: run notebook {notebook} first, or say 'unknown: none'.")
+        stored = json.loads(files[1].read_text(encoding="utf-8"))
+        for name in UNKNOWN_BY[by]:
+            if name not in stored:
+                raise ValueError(f"{files[1]} holds no threshold {name!r}; run notebook {notebook} again.")
+        limits = {name: Threshold.from_dict(stored[name]) for name in UNKNOWN_BY[by]}
+        scorer = MahalanobisScorer.load(files[0])
+        strange = sorted(set(scorer.classes) ^ set(predictor.classes or ()))
+        if strange:
+            raise ValueError(f"{folder} was fitted on other classes than {predictor.run.folder}: {', '.join(strange)}.")
+        return cls(scorer, limits.get("tau"), limits.get("kappa"), " ".join(map(file_sha256, files)))
+
+    def __call__(self, embeddings: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Distances (N,) float64 and whether each photo is unknown (N,) bool, from (N, D) and (N, C)."""
+        distances = self.scorer.scores(embeddings)
+        return distances, decide(distances, probabilities.max(1), self.tau, self.kappa)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides, plain data."""
+        limits = {"tau": self.tau, "kappa": self.kappa}
+        return {"files": self.files} | {name: limit.to_dict() if limit else None for name, limit in limits.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------- the things
@@ -192,20 +155,12 @@ class Rule:
 
 @dataclass
 class Item:
-    """A photo, or an object cut out of one, on its way through the stages.
+    """A photo (H, W, 3) uint8, or an object cut out of one, on its way through the stages.
 
-    Attributes:
-        source: file that it comes from.
-        key: its name in the folder of results.
-        photo: (H, W, 3) uint8.
-        number: of the object in its photo, from 1; 0: the photo itself.
-        box: x, y, width, height of the object in the photo, pixels; empty for the photo itself.
-        mask: (H, W) bool, where the object is in ``photo``; None: everywhere.
-        rows: one for each stage it went through.
-        verdict: empty while it is on its way.
-        abnormal: whether the verdict is a defect; None where nobody can say.
-        parts: objects cut out of it.
-        error: why there is no verdict.
+    ``key`` is its name in the folder of results; ``number`` that of the object in its photo, from 1, and 0 for the
+    photo itself; ``box`` x, y, width, height of the object in the photo, pixels; ``mask`` (H, W) bool, where the object
+    is in ``photo``, None: everywhere. ``rows``: one for each stage it went through. ``verdict`` is empty while it is on
+    its way; ``abnormal`` None where nobody can say; ``parts`` are objects cut out of it.
     """
 
     source: str
@@ -222,10 +177,8 @@ class Item:
 
     def add_row(self, stage: str, **values: Any) -> None:
         """Note what a stage did with it; non-finite numbers become None."""
-        row = dict.fromkeys(STAGE_COLUMNS)
-        row |= {"object": self.number, "stage": stage} | dict(
-            zip(("x", "y", "width", "height"), self.box, strict=False)
-        )
+        row = dict.fromkeys(STAGE_COLUMNS) | {"object": self.number, "stage": stage}
+        row |= dict(zip(("x", "y", "width", "height"), self.box, strict=False))
         row |= {name: None if isinstance(v, float) and not np.isfinite(v) else v for name, v in values.items()}
         self.rows.append(row)
 
@@ -234,76 +187,41 @@ class Item:
         self.verdict, self.abnormal, self.error = ERROR, None, error
         self.add_row(stage, decision=ERROR, error=error)
 
-
-@contextmanager
-def _saving(item: Item, stage: str) -> Iterator[None]:
-    """An item whose name, or the path with it, the file system refuses could not be judged; the rest goes on."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NAME_ERRORS:
-            raise
-        item.fail(stage, f"its results cannot be saved under its name ({printable(str(error))})")
+    @contextmanager
+    def saving(self, stage: str) -> Iterator[None]:
+        """An item whose name, or the path with it, the file system refuses could not be judged; the rest goes on."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in NAME_ERRORS:
+                raise
+            self.fail(stage, f"its results cannot be saved under its name ({printable(str(error))})")
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a stage's network says of one item, before any rule is applied.
-
-    Attributes:
-        prediction: of the run, its map confined to the object where there is one.
-        distance: to the nearest class that an open set knows; None without one.
-        is_unknown: whether the open set calls it unknown.
-        milliseconds: that the network took.
-    """
+    """What a stage's network says of one item, its map confined to the object, before any rule is applied."""
 
     prediction: Prediction
-    distance: float | None
+    distance: float | None  # to the nearest class that an open set knows
     is_unknown: bool
     milliseconds: float
 
 
-class Stage(Protocol):
-    """One stage of a cascade."""
-
-    name: str
-
-    def run(self, items: Sequence[Item], out: Path, save: Collection[str]) -> list[Item]:
-        """Judge items, save pictures below ``out / name``; returns those that go on."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """All that decides its results, plain data."""
-        ...
-
-
 class RunStage:
-    """A finished run with a rule.
+    """A finished run with a rule (see :data:`RULES`).
 
     An item for which the rule holds goes on, or gets the verdict ``then`` in the last stage; the others get
-    ``otherwise``.
+    ``otherwise``. ``then: class`` stands for the class that the classifier names: the most probable one, or, where the
+    rule has found the photo abnormal by its score, the most probable of those that are not the normal class; or
+    ``unknown``. With ``ignore_no_defect`` everything goes on; what the rule says is noted only.
 
     The score is the run's own. Peak and area are of its map at the network's size, confined to the object where there
-    is one (cut out by an earlier stage, or by ``object_mask``): the peak is its maximum, for which the run's ``pixel``
-    threshold was set; the area is the share of the map above the pixel threshold, as in a run's ``predictions.csv``.
-    The mask that is saved is the same map at the photo's own size (:func:`helpers.data.images.map_at_photo_size`) above
-    the pixel threshold, so that there is one wherever the peak is above it, and cleaned where that is asked for.
-
-    Args:
-        predictor: the run.
-        rule: see :data:`RULES`.
-        name: of the stage, a folder's name; default: of the run.
-        then: verdict where the rule holds; empty: goes on to the next stage. ``class`` stands for the class that the
-            classifier names: the most probable one, or, where the rule has found the photo abnormal by its score, the
-            most probable of those that are not the normal class; ``unknown`` where ``unknown`` says so.
-        otherwise: verdict where it does not hold.
-        pixel_threshold: of the map: name of a threshold stored with the run, ``start``, or a number.
-        object_mask: ``none``, ``otsu``, or ``foreground`` (the network beside the run). A run that was trained with an
-            object mask applies that one to its map and score by itself.
-        morphology: arguments of :func:`helpers.inference.object_mask.clean_mask`; None: the mask stays as it is.
-        unknown: what tells that a photo is like no known class.
-        ignore_no_defect: let everything go on; what the rule says is noted only.
-        parameters: names that the rule may use.
+    is one (cut out by an earlier stage, or found by ``object_mask``: none, otsu, or the foreground network beside the
+    run): the peak is its maximum, for which the run's ``pixel`` threshold was set; the area is the share of the map
+    above ``pixel_threshold`` (a name stored with the run, ``start``, or a number). The mask that is saved is the same
+    map at the photo's own size above that threshold, so that there is one wherever the peak is above it, and cleaned
+    by ``morphology``, options of :func:`helpers.inference.object_mask.clean_mask`.
 
     Raises:
         ValueError: the rule asks for something that the run does not give; or an option does not fit.
@@ -324,45 +242,43 @@ class RunStage:
         ignore_no_defect: bool = False,
         parameters: Mapping[str, Any] | None = None,
     ) -> None:
-        self.predictor = predictor
-        self.name = name or predictor.run.folder.name
+        self.predictor, self.name = predictor, name or predictor.run.folder.name
         self.rule = Rule.parse(rule, parameters)
         self.then, self.otherwise, self.ignore_no_defect = then, otherwise, ignore_no_defect
-        self.unknown, self.morphology = unknown, dict(morphology or {})
-        classifies = predictor.classes is not None
-        self._check(classifies)
+        self.unknown, self.object_mask, self.morphology = unknown, object_mask, dict(morphology or {})
+        self._check()
         self.limit: Threshold | None = None
-        if self.rule.kind in ("score", "peak"):
+        if isinstance(self.rule.limit, str):
             self.limit = predictor.threshold(self.rule.limit)
-        elif self.rule.kind in ("area", "probability"):
-            self.limit = Threshold(value=float(self.rule.limit), origin=self.rule.origin)
-        if self.limit is not None and not isinstance(self.rule.limit, str):
-            self.limit = Threshold(value=self.limit.value, origin=self.rule.origin)
-        self.pixel_limit = None if classifies else predictor.threshold(pixel_threshold)
-        self.object_mask = object_mask
-        self._segment = _segmenter(object_mask, predictor)
-        if self.morphology:
-            clean_mask(np.zeros((1, 1), dtype=bool), **self.morphology)  # a wrong value now, not at the first photo
+        elif self.rule.sign:
+            self.limit = Threshold(value=self.rule.limit, origin=self.rule.origin)
+        self.pixel_limit = None if predictor.classes else predictor.threshold(pixel_threshold)
+        if object_mask not in ("none", "otsu", "foreground"):
+            raise ValueError(f"object_mask={object_mask!r}: expected none, otsu or foreground.")
+        self._segment = otsu_object_mask if object_mask == "otsu" else None
+        if object_mask == "foreground":
+            self._segment = foreground_segmenter(predictor.run.folder.parent)
+        clean_mask(np.zeros((1, 1), dtype=bool), **self.morphology)  # a wrong value now, not at the first photo
 
-    def _check(self, classifies: bool) -> None:
-        """Refuse what cannot work."""
-        rule, run = self.rule, self.predictor.run.name
-        if rule.kind in ("class", "probability") or self.then == CLASS:
-            if not classifies:
-                what = "'then: class'" if self.then == CLASS else f"rule {rule.text!r}"
-                raise ValueError(f"stage {self.name}: {what} needs a classifier, and {run} is a detector.")
-            known = [*self.predictor.classes, *([UNKNOWN] if self.unknown and rule.kind == "class" else [])]
-            wrong = [name for name in rule.classes if name not in known]
-            if wrong:
-                raise ValueError(
-                    f"stage {self.name}: {run} knows no class {', '.join(wrong)}; it knows {', '.join(known)}."
-                )
-        if rule.kind in ("area", "peak") and classifies:
-            raise ValueError(f"stage {self.name}: rule {rule.text!r} needs a detector's map; {run} is a classifier.")
-        if self.unknown and not classifies:
-            raise ValueError(f"stage {self.name}: 'unknown' needs a classifier, and {run} is a detector.")
-        if self.morphology and classifies:
-            raise ValueError(f"stage {self.name}: 'morphology' needs a detector's map; {run} is a classifier.")
+    def _check(self) -> None:
+        rule, known = self.rule, list(self.predictor.classes or ())
+        wants = {
+            f"rule {rule.text!r}": {"class": True, "probability": True, "area": False, "peak": False}.get(rule.kind)
+        }
+        wants |= {"'then: class'": True if self.then == CLASS else None, "'unknown'": True if self.unknown else None}
+        wants |= {"'morphology'": False if self.morphology else None}
+        for what, classifier in wants.items():
+            if classifier is not None and classifier != bool(known):
+                kinds = ("a classifier", "a detector") if classifier else ("a detector's map", "a classifier")
+                run = self.predictor.run.name
+                raise ValueError(f"stage {self.name}: {what} needs {kinds[0]}, and {run} is {kinds[1]}.")
+        known += [UNKNOWN] if self.unknown and rule.kind == "class" else []
+        wrong = [name for name in rule.classes if name not in known]
+        if wrong:
+            raise ValueError(
+                f"stage {self.name}: {self.predictor.run.name} knows no class {', '.join(wrong)}; it knows "
+                f"{', '.join(known)}."
+            )
 
     def describe(self) -> dict[str, Any]:
         """All that decides its results, plain data."""
@@ -387,92 +303,97 @@ class RunStage:
 
     def run(self, items: Sequence[Item], out: Path, save: Collection[str]) -> list[Item]:
         """Judge items, save pictures below ``out / name``; returns those that go on."""
-        going_on = []
-        for first in range(0, len(items), self.predictor.batch_size):
-            batch = items[first : first + self.predictor.batch_size]
-            looked = zip(batch, self.look(batch), strict=True)
-            going_on += [item for item, seen in looked if self.decide(item, seen, out, save)]
-        return going_on
+        seen = zip(items, self.look(items), strict=True)
+        return [item for item, one in seen if self.decide(item, one, out, save)]
 
-    def look(self, items: Sequence[Item]) -> list[Seen]:
-        """What the network says of items, all of them at once; nothing is decided, nothing is noted."""
-        started = time.perf_counter()
-        found = self.predictor.judge_each(
-            [item.photo for item in items], [item.source for item in items], threshold=self._score_limit
-        )
-        unknown = self._ask_unknown(found)
-        milliseconds = 1000 * (time.perf_counter() - started) / max(1, len(items))
-        return [
-            Seen(self._confined(one, item), *answer, milliseconds)
-            for item, one, answer in zip(items, found, unknown, strict=True)
-        ]
+    def look(self, items: Sequence[Item]) -> Iterator[Seen]:
+        """What the network says of items, a batch at a time; nothing is decided, nothing is noted."""
+        size, limit = self.predictor.batch_size, self._score_limit
+        for batch in (items[first : first + size] for first in range(0, len(items), size)):
+            started = time.perf_counter()
+            photos, sources = [item.photo for item in batch], [item.source for item in batch]
+            found = self.predictor.judge_each(photos, sources, threshold=limit)
+            good = [one for one in found if not one.error]
+            answers: Iterator[tuple[float | None, bool]] = repeat((None, False))
+            if self.unknown is not None and good:
+                embedded = np.stack([one.embedding for one in good]), np.stack([one.probabilities for one in good])
+                answers = zip(*(part.tolist() for part in self.unknown(*embedded)), strict=True)
+            milliseconds = 1000 * (time.perf_counter() - started) / len(batch)
+            for item, one in zip(batch, found, strict=True):
+                answer = (None, False) if one.error else next(answers)
+                yield Seen(self._confined(one, item), *answer, milliseconds)
+
+    def weigh(self, seen: Seen) -> dict[str, Any]:
+        """Columns of a stage's row: what the rule looks at, and whether it holds (``passed``) at the limits as they are
+        now. The one place where a rule is applied.
+        """
+        prediction, rule = self.predictor.rejudge(seen.prediction, self._score_limit), self.rule
+        label, probability = self._name(prediction, seen.is_unknown)
+        row: dict[str, Any] = {"rule": rule.text, "score": prediction.score, "confidence": prediction.confidence}
+        row |= {"class": label, "probability": probability, "distance": seen.distance}
+        row |= {name: getattr(limit, "value", None) for name, limit in self._limits().items()}
+        row |= {"origin": self.limit.origin if self.limit else None, "value": None, "passed": True}
+        if prediction.network_map is not None:
+            area = float(self.pixel_limit.exceeds(prediction.network_map).mean())
+            row |= {"peak": float(prediction.network_map.max()), "area": area}
+        if rule.kind in ("area", "peak"):
+            row["confidence"] = None  # nobody knows how good photos are distributed in these
+        if rule.kind == "class":
+            row["passed"] = (label in rule.classes) != rule.negated
+        elif rule.kind == "probability":
+            row["value"] = float(prediction.probabilities[self.predictor.classes.index(rule.classes[0])])
+        elif rule.kind != "always":
+            row["value"] = row[rule.kind]
+        return row if row["value"] is None else row | {"passed": self.holds(row["value"])}
 
     def decide(self, item: Item, seen: Seen, out: Path, save: Collection[str] = ()) -> bool:
-        """Apply the rule, with the limits as they are now, to what the network said; whether the item goes on.
-
-        What is decided is noted in the item; pictures are saved below ``out / name``.
-        """
+        """Apply the rule, note what it says in the item, save pictures below ``out / name``; whether it goes on."""
         if seen.prediction.error:
             item.fail(self.name, printable(seen.prediction.error))
             return False
-        with _saving(item, self.name):
-            return self._judge(item, seen, out, save)
-        return False
+        row = self.weigh(seen) | {"milliseconds": round(seen.milliseconds, 3)}
+        if seen.prediction.network_map is not None:
+            whole, mask = self.photo_map(seen)
+            row["mask_pixels"] = int(mask.sum())
+            saved: dict[str, str] = {}
+            with item.saving(self.name):
+                limit = self.pixel_limit.value
+                saved = save_pictures(out / self.name, item.key, item.photo, whole, mask, limit, save)
+            if item.error:
+                return False
+            row |= {kind: f"{self.name}/{path}" for kind, path in saved.items()}
+        decision, goes_on = self.otherwise, not self.then and (row["passed"] or self.ignore_no_defect)
+        if row["passed"] or self.ignore_no_defect:
+            decision = (row["class"] if self.then == CLASS else self.then) or "goes on"
+        if not goes_on:
+            item.verdict, item.abnormal = decision, self.calls(row)
+        if self.ignore_no_defect and not row["passed"]:
+            decision = f"{decision} ({self.otherwise} ignored)"
+        item.add_row(self.name, decision=decision, **row)
+        return goes_on
+
+    def calls(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of :meth:`weigh` is a defect in a stage that gives its verdict."""
+        return bool(row["passed"]) and not (self.then == CLASS and row["class"] == self.predictor.normal_class)
+
+    def holds(self, value: float) -> bool:
+        """Whether a number fulfils the rule: ``>=`` is "not below", ``<=`` is "not above"."""
+        below = replace(self.limit, below=self.rule.sign in ("<", ">="))
+        return bool(below.exceeds(value)) != (self.rule.sign in (">=", "<="))
+
+    def photo_map(self, seen: Seen) -> tuple[np.ndarray, np.ndarray]:
+        """The map at the item's own size, (H, W) float32, and its mask of defects, (H, W) bool."""
+        whole = self.predictor.photo_map(seen.prediction)
+        mask = self.pixel_limit.exceeds(whole)
+        return whole, clean_mask(mask, **self.morphology) if self.morphology else mask
 
     @property
     def _score_limit(self) -> Threshold:
         return self.limit if self.rule.kind == "score" else self.predictor.thresholds["image"]
 
-    def _ask_unknown(self, found: Sequence[Prediction]) -> list[tuple[float | None, bool]]:
-        good = [one for one in found if not one.error]
-        if self.unknown is None or not good:
-            return [(None, False)] * len(found)
-        scores, flags = self.unknown(
-            np.stack([one.embedding for one in good]), np.stack([one.probabilities for one in good])
-        )
-        answers = iter(zip(scores.tolist(), flags.tolist(), strict=True))
-        return [(None, False) if one.error else next(answers) for one in found]
-
-    def _judge(self, item: Item, seen: Seen, out: Path, save: Collection[str]) -> bool:
-        """Decide one item, note its row; whether it goes on."""
-        prediction = self.predictor.rejudge(seen.prediction, self._score_limit)
-        values: dict[str, Any] = {}
-        label, probability = self._name(prediction, seen.is_unknown)
-        if prediction.network_map is not None:
-            values |= self._measure(item, seen, out, save)
-        value, holds = self._apply(prediction, label, values)
-        confidence = prediction.confidence
-        if self.rule.kind in ("area", "peak"):
-            confidence = None  # nobody knows how good photos are distributed in these
-        goes_on = (holds or self.ignore_no_defect) and not self.then
-        if holds or self.ignore_no_defect:
-            decision = (label if self.then == CLASS else self.then) or "goes on"
-        else:
-            decision = self.otherwise
-        if not goes_on:
-            item.verdict = decision
-            item.abnormal = holds and not (self.then == CLASS and label == self.predictor.normal_class)
-        if self.ignore_no_defect and not holds:
-            decision = f"{decision} ({self.otherwise} ignored)"
-        item.add_row(
-            self.name,
-            decision=decision,
-            passed=bool(holds),
-            rule=self.rule.text,
-            value=value,
-            threshold=self.limit.value if self.limit else None,
-            origin=self.limit.origin if self.limit else None,
-            score=prediction.score,
-            confidence=confidence,
-            probability=probability,
-            distance=seen.distance,
-            tau=self.unknown.tau.value if self.unknown and self.unknown.tau else None,
-            kappa=self.unknown.kappa.value if self.unknown and self.unknown.kappa else None,
-            milliseconds=round(seen.milliseconds, 3),
-            **{"class": label},
-            **values,
-        )
-        return goes_on
+    def _limits(self) -> dict[str, Threshold | None]:
+        known = {"threshold": self.limit, "pixel_threshold": self.pixel_limit}
+        return known | {name: getattr(self.unknown, name, None) for name in ("tau", "kappa")}
 
     def _name(self, prediction: Prediction, is_unknown: bool) -> tuple[str | None, float | None]:
         """The class that a classifier names, and its probability."""
@@ -484,236 +405,13 @@ class RunStage:
         best = int(probabilities.argmax())
         return (UNKNOWN if is_unknown else classes[best]), float(probabilities[best])
 
-    def _measure(self, item: Item, seen: Seen, out: Path, save: Collection[str]) -> dict[str, Any]:
-        """Area and mask of one item; its pictures are saved."""
-        limit, network_map = self.pixel_limit.value, seen.prediction.network_map
-        whole, mask = self.photo_map(seen)
-        saved = save_pictures(out / self.name, item.key, item.photo, whole, mask, limit, save)
-        return {
-            "peak": float(network_map.max()),
-            "area": float(self.pixel_limit.exceeds(network_map).mean()),
-            "pixel_threshold": limit,
-            "mask_pixels": int(mask.sum()),
-            **{kind: f"{self.name}/{path}" for kind, path in saved.items()},
-        }
-
-    def photo_map(self, seen: Seen) -> tuple[np.ndarray, np.ndarray]:
-        """The map at the item's own size, (H, W) float32, and its mask of defects, (H, W) bool."""
-        whole = self.predictor.photo_map(seen.prediction)
-        mask = self.pixel_limit.exceeds(whole)
-        return whole, clean_mask(mask, **self.morphology) if self.morphology else mask
-
     def _confined(self, prediction: Prediction, item: Item) -> Prediction:
-        """A prediction whose map is 0 beyond the object."""
-        area = None if prediction.network_map is None else self._object_area(item)
-        if area is None:
+        """The map is 0 beyond the object: as it was cut out, and as ``object_mask`` finds it."""
+        area = item.mask
+        if prediction.network_map is None or (area is None and self._segment is None):
             return prediction
+        if self._segment is not None:
+            found = self._segment(item.photo)
+            area = found if area is None else area & found
         inside = to_network_frame(area, self.predictor.parameters)
         return replace(prediction, network_map=prediction.network_map * inside)
-
-    def _object_area(self, item: Item) -> np.ndarray | None:
-        """Where the object is, (H, W) bool: as it was cut out, and as ``object_mask`` finds it; None: everywhere."""
-        if self._segment is None:
-            return item.mask
-        found = self._segment(item.photo)
-        return found if item.mask is None else item.mask & found
-
-    def _apply(
-        self, prediction: Prediction, label: str | None, measured: Mapping[str, Any]
-    ) -> tuple[float | None, bool]:
-        """What the rule looks at (None for a class), and whether it holds."""
-        if self.rule.kind == "always":
-            return None, True
-        if self.rule.kind == "class":
-            return None, (label in self.rule.classes) != self.rule.negated
-        if self.rule.kind == "probability":
-            value = float(prediction.probabilities[self.predictor.classes.index(self.rule.classes[0])])
-        else:
-            value = prediction.score if self.rule.kind == "score" else measured[self.rule.kind]
-        return value, self.holds(value)
-
-    def holds(self, value: float) -> bool:
-        """Whether a number fulfils the rule: ``>=`` is "not below", ``<=`` is "not above"."""
-        below = replace(self.limit, below=self.rule.sign in ("<", ">="))
-        return bool(below.exceeds(value)) != (self.rule.sign in (">=", "<="))
-
-
-class CutterStage:
-    """The foreground network of notebook 03: every object it finds goes on by itself.
-
-    Args:
-        folder: ``foreground`` of a dataset's artifacts.
-        name: of the stage.
-        otherwise: verdict on a photo without any object; it is neither normal nor abnormal.
-        window: side in pixels of the square cut out around each object, so that objects are shown as large as in the
-            photos that the next stage learned from; 0: the object's longer side and a tenth of it on each side.
-        background: ``keep`` it as it is; ``hide_neighbours``, which paints over other objects with the look of the
-            background (:func:`empty_background`), for a run that learned from photos of single objects; or ``remove``
-            all of it, the median colour instead, as notebook 03 does with REMOVE_BACKGROUND.
-        shrink: pixels at an object's edge that the next stage does not judge: what a network says there depends on what
-            lies beyond, which is not as in the photos of single objects that it learned from. An object that is no
-            wider than twice that is judged whole.
-        separate: arguments of :func:`helpers.analysis.matching.separate`.
-        device: see :func:`helpers.compute.trainer_device`.
-
-    Raises:
-        MissingRunError: there is no such network.
-        ValueError: for a negative window or shrink, or another word for the background.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        name: str = "foreground",
-        otherwise: str = "NO OBJECT",
-        window: int = 0,
-        background: str = "keep",
-        shrink: int = 0,
-        separate: Mapping[str, Any] | None = None,
-        device: str = "auto",
-    ) -> None:
-        from helpers.analysis.matching import separate as separate_objects
-        from helpers.inference.cutting import ABOUT_FILE, load_foreground
-
-        for option, pixels in (("window", window), ("shrink", shrink)):
-            if pixels < 0:
-                raise ValueError(f"stage {name}: {option} must be 0 or more pixels, got {pixels}.")
-        if background not in BACKGROUNDS:
-            raise ValueError(f"stage {name}: background={background!r}: expected {', '.join(BACKGROUNDS)}.")
-        if not (folder / ABOUT_FILE).is_file():
-            raise MissingRunError(f"There is no {folder / ABOUT_FILE}: run notebook {NOTEBOOKS['foreground']} first.")
-        self.name, self.otherwise, self.window, self.background = name, otherwise, window, background
-        self.shrink = shrink
-        self.options = dict(separate or {})
-        separate_objects(np.zeros((1, 1)), **self.options)  # a wrong value now, not at the first photo
-        self.about = (folder / ABOUT_FILE).read_text(encoding="utf-8")
-        self.network = load_foreground(folder).to(torch_device(device))
-
-    def describe(self) -> dict[str, Any]:
-        """All that decides its results, plain data."""
-        return {
-            "name": self.name,
-            "foreground": self.about,
-            "otherwise": self.otherwise,
-            "window": self.window,
-            "background": self.background,
-            "shrink": self.shrink,
-            "separate": self.options,
-        }
-
-    def run(self, items: Sequence[Item], out: Path, save: Collection[str]) -> list[Item]:
-        """Find the objects of photos; returns them."""
-        from helpers.analysis.matching import separate
-        from helpers.models.foreground import predict_distance
-
-        for item in items:
-            started = time.perf_counter()
-            try:
-                labels = separate(predict_distance(self.network, item.photo), **self.options)
-                item.parts = self.cut(item, labels)
-            except ValueError as error:  # a map that is not finite, a strip
-                item.fail(self.name, str(error))
-                continue
-            n = len(item.parts)
-            decision = self.otherwise if n == 0 else f"{n} object{'' if n == 1 else 's'}"
-            milliseconds = round(1000 * (time.perf_counter() - started), 3)
-            item.add_row(
-                self.name,
-                decision=decision,
-                passed=n > 0,
-                rule="any object",
-                value=n,
-                mask_pixels=int((labels > 0).sum()),
-                milliseconds=milliseconds,
-            )
-            if n == 0:
-                item.verdict = self.otherwise
-        return [part for item in items for part in item.parts]
-
-    def finish(self, item: Item, out: Path, save: Collection[str]) -> None:
-        """Save the photo with a box around each object, once all are judged."""
-        if "overlay" in save and item.parts:
-            boxes = [part.box for part in item.parts]
-            with _saving(item, self.name):
-                saved = save_boxes(out / self.name, item.key, item.photo, boxes, [bool(p.abnormal) for p in item.parts])
-                row = next(row for row in item.rows if row["stage"] == self.name)
-                row["overlay"] = f"{self.name}/{saved['overlay']}"
-
-    def cut(self, item: Item, labels: np.ndarray) -> list[Item]:
-        """One item for each object of a photo; ``labels`` (H, W) int says where they are, 0 is background."""
-        parts = []
-        empty = empty_background(item.photo, labels) if self.background == "hide_neighbours" else None
-        colour = background_colour(item.photo, labels) if self.background == "remove" else None
-        for number, place in enumerate(ndimage.find_objects(labels), start=1):
-            (top, bottom), (left, right) = ((side.start, side.stop) for side in place)
-            width, height = right - left, bottom - top
-            side = self.window or max(1, round(max(width, height) * (1 + 2 * MARGIN)))
-            require_window(item.source, side, item.photo.shape)
-            window = (left + (width - side) // 2, top + (height - side) // 2, side)
-            mirrored, own = BORDERS["reflect"], own_pixels(labels, number, window, grow=0)
-            picture = np.ascontiguousarray(cut_window(item.photo, window, mirrored))
-            if empty is not None:
-                # in the window, since beyond the photo's border objects are mirrored, too
-                hidden = grown((cut_window(labels, window, mirrored) > 0) & ~own, SHADOW) & ~grown(own, 1)
-                picture[hidden] = cut_window(empty, window, mirrored)[hidden]
-            if colour is not None:
-                picture[~own_pixels(labels, number, window, grow=2)] = colour
-            key = f"{item.key}.objects/{number:03d}"
-            parts.append(Item(item.source, key, picture, number, (left, top, width, height), shrunk(own, self.shrink)))
-        return parts
-
-
-def empty_background(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How the photo would look without its objects: the background's brightness nearby, with its grain.
-
-    The brightness is a mean of the background, weighted by a Gaussian as wide as the objects; the grain is what the
-    largest empty place differs from it, mirrored over the whole photo.
-
-    Args:
-        photo: (H, W, 3) uint8.
-        labels: (H, W) int, 0 is background.
-
-    Returns:
-        (H, W, 3) uint8; the photo itself where it has no background.
-    """
-    outside = ~grown(labels > 0, SHADOW)
-    if not outside.any():
-        return photo
-    sides = [max(part.stop - part.start for part in place) for place in ndimage.find_objects(labels) if place]
-    sigma = max(sides, default=1) / 2
-    weight = ndimage.gaussian_filter(outside.astype(np.float64), sigma)
-    smooth = ndimage.gaussian_filter(photo * outside[:, :, None].astype(np.float64), (sigma, sigma, 0))
-    smooth /= np.maximum(weight, np.finfo(float).tiny)[:, :, None]
-    room = ndimage.distance_transform_edt(np.pad(outside, 1))[1:-1, 1:-1]
-    row, column = np.unravel_index(room.argmax(), room.shape)
-    half = max(0, int(room.max() / math.sqrt(2)) - 1)  # half the side of a square in the empty place
-    place = np.s_[row - half : row + half + 1, column - half : column + half + 1]
-    grain = photo[place] - smooth[place]
-    beyond = [(0, max(0, side - part)) for side, part in zip(photo.shape[:2], grain.shape[:2], strict=True)]
-    grain = np.pad(grain, [*beyond, (0, 0)], mode="symmetric")[: photo.shape[0], : photo.shape[1]]
-    return np.clip(np.round(smooth + grain), 0, 255).astype(np.uint8)
-
-
-def grown(mask: np.ndarray, pixels: float) -> np.ndarray:
-    """A mask (H, W) bool with all that is at most so many pixels away."""
-    return ndimage.distance_transform_edt(~mask) <= pixels if mask.any() else mask
-
-
-def shrunk(mask: np.ndarray, pixels: float) -> np.ndarray:
-    """A mask (H, W) bool without what is at most so many pixels from its edge; the mask itself where nothing is left.
-
-    The border of the picture is no edge: the object may go on beyond it.
-    """
-    inner = ndimage.distance_transform_edt(mask) > pixels
-    return inner if inner.any() else mask
-
-
-def _segmenter(kind: str, predictor: Predictor) -> Callable[[np.ndarray], np.ndarray] | None:
-    if kind == "none":
-        return None
-    if kind == "otsu":
-        return otsu_object_mask
-    if kind == "foreground":
-        return foreground_segmenter(predictor.run.folder.parent / "foreground")
-    raise ValueError(f"object_mask={kind!r}: expected none, otsu or foreground.")

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from helpers.analysis.intervals import wilson_interval
 from helpers.data.convert import write_dataset
 from helpers.data.samples import NORMAL
-from helpers.inference.predictor import Predictor, read_batches
+from helpers.inference.pictures import read_batches
+from helpers.inference.predictor import Predictor
 from helpers.pictures.defects import KINDS, check_options, draw_on
 from helpers.pictures.scene import photo_seed
 from helpers.progress import progress
@@ -85,10 +86,7 @@ def score_photos(run: Run, table: pd.DataFrame, *, device: str = "auto", batch_s
     pictures = zip(table.get("source_path", table["image_path"]), table["image_path"], strict=True)
     named = progress(pictures, f"Scoring with {run.name}", len(table))
     scores: list[float] = []
-    for batch in read_batches(named, batch_size, predictor.bit_depth):
-        for item in batch:
-            if item.problem is not None:
-                raise item.problem
+    for batch in read_batches(named, batch_size, predictor.bit_depth, strict=True):
         judged = predictor.judge([item.photo for item in batch], [item.source for item in batch])
         scores += [one.score for one in judged]
     return np.array(scores, dtype=np.float32)

@@ -1,0 +1,149 @@
+"""What a cascade of two stages finds and costs, worked out by hand and by a loop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers.analysis.costs import (
+    Prices,
+    best_first_threshold,
+    cost_without_stage_1,
+    costs_by_case,
+    decision_rates,
+    expected_costs,
+    first_thresholds,
+)
+from helpers.analysis.intervals import wilson_interval
+from helpers.views.widgets import cost_explorer
+
+# Four normal photos, four defect ones; thresholds 0.5 and 0.5.
+SCORES = pd.DataFrame(
+    {
+        "label_index": [0, 0, 0, 0, 1, 1, 1, 1],
+        "score_1": [0.1, 0.2, 0.6, 0.7, 0.3, 0.4, 0.8, 0.9],
+        "score_2": [0.1, 0.9, 0.2, 0.8, 0.9, 0.1, 0.9, 0.2],
+    }
+)
+PRICES = Prices(miss=100, false_alarm=10, second=2, stage_ms=(50, 500))
+
+
+def draw(n: int = 400) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    label = (rng.random(n) < 0.3).astype(int)
+    first, second = rng.normal(size=(2, n)).round(1) + label * [[1.5], [2.0]]
+    return pd.DataFrame({"label_index": label, "score_1": first, "score_2": second}).astype(
+        {"score_1": np.float32, "score_2": np.float32}
+    )
+
+
+def test_rates():
+    first, second = SCORES["score_1"] > 0.5, SCORES["score_2"] > 0.5
+    called = {"stage 1 alone": first, "stage 2 alone": second, "both": first & second}
+    rates = decision_rates(called, SCORES["label_index"] == 1).set_index("decided_by")
+    assert list(rates.index) == list(called)
+    assert rates["found"].tolist() == [2, 2, 1] and rates["false_alarms"].tolist() == [2, 2, 1]
+    assert rates["recall"].tolist() == rates["false_alarm_rate"].tolist() == [0.5, 0.5, 0.25]
+    assert (rates[["n_normal", "n_defect"]] == 4).all(axis=None)
+    assert rates.loc["both", ["recall_low", "recall_high"]].tolist() == pytest.approx(wilson_interval(0.25, 4))
+    normal = decision_rates({"all": first[:4]}, [False] * 4)
+    assert normal["recall"].isna().all() and normal["false_alarm_rate"].item() == 0.5
+
+
+def test_cost_by_hand():
+    """At 10 % defects: misses 0.1 * 0.75 * 100, false alarms 0.9 * 0.25 * 10, time 50 + 0.5 * 500 ms at 2 a second."""
+    row = expected_costs(SCORES, [0.5], 0.5, prevalence=0.1, prices=PRICES).iloc[0]
+    assert (row["recall"], row["false_alarm_rate"], row["passed"]) == pytest.approx((0.25, 0.25, 0.5))
+    assert row[["miss_cost", "false_alarm_cost", "time_cost", "cost"]].tolist() == pytest.approx(
+        [7.5, 2.25, 0.6, 10.35]
+    )
+    # without stage 1: recall 0.5, false alarms 0.5, 500 ms
+    alone = cost_without_stage_1(SCORES, 0.5, prevalence=0.1, prices=PRICES)
+    assert alone == pytest.approx(0.1 * 0.5 * 100 + 0.9 * 0.5 * 10 + 1.0)
+    everything = expected_costs(SCORES, [-np.inf], 0.5, prevalence=0.1, prices=PRICES).iloc[0]
+    assert everything["cost"] == pytest.approx(alone + 0.1) and everything["passed"] == 1  # stage 1 takes its 50 ms
+    normal = SCORES[SCORES["label_index"] == 0]
+    assert expected_costs(normal, [0.5], 0.5, prevalence=0, prices=PRICES)["cost"].item() == pytest.approx(2.5 + 0.6)
+
+
+def test_costs_are_those_of_a_loop_whatever_share_of_defects_the_table_has():
+    scores, prices = draw(), Prices(50, 3, 1, (20, 200))
+    limits = first_thresholds(scores)
+    assert (np.diff(limits) > 0).all() and (scores["score_1"] > np.float32(limits[0])).all()
+    table = expected_costs(scores, limits, 0.7, prevalence=0.05, prices=prices)
+    assert table["passed"].iloc[[0, -1]].tolist() == [1, 0]
+    for limit, cost in zip(limits, table["cost"], strict=True):
+        total = 0.0
+        for label, weight in ((0, 0.95), (1, 0.05)):
+            photos = scores[scores["label_index"] == label]
+            goes_on = photos["score_1"] > np.float32(limit)
+            called = goes_on & (photos["score_2"] > np.float32(0.7))
+            wrong = called.mean() * 3 if label == 0 else (1 - called.mean()) * 50
+            total += weight * (wrong + (20 + 200 * goes_on.mean()) / 1000)
+        assert cost == pytest.approx(total)
+    doubled = pd.concat([scores, scores[scores["label_index"] == 0]])
+    pd.testing.assert_frame_equal(table, expected_costs(doubled, limits, 0.7, prevalence=0.05, prices=prices))
+
+
+@pytest.mark.parametrize(
+    ("prevalence", "prices", "best"),
+    [
+        (0.5, Prices(1, 10), 4),  # only 5 is called: half the defects missed, no false alarm
+        (0.5, Prices(100, 10), 2),  # 3, 4 and 5 are called
+        (0.001, Prices(100, 10), 4),
+        (0.5, Prices(100, 0), 1),  # nothing speaks for stopping a photo: just below the lowest
+        (0.1, Prices(0, 0, 1, (1, 100)), 5),  # time alone: all are stopped
+    ],
+)
+def test_best_threshold(prevalence, prices, best):
+    """score_2 tells nothing (both thresholds below all): stage 1 decides alone."""
+    val = pd.DataFrame({"label_index": [0, 0, 0, 1, 1], "score_1": [1.0, 2, 4, 3, 5], "score_2": 1.0})
+    found = best_first_threshold(val, 0, prevalence=prevalence, prices=prices)
+    assert found.value == pytest.approx(best) and (found.value < 1) == (best == 1)
+    assert (found.n_normal, found.n_abnormal, found.guaranteed) == (3, 2, None) and found.warning
+
+
+def test_cases_are_chosen_on_val_and_measured_on_test():
+    val = pd.DataFrame(
+        {"label_index": [1, 1, 0, 0, 0, 0], "score_1": [0.2, 0.8, 0.1, 0.3, 0.4, 0.6], "score_2": [1.0] * 4 + [0.0] * 2}
+    )
+    test = pd.DataFrame({"label_index": [1, 1, 0, 0], "score_1": [0.15, 0.9, 0.7, 0.05], "score_2": 1.0})
+    cases = {"prevalences": [0.5], "price_ratios": [1.0, 100.0], "prices": Prices(1.0)}
+    table = costs_by_case(val, test.assign(alone_2=True), 0.5, 0.5, **cases)
+    cheap, dear = table.iloc[0], table.iloc[1]
+    assert dear["threshold_1"] == pytest.approx(0.1) and cheap["threshold_1"] in (np.float32(0.1), np.float32(0.3))
+    # at 0.1 both test defects go on and are called; of two good photos one goes on and is a false alarm
+    assert (dear["recall"], dear["false_alarm_rate"], dear["cost"]) == pytest.approx((1, 0.5, 0.25))
+    assert dear["cost_as_set"] == pytest.approx(0.5 * 0.5 * 100 + 0.5 * 0.5), "at 0.5 one defect of two is lost"
+    assert dear["cost_stage_2"] == pytest.approx(0.5), "alone it calls all four a defect"
+    other = test.assign(score_1=[0.0, 9.0, 3.0, 1.0], alone_2=False)
+    assert costs_by_case(val, other, 0.5, 0.5, **cases)["threshold_1"].tolist() == table["threshold_1"].tolist()
+    many = {"prevalences": [0.001, 0.05, 0.5], "price_ratios": [1, 10, 1000], "prices": Prices(1, 1, 1, (5, 100))}
+    moves = costs_by_case(draw(), draw().assign(alone_2=True), 0, 0.7, **many)
+    values = moves.pivot(index="prevalence", columns="price_ratio", values="threshold_1").to_numpy()
+    assert (np.diff(values, axis=0) <= 0).all() and (np.diff(values, axis=1) <= 0).all()  # stop fewer photos
+    # the sliders say what the table says
+    page = cost_explorer(val, 0.5, Prices(1.0, 1.0), prevalence=0.5, price_ratio=100.0)
+    share, ratio, words, curve = page.children
+    assert "lowest at 0.1:" in words.value and bytes(curve.value).startswith(b"\x89PNG")
+    ratio.value, share.value = 1.0, 0.0001  # hardly a defect, no dear miss: above 0.3 no good photo is a false alarm
+    assert "lowest at 0.3:" in words.value and " 50 % of the photos" in words.value
+
+
+def test_bad_arguments_are_named():
+    case = {"prevalence": 0.1, "prices": PRICES}
+    for scores, message in (
+        (SCORES.drop(columns="score_2"), "score_2"),
+        (SCORES[:0], "rows"),
+        (SCORES.assign(score_2=[np.nan] + [0.5] * 7), "score_2 must be finite; 1 of 8"),
+        (SCORES[:4], "no defect photo"),
+        (SCORES[4:], "no normal photo"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            expected_costs(scores, [0.5], 0.5, **case)
+    with pytest.raises(ValueError, match="prevalence"):
+        expected_costs(SCORES, [0.5], 0.5, prevalence=5, prices=PRICES)
+    for wrong in ({"miss": -1}, {"miss": 1, "false_alarm": np.nan}, {"miss": 1, "stage_ms": (1, -1)}):
+        with pytest.raises(ValueError, match=list(wrong)[-1]):
+            Prices(**wrong)
