@@ -75,7 +75,7 @@ def test_pages_run_nothing_and_ask_nobody(browser, names, tmp_path):
     for page in (index, index.with_name(f"{name}.html")):
         text = visit(browser, page)
         assert all(one in text for one in NAMES)
-    written = report.write_report(tmp_path / "report.html", NAMES[0], [report.Section(NAMES[1], [NAMES[2], flat])])
+    written = report.write_report(tmp_path / "report.html", NAMES[0], {NAMES[1]: [NAMES[2], flat]})
     text = visit(browser, written)
     assert all(one in text for one in NAMES)
 
@@ -88,7 +88,7 @@ def test_a_policy_stops_what_is_not_escaped(browser, tmp_path):
 
 def test_tables_of_a_page_sort_by_a_click(browser, tmp_path):
     table = pd.DataFrame({"n": [10, 9, 100]})
-    file = report.write_report(tmp_path / "report.html", "x", [report.Section("y", [table])])
+    file = report.write_report(tmp_path / "report.html", "x", {"y": [table]})
     page = browser.new_page()
     page.goto(file.as_uri())
     page.click("th")

@@ -8,7 +8,6 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
-import pytest
 from PIL import Image
 
 from helpers.analysis.comparison import operating_points
@@ -53,13 +52,13 @@ def figure() -> NotebookFigure:
     return drawn
 
 
-def read(tmp_path, *sections: report.Section) -> Page:
+def read(tmp_path, sections: dict) -> Page:
     return Page(report.write_report(tmp_path / "out" / "report.html", f"Mesh {EVIL}", sections).read_text("utf-8"))
 
 
 def test_one_file_with_everything_inside(tmp_path):
     table = pd.DataFrame({EVIL: [EVIL, "b"], "share": [0.123456, np.nan], "n": [12345, 2]})
-    page = read(tmp_path, report.Section("Größe", (f"A paragraph {EVIL}.", table, figure())))
+    page = read(tmp_path, {"Größe": (f"A paragraph {EVIL}.", table, figure())})
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.html"]
     assert [tag for tag, _ in page.tags].count("script") == 1, "its own, for sorting"
     assert page.all("h1") == [f"Mesh {EVIL}"] and page.all("title") == [f"Mesh {EVIL}"]
@@ -77,14 +76,6 @@ def test_one_file_with_everything_inside(tmp_path):
     assert {"False alarm", "Threshold", "95 % interval"} <= set(page.all("dt"))
 
 
-def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path):
-    with pytest.raises(ValueError, match=".html"):
-        report.write_report(tmp_path / "report.pdf", "x", [report.Section("a")])
-    with pytest.raises(ValueError, match="empty"):
-        report.write_report(tmp_path / "report.html", "x", [])
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_the_leaderboard_in_words():
     board = pd.DataFrame(
         {
@@ -96,8 +87,7 @@ def test_the_leaderboard_in_words():
             "pixel_iou": [0.1, 0.2],
         }
     )
-    text, table = report.leaderboard_section(board).parts
-    assert "neither trained nor adjusted" in text
+    table = report.leaderboard_table(board)
     assert table["detector"].tolist() == ["unet", "glass"]
     assert table["defect photos found"].tolist() == ["90 %", "-"]
     assert table["trained on"].tolist() == ["good and defect photos", "good photos only"]
@@ -117,24 +107,21 @@ def test_in_short_by_hand():
     pairs = [("unet", "glass", 0.1, 0.3), ("draem", "unet", -0.4, -0.2), ("unet", "patchcore", 0.0, 0.2)]
     pairs += [("glass", "draem", 0.2, 0.3), ("patchcore", "glass", np.nan, np.nan)]
     differences = pd.DataFrame(pairs, columns=["model_a", "model_b", "low", "high"])
-    section = report.summary_section(board, "unet", differences)
-    assert section.parts == [
+    assert report.summary(board, "unet", differences) == [
         "4 detectors were tested on the same 50 good and 20 defect photos. unet is looked at closely.",
         "At the threshold that was set before these photos were looked at, it finds 95 % of the 20 photos with a "
         "defect and raises a false alarm on 4 % of the 50 good ones.",
         "It ranks photos better than glass, draem.",
         "These photos do not tell it apart from patchcore: the difference may be chance.",
     ]
-    assert report.summary_section(board, "draem", differences).parts[1:] == [
-        "Better than it at ranking photos: unet, glass."
-    ]
-    assert report.summary_section(board.iloc[:1], "unet").parts[0].startswith("1 detector was tested")
+    assert report.summary(board, "draem", differences)[1:] == ["Better than it at ranking photos: unet, glass."]
+    assert report.summary(board.iloc[:1], "unet")[0].startswith("1 detector was tested")
 
 
 def test_other_thresholds_in_counts():
     val = pd.DataFrame({"label_index": [0, 0, 0], "score": [0.1, 0.2, 0.3]})
     test = pd.DataFrame({"label_index": [0, 0, 1, 1, 1], "score": [0.1, 0.4, 0.2, 0.5, 0.6]})
-    _, table = report.operating_points_section(operating_points(val, test, Threshold(0.3, "given"))).parts
+    table = report.points_table(operating_points(val, test, Threshold(0.3, "given")))
     assert table["defect photos found"].tolist() == ["2 of 3 (66.7 %)", "-", "-"]
     assert table["false alarms"].tolist() == ["1 of 2 (50 %)", "-", "-"]
     assert table["remark"].tolist()[0] == "" and "no defect photo" in table["remark"].iloc[1]
@@ -143,15 +130,23 @@ def test_other_thresholds_in_counts():
 
 def test_sizes_or_the_reason_why_there_are_none():
     sizes = np.geomspace(1, 20, 40)
-    seen = pd.DataFrame({"size": sizes, "detected": sizes + np.tile([0, 3], 20) > 5, "unit": "mm"})
+    seen = pd.DataFrame(
+        {
+            "image_path": "a.png",
+            "defect_type": "dent",
+            "size": sizes,
+            "detected": sizes + np.tile([0, 3], 20) > 5,
+            "unit": "mm",
+            "measure": "length",
+        }
+    )
     pod = pod_table({"unet": seen, "glass": seen.assign(detected=True)})
-    drawn = figure()
-    _, table, last = report.sizes_section(pod, [drawn]).parts
-    assert last is drawn and table["detector"].tolist() == ["unet", "glass"]
+    table = report.sizes_table(pod)
+    assert table["detector"].tolist() == ["unet", "glass"]
     fit = fit_pod(seen)
     assert table.iloc[0, 3:6].tolist() == [f"{size:.3g} mm" for size in (fit.a50, fit.a90, fit.a90_95)]
     assert table.iloc[1, 3:6].tolist() == ["-", "-", "-"] and table["remark"].iloc[1].startswith("All 40 defects")
-    assert len(report.sizes_section(pod_table({})).parts) == 1
+    assert report.sizes_table(pod_table({})).empty
 
 
 def test_misses_in_sentences_by_hand():
@@ -163,25 +158,15 @@ def test_misses_in_sentences_by_hand():
         }
     )
     threshold = conformal_threshold(np.linspace(0, 0.5, 19))
-    drawn = figure()
-    misses, alarms, table, last = report.misses_section("unet", test, threshold, [drawn]).parts
-    assert threshold.value == 0.5 and last is drawn
+    misses, alarms, table = report.misses(test, threshold)
+    assert threshold.value == 0.5
     # Wilson for 2 of 6 and 1 of 10, from its closed form with z = 1.96
     assert misses.startswith("2 of 6 photos with a defect are missed (33.3 %)") and "from 9.7 % to 70 %" in misses
     assert alarms.startswith("1 of 10 good photos raise a false alarm (10 %)") and "from 1.8 % to 40.4 %" in alarms
     assert table.iloc[:, :4].to_numpy().tolist() == [["dent", 4, 2, 2], ["stain", 2, 2, 0]]
     assert table["to (95 % interval)"].iloc[1] == "100 %"
-    good = report.misses_section("unet", test[test["label_index"] == 0], threshold).parts
+    good = report.misses(test[test["label_index"] == 0], threshold)
     assert good[0].startswith("No photo of this kind was tested") and len(good) == 2
-
-
-def test_thresholds_say_where_they_come_from():
-    threshold = conformal_threshold(np.arange(40.0))
-    section = report.threshold_section("unet", {"image": threshold})
-    assert section.heading == "Thresholds of unet"
-    (text,) = section.parts
-    assert text.startswith("For the verdict on a photo: A photo is called abnormal above 38")
-    assert "95 % of held-out normal photos accepted, n = 40" in text
 
 
 def test_a_table_for_the_notebook_sorts_too():

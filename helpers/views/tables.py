@@ -47,14 +47,7 @@ _NOTEBOOK = (
 def styled(
     table: pd.DataFrame, *, index: bool = False, precision: int = 3, formats: Mapping[str, str | Callable] | None = None
 ) -> Styler:
-    """A table for a notebook, numbers rounded, all text escaped.
-
-    Args:
-        table: with names of its rows and columns that occur once.
-        index: show it.
-        precision: digits behind the point.
-        formats: column -> its format, ``{:.1e}``, or what makes plain text of a value.
-    """
+    """A table for a notebook, all text escaped: names of rows and columns occur once, ``formats`` is by column."""
     texts = table.map(lambda value: value if pd.api.types.is_scalar(value) else str(value))
     style = texts.style.format(formats, precision=precision, na_rep="-", escape="html")
     for axis in (0, 1):
@@ -69,13 +62,12 @@ def sortable_table(table: pd.DataFrame) -> str:
 
 def table_html(table: pd.DataFrame) -> str:
     """HTML of a table, all text escaped; a page that has `SORT` at its end sorts it by a click."""
-    formatters = {
+    four_digits = {
         name: (lambda value: "-" if pd.isna(value) else f"{value:.4g}")
-        for name in table.columns
-        if pd.api.types.is_float_dtype(table[name])
+        for name in table.select_dtypes("floating").columns
     }
     with pd.option_context("display.max_colwidth", None):
-        return table.to_html(index=False, border=0, classes="sortable", formatters=formatters, na_rep="-")
+        return table.to_html(index=False, border=0, classes="sortable", formatters=four_digits, na_rep="-")
 
 
 def notebook_html(executed: Path) -> str:
