@@ -132,7 +132,7 @@ def test_sizes_or_the_reason_why_there_are_none():
     sizes = np.geomspace(1, 20, 40)
     seen = pd.DataFrame(
         {
-            "image_path": "a.png",
+            "image_path": [f"{n}.png" for n in range(40)],
             "defect_type": "dent",
             "size": sizes,
             "detected": sizes + np.tile([0, 3], 20) > 5,
