@@ -1,8 +1,9 @@
-"""Known and unknown classes: verdicts and shares by hand, and one split from end to end."""
+"""What is left beside a classifier, where its maps point; known against unknown classes, by hand and in one split."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,183 @@ import pytest
 from PIL import Image
 
 from helpers import read_dataset
+from helpers.analysis.classes import decide
 from helpers.data.known_unknown import ClassSplit
+from helpers.data.samples import assign_splits, supervised_table
+from helpers.inference.predictor import Predictor
+from helpers.inference.stages import OpenSet
+from helpers.inference.train import classifier_thresholds, train_classifier
 from helpers.models.backbones import resolve_backbone
 from helpers.models.open_set import MahalanobisScorer
-from helpers.studies import open_set as study
+from helpers.runs import MissingRunError, Run
+from helpers.studies import classifiers as study
+from helpers.studies import open_set as open_set_study
 from helpers.thresholds import Threshold
+
+CORNERS = {"good": None, "p": (0, 0), "q": (0, 32), "r": (32, 0)}
+OPTIONS = {"image_size": 64, "epochs": 2, "batch_size": 8, "predict_batch_size": 16, "learning_rate": 2e-3}
+OPTIONS |= {"augmentation": {}, "device": "cpu", "hidden": 16}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> pd.DataFrame:
+    """Good photos are grey noise; classes p, q and r have a square in another corner; s has a single photo."""
+    folder, rng = tmp_path_factory.mktemp("squares"), np.random.default_rng(0)
+    for name, corner in [*CORNERS.items(), ("s", (32, 32))]:
+        (folder / name).mkdir()
+        for number in range(1 if name == "s" else 20):
+            picture = rng.integers(90, 130, (64, 64, 3), dtype=np.uint8)
+            if corner:
+                picture[corner[0] + 4 : corner[0] + 26, corner[1] + 4 : corner[1] + 26] = 255
+            Image.fromarray(picture).save(folder / name / f"{number:02d}.png")
+    return assign_splits(read_dataset(folder), "one_class", seed=3)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return resolve_backbone("builtin:")
+
+
+@pytest.fixture(scope="module")
+def run(table, backbone, tmp_path_factory) -> Run:
+    divided = supervised_table(table, ["s"])
+    draft = train_classifier(tmp_path_factory.mktemp("runs"), divided, backbone, allow_unknown=True, **OPTIONS)
+    return draft.finish(classifier_thresholds(draft))
+
+
+@pytest.fixture(scope="module")
+def gate(table, backbone, tmp_path_factory) -> open_set_study.Gate:
+    """A gate in a folder of artifacts, as notebook 02 leaves it."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    open_set_study.run_gate(folder, table, backbone, image_size=64, coreset_ratio=0.05, device="cpu")
+    return open_set_study.open_gate("auto", folder, table, Path("nowhere"), backbone)
+
+
+def test_what_is_left_is_what_a_cascade_opens(run, tmp_path):
+    scorer, limits, accepted = study.leave_open_set(run, tmp_path / "open_set", 0.9)
+    assert scorer.classes == ("good", "p", "q", "r")
+    opened = OpenSet.load(tmp_path / "open_set", Predictor(run, device="cpu"), "both")
+    assert (opened.tau, opened.kappa) == (limits["tau"], limits["kappa"])
+    # by hand: at most the k-th of n distances, k = ceil((n + 1) 0.9), and the same from the other end for confidence
+    val = run.predictions("val")
+    n = len(val)
+    rank = int(np.ceil((n + 1) * 0.9))
+    distances = scorer.scores(np.load(run.folder / "embeddings_val.npy"))
+    assert limits["tau"].value == np.sort(distances)[rank - 1]
+    assert limits["kappa"].value == np.sort(val["confidence"])[n - rank]
+    shares = accepted.set_index(["rule", "split"])
+    # the single photo of s is no photo of a known class
+    test = run.predictions("test")
+    known = (test["defect_type"] != "s").to_numpy()
+    assert shares.loc[("tau", "test"), "n"] == known.sum() == len(test) - 1
+    found = scorer.scores(np.load(run.folder / "embeddings_test.npy")[known])
+    assert shares.loc[("tau", "test"), "accepted"] == (~decide(found, None, limits["tau"])).sum()
+
+
+def test_where_the_maps_point_is_counted_by_type(run, monkeypatch):
+    masks = [np.zeros((20, 20), bool) for _ in range(3)]
+    masks[0][2:4, 2:4] = masks[1][2:4, 2:4] = masks[2][10:12, 10:12] = True
+    maps = [np.zeros((20, 20), np.float32) for _ in range(3)]
+    maps[0][3, 5] = 1  # two pixels beside it
+    maps[1][3, 7] = 1  # four pixels beside it
+    maps[2][10, 11] = 1
+    monkeypatch.setattr(study, "class_maps", lambda run, rows: {"maps": maps, "masks": masks})
+    rows = pd.DataFrame({"defect_type": ["a", "a", "b"], "mask_path": ["x", "y", "z"], "label_index": 1})
+    found = study.pointing_table(run, rows, tolerance=2).set_index("defect_type")
+    assert found["n"].to_dict() == {"a": 2, "b": 1, "all": 3}
+    assert found["in_defect"].to_dict() == {"a": 0.5, "b": 1.0, "all": pytest.approx(2 / 3)}
+    assert found.loc["b", "by_chance"] == pytest.approx(36 / 400)  # 2 + 2 * 2 pixels a side
+    assert study.pointing_table(run, rows.assign(mask_path="")).empty
+
+
+def test_maps_are_of_the_class_that_was_called(run):
+    rows = run.predictions("test").groupby("defect_type").head(1)
+    found = study.class_maps(run, rows)
+    assert len(found["maps"]) == len(rows) and found["maps"][0].shape == (64, 64)
+    assert all(row.predicted in title for row, title in zip(rows.itertuples(), found["titles"], strict=True))
+
+
+def test_both_approaches_are_timed_by_stage(run, gate, tmp_path):
+    scorer, _, _ = study.leave_open_set(run, tmp_path)
+    photos = run.predictions("test")["image_path"].tolist()[:4]
+    times = study.time_approaches(run, scorer, gate, photos, (1, 4), device="cpu")
+    stages = ["classifier", "distance", "one stage: both", "gate", "two stages: both"]
+    assert times["stage"].unique().tolist() == stages
+    assert times["n_calls"].tolist() == [4, 1] * len(stages) and (times["mean_ms"] > 0).all()
+    alone = study.time_approaches(run, scorer, None, photos, (2,), device="cpu")
+    assert alone["stage"].tolist() == stages[:3]
+
+
+# ------------------------------------------------------------------------------------------------ splits and their gate
+
+
+def test_splits_come_from_files_or_are_made_with_each_class_unknown_once(table, tmp_path):
+    made = open_set_study.find_splits([], "squares", table, 2)
+    hidden = [name for split in made for name in split.unknown if name != "s"]
+    assert sorted(hidden) == ["p", "q", "r"] and len(made) == 3  # two ways would leave one class known
+    assert all("s" in split.unknown for split in made), "one photo cannot be learned from"
+    (tmp_path / "mine.yml").write_text("name: X\ndataset: squares\nknown: [p, q]\nunknown: [r, s]\n")
+    assert open_set_study.find_splits([str(tmp_path / "mine.yml")], "", table) == [
+        ClassSplit("X", ("p", "q"), ("r", "s"), "squares")
+    ]
+    with pytest.raises(ValueError, match="Two splits have one name"):
+        open_set_study.find_splits([str(tmp_path / "mine.yml")] * 2, "", table)
+    few = table[table["defect_type"].isin(["good", "p", "q"])]
+    assert open_set_study.find_splits([], "squares", few) == []
+
+
+@pytest.mark.parametrize(("name", "n"), [("mesh", 2), ("neu_det", 3)])
+def test_files_for_a_dataset_are_found_by_its_name_and_classes(name, n):
+    classes = {
+        "mesh": ["broken_strand", "contamination", "hole", "shifted_strand"],
+        "neu_det": ["crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches"],
+    }[name]
+    photos = pd.DataFrame({"defect_type": [*classes, "good"] * 3})
+    photos["group"] = [str(number) for number in photos.index]
+    splits = open_set_study.find_splits([], name, photos)
+    assert len(splits) == n and {split.dataset for split in splits} == {name}
+    assert {each for split in splits for each in split.unknown} == set(classes)
+    other = open_set_study.find_splits([], name, photos.replace({classes[0]: "dent"}))
+    assert all(split.unknown != splits[0].unknown for split in other), "of other classes"
+
+
+def test_good_photos_stay_where_notebook_01_put_them(table):
+    divided = open_set_study.split_table(table, ClassSplit("A", ("p", "q"), ("r", "s")))
+    good = table["defect_type"] == "good"
+    assert (divided.loc[good, "split"] == table.loc[good, "split"]).all()
+    assert set(divided.loc[divided["defect_type"].isin(["r", "s"]), "split"]) == {"test"}
+    assert divided.attrs["class_split"] == "A" and divided.attrs["known_types"] == ["p", "q"]
+
+
+def test_the_gate_is_that_of_notebook_02_or_one_of_stand_ins(table, gate, backbone, tmp_path):
+    assert not gate.stand_in and gate.about.startswith("13 good photos of squares")
+    share, n = gate.false_alarms
+    test = gate.run.predictions("test").query("label_index == 0")
+    assert n == len(test) == 4 and share == (test["score"] > float(gate.run.thresholds["image"])).mean()
+    with pytest.raises(MissingRunError, match="02_train_patchcore"):
+        open_set_study.open_gate("auto", tmp_path, table, Path("nowhere"), backbone)
+    assert open_set_study.open_gate("none", tmp_path, table, Path("nowhere"), backbone) is None
+    defects = table[table["label_index"] == 1].reset_index(drop=True)
+    defects.attrs = table.attrs | {"root": "elsewhere"}
+    root = Path(table.attrs["root"])
+    options = {"image_size": 64, "coreset_ratio": 0.05, "device": "cpu"}
+    other = open_set_study.open_gate("auto", tmp_path, defects, root, backbone, **options)
+    assert other.stand_in and "stand-ins" in other.about
+    assert other.run.folder == tmp_path / "open_set" / "gate" / "patchcore"
+    assert set(other.run.table["defect_type"]) == {"good"}
+    named = open_set_study.open_gate(str(gate.run.folder), tmp_path, defects, root, backbone)
+    assert named.run.folder == gate.run.folder and named.stand_in
+
+
+def test_a_gate_that_knows_test_photos_is_refused(table, gate):
+    again = assign_splits(table, "one_class", seed=4)
+    divided = open_set_study.split_table(again, ClassSplit("A", ("p", "q"), ("r", "s")))
+    with pytest.raises(ValueError, match="trained or calibrated on"):
+        open_set_study.refuse_seen(gate.run, divided)
+    open_set_study.refuse_seen(gate.run, open_set_study.split_table(table, ClassSplit("A", ("p", "q"), ("r", "s"))))
+
+
+# ------------------------------------------------------------------------------------------------- one split, measured
 
 LIMITS = {
     "tau": Threshold(value=2.0, origin="given"),
@@ -39,73 +212,51 @@ def photos() -> pd.DataFrame:
 
 
 def test_each_approach_gives_its_verdicts():
-    verdicts = study._verdicts(photos(), LIMITS, True, "confidence", False)
+    verdicts = open_set_study.verdicts(photos(), LIMITS, True, "confidence", False)
     assert verdicts["one stage"].tolist() == ["a", "b", "unknown", "b", "a", "b"]
     assert verdicts["one stage with kappa"].tolist() == ["a", "b", "unknown", "unknown", "a", "b"]
     assert verdicts["two stages"].tolist() == ["a", "b", "a", "unknown", "no_defect", "b"]
-    ignoring = study._verdicts(photos(), LIMITS, False, "distance", True)
+    ignoring = open_set_study.verdicts(photos(), LIMITS, False, "distance", True)
     assert ignoring["two stages"].tolist() == ["a", "b", "unknown", "b", "a", "b"]
     assert "one stage with kappa" not in ignoring
-    good = study._verdicts(photos().replace({"predicted": {"b": "good"}}), LIMITS, False, "confidence", False)
+    good = open_set_study.verdicts(photos().replace({"predicted": {"b": "good"}}), LIMITS, False, "confidence", False)
     assert good["one stage"].tolist() == ["a", "good", "unknown", "good", "a", "good"]
     # flagged, but good by the classifier: no defect that it knows; what the gate lets go is good
     assert good["two stages"].tolist() == ["a", "unknown", "a", "unknown", "good", "unknown"]
 
 
 def test_shares_of_an_approach_by_hand():
-    verdicts = study._verdicts(photos(), LIMITS, True, "confidence", False)
-    row = study.approach_row(verdicts, "two stages", ["a", "b"])
+    verdicts = open_set_study.verdicts(photos(), LIMITS, True, "confidence", False)
+    row = open_set_study.approach_row(verdicts, "two stages", ["a", "b"])
     assert (row["n_known"], row["n_unknown"]) == (3, 3)
     assert row["known_right"] == pytest.approx(2 / 3)  # the third was let go
     assert row["known_accepted"] == 1  # none was called unknown
     assert row["unknown_detected"] == pytest.approx(1 / 3)
     assert row["lost"] == pytest.approx(1 / 6)
     assert row["open_set_accuracy"] == pytest.approx(3 / 6)
-    table = study.confusion(verdicts["defect_type"], verdicts["two stages"], ["a", "b"])
+    table = open_set_study.confusion(verdicts, "two stages", ["a", "b"])
     assert table.loc["x"].to_dict() == {"a": 1, "b": 1, "no_defect": 0, "unknown": 1}
     assert table.loc["a", "no_defect"] == 1
 
 
-@pytest.fixture(scope="module")
-def squares(tmp_path_factory):
-    """Good photos are grey noise; classes p, q and r have a square in another corner."""
-    folder, rng = tmp_path_factory.mktemp("squares"), np.random.default_rng(0)
-    for name, corner in (("good", None), ("p", (0, 0)), ("q", (0, 32)), ("r", (32, 0))):
-        (folder / name).mkdir()
-        for number in range(20):
-            picture = rng.integers(90, 130, (64, 64, 3), dtype=np.uint8)
-            if corner:
-                picture[corner[0] + 4 : corner[0] + 26, corner[1] + 4 : corner[1] + 26] = 255
-            Image.fromarray(picture).save(folder / name / f"{number:02d}.png")
-    return folder
-
-
-def test_a_split_leaves_its_folder_and_never_trains_on_the_unknown(squares, tmp_path):
-    table = read_dataset(squares)
-    backbone = resolve_backbone("builtin:")
-    options = {"image_size": 64, "epochs": 1, "batch_size": 8, "predict_batch_size": 16, "learning_rate": 1e-3}
-    options |= {"augmentation": {}, "device": "cpu", "hidden": 16, "n_bootstrap": 20}
-    result = study.run_split(tmp_path, table, ClassSplit("A", ("p", "q"), ("r",)), backbone, **options)
+def test_a_split_leaves_its_folder_and_never_trains_on_the_unknown(table, backbone, tmp_path):
+    options = {**OPTIONS, "epochs": 1, "n_bootstrap": 20}
+    result = open_set_study.run_split(tmp_path, table, ClassSplit("A", ("p", "q"), ("r", "s")), backbone, **options)
     place = tmp_path / "A"
     folders = {entry.name for entry in place.iterdir()}
-    assert folders == {"classifier", "embeddings", "osr", "cascade", "plots", "metrics.json"}
+    assert folders == {"classifier", "embeddings", "osr", "cascade", "metrics.json"}
     used = result.run.table
-    assert set(used.loc[used["defect_type"] == "r", "split"]) == {"test"}
+    assert set(used.loc[used["defect_type"].isin(["r", "s"]), "split"]) == {"test"}
     assert result.run.info["parameters"]["classes"] == ["good", "p", "q"]
     metrics = json.loads((place / "metrics.json").read_text())
-    assert metrics["known"] == ["p", "q"] and metrics["unknown"] == ["r"]
-    assert {row["method"] for row in metrics["methods"]} == set(study.METHODS)
-    assert all(row["n_unknown"] == 20 for row in metrics["methods"])
+    assert metrics["known"] == ["p", "q"] and metrics["unknown"] == ["r", "s"]
+    assert {row["method"] for row in metrics["methods"]} == set(open_set_study.METHODS)
+    assert all(row["n_unknown"] == 21 for row in metrics["methods"])
     # the stored scorer gives the stored scores, from the stored embeddings
     scorer = MahalanobisScorer.load(place / "osr" / "open_set.npz")
     stored = pd.read_csv(place / "osr" / "scores.csv")
     found = scorer.scores(np.load(place / "embeddings" / "embeddings_test.npy"))
     np.testing.assert_allclose(found, stored.loc[stored["split"] == "test", "mahalanobis"], rtol=1e-6)
-    drawn = study.split_figures(result)
-    assert {file.name for file in (place / "plots").iterdir()} == {
-        f"{name.replace(', ', '_').replace(' ', '_')}.png" for name in drawn
-    }
-    board = study.summary([result])
-    assert board["split"].unique().tolist() == ["A"] and {"one stage", "one stage with kappa"} == set(board["approach"])
+    assert result.approaches["approach"].tolist() == ["one stage", "one stage with kappa"]
     with pytest.raises(ValueError, match="UNKNOWN_BY"):
-        study.run_split(tmp_path, table, result.split, backbone, unknown_by="guess", **options)
+        open_set_study.run_split(tmp_path, table, result.split, backbone, unknown_by="guess", **options)

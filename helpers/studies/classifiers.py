@@ -7,7 +7,6 @@ photo of. How well new classes are told is measured in :mod:`helpers.studies.ope
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +27,12 @@ from helpers.studies.open_set import ONE_STAGE, TWO_STAGES, Gate
 from helpers.thresholds import Threshold
 
 
-@dataclass(frozen=True)
-class OpenSetLeft:
-    """What was left for the inspection.
-
-    Attributes:
-        scorer: fitted on the embeddings of train.
-        thresholds: ``tau`` and ``kappa``, set on the photos of val.
-        accepted: see :func:`helpers.analysis.classes.accepted_shares`.
-    """
-
-    scorer: MahalanobisScorer
-    thresholds: dict[str, Threshold]
-    accepted: pd.DataFrame
-
-
-def leave_open_set(run: Run, folder: Path, accept: float = 0.95) -> OpenSetLeft:
-    """Fit the distance of a classifier's embeddings, set tau and kappa, and write ``open_set.npz`` and
-    ``thresholds.json``: what :class:`helpers.inference.stages.OpenSet` reads.
-
-    The distance is fitted on train and the thresholds are set on val; test shows what they accept. Photos of classes
-    that the classifier does not know have no part in it.
-
-    Args:
-        run: finished classifier.
-        folder: gets the two files.
-        accept: share of held-out photos of known classes that tau and kappa each accept.
+def leave_open_set(
+    run: Run, folder: Path, accept: float = 0.95
+) -> tuple[MahalanobisScorer, dict[str, Threshold], pd.DataFrame]:
+    """Fit the distance of a classifier's embeddings on train, set tau and kappa on val, and write ``open_set.npz`` and
+    ``thresholds.json``, which `helpers.inference.stages.OpenSet` reads. Test shows what they accept
+    (`accepted_shares`). Photos of classes that the classifier does not know have no part in it.
 
     Raises:
         ValueError: val holds no photo of a known class.
@@ -78,19 +57,12 @@ def leave_open_set(run: Run, folder: Path, accept: float = 0.95) -> OpenSetLeft:
     scorer.save(folder / OPEN_SET_FILE)
     write_json({name: limit.to_dict() for name, limit in thresholds.items()}, folder / THRESHOLDS_FILE)
     pairs = (distances["val"], distances["test"], confidence["val"], confidence["test"])
-    return OpenSetLeft(scorer, thresholds, accepted_shares(thresholds, *pairs))
-
-
-# ----------------------------------------------------------------------------------------------------- where it looked
+    return scorer, thresholds, accepted_shares(thresholds, *pairs)
 
 
 def class_maps(run: Run, rows: pd.DataFrame) -> dict[str, list]:
-    """Grad-CAM of photos for the class that each was called: what ``figures.map_gallery`` draws.
-
-    Args:
-        run: finished classifier.
-        rows: rows of its ``predictions``, with ``predicted`` and ``confidence``.
-    """
+    """Grad-CAM of photos (rows of a classifier's predictions) for the class that each was called: what `map_gallery`
+    takes."""
     architecture = run.info["parameters"]["backbone"]["architecture"]
     model = load_classifier(run.folder / "model.ckpt", architecture)
     photos = [run.photo_at_map_size(path) for path in rows["image_path"]]
@@ -108,15 +80,9 @@ def class_maps(run: Run, rows: pd.DataFrame) -> dict[str, list]:
 def pointing_table(run: Run, rows: pd.DataFrame, tolerance: int = 16) -> pd.DataFrame:
     """How often the highest place of a map lies in the defect, and how often one placed at random would.
 
-    Args:
-        run: finished classifier.
-        rows: rows of its ``predictions`` of defect photos; those without a mask are left out.
-        tolerance: pixels of the network's photo that it may lie beside the defect: half of what a place of
-            the map stands for.
-
-    Returns:
-        A row a defect type and one for ``all``: ``defect_type``, ``n`` photos, ``in_defect`` (share), ``by_chance``
-        (mean share of the photo that the defect, widened by the tolerance, covers). Empty without a mask.
+    A row a defect type and one for ``all``: ``n`` photos with a mask, ``in_defect`` (share), ``by_chance`` (mean share
+    of the photo that the defect covers). ``tolerance``: pixels of the network's photo that it may lie beside the
+    defect: half of what a place of the map stands for.
     """
     from scipy.ndimage import maximum_filter
 
@@ -140,9 +106,6 @@ def pointing_table(run: Run, rows: pd.DataFrame, tolerance: int = 16) -> pd.Data
     )
 
 
-# ------------------------------------------------------------------------------------------------------------ how long
-
-
 def time_approaches(
     run: Run,
     scorer: MahalanobisScorer,
@@ -153,20 +116,10 @@ def time_approaches(
     repeats: int = 1,
     device: str = "auto",
 ) -> pd.DataFrame:
-    """Milliseconds per photo of every stage of both approaches, and of each whole, on photos that have been read.
+    """Milliseconds per photo of every stage of both approaches, and of each whole, on photos that have been read
+    (`time_stages`): ``classifier``, ``distance``, ``one stage: both``, and with a gate ``gate``, ``two stages: both``.
 
-    Args:
-        run: finished classifier.
-        scorer: distance of its embeddings.
-        gate: of the two-stage approach; None: only one stage.
-        photos: files; each approach takes as long as these make it: two stages need the second for what the gate flags.
-        batch_sizes: each at most the number of photos.
-        repeats: rounds over all photos.
-        device: see :func:`helpers.compute.trainer_device`.
-
-    Returns:
-        As from :func:`helpers.compute.time_stages`: stages ``classifier``, ``distance``, ``one stage: both``,
-        and with a gate ``gate`` and ``two stages: both``, after the photos were warmed up on.
+    Two stages need the second for what the gate flags among these photos.
     """
     sizes = list(batch_sizes)
     judge = Predictor(run, device=device, batch_size=max(sizes))
