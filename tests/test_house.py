@@ -61,7 +61,6 @@ def test_every_module_is_in_a_room_of_the_plan():
 UP: set[tuple[str, str]] = {
     ("helpers.models.backbones", "helpers.runs"),
     ("helpers.session", "helpers.runs"),
-    ("helpers.views.app.inspection", "helpers.studies.sizes"),
 }
 CIRCLES: set[str] = {
     "helpers.models.backbones",

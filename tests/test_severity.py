@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,14 +14,13 @@ from helpers.analysis.severity import (
     Quantity,
     SeverityError,
     check_rules,
-    parse_rules,
-    parse_severity_limits,
     rate_severity,
     read_rules,
     read_severity_limits,
+    shapes,
     verdicts,
 )
-from helpers.analysis.sizing import measure_table
+from helpers.analysis.sizing import measure_defects
 
 EXAMPLES = REPOSITORY / "notebooks" / "params" / "sizes"
 PHOTOS = ["a.png", "b.png", "c.png"]
@@ -33,30 +34,47 @@ def table() -> pd.DataFrame:
     masks[0][70:72, 30:36] = True
     for number, side in enumerate((10, 9, 8, 8, 7)):
         masks[1][20 : 20 + side, 3 + 18 * number : 3 + 18 * number + side] = True
-    return measure_table(
-        masks, PHOTOS, pixel_size=0.1, unit="mm", defect_types=["scratch", "spot", "good"], use_morphology=False
-    )
+    parts = [measure_defects(mask, pixel_size=0.1, unit="mm", use_morphology=False) for mask in masks]
+    kinds = ("scratch", "spot", "good")
+    named = zip(parts, PHOTOS, kinds, strict=True)
+    return pd.concat([part.assign(image_path=path, defect_type=kind) for part, path, kind in named], ignore_index=True)
+
+
+@pytest.fixture
+def severity(tmp_path):
+    """Lines of limits as their file is read; JSON is YAML."""
+    return lambda lines: read_severity_limits(written(tmp_path, "severity", lines))
+
+
+@pytest.fixture
+def drawing(tmp_path):
+    return lambda lines: read_rules(written(tmp_path, "rules", lines))
+
+
+def written(folder, key, lines):
+    file = folder / f"{key}.yml"
+    file.write_text(json.dumps({key: lines}))
+    return file
 
 
 # ------------------------------------------------------------------------------------------------------------- severity
 
 
-def test_severity_by_length_and_by_area_for_one_type(table):
-    limits = parse_severity_limits(
+def test_severity_by_length_and_by_area_for_one_type(table, severity):
+    limits = severity(
         [
             {"measure": "length", "medium": "0.5 mm", "high": "1 mm", "critical": "3.1 mm"},
             {"type": "spot", "measure": "area", "medium": "0.64 mm2", "high": "0.9 mm2"},
         ]
     )
-    severity = rate_severity(table, limits)
-    assert severity.cat.categories.tolist() == list(LEVELS)
-    assert severity.cat.ordered
+    rated = rate_severity(table, limits)
+    assert rated.cat.categories.tolist() == list(LEVELS) and rated.cat.ordered
     # Spots of 1.0, 0.81, 0.64, 0.64 and 0.49 mm²: at a limit is in its level; the line without a type is not theirs.
-    assert severity.tolist() == ["high", "medium", "high", "medium", "medium", "medium", "low"]
+    assert rated.tolist() == ["high", "medium", "high", "medium", "medium", "medium", "low"]
 
 
-def test_the_worst_of_several_lines_counts_and_near_the_edge_is_severe(table):
-    limits = parse_severity_limits(
+def test_the_worst_of_several_lines_counts_and_near_the_edge_is_severe(table, severity):
+    limits = severity(
         [
             {"measure": "edge_distance", "medium": "2 mm", "critical": "0.5 mm"},
             {"measure": "width", "high": "0.95 mm"},
@@ -65,29 +83,29 @@ def test_the_worst_of_several_lines_counts_and_near_the_edge_is_severe(table):
     # Distances: 3 mm below the photo's nearest edge and so on; the spots begin 0.3, 2.1, 3.9 and 5.7 mm from the left.
     assert table["edge_distance"].round(6).tolist() == [3.0, 2.8, 0.3, 2.0, 2.0, 2.0, 1.8]
     assert rate_severity(table, limits).tolist() == ["low", "low", "critical", "medium", "medium", "medium", "medium"]
-    wide = parse_severity_limits([{"measure": "width", "high": "0.95 mm"}])
+    wide = severity([{"measure": "width", "high": "0.95 mm"}])
     assert rate_severity(table, wide).tolist() == ["low"] * 2 + ["high"] + ["low"] * 4
     assert rate_severity(table.iloc[:0], limits).tolist() == []
 
 
-def test_units_are_converted_and_pixels_mean_pixels(table):
-    centimetres = parse_severity_limits([{"measure": "area", "high": "0.009 cm2"}])
+def test_units_are_converted_and_pixels_mean_pixels(table, severity):
+    centimetres = severity([{"measure": "area", "high": "0.009 cm2"}])
     assert (rate_severity(table, centimetres) == "high").tolist() == [False, False, True, False, False, False, False]
-    pixels = parse_severity_limits([{"measure": "area", "high": "81 px²"}])
+    pixels = severity([{"measure": "area", "high": "81 px²"}])
     assert (rate_severity(table, pixels) == "high").sum() == 2
-    inches = parse_severity_limits([{"measure": "length", "high": "0.118 inch"}])
+    inches = severity([{"measure": "length", "high": "0.118 inch"}])
     assert (rate_severity(table, inches) == "high").sum() == 1, "3.007 mm are 0.1184 inch"
 
 
-def test_limits_in_millimetres_need_a_pixel_size():
+def test_limits_in_millimetres_need_a_pixel_size(severity, drawing):
     mask = np.zeros((30, 30), bool)
     mask[5:15, 5:15] = True
-    in_pixels = measure_table([mask], ["a.png"])
+    in_pixels = measure_defects(mask).assign(image_path="a.png", defect_type="")
     with pytest.raises(SeverityError, match=r"limit 1 mm .* table is in px: measure with pixel_size"):
-        rate_severity(in_pixels, parse_severity_limits([{"measure": "length", "high": "1 mm"}]))
+        rate_severity(in_pixels, severity([{"measure": "length", "high": "1 mm"}]))
     with pytest.raises(SeverityError, match="table is in px"):
-        check_rules(in_pixels, parse_rules([{"measure": "length", "max": "1 mm"}]), ["a.png"])
-    assert rate_severity(in_pixels, parse_severity_limits([{"measure": "length", "high": "14 px"}])).item() == "high"
+        check_rules(in_pixels, drawing([{"measure": "length", "max": "1 mm"}]), ["a.png"])
+    assert rate_severity(in_pixels, severity([{"measure": "length", "high": "14 px"}])).item() == "high"
 
 
 @pytest.mark.parametrize(
@@ -108,19 +126,19 @@ def test_limits_in_millimetres_need_a_pixel_size():
         ({"measure": "length", "severe": "1 mm"}, "unknown severe"),
         ({"measure": "length", "low": "1 mm"}, "unknown low"),
         ({"measure": "length", "high": "1 mm", "type": 3}, "type=3"),
-        ("length", "expected keys"),
+        ("length", "expected keys and values"),
     ],
 )
-def test_limits_that_cannot_be_read_are_refused(line, message):
+def test_limits_that_cannot_be_read_are_refused(line, message, severity):
     with pytest.raises(SeverityError, match=message):
-        parse_severity_limits([line])
+        severity([line])
 
 
 # ---------------------------------------------------------------------------------------------------------------- rules
 
 
-def test_a_drawings_rules(table):
-    rules = parse_rules(
+def test_a_drawings_rules(table, drawing):
+    rules = drawing(
         [
             {"type": "scratch", "measure": "length", "max": "2 mm"},
             {"type": "spot", "measure": "area", "over": "0.5 mm2", "at_most": 3},
@@ -150,13 +168,11 @@ def test_a_drawings_rules(table):
     assert result["defect"].tolist() == [1, 1, 0]
 
 
-def test_at_a_limit_a_defect_passes(table):
+def test_at_a_limit_a_defect_passes(table, drawing):
     for line in ({"measure": "area", "max": "1 mm2"}, {"measure": "edge_distance", "min": "0.3 mm"}):
         table_b = table[table["image_path"] == "b.png"]
-        assert check_rules(table_b, parse_rules([line]), ["b.png"])["passed"].all()
-    assert check_rules(table, parse_rules([{"measure": "area", "over": "0.5 mm2", "at_most": 4}]), PHOTOS)[
-        "passed"
-    ].all()
+        assert check_rules(table_b, drawing([line]), ["b.png"])["passed"].all()
+    assert check_rules(table, drawing([{"measure": "area", "over": "0.5 mm2", "at_most": 4}]), PHOTOS)["passed"].all()
 
 
 @pytest.mark.parametrize(
@@ -173,19 +189,13 @@ def test_at_a_limit_a_defect_passes(table):
         ({"measure": "length", "maximum": "1 mm"}, "unknown maximum"),
     ],
 )
-def test_rules_that_cannot_be_read_are_refused(line, message):
+def test_rules_that_cannot_be_read_are_refused(line, message, drawing):
     with pytest.raises(SeverityError, match=message):
-        parse_rules([line])
+        drawing([line])
 
 
-def test_rules_that_do_not_fit_the_table_are_refused(table):
-    by_type = parse_rules([{"type": "scratch", "measure": "length", "max": "2 mm"}])
-    with pytest.raises(SeverityError, match="no column defect_type"):
-        check_rules(table.drop(columns="defect_type"), by_type, PHOTOS)
-    with pytest.raises(SeverityError, match="lacks b.png"):
-        check_rules(table, by_type, ["a.png"])
-    with pytest.raises(SeverityError, match="every photo would pass"):
-        check_rules(table, [], PHOTOS)
+def test_long_and_compact():
+    assert shapes(pd.DataFrame({"length": [3.0, 2.9, 1.0], "width": [1.0, 1.0, 1.0]})) == ["scratch", "spot", "spot"]
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
@@ -215,7 +225,7 @@ def test_the_examples_in_pixels_are_as_many(table):
     ("text", "message"),
     [
         ("rules: []", "at least one line"),
-        ("rules: 3", "expected a list"),
+        ("rules: 3", "expected one list"),
         ("severity: []", "one list called rules"),
         ("rules: [{measure: length, max: 1 mm}]\nmore: 1", "nothing else"),
         ("rules: [", "no YAML"),

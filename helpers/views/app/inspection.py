@@ -23,8 +23,10 @@ from helpers.analysis.severity import (
     PASS,
     check_rules,
     rate_severity,
+    rating_file,
     read_rules,
     read_severity_limits,
+    shapes,
     verdicts,
 )
 from helpers.analysis.sizing import PixelSize, label_defects, measure_labels
@@ -34,7 +36,6 @@ from helpers.inference.predictor import Predictor
 from helpers.inference.presets import PRESETS_FOLDER, Choice
 from helpers.inference.stages import Item, RunStage, Seen
 from helpers.runs import RUN_FILE
-from helpers.studies.sizes import rating_file, shapes
 from helpers.thresholds import Threshold
 
 MOVED = "moved by hand"

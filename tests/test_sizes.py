@@ -11,26 +11,23 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 
-from helpers.analysis.severity import check_rules, parse_rules, parse_severity_limits, rate_severity, verdicts
-from helpers.analysis.sizing import PixelSize
+from helpers.analysis.severity import Quantity, Rule, SeverityLimits, check_rules, rate_severity, rating_file, verdicts
+from helpers.analysis.sizing import PixelSize, label_defects, measure_defects
 from helpers.data.coco import read_instances
 from helpers.pictures.calibration_scene import LENS, PATTERN, SQUARE, TILTS, bar_sizes, photograph
 from helpers.runs import MissingRunError, Run
 from helpers.session import ParameterError
+from helpers.studies.calibration import Calibration, CalibrationError, choose_calibration, read_calibration
 from helpers.studies.sizes import (
-    Calibration,
-    CalibrationError,
     annotated_photo,
     check_types,
-    choose_calibration,
     choose_run,
+    coco_of_defects,
     measure_run,
     photo_maps,
     pixel_threshold,
-    rating_file,
-    read_calibration,
-    shapes,
     threshold_errors,
     threshold_summary,
     write_annotated,
@@ -127,18 +124,8 @@ def test_edges_are_those_of_the_product(run):
     cut, dent = measured.table["edge_distance_px"]
     assert cut == 0, "it reaches over the product's left edge"
     assert dent == pytest.approx(60 - 40, abs=1)
-    with pytest.raises(ValueError, match="product='ring'"):
-        measure_run(run, 2.0, SIZE, product="ring")
-    with pytest.raises(ValueError, match="types='size'"):
-        measure_run(run, 2.0, SIZE, types="size")
     with pytest.raises(ValueError, match=r"cut/0\.png: opening_diameter"):
         measure_run(run, 2.0, SIZE, opening_diameter=4)
-
-
-def test_long_and_compact():
-    table = pd.DataFrame({"length": [3.0, 2.9, 1.0], "width": [1.0, 1.0, 1.0]})
-    assert shapes(table) == ["scratch", "spot", "spot"]
-    assert shapes(table, elongation=1.0) == ["scratch"] * 3
 
 
 def test_size_errors_over_thresholds_have_the_runs_own_among_them(run):
@@ -165,15 +152,16 @@ def test_size_errors_over_thresholds_have_the_runs_own_among_them(run):
 # --------------------------------------------------------------------------------------------------------------- export
 
 
-def _judged(measured, rules=({"measure": "length", "max": "2.5 mm"},)):
-    limits = parse_severity_limits([{"measure": "length", "medium": "1 mm", "critical": "3.5 mm"}])
-    table = measured.table.assign(severity=rate_severity(measured.table, limits))
-    return table, verdicts(check_rules(measured.table, parse_rules(rules), measured.photos["image_path"]))
+def _judged(measured, longest=2.5):
+    limits = SeverityLimits("length", {"medium": Quantity(1, "mm"), "critical": Quantity(3.5, "mm")})
+    table = measured.table.assign(severity=rate_severity(measured.table, [limits]))
+    rules = [Rule("length", "max", Quantity(longest, "mm"))]
+    return table, verdicts(check_rules(measured.table, rules, measured.photos["image_path"]))
 
 
 def test_annotated_photos_worst_first(run, tmp_path):
     measured = measure_run(run, 2.0, SIZE)
-    table, judged = _judged(measured, [{"measure": "length", "max": "3.5 mm"}])
+    table, judged = _judged(measured, 3.5)
     assert judged["verdict"].tolist() == ["FAIL", "PASS", "PASS"]
     files = write_annotated(measured, table, judged, tmp_path / "photos", n_most=9)
     assert [str(file.relative_to(tmp_path)) for file in files] == ["photos/cut/0.png.jpg", "photos/dent/0.png.jpg"]
@@ -210,6 +198,29 @@ def test_files_hold_what_was_measured(run, tmp_path):
     drawn = {Path(photo.image_path).parent.name: photo for photo in read_instances(tmp_path / "data")}
     np.testing.assert_array_equal(drawn["dent"].instance_masks().any(0), measured.labels("dent/0.png") > 0)
     assert drawn["dent"].categories == ["spot"]
+
+
+def test_coco_holds_exactly_the_pixels_of_rings_and_fragments():
+    mask = np.zeros((60, 80), bool)
+    mask[5:13, 5:10] = mask[5:13, 13:22] = True
+    mask[30:42, 30:42] = True
+    mask[34:38, 34:38] = False
+    options = {"merge_distance": 4, "fill_holes": False}
+    labels = label_defects(mask, **options)
+    table = measure_defects(mask, **options).assign(image_path="a.png", defect_type="spot", severity="low")
+    content = coco_of_defects([("a.png", labels), ("b.png", np.zeros_like(labels))], table)
+    assert [image["file_name"] for image in content["images"]] == ["a.png", "b.png"]
+    assert [category["name"] for category in content["categories"]] == ["spot"]
+    for annotation in content["annotations"]:
+        outline, size = annotation["segmentation"], mask.shape
+        regions = coco_mask.frPyObjects(outline, *size) if isinstance(outline, list) else [outline]
+        drawn = coco_mask.decode(coco_mask.merge(regions)).astype(bool)
+        np.testing.assert_array_equal(drawn, labels == annotation["id"])
+        assert annotation["area"] == drawn.sum()
+        assert annotation["bbox"] == coco_mask.toBbox(coco_mask.merge(regions)).tolist()
+        assert annotation["length"] == table.loc[annotation["id"] - 1, "length"]
+    assert isinstance(content["annotations"][0]["segmentation"], dict), "the ring has a hole"
+    assert len(content["annotations"][1]["segmentation"]) == 2, "two fragments that were merged"
 
 
 def test_a_board_rectifies_photos_and_maps(tmp_path):
@@ -267,8 +278,8 @@ def test_the_run_that_learned_outlines_comes_first(run, tmp_path):
 
 
 def test_rules_of_a_type_that_no_defect_has_are_refused(run):
-    rules = parse_rules([{"type": "scratch", "measure": "length", "max": "2 mm"}])
-    limits = parse_severity_limits([{"type": "cut", "measure": "length", "high": "2 mm"}])
+    rules = [Rule("length", "max", Quantity(2, "mm"), defect_type="scratch")]
+    limits = [SeverityLimits("length", {"high": Quantity(2, "mm")}, "cut")]
     check_types("shape", run.table, [], rules)
     check_types("label", run.table, limits, [])
     with pytest.raises(ParameterError, match="RULES names the type 'scratch'.*cut, dent, good"):
