@@ -7,23 +7,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import cycle, islice
+from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 TIME_COLUMNS = ("stage", "batch_size", "n_photos", "n_calls", "mean_ms", "median_ms", "p95_ms")
 
 
 def trainer_device(device: str) -> dict[str, Any]:
-    """Lightning's ``accelerator`` and ``devices`` for ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-
-    Raises:
-        ValueError: for another word, or a device that this machine does not have.
-    """
+    """Lightning's ``accelerator`` and ``devices`` for ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
     import torch
 
     if device in ("auto", "cpu"):
@@ -54,11 +49,7 @@ def torch_device(device: str) -> str:
 
 
 def synchroniser(device: str) -> Callable[[], Any]:
-    """What waits until a device has done all it was given: work on a GPU is only queued when a call returns.
-
-    Args:
-        device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-    """
+    """What waits until a device has done all it was given: work on a GPU is only queued when a call returns."""
     import torch
 
     if device.startswith("cuda"):
@@ -107,51 +98,6 @@ def full_precision() -> Iterator[None]:
                 torch.backends.cudnn.allow_tf32 = _Tf32.before
 
 
-def time_calls(
-    function: Callable[[Any], Any],
-    inputs: Sequence[Sequence[Any]],
-    *,
-    warmup: int = 2,
-    repeats: int = 1,
-    synchronise: Callable[[], Any] | None = None,
-    clock: Callable[[], float] = time.perf_counter,
-) -> NDArray[np.float64]:
-    """Times calls on batches, in milliseconds per photo.
-
-    Args:
-        function: called with one batch at a time.
-        inputs: batches, each a sequence of photos or an array with the photos along its first axis.
-        warmup: calls before the first that counts, on the first batches: caches fill, kernels get chosen.
-        repeats: rounds over all batches, 1 or more.
-        synchronise: called before each reading of the clock (`synchroniser`); None where the function returns finished
-            results.
-        clock: seconds.
-
-    Returns:
-        (repeats * batches,) float64: time of the call over the photos of its batch, in the order of the calls.
-
-    Raises:
-        ValueError: When there is no batch, an empty one, or a count out of range.
-    """
-    sizes = [len(batch) for batch in inputs]
-    if not sizes or min(sizes) == 0:
-        raise ValueError("inputs must hold batches of at least one photo; there is none, or one is empty.")
-    if warmup < 0 or repeats < 1:
-        raise ValueError(f"warmup must be 0 or more and repeats 1 or more; got {warmup} and {repeats}.")
-    wait = synchronise or (lambda: None)
-    for batch in islice(cycle(inputs), warmup):
-        function(batch)
-    times = []
-    for _ in range(repeats):
-        for batch, size in zip(inputs, sizes, strict=True):
-            wait()
-            start = clock()
-            function(batch)
-            wait()
-            times.append(1000 * (clock() - start) / size)
-    return np.array(times)
-
-
 def time_stages(
     stages: Mapping[str, Callable[[Any], Any]],
     photos: Sequence[Any],
@@ -159,112 +105,44 @@ def time_stages(
     *,
     warmup: int = 2,
     repeats: int = 1,
-    synchronise: Callable[[], Any] | None = None,
+    synchronise: Callable[[], Any] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> pd.DataFrame:
-    """Times every stage at every batch size on the same photos.
+    """Milliseconds per photo of every stage (a function of a batch) at every batch size, on the same photos.
 
-    Args:
-        stages: name -> function of a batch (a slice of ``photos``).
-        photos: a list, or an array with the photos along its first axis. Photos left over from the last whole batch
-            are not timed: a smaller batch has another speed.
-        batch_sizes: each at most the number of photos.
-        warmup: see `time_calls`; likewise the rest.
-        repeats: rounds.
-        synchronise: before each reading of the clock.
-        clock: seconds.
-
-    Returns:
-        `TIME_COLUMNS`, a row a stage and batch size: ``n_photos`` timed in a round, ``n_calls`` in all rounds, and
-        mean, median and 95th percentile over the calls of the milliseconds per photo.
-
-    Raises:
-        ValueError: When a batch size is below 1 or above the number of photos.
+    Photos left over from the last whole batch are not timed: a smaller batch has another speed. The first ``warmup``
+    calls do not count: caches fill, kernels get chosen. ``synchronise`` (`synchroniser`) comes before each reading of
+    the clock. `TIME_COLUMNS`: ``n_photos`` timed in a round, ``n_calls`` in all, and mean, median and 95th percentile.
     """
     rows = []
-    for name, function in stages.items():
-        for size in batch_sizes:
-            if not 1 <= size <= len(photos):
-                raise ValueError(f"batch_sizes must lie in 1..{len(photos)}, the number of photos; got {size}.")
-            batches = [photos[start : start + size] for start in range(0, len(photos) - size + 1, size)]
-            times = time_calls(function, batches, warmup=warmup, repeats=repeats, synchronise=synchronise, clock=clock)
-            figures = times.mean(), np.median(times), np.quantile(times, 0.95)
-            rows.append((name, size, size * len(batches), times.size, *map(float, figures)))
+    for (name, function), size in product(stages.items(), batch_sizes):
+        if not 1 <= size <= len(photos):
+            raise ValueError(f"batch_sizes must lie in 1..{len(photos)}, the number of photos; got {size}.")
+        batches = [photos[start : start + size] for start in range(0, len(photos) - size + 1, size)]
+        for batch in islice(cycle(batches), warmup):
+            function(batch)
+        times = []
+        for batch in batches * repeats:
+            synchronise()
+            start = clock()
+            function(batch)
+            synchronise()
+            times.append(1000 * (clock() - start) / size)
+        figures = np.mean(times), np.median(times), np.quantile(times, 0.95)
+        rows.append((name, size, size * len(batches), len(times), *map(float, figures)))
     return pd.DataFrame(rows, columns=list(TIME_COLUMNS))
 
 
 def throughput_against_defects(
-    stage_ms: tuple[float, float],
-    pass_rate_normal: float,
-    pass_rate_defect: float,
-    shares: Iterable[float] = tuple(np.linspace(0, 1, 21)),
+    stage_ms: tuple[float, float], pass_rate_normal: float, pass_rate_defect: float
 ) -> pd.DataFrame:
-    """Photos per second of a cascade of two stages against the share of defects in the stream, by formula.
+    """Photos per second of a cascade of two stages, and of each stage alone, against the share d of defects.
 
-    With d the share of defects, a share p = d * pass_rate_defect + (1 - d) * pass_rate_normal goes on to stage 2, and a
-    photo takes stage_ms[0] + p * stage_ms[1] on average. It holds where a stage takes the same time for every photo it
-    sees; in batches, where the batches of stage 2 are filled.
-
-    Args:
-        stage_ms: milliseconds per photo of stage 1 and of stage 2, above 0.
-        pass_rate_normal: share of normal photos that stage 1 hands on, in [0, 1].
-        pass_rate_defect: share of defect photos that it hands on.
-        shares: of defects, in [0, 1].
-
-    Returns:
-        A row a share: ``defect_share``, ``passed`` (p), ``cascade_ms``, and photos per second: ``cascade``,
-        ``stage_1`` and ``stage_2`` alone.
-
-    Raises:
-        ValueError: Naming the parameter at fault.
+    A share p = d * pass_rate_defect + (1 - d) * pass_rate_normal goes on to stage 2, and a photo takes
+    stage_ms[0] + p * stage_ms[1] on average: where a stage takes the same time for every photo, its batches filled.
     """
-    first, second = _stage_times(stage_ms)
-    rates = np.array([_share(pass_rate_normal, "pass_rate_normal"), _share(pass_rate_defect, "pass_rate_defect")])
-    defects = np.array([_share(share, "shares") for share in shares])
-    passed = (1 - defects) * rates[0] + defects * rates[1]
-    milliseconds = first + passed * second
-    return pd.DataFrame(
-        {
-            "defect_share": defects,
-            "passed": passed,
-            "cascade_ms": milliseconds,
-            "cascade": 1000 / milliseconds,
-            "stage_1": 1000 / first,
-            "stage_2": 1000 / second,
-        }
-    )
-
-
-def break_even_share(stage_ms: tuple[float, float], pass_rate_normal: float, pass_rate_defect: float) -> float:
-    """Share of defects in the stream up to which the cascade is faster than stage 2 alone.
-
-    Args:
-        stage_ms: see `throughput_against_defects`; likewise the rest.
-        pass_rate_normal: share of normal photos that stage 1 hands on.
-        pass_rate_defect: share of defect photos that it hands on, above that of normal ones.
-
-    Returns:
-        In [0, 1]; 0 where the cascade is never faster, 1 where it always is.
-
-    Raises:
-        ValueError: Naming the parameter at fault.
-    """
-    first, second = _stage_times(stage_ms)
-    normal, defect = _share(pass_rate_normal, "pass_rate_normal"), _share(pass_rate_defect, "pass_rate_defect")
-    if defect <= normal:
-        raise ValueError(
-            f"pass_rate_defect ({defect}) must be above pass_rate_normal ({normal}): stage 1 tells nothing."
-        )
-    return float(np.clip((1 - first / second - normal) / (defect - normal), 0, 1))
-
-
-def _stage_times(stage_ms: tuple[float, float]) -> tuple[float, float]:
-    if len(stage_ms) != 2 or not all(np.isfinite(value) and value > 0 for value in stage_ms):
-        raise ValueError(f"stage_ms must be the milliseconds of two stages, above 0; got {stage_ms}.")
-    return float(stage_ms[0]), float(stage_ms[1])
-
-
-def _share(value: float, name: str) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must lie in [0, 1], got {value}.")
-    return float(value)
+    defects = np.linspace(0, 1, 21)
+    passed = (1 - defects) * pass_rate_normal + defects * pass_rate_defect
+    milliseconds = stage_ms[0] + passed * stage_ms[1]
+    table = pd.DataFrame({"defect_share": defects, "passed": passed, "cascade_ms": milliseconds})
+    return table.assign(cascade=1000 / milliseconds, stage_1=1000 / stage_ms[0], stage_2=1000 / stage_ms[1])

@@ -1,14 +1,14 @@
 """From a distance map to separate objects, and how well they agree with the truth.
 
-The map is that of :mod:`helpers.models.foreground`: depth inside an object, 0 on the background, 1 in the middle of
-every object. Its peaks are the objects; the watershed (Vincent & Soille 1991, "Watersheds in digital spaces") draws the
-lines between touching ones. Objects of the truth and of the result are matched one to one by intersection over union.
+The map is that of `helpers.models.foreground`: depth inside an object, 0 on the background, 1 in the middle of every
+object. Its peaks are the objects; the watershed (Vincent & Soille 1991, "Watersheds in digital spaces") draws the lines
+between touching ones. Objects of the truth and of the result are matched one to one by intersection over union (IoU).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -33,34 +33,17 @@ def separate(
     min_area: int = 50,
     restore: bool = True,
 ) -> np.ndarray:
-    """Cut a distance map into objects.
+    """Cut an (H, W) distance map into objects: int32, 0 background, numbered by topmost row, then leftmost column.
 
-    The seeds are the map's h-maxima (Soille 2003, "Morphological image analysis", 6.3.4): peaks that rise by at least
-    ``h`` over the saddle to any higher one. The watershed of the inverted map, flooded from them, divides the pixels
-    above ``threshold``.
+    The seeds are the map's h-maxima (Soille 2003, "Morphological image analysis", 6.3.4): peaks that rise by ``h``
+    over the saddle to any higher one. The watershed, flooded from them, divides the pixels above ``threshold``. Objects
+    whose peak is below ``min_peak``, or of fewer pixels than ``min_area``, are dropped.
 
-    What lies above the threshold is smaller than the object: where the map is exact, of a depth ``d`` out of a largest
-    depth ``r``, it lacks a border of ``threshold * r`` pixels. ``restore`` gives each object that border back, but
-    never a pixel that is nearer to another object. A higher threshold then costs no area and is safe from the
-    noise of the background.
-
-    Args:
-        distance_map: (H, W) float, 0 to 1.
-        threshold: from where on a pixel belongs to an object, above 0 and below 1.
-        h: how much a peak must rise over the saddle to its neighbour to be an object of its own, above 0.
-        min_peak: objects whose largest value is lower are dropped; the target's is 1 in every object.
-        min_area: objects of fewer pixels, the border included, are dropped.
-        restore: whether the border that the threshold takes away is given back.
-
-    Returns:
-        (H, W) int32: 0 is background, 1 to N the objects, numbered by their topmost row, then leftmost column.
-
-    Raises:
-        ValueError: a map that is not (H, W), or a threshold or ``h`` outside its range.
+    What lies above the threshold is smaller than the object: of a depth ``d`` out of a largest depth ``r``, it lacks a
+    border of ``threshold * r`` pixels. ``restore`` gives it back, but never a pixel that is nearer to another object: a
+    higher threshold then costs no area and is safe from the noise of the background.
     """
     surface = np.asarray(distance_map, dtype=np.float64)
-    if surface.ndim != 2:
-        raise ValueError(f"distance_map has the shape {surface.shape}; it must be (H, W).")
     if not 0 < threshold < 1 or h <= 0:
         raise ValueError(f"threshold={threshold} must lie between 0 and 1, and h={h} above 0.")
     inside = exceeds(surface, threshold)
@@ -107,20 +90,9 @@ def _restore_border(labels: np.ndarray, threshold: float) -> np.ndarray:
     return np.where(distance <= missing[owner], owner, 0)
 
 
-# --------------------------------------------------------------------------------------------- agreement with the truth
-
-
-@dataclass(frozen=True)
-class Match:
-    """How the objects found in one photo agree with the true ones.
-
-    Attributes:
-        pairs: matched objects: index of the true mask, number in the labels, intersection over union (IoU).
-        n_true: true objects.
-        n_found: objects found.
-        touching: pairs of indices of true objects that touch.
-        n_separated: how many of those pairs have both their objects matched, each to one of its own.
-        foreground_iou: IoU of all true objects together with all found ones; NaN where there are neither.
+class Match(NamedTuple):
+    """How the objects of one photo agree: ``pairs`` (index of the true mask, number in the labels, IoU), ``touching``
+    pairs of true objects and how many of them have both matched, and the IoU of all objects together.
     """
 
     pairs: list[tuple[int, int, float]]
@@ -130,46 +102,12 @@ class Match:
     n_separated: int
     foreground_iou: float
 
-    @property
-    def recall(self) -> float:
-        """Share of the true objects that are matched; NaN where there are none."""
-        return _share(len(self.pairs), self.n_true)
-
-    @property
-    def precision(self) -> float:
-        """Share of the objects found that are matched; NaN where there are none."""
-        return _share(len(self.pairs), self.n_found)
-
-    @property
-    def count_error(self) -> int:
-        """Objects found minus true objects."""
-        return self.n_found - self.n_true
-
-    @property
-    def mean_iou(self) -> float:
-        """Mean IoU of the matched pairs; NaN where there are none."""
-        return float(np.mean([iou for *_, iou in self.pairs])) if self.pairs else float("nan")
-
 
 def match_instances(true_masks: np.ndarray, labels: np.ndarray, iou: float = 0.5) -> Match:
-    """Match objects one to one, so that the sum of their IoU is largest (Kuhn 1955, "The Hungarian method").
-
-    A true mask counts as it is given. For nuts of the built-in frames that is the outline with the bore filled, which
-    is also what :func:`separate` gives; a mask with holes would be compared with its holes.
-
-    Args:
-        true_masks: (N, H, W) bool, one an object.
-        labels: (H, W) int, from :func:`separate`.
-        iou: least intersection over union of a matched pair, above 0.
-
-    Raises:
-        ValueError: shapes that do not fit, or an ``iou`` outside (0, 1].
+    """Match true masks (N, H, W) with labels (H, W) of `separate`, one to one with an IoU of ``iou`` at least, so that
+    the sum of the IoU is largest (Kuhn 1955, "The Hungarian method"). A mask with holes is compared with its holes.
     """
-    masks, labels = np.asarray(true_masks, dtype=bool), np.asarray(labels)
-    if masks.ndim != 3 or masks.shape[1:] != labels.shape:
-        raise ValueError(f"True masks {masks.shape} and labels {labels.shape} do not fit: (N, H, W) and (H, W).")
-    if not 0 < iou <= 1:
-        raise ValueError(f"iou={iou} must lie in (0, 1].")
+    masks = np.asarray(true_masks, dtype=bool)
     numbers = np.unique(labels[labels > 0])
     areas = np.array([(labels == number).sum() for number in numbers], dtype=np.int64)
     overlap = np.zeros((len(masks), len(numbers)))
@@ -179,23 +117,16 @@ def match_instances(true_masks: np.ndarray, labels: np.ndarray, iou: float = 0.5
         overlap[index] = shared / np.maximum(mask.sum() + areas - shared, 1)
     # Pairs below the limit weigh nothing: they must not draw an object away from one it does match.
     allowed = np.where(overlap >= iou, overlap, 0)
-    rows, columns = linear_sum_assignment(allowed, maximize=True)
     pairs = [
         (int(row), int(numbers[column]), float(overlap[row, column]))
-        for row, column in zip(rows, columns, strict=True)
+        for row, column in zip(*linear_sum_assignment(allowed, maximize=True), strict=True)
         if allowed[row, column] > 0
     ]
-    touching = touching_pairs(masks)
-    matched = {row for row, *_ in pairs}
+    touching, matched = touching_pairs(masks), {row for row, *_ in pairs}
+    n_separated = sum(first in matched and second in matched for first, second in touching)
     everything, found = masks.any(axis=0), labels > 0
-    return Match(
-        pairs=pairs,
-        n_true=len(masks),
-        n_found=len(numbers),
-        touching=touching,
-        n_separated=sum(first in matched and second in matched for first, second in touching),
-        foreground_iou=_share(int((everything & found).sum()), int((everything | found).sum())),
-    )
+    whole = _share((everything & found).sum(), (everything | found).sum())
+    return Match(pairs, len(masks), len(numbers), touching, n_separated, whole)
 
 
 def touching_pairs(masks: np.ndarray, distance: float = TOUCH_DISTANCE) -> list[tuple[int, int]]:
@@ -216,43 +147,30 @@ def touching_pairs(masks: np.ndarray, distance: float = TOUCH_DISTANCE) -> list[
 def match_table(matches: Sequence[Match], names: Sequence[str]) -> pd.DataFrame:
     """One row a photo, and a last row ``all`` over all their objects (not the mean of the rows).
 
-    Columns: n_true, n_found, count_error (in ``all``: the mean of its absolute values over the photos), precision,
-    recall, mean_iou (of matched pairs), foreground_iou (in ``all``: the mean over the photos), n_touching (pairs),
-    n_separated, separated (share; NaN where nothing touches).
-
-    Args:
-        matches: from :func:`match_instances`.
-        names: of the photos, for the index.
+    ``count_error`` is found minus true (in ``all`` the mean absolute value over photos), ``mean_iou`` that of matched
+    pairs, ``foreground_iou`` in ``all`` the mean over photos, ``separated`` the share of touching pairs.
     """
-    rows = [
-        {
-            "n_true": match.n_true,
-            "n_found": match.n_found,
-            "count_error": float(match.count_error),
-            "precision": match.precision,
-            "recall": match.recall,
-            "mean_iou": match.mean_iou,
-            "foreground_iou": match.foreground_iou,
-            "n_touching": len(match.touching),
-            "n_separated": match.n_separated,
-            "separated": _share(match.n_separated, len(match.touching)),
+
+    def row(photos: Sequence[Match]) -> dict[str, float]:
+        overlaps = [iou for match in photos for *_, iou in match.pairs]
+        n_true, n_found = (sum(getattr(match, name) for match in photos) for name in ("n_true", "n_found"))
+        n_touching, n_separated = sum(len(match.touching) for match in photos), sum(m.n_separated for m in photos)
+        return {
+            "n_true": n_true,
+            "n_found": n_found,
+            "count_error": float(n_found - n_true),
+            "precision": _share(len(overlaps), n_found),
+            "recall": _share(len(overlaps), n_true),
+            "mean_iou": float(np.mean(overlaps)) if overlaps else float("nan"),
+            "foreground_iou": pd.Series([match.foreground_iou for match in photos], dtype=float).mean(),
+            "n_touching": n_touching,
+            "n_separated": n_separated,
+            "separated": _share(n_separated, n_touching),
         }
-        for match in matches
-    ]
-    table = pd.DataFrame(rows, index=pd.Index(names, name="photo"))
-    totals = table[["n_true", "n_found", "n_touching", "n_separated"]].sum()
-    overlaps = [iou for match in matches for *_, iou in match.pairs]
-    table.loc["all"] = {
-        **totals,
-        "count_error": table["count_error"].abs().mean(),
-        "precision": _share(len(overlaps), totals["n_found"]),
-        "recall": _share(len(overlaps), totals["n_true"]),
-        "mean_iou": float(np.mean(overlaps)) if overlaps else float("nan"),
-        "foreground_iou": table["foreground_iou"].mean(),
-        "separated": _share(totals["n_separated"], totals["n_touching"]),
-    }
-    counts = ["n_true", "n_found", "n_touching", "n_separated"]
-    return table.astype(dict.fromkeys(counts, "int64"))
+
+    table = pd.DataFrame([row([match]) for match in matches] + [row(matches)], pd.Index([*names, "all"], name="photo"))
+    table.loc["all", "count_error"] = table["count_error"].iloc[:-1].abs().mean()
+    return table
 
 
 def _share(part: float, whole: float) -> float:

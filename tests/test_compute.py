@@ -4,11 +4,9 @@ import torch
 
 from helpers.compute import (
     TIME_COLUMNS,
-    break_even_share,
     full_precision,
     synchroniser,
     throughput_against_defects,
-    time_calls,
     time_stages,
 )
 
@@ -35,28 +33,14 @@ class Machine:
         self.now, self.waiting = self.now + self.waiting, 0.0
 
 
-def test_times_are_per_photo_and_in_order():
-    machine = Machine(lambda batch, _: 0.010 + 0.005 * len(batch))
-    times = time_calls(machine.work, [[1], [2, 3, 4, 5]], warmup=0, repeats=2, clock=machine.clock)
-    assert times.tolist() == pytest.approx([15, 7.5, 15, 7.5])
-    assert machine.seen == [[1], [2, 3, 4, 5]] * 2
-
-
-def test_warm_up_is_not_counted():
-    machine = Machine(lambda batch, call: 1.0 if call <= 3 else 0.004)
-    times = time_calls(machine.work, [[1], [2]], warmup=3, clock=machine.clock)
-    assert times.tolist() == pytest.approx([4, 4])
-    assert machine.seen == [[1], [2], [1], [1], [2]]
-    cold = Machine(lambda batch, call: 1.0 if call <= 3 else 0.004)
-    assert time_calls(cold.work, [[1], [2]], warmup=0, clock=cold.clock).tolist() == pytest.approx([1000, 1000])
-
-
-def test_queued_work_is_waited_for():
-    machine = Machine(lambda batch, _: 0.003, queued=True)
-    times = time_calls(machine.work, [[1], [2]], warmup=2, synchronise=machine.wait, clock=machine.clock)
-    assert times.tolist() == pytest.approx([3, 3])  # and nothing of the warm-up
+def test_warm_up_is_not_counted_and_queued_work_is_waited_for():
+    machine = Machine(lambda batch, call: 1.0 if call <= 3 else 0.004, queued=True)
+    options = {"warmup": 3, "repeats": 2, "clock": machine.clock}
+    (row,) = time_stages({"a": machine.work}, [1, 2], (1,), synchronise=machine.wait, **options).itertuples()
+    assert (row.mean_ms, row.p95_ms, row.n_calls) == (pytest.approx(4), pytest.approx(4), 4)
+    assert machine.seen == [[1], [2], [1], [1], [2], [1], [2]]
     blind = Machine(lambda batch, _: 0.003, queued=True)
-    assert time_calls(blind.work, [[1]], clock=blind.clock).tolist() == [0]  # what not waiting would show
+    assert time_stages({"a": blind.work}, [1], (1,), clock=blind.clock)["mean_ms"].item() == 0  # without waiting
 
 
 def test_table_of_stages():
@@ -96,49 +80,14 @@ def test_a_gpu_is_waited_for(monkeypatch):
 
 def test_throughput_by_hand():
     """10 ms and 40 ms; of normal photos 10 % go on, of defect photos 90 %."""
-    table = throughput_against_defects((10, 40), 0.1, 0.9, [0, 0.5, 1])
+    table = throughput_against_defects((10, 40), 0.1, 0.9).set_index("defect_share").loc[[0, 0.5, 1]]
     assert table["passed"].tolist() == pytest.approx([0.1, 0.5, 0.9])
     assert table["cascade_ms"].tolist() == pytest.approx([14, 30, 46])
     assert table["cascade"].tolist() == pytest.approx([1000 / 14, 1000 / 30, 1000 / 46])
-    assert (table["stage_1"] == 100).all()
-    assert (table["stage_2"] == 25).all()
+    assert (table["stage_1"] == 100).all() and (table["stage_2"] == 25).all()
 
 
-def test_throughput_is_that_of_a_simulated_stream():
-    rng = np.random.default_rng(0)
-    defect = rng.random(200_000) < 0.3
-    goes_on = rng.random(defect.size) < np.where(defect, 0.95, 0.2)
-    seconds = (0.004 + 0.020 * goes_on).sum()
-    row = throughput_against_defects((4, 20), 0.2, 0.95, [0.3]).iloc[0]
-    assert row["cascade"] == pytest.approx(defect.size / seconds, rel=0.01)
-
-
-def test_break_even():
-    share = break_even_share((10, 40), 0.1, 0.9)
-    assert share == pytest.approx((0.75 - 0.1) / 0.8)
-    row = throughput_against_defects((10, 40), 0.1, 0.9, [share]).iloc[0]
-    assert row["cascade"] == pytest.approx(row["stage_2"])
-    assert break_even_share((50, 40), 0.1, 0.9) == 0  # a first stage slower than the second
-    assert break_even_share((1, 400), 0.1, 0.9) == 1
-    with pytest.raises(ValueError, match="pass_rate_defect"):
-        break_even_share((10, 40), 0.5, 0.5)
-
-
-def test_bad_arguments_are_named():
-    for arguments, message in [
-        (((10,), 0.1, 0.9), "stage_ms"),
-        (((10, 0), 0.1, 0.9), "stage_ms"),
-        (((10, 40), 1.1, 0.9), "pass_rate_normal"),
-        (((10, 40), 0.1, -1), "pass_rate_defect"),
-        (((10, 40), 0.1, 0.9, [5]), "shares"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            throughput_against_defects(*arguments)
-    for inputs in ([], [[1], []]):
-        with pytest.raises(ValueError, match="inputs"):
-            time_calls(len, inputs)
-    with pytest.raises(ValueError, match="repeats"):
-        time_calls(len, [[1]], repeats=0)
+def test_more_photos_than_there_are_make_no_batch():
     with pytest.raises(ValueError, match=r"1\.\.3"):
         time_stages({"a": len}, [1, 2, 3], [16])
 

@@ -61,7 +61,7 @@ def test_an_object_cut_by_the_border_keeps_its_border():
     surface = (ndimage.distance_transform_edt(padded) / 25)[:, 60:]
     labels = separate(surface, threshold=0.3)
     assert labels.max() == 1
-    assert match_instances(whole[None], labels).mean_iou > 0.95
+    assert match_instances(whole[None], labels).pairs[0][2] > 0.95
 
 
 def test_objects_are_numbered_from_the_top_and_an_empty_map_has_none():
@@ -99,9 +99,9 @@ def test_match_by_hand():
     labels = as_labels(squares((0, 2, 10, 10), (0, 40, 5, 5)), [4, 9])
     match = match_instances(truth, labels)
     assert match.pairs == [(0, 4, pytest.approx(80 / 120))]
-    assert (match.n_true, match.n_found, match.count_error) == (2, 2, 0)
-    assert match.recall == 0.5 and match.precision == 0.5
-    assert match.mean_iou == pytest.approx(2 / 3)
+    row = match_table([match], ["photo"]).loc["photo"]
+    assert row[["n_true", "n_found", "count_error", "recall", "precision"]].tolist() == [2, 2, 0, 0.5, 0.5]
+    assert row["mean_iou"] == pytest.approx(2 / 3)
     assert match.foreground_iou == pytest.approx(80 / (200 + 125 - 80))
     assert match_instances(truth, labels, iou=0.7).pairs == []
 
@@ -111,7 +111,8 @@ def test_two_touching_objects_found_as_one_are_not_separated():
     merged = as_labels(squares((0, 0, 10, 22), (0, 40, 10, 10)), [1, 2])
     match = match_instances(truth, merged)
     assert match.touching == [(0, 1)] and match.n_separated == 0
-    assert match.count_error == -1 and match.recall == pytest.approx(2 / 3) and match.precision == 1
+    row = match_table([match], ["photo"]).loc["photo"]
+    assert row[["count_error", "recall", "precision"]].tolist() == [-1, pytest.approx(2 / 3), 1]
     assert match.foreground_iou == 1
 
 
@@ -132,7 +133,8 @@ def test_touching_is_a_matter_of_pixels():
 
 def test_nothing_there_and_nothing_found():
     match = match_instances(np.zeros((0, 4, 4), bool), np.zeros((4, 4), int))
-    assert match.pairs == [] and match.count_error == 0 and np.isnan(match.recall) and np.isnan(match.foreground_iou)
+    assert match.pairs == [] and np.isnan(match.foreground_iou)
+    assert match_table([match], ["photo"]).loc["photo", ["recall", "precision", "mean_iou", "separated"]].isna().all()
 
 
 def test_the_table_pools_objects_not_photos():
