@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from helpers.analysis.pixel_size import calibrate_checkerboard, pixel_size_from_object, pixel_size_from_points
-from helpers.analysis.sizing import PixelSize, measure_labels
+from helpers.analysis.sizing import PixelSize
 from helpers.inference.object_mask import otsu_object_mask
 from helpers.pictures.calibration_scene import (
     BAR_LENGTH,
@@ -97,13 +97,11 @@ def test_of_a_disc_and_specks_the_disc_is_measured():
 
 def test_what_cannot_be_a_reference_is_refused():
     mask = np.zeros((20, 20), bool)
-    with pytest.raises(ValueError, match="object_mask"):
+    with pytest.raises(ValueError, match="no object"):
         pixel_size_from_object(mask, 1.0)
     mask[0:5, 3:9] = True
     with pytest.raises(ValueError, match="border"):
         pixel_size_from_object(mask, 1.0)
-    with pytest.raises(ValueError, match="object_mask is uint8"):
-        pixel_size_from_object(mask.astype(np.uint8), 1.0)
     with pytest.raises(ValueError, match="measure='area'"):
         pixel_size_from_object(mask, 1.0, measure="area")
     with pytest.raises(ValueError, match="known_size=0"):
@@ -135,7 +133,6 @@ def test_one_photo_takes_the_perspective_away():
     photo = photograph((24.0, -17.0, 8.0))
     calibration = calibrate_checkerboard([photo], PATTERN, SQUARE)
     assert calibration.camera_matrix is None
-    assert calibration.n_photos == 1
     assert calibration.residual < 0.02, "mm; a pixel is about 0.14"
     assert 0 < calibration.pixel_size.relative_error < 0.01
     assert calibration.pixel_size.value_x == pytest.approx(95 / 700, rel=0.2)
@@ -187,16 +184,14 @@ def test_boards_that_cannot_be_used_are_refused():
         calibrate_checkerboard([photo, np.full_like(photo, 99)], PATTERN, SQUARE)
     with pytest.raises(ValueError, match="no whole checkerboard"):
         calibrate_checkerboard([photo], (8, 7), SQUARE)
-    with pytest.raises(ValueError, match="different sizes"):
+    with pytest.raises(ValueError, match="one size"):
         calibrate_checkerboard([photo, photo[:-2]], PATTERN, SQUARE)
     with pytest.raises(ValueError, match="square=0"):
         calibrate_checkerboard([photo], PATTERN, 0)
     with pytest.raises(ValueError, match="pattern"):
         calibrate_checkerboard([photo], (2, 6), SQUARE)
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match="one size"):
         calibrate_checkerboard([], PATTERN, SQUARE)
-    with pytest.raises(ValueError, match="float64"):
-        calibrate_checkerboard([photo / 255], PATTERN, SQUARE)
 
 
 def test_points_are_projected_where_the_camera_sees_them():
@@ -227,14 +222,3 @@ def test_only_the_checkerboard_holds_for_a_camera_that_is_tilted_and_distorts():
     assert (trial["off_percent"][simple].abs() > 3).all()
     assert off.iloc[-1] <= 1.5 * 95 / 700 and trial["calibration"].iloc[-1] == "checkerboard, 5 photos"
     np.testing.assert_allclose(trial["off_percent"], 100 * (trial["length"] / BAR_LENGTH - 1))
-
-
-def test_the_error_reaches_the_measures():
-    labels = np.zeros((40, 60), np.int32)
-    labels[10:20, 10:40] = 1
-    size = pixel_size_from_points((0, 0), (100, 0), 10.0, click_error=1.0)
-    row = measure_labels(labels, size).iloc[0]
-    assert row["unit"] == "mm"
-    assert row["area"] == pytest.approx(3.0)
-    assert row["area_error"] == pytest.approx(3.0 * 2 * math.sqrt(2) / 100)
-    assert row["length_error"] == pytest.approx(math.hypot(3, 1) * math.sqrt(2) / 100)

@@ -1,9 +1,8 @@
 """How large a pixel is: from two points, from an object of known size, or from photos of a checkerboard.
 
-Each way gives a :class:`helpers.analysis.sizing.PixelSize` with its standard error. The pixel size holds in the plane
-of what was measured, at that distance from the camera; parts that lie higher or lower are measured too large or small.
-The checkerboard also tells how the camera distorts: its calibration rectifies photos, so that one pixel size holds all
-over them.
+Each way gives a `PixelSize` with its standard error. It holds in the plane of what was measured, at that distance from
+the camera; parts that lie higher or lower are measured too large or small. The checkerboard also tells how the camera
+distorts: its calibration rectifies photos, so that one pixel size holds all over them.
 """
 
 from __future__ import annotations
@@ -31,24 +30,12 @@ def pixel_size_from_points(
     click_error: float = 1.0,
     distance_error: float = 0.0,
 ) -> PixelSize:
-    """Pixel size from two points a known distance apart, pixels being square.
+    """From two points (x, y) in pixels a known distance apart; ``click_error`` is that of each coordinate, in pixels.
 
-    Of each point only the error along the line counts, so that the error of the length in pixels is sqrt(2) times
-    ``click_error``; relative errors of both lengths are added in squares.
-
-    Args:
-        first: (x, y) in pixels.
-        second: likewise.
-        distance: between them, in ``unit``.
-        unit: mm, cm or inch.
-        click_error: standard error of each coordinate in pixels.
-        distance_error: standard error of the distance, in ``unit``.
-
-    Raises:
-        ValueError: for points that coincide, a distance that is not above 0, negative errors, or an unknown unit.
+    Of each point only the error along the line counts, so that the error of the length in pixels is sqrt(2) times it;
+    relative errors of both lengths are added in squares.
     """
-    _check_known(unit, distance=distance)
-    _check_errors(click_error=click_error, distance_error=distance_error)
+    _check(unit, {"distance": distance}, {"click_error": click_error, "distance_error": distance_error})
     pixels = math.dist(first, second)
     if not pixels > 0:
         raise ValueError(f"Both points are {first}; click two different ones, as far apart as the photo allows.")
@@ -66,33 +53,17 @@ def pixel_size_from_object(
     edge_error: float = 0.5,
     known_size_error: float = 0.0,
 ) -> PixelSize:
-    """Pixel size from one object of known size in the photo, such as a gauge disc or a coin; pixels being square.
+    """From the largest region of an (H, W) bool mask, such as a gauge disc, a coin or a rod (``measure``: length).
 
     Both edges of the object shift together when its segmentation is too generous or too strict, so the error of the
-    measured size is twice ``edge_error``.
-
-    Args:
-        object_mask: (H, W) bool, its largest region is the object; from
-            :func:`helpers.inference.object_mask.otsu_object_mask`.
-        known_size: of the measure, in ``unit``.
-        unit: mm, cm or inch.
-        measure: ``equivalent_diameter`` (a disc's diameter), ``length`` (a rectangle's diagonal, a rod's length)
-            or ``width`` (a rectangle's shorter side).
-        edge_error: standard error of the place of an edge, in pixels.
-        known_size_error: standard error of the known size, in ``unit``.
-
-    Raises:
-        ValueError: for a mask without an object, with one that the photo's border cuts, or with two that may be meant;
-            an unknown measure or unit, a size that is not above 0, or a negative error.
+    measured size is twice ``edge_error`` (pixels).
     """
-    _check_known(unit, known_size=known_size)
-    _check_errors(edge_error=edge_error, known_size_error=known_size_error)
+    _check(unit, {"known_size": known_size}, {"edge_error": edge_error, "known_size_error": known_size_error})
     if measure not in (known := ("equivalent_diameter", "length", "width")):
         raise ValueError(f"measure={measure!r} is unknown; use one of {', '.join(known)}.")
-    mask = np.asarray(object_mask)
-    if mask.ndim != 2 or mask.dtype != bool or not mask.any():
-        raise ValueError(f"object_mask is {mask.dtype} of shape {mask.shape}; it must be (H, W) bool with an object.")
-    regions = measure_labels(label_defects(mask, min_defect_area=1, use_morphology=False, fill_holes=False))
+    if not object_mask.any():
+        raise ValueError("The photo shows no object; take it on a plain background that is lighter or darker.")
+    regions = measure_labels(label_defects(object_mask, min_defect_area=1, use_morphology=False, fill_holes=False))
     measured, others = regions.iloc[0], regions.iloc[1:]
     if len(others) and others["area"].iloc[0] > RIVAL_SHARE * measured["area"]:
         places = [
@@ -105,28 +76,19 @@ def pixel_size_from_object(
     if measured["touches_border"]:
         raise ValueError("The photo's border cuts the reference object; take a photo that shows all of it.")
     pixels = float(measured[f"{measure}_px"])
-    relative = math.hypot(2 * edge_error / pixels, known_size_error / known_size)
     value = known_size / pixels
+    relative = math.hypot(2 * edge_error / pixels, known_size_error / known_size)
     origin = f"object with {measure.replace('_', ' ')} {known_size:g} {unit} ({pixels:.1f} px)"
     return PixelSize(value, value, value * relative, unit, origin)
 
 
-# -------------------------------------------------------------------------------------------------------- checkerboard
-
-
 @dataclass(frozen=True)
 class BoardCalibration:
-    """What a checkerboard tells of a camera that stays where it is.
+    """What a checkerboard tells of a camera that stays where it is, and what photos of ``photo_shape`` become.
 
-    Attributes:
-        pixel_size: Of rectified photos.
-        photo_shape: (H, W) of the photos it holds for.
-        rectified_shape: (H, W) of rectified ones.
-        to_photo: (3, 3) homography from rectified pixels to those of the photo without lens distortion.
-        camera_matrix: (3, 3), focal lengths and principal point in pixels; None: the lens was not calibrated.
-        distortion: (5,) coefficients k1, k2, p1, p2, k3 of OpenCV; None likewise.
-        residual: Root mean square distance of the board's corners from where they belong, in the unit.
-        n_photos: Photos with a board.
+    ``to_photo`` (3, 3) leads from rectified pixels to those of the photo without lens distortion; ``camera_matrix``
+    (3, 3) and ``distortion`` (5,) are OpenCV's, None where the lens was not calibrated; ``residual`` is the root mean
+    square distance of the board's corners from where they belong, in the unit.
     """
 
     pixel_size: PixelSize
@@ -136,20 +98,9 @@ class BoardCalibration:
     camera_matrix: np.ndarray | None
     distortion: np.ndarray | None
     residual: float
-    n_photos: int
 
     def rectify(self, photo: np.ndarray) -> np.ndarray:
-        """A photo seen straight from above, without lens distortion; what the camera did not see is black.
-
-        Args:
-            photo: (H, W), or (H, W, 3) uint8, of the same camera at the same place.
-
-        Returns:
-            (H, W) or (H, W, 3) of ``rectified_shape``; bool is interpolated by its nearest pixel.
-
-        Raises:
-            ValueError: for a photo of another size.
-        """
+        """A photo (H, W) or (H, W, 3) of the same camera seen straight from above; what it did not see is black."""
         if photo.shape[:2] != self.photo_shape:
             raise ValueError(f"The photo has the size {photo.shape[:2]} and the calibration {self.photo_shape}.")
         camera = np.eye(3) if self.camera_matrix is None else self.camera_matrix
@@ -171,7 +122,7 @@ def calibrate_checkerboard(
     *,
     square_error: float = 0.0,
 ) -> BoardCalibration:
-    """Pixel size, perspective and lens distortion from photos of a checkerboard.
+    """Pixel size, perspective and lens distortion from uint8 photos of a board with ``pattern`` inner corners.
 
     The first photo shows the board in the plane that is to be measured: its perspective is removed (Hartley & Zisserman
     2004, "Multiple view geometry", 2.3). Further ones show it tilted and in the photo's corners; with three photos or
@@ -180,36 +131,17 @@ def calibrate_checkerboard(
 
     The error of the pixel size is the standard deviation of the distances between neighbouring corners on the rectified
     board, as a share of the square: what a length of one square is off by. That of the square is added in squares.
-
-    Args:
-        photos: (H, W) or (H, W, 3) uint8 RGB, all of one size.
-        pattern: inner corners (across, down), at least 3 each; a board of 8 by 6 squares has (7, 5).
-        square: side of a square, in ``unit``.
-        unit: mm, cm or inch.
-        square_error: its standard error, in ``unit``.
-
-    Raises:
-        ValueError: if a board is not found (the photo's number is named), sizes differ, the camera is tilted so far
-            that the rectified photo would be too large, or a parameter is outside its range.
     """
-    _check_known(unit, square=square)
-    _check_errors(square_error=square_error)
+    _check(unit, {"square": square}, {"square_error": square_error})
     if min(pattern) < 3:
         raise ValueError(f"pattern={pattern} must be the numbers of inner corners (across, down), at least 3 each.")
-    if not photos:
-        raise ValueError("photos is empty; give at least one photo of the checkerboard.")
+    if len({photo.shape[:2] for photo in photos}) != 1:
+        raise ValueError(f"The photos must be of one size; they have {sorted({photo.shape[:2] for photo in photos})}.")
     shape = photos[0].shape[:2]
-    if any(photo.shape[:2] != shape for photo in photos):
-        raise ValueError(f"The photos have different sizes: {sorted({photo.shape[:2] for photo in photos})}.")
     corners = [_board_corners(photo, pattern, number) for number, photo in enumerate(photos, start=1)]
     across, down = np.meshgrid(np.arange(pattern[0]), np.arange(pattern[1]))
     board = np.column_stack([across.ravel(), down.ravel()]) * float(square)
-    camera, distortion = None, None
-    if len(photos) >= MIN_PHOTOS_FOR_LENS:
-        solid = np.column_stack([board, np.zeros(len(board))]).astype(np.float32)
-        seen = [points.astype(np.float32)[:, None] for points in corners]
-        _, camera, distortion, _, _ = cv2.calibrateCamera([solid] * len(seen), seen, shape[::-1], None, None)
-        distortion = distortion.ravel()[:5]
+    camera, distortion = _lens(corners, board, shape)
     straight = _undistorted(corners[0], camera, distortion)
     to_board, _ = cv2.findHomography(straight, board)
     # Unit a pixel in the middle of the board, so that the rectified photo is about as large as the photo.
@@ -227,22 +159,23 @@ def calibrate_checkerboard(
     relative = math.hypot(float(np.sqrt(((steps - square) ** 2).mean())) / square, square_error / square)
     lens = "lens calibrated" if camera is not None else "lens taken as free of distortion"
     origin = f"checkerboard of {square:g} {unit} squares, {len(photos)} photo{'s' * (len(photos) > 1)}, {lens}"
-    return BoardCalibration(
-        pixel_size=PixelSize(value, value, value * relative, unit, origin),
-        photo_shape=shape,
-        rectified_shape=rectified,
-        to_photo=np.linalg.inv(shift @ upright),
-        camera_matrix=camera,
-        distortion=distortion,
-        residual=residual,
-        n_photos=len(photos),
-    )
+    size = PixelSize(value, value, value * relative, unit, origin)
+    return BoardCalibration(size, shape, rectified, np.linalg.inv(shift @ upright), camera, distortion, residual)
+
+
+def _lens(
+    corners: Sequence[np.ndarray], board: np.ndarray, shape: tuple[int, int]
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    if len(corners) < MIN_PHOTOS_FOR_LENS:
+        return None, None
+    solid = np.column_stack([board, np.zeros(len(board))]).astype(np.float32)
+    seen = [points.astype(np.float32)[:, None] for points in corners]
+    _, camera, distortion, _, _ = cv2.calibrateCamera([solid] * len(seen), seen, shape[::-1], None, None)
+    return camera, distortion.ravel()[:5]
 
 
 def _board_corners(photo: np.ndarray, pattern: tuple[int, int], number: int) -> np.ndarray:
     """Inner corners (N, 2) as x and y of pixels' centres, row by row."""
-    if photo.dtype != np.uint8 or photo.ndim not in (2, 3):
-        raise ValueError(f"Photo {number} is {photo.dtype} of shape {photo.shape}; give (H, W) or (H, W, 3) uint8.")
     grey = photo if photo.ndim == 2 else cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
     found, corners = cv2.findChessboardCornersSB(grey, pattern, flags=cv2.CALIB_CB_ACCURACY | cv2.CALIB_CB_EXHAUSTIVE)
     if not found:
@@ -286,15 +219,11 @@ def _undistorted(points: np.ndarray, camera: np.ndarray | None, distortion: np.n
     return cv2.undistortPoints(points[:, None].astype(np.float64), camera, distortion, P=camera)[:, 0]
 
 
-def _check_known(unit: str, **sizes: float) -> None:
+def _check(unit: str, sizes: dict[str, float], errors: dict[str, float]) -> None:
     if unit not in MM_PER_UNIT:
         raise ValueError(f"unit={unit!r} must be one of {', '.join(MM_PER_UNIT)}.")
-    for name, value in sizes.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name}={value} must be above 0, in {unit}.")
-
-
-def _check_errors(**errors: float) -> None:
-    for name, value in errors.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name}={value} must not be negative.")
+    for name, value in (sizes | errors).items():
+        if not (math.isfinite(value) and (value > 0 or (name in errors and value == 0))):
+            raise ValueError(
+                f"{name}={value} must {'not be negative' if name in errors else f'be above 0, in {unit}'}."
+            )
