@@ -18,29 +18,12 @@ from helpers.analysis.intervals import bootstrap, counts_by_score, interval_tabl
 from helpers.analysis.pixels import count_pixels, pixel_counts, pixel_intervals, pixel_metrics, pro_curve
 from helpers.thresholds import exceeds
 
-IMAGE_METRICS: tuple[str, ...] = (
-    "image_auroc",
-    "image_ap",
-    "image_f1max",
-    "fpr_at_95_recall",
-    "recall_at_threshold",
-    "false_alarm_at_threshold",
-)
-LEADERBOARD_COLUMNS: tuple[str, ...] = (
-    "model",
-    "n_test_normal",
-    "n_test_abnormal",
-    "image_auroc",
-    "image_ap",
-    "image_f1max",
-    "pixel_auroc",
-    "pixel_aupro",
-    "pixel_dice",
-    "threshold",
-    "recall_at_threshold",
-    "false_alarm_at_threshold",
-    "fit_seconds",
-    "ms_per_image",
+_RANKING = ("image_auroc", "image_ap", "image_f1max")
+_AT_THRESHOLD = ("recall_at_threshold", "false_alarm_at_threshold")
+IMAGE_METRICS = (*_RANKING, "fpr_at_95_recall", *_AT_THRESHOLD)
+LEADERBOARD_COLUMNS = (
+    *("model", "n_test_normal", "n_test_abnormal", *_RANKING, "pixel_auroc", "pixel_aupro", "pixel_dice"),
+    *("threshold", *_AT_THRESHOLD, "fit_seconds", "ms_per_image"),
 )
 
 

@@ -15,17 +15,10 @@ from sklearn.metrics import auc, average_precision_score, precision_recall_curve
 from helpers.analysis.intervals import Statistics, bootstrap, interval_table
 from helpers.thresholds import exceeds
 
-PIXEL_METRICS: tuple[str, ...] = (
-    "pixel_auroc",
-    "pixel_ap",
-    "pixel_f1max",
-    "pixel_aupro",
-    "pixel_iou",
-    "pixel_dice",
-    "mean_dice_defect_photos",
-    "normal_photos_with_defect_pixels",
+PIXEL_METRICS = (
+    *("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro", "pixel_iou", "pixel_dice"),
+    *("mean_dice_defect_photos", "normal_photos_with_defect_pixels"),
 )
-PIXEL_COUNTS: tuple[str, ...] = ("n_photos", "n_defect_photos", "n_empty_masks", "n_regions", "n_pixels")
 N_KEYS = 2**16
 FPR_LIMIT = 0.3  # of the per-region overlap
 _BINS = 300  # by rank among normal pixels and likewise among those of defects, for resamples
@@ -96,7 +89,7 @@ def order_keys(values: np.ndarray) -> np.ndarray:
 
 
 def pixel_counts(photos: Sequence[PhotoPixels]) -> dict[str, int]:
-    """`PIXEL_COUNTS`; regions and pixels leave out the photos in ``n_empty_masks``."""
+    """How many photos, regions and pixels; the last two leave out the photos in ``n_empty_masks``."""
     usable = [photo for photo in photos if not photo.unusable]
     return {
         "n_photos": len(photos),
