@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,8 @@ from helpers.data.findings import FINDINGS
 from helpers.data.samples import make_table
 
 SIDE = 64
-TRAIN0, TRAIN1, TEST0, TEST1 = (
-    "train/good/train0.png",
-    "train/good/train1.png",
-    "test/good/test0.png",
-    "test/good/test1.png",
-)
+TRAIN0, TRAIN1 = "train/good/train0.png", "train/good/train1.png"
+TEST0, TEST1 = "test/good/test0.png", "test/good/test1.png"
 DENT0, MASK0 = "test/dent/test0.png", "ground_truth/dent/test0_mask.png"
 
 
@@ -47,12 +44,13 @@ def save(path: Path, array: np.ndarray, **options) -> Path:
     return path
 
 
+GROUPS = (("train", "good", 6), ("val", "good", 3), ("test", "good", 3), ("test", "dent", 3))
+
+
 class Dataset:
     """A small clean dataset: 6 normal photos in train, 3 in val, 3 and 3 with defects (and masks) in test."""
 
-    def __init__(
-        self, root: Path, groups=(("train", "good", 6), ("val", "good", 3), ("test", "good", 3), ("test", "dent", 3))
-    ):
+    def __init__(self, root: Path, groups: Sequence[tuple[str, str, int]] = GROUPS) -> None:
         self.root, self.rows, self.attrs = root, {}, {"scheme": "one_class"}
         for split, kind, count in groups:
             for number in range(count):
@@ -260,9 +258,10 @@ def test_copies(dataset, name, severity, code):
         (dataset.root / name).write_bytes((dataset.root / TRAIN0).read_bytes())
     else:  # other bytes, the same pixels
         save(dataset.add(name, "test"), photo(0))
-    assert dataset.found() == {(severity, code, TRAIN0)}
+    first, second = sorted([name, TRAIN0])
+    assert dataset.found() == {(severity, code, first)}
     problem = dataset.check()["problem"].item()
-    assert name in problem and ("same file" in problem) == (not name.endswith("bmp"))
+    assert second in problem and ("same file" in problem) == (not name.endswith("bmp"))
 
 
 def test_copies_with_contradicting_labels(dataset):
@@ -408,15 +407,14 @@ def test_names(name, serious, portable):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux holds these names")
 def test_unusable_names(dataset):
-    names = ["a\tb.png", "what?.png", "same.png", "Same.png", os.fsdecode(b"caf\xe9.png")]
+    names = ["a\tb.png", "what?.png", "same.png", "Same.png"]
     for number, name in enumerate(names):
         path = dataset.add(f"train/good/{name}")
         path.write_bytes(save(dataset.root / "x.png", photo(400 + number)).read_bytes())
-    if len(os.listdir(dataset.root / "train/good")) < 14:  # noqa: PTH208
+    if len(os.listdir(dataset.root / "train/good")) < 13:  # noqa: PTH208
         pytest.skip("the file system does not tell upper from lower case")
     assert dataset.found() == {
         ("error", "unusable-name", "train/good/a\\x09b.png"),
-        ("error", "unusable-name", "train/good/caf\\xe9.png"),
         ("warning", "unportable-name", "train/good/what?.png"),
         ("warning", "name-collision", "train/good/Same.png"),
     }

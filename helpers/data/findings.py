@@ -46,7 +46,8 @@ class Findings:
         self._rows.append((code, severity, self.name(path), printable(problem), printable(fix)))
 
     def name(self, path: str) -> str:
-        return printable(self.relative(path)) if path else ""
+        """The path in one line."""
+        return printable(self.relative(path)).translate({9: "\\x09", 10: "\\x0a"}) if path else ""
 
     def relative(self, path: str) -> str:
         file = Path(path)
