@@ -22,18 +22,29 @@ import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks.stock import STOCK, stock_difference, stock_inferencer
+from helpers.analysis.metrics import evaluate
+from helpers.analysis.sizing import measure_defects
 from helpers.data.datamodule import SampleDataModule
 from helpers.data.formats import read_dataset
 from helpers.data.images import read_image
 from helpers.data.samples import assign_splits, write_table
+from helpers.inference.clip_writer import ClipWriter
+from helpers.inference.clips import open_source
+from helpers.inference.export import export_run
+from helpers.inference.exported import FORMATS
+from helpers.inference.frames import judge_video
+from helpers.inference.predictor import Predictor
 from helpers.inference.train import train
 from helpers.models.backbones import resolve_backbone
 from helpers.models.catalog import build_model
+from helpers.models.coreset import k_center_greedy
 from helpers.paths import PROJECT_ROOT, write_csv, write_json
 from helpers.pipeline import ensure_dataset
 from helpers.progress import quiet_libraries
 from helpers.runs import Run, open_run
 from helpers.session import installed_versions
+from helpers.studies.export import compare_backends, speed_table
 from helpers.thresholds import held_out_thresholds
 
 N_PATCHES, N_CHANNELS = 204_800, 128
@@ -62,8 +73,6 @@ def patch_features() -> torch.Tensor:
 
 
 def coreset_ours(ratio: float) -> Result:
-    from helpers.models.coreset import k_center_greedy
-
     features = patch_features()
     return {"seconds": seconds(lambda: k_center_greedy(features, int(N_PATCHES * ratio)))}
 
@@ -101,8 +110,6 @@ def train_patchcore(folder: Path) -> Run:
 
 def fit_ours() -> Result:
     """PatchCore trained, calibrated and evaluated as notebooks 02 and 06 do."""
-    from helpers.analysis.metrics import evaluate
-
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         run = train_patchcore(Path(folder))
@@ -142,8 +149,6 @@ def sizing_maps() -> list[np.ndarray]:
 
 def sizing_ours() -> Result:
     """`measure_defects` with its defaults, morphology on, on one core."""
-    from helpers.analysis.sizing import measure_defects
-
     cv2.setNumThreads(1)
     maps = sizing_maps()
     return {"seconds": seconds(lambda: pd.concat([measure_defects(each, 0.5, 0.05, "mm") for each in maps]))}
@@ -170,8 +175,6 @@ def sizing_stock() -> Result:
 
 def draw_clip(path: Path) -> Path:
     """A video of the mesh's test photos, one a frame, H.264."""
-    from helpers.inference.clip_writer import ClipWriter
-
     table = bench_dataset()
     photos = table["image_path"][table["split"] == "test"].tolist()
     with ClipWriter(path, 30) as clip:
@@ -183,11 +186,6 @@ def draw_clip(path: Path) -> Path:
 
 def video_ours(backend: str) -> Result:
     """`judge_video`: decode, score, map, sizes, overlay with text, H.264, and a CSV row a frame."""
-    from helpers.inference.clips import open_source
-    from helpers.inference.export import export_run
-    from helpers.inference.frames import judge_video
-    from helpers.inference.predictor import Predictor
-
     run = train_patchcore(BENCH_FOLDER)
     if backend != "torch":
         export_run(run, (backend,))
@@ -200,8 +198,6 @@ def video_ours(backend: str) -> Result:
 
 def video_stock() -> Result:
     """The plain loop: OpenCV reads and writes (MPEG-4), anomalib's inferencer judges; no sizes, no table."""
-    from benchmarks.stock import stock_inferencer
-
     run = train_patchcore(BENCH_FOLDER)
     low, high = run.thresholds["pixel"].value / 2, run.thresholds["pixel"].value * 2
     with tempfile.TemporaryDirectory() as folder, stock_inferencer(run) as judge:
@@ -260,11 +256,6 @@ def compare() -> pd.DataFrame:
 def export_table(run: Run, n_photos: int = 40, rounds: int = 5) -> pd.DataFrame:
     """From file to verdict, one photo at a time, in rounds that alternate: every backend of a run, and anomalib's own
     inferencer, whose scores must be the same; what each export costs on all test photos."""
-    from benchmarks.stock import STOCK, stock_difference, stock_inferencer
-    from helpers.inference.export import export_run
-    from helpers.inference.exported import FORMATS
-    from helpers.studies.export import compare_backends, speed_table
-
     export_run(run, FORMATS)
     test = run.predictions("test")
     timed = test["image_path"].tolist()[:: max(1, len(test) // n_photos)][:n_photos]

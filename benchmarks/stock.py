@@ -8,11 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+import torch
+from anomalib.deploy import TorchInferencer
+from anomalib.models import Patchcore
 
 from helpers.inference.backends import CHECKPOINT
 from helpers.inference.predictor import Predictor
+from helpers.models.catalog import bare_backbone, load_model
 from helpers.runs import Run
 
 STOCK = "anomalib TorchInferencer"
@@ -24,12 +29,10 @@ class StockJudge:
     def __init__(self, inferencer: Any) -> None:
         self.inferencer = inferencer
 
+    @torch.no_grad()
     def predict(self, photo: Path | np.ndarray) -> Any:
         """anomalib's ``ImageBatch`` of one photo: a file, or (H, W, 3) uint8 RGB."""
-        import torch
-
-        with torch.no_grad():
-            return self.inferencer.predict(photo)
+        return self.inferencer.predict(photo)
 
     def __call__(self, files: Sequence[Path]) -> list[float]:
         """Raw scores, one call of the inferencer each."""
@@ -38,25 +41,13 @@ class StockJudge:
 
 @contextmanager
 def stock_inferencer(run: Run) -> Iterator[StockJudge]:
-    """anomalib's ``TorchInferencer`` and Patchcore with the run's weights, memory bank and threshold.
-
-    Yields:
-        Called with files, it gives their raw scores, one call of the inferencer each.
-
-    Raises:
-        ValueError: for another model than PatchCore.
-    """
+    """anomalib's ``TorchInferencer`` and Patchcore with the run's weights, memory bank and threshold."""
     if run.name != "patchcore":
         raise ValueError(f"{run.name}: anomalib's inferencer is compared for PatchCore only.")
-    import torch
-    from anomalib.deploy import TorchInferencer
-    from anomalib.models import Patchcore
-
-    from helpers.models.catalog import bare_backbone, load_model
-
     parameters = run.info["parameters"]
-    ours = load_model(run.name, run.folder / CHECKPOINT, parameters["backbone"]["architecture"])
-    with bare_backbone(parameters["backbone"]["architecture"], ours.hparams.get("model_args", {})) as backbone:
+    architecture = parameters["backbone"]["architecture"]
+    ours = load_model(run.name, run.folder / CHECKPOINT, architecture)
+    with bare_backbone(architecture, ours.hparams.get("model_args", {})) as backbone:
         stock = Patchcore(
             backbone=backbone,
             layers=parameters["backbone"]["layers"],
@@ -72,15 +63,8 @@ def stock_inferencer(run: Run) -> Iterator[StockJudge]:
     with TemporaryDirectory() as folder:
         path = stock.to_torch(folder)
         # the inferencer unpickles its file only when told to trust it; this one was written a line ago
-        before = os.environ.get("TRUST_REMOTE_CODE")
-        os.environ["TRUST_REMOTE_CODE"] = "1"
-        try:
+        with patch.dict(os.environ, TRUST_REMOTE_CODE="1"):
             inferencer = TorchInferencer(path, device="cpu")
-        finally:
-            os.environ.pop("TRUST_REMOTE_CODE")
-            if before is not None:
-                os.environ["TRUST_REMOTE_CODE"] = before
-
         yield StockJudge(inferencer)
 
 

@@ -117,7 +117,7 @@ def test_photos_differ_and_senseless_requests_are_named(render):
     for wrong in ({"defect_type": "rust"}, {"image_size": 32}):
         with pytest.raises(ValueError, match=str(*wrong.values())):
             render(3, **wrong)
-    plain, twill = (render_mesh(3, style=Look(**vars(LOOK) | {"weave": name})) for name in ("plain", "twill"))
+    plain, twill = (render_mesh(3, look=Look(**vars(LOOK) | {"weave": name})) for name in ("plain", "twill"))
     assert (np.abs(plain.image.astype(int) - twill.image) > 16).mean() > 0.1
 
 

@@ -46,7 +46,7 @@ class _Weave:
     angle: float
     diameter: float
     wires: tuple[_Wires, _Wires]
-    style: Look
+    look: Look
 
     def line(self, direction: int, across: np.ndarray, along: np.ndarray) -> Points:
         """Picture coordinates (N, 2) of places given across and along the wires of a direction."""
@@ -65,23 +65,23 @@ def _shift_profile(along: np.ndarray, start: float, stop: float, pitch: float) -
     return smoothstep((along - start) / pitch) * smoothstep((stop - along) / pitch)
 
 
-def _draw_wires(rng: np.random.Generator, style: Look, size: int, scale: float) -> _Wires:
-    pitch = style.pitch * scale * (1 + np.clip(rng.normal(0, style.pitch_spread), -0.08, 0.08))
+def _draw_wires(rng: np.random.Generator, look: Look, size: int, scale: float) -> _Wires:
+    pitch = look.pitch * scale * (1 + np.clip(rng.normal(0, look.pitch_spread), -0.08, 0.08))
     first = -int(0.75 * size / pitch) - 3
     n = -2 * first + 1
     streaks = rng.standard_normal((n, int(1.6 * size) + 8), dtype=np.float32)
     streaks = cv2.GaussianBlur(streaks, (0, 0), 2.0 * scale + 0.3, sigmaY=0.01)
-    streaks *= style.streaks / max(float(streaks.std()), 1e-6)
-    wobble = np.clip(rng.normal(0, style.spacing_wobble, n), -2.5 * style.spacing_wobble, 2.5 * style.spacing_wobble)
+    streaks *= look.streaks / max(float(streaks.std()), 1e-6)
+    wobble = np.clip(rng.normal(0, look.spacing_wobble, n), -2.5 * look.spacing_wobble, 2.5 * look.spacing_wobble)
     return _Wires(
         pitch=pitch,
         phase=rng.uniform(0, 1),
         first=first,
         offset=(wobble * scale).astype(np.float32),
-        amplitude=(np.clip(rng.normal(0, style.wave_amplitude, n), -1.2, 1.2) * scale).astype(np.float32),
+        amplitude=(np.clip(rng.normal(0, look.wave_amplitude, n), -1.2, 1.2) * scale).astype(np.float32),
         frequency=(2 * np.pi / (rng.uniform(90, 260, n) * scale)).astype(np.float32),
         wave_phase=rng.uniform(0, 2 * np.pi, n).astype(np.float32),
-        tone=(1 + rng.normal(0, style.wire_tone, n)).astype(np.float32),
+        tone=(1 + rng.normal(0, look.wire_tone, n)).astype(np.float32),
         streaks=streaks,
     )
 
@@ -100,7 +100,7 @@ def _pick_wire(rng: np.random.Generator, weave: _Weave) -> tuple[int, int, float
 def _broken_strand(rng: np.random.Generator, weave: _Weave) -> Defect:
     direction, number, middle = _pick_wire(rng, weave)
     wires = weave.wires[direction]
-    length = rng.uniform(*weave.style.gap_length) * wires.pitch
+    length = rng.uniform(*weave.look.gap_length) * wires.pitch
     along = np.linspace(middle - length / 2, middle + length / 2, 24)
     centreline = weave.line(direction, wires.centre(number, along), along)
     outline, how = scene.stroke_polygon(centreline, weave.diameter), (direction, number, along[0], along[-1])
@@ -110,8 +110,8 @@ def _broken_strand(rng: np.random.Generator, weave: _Weave) -> Defect:
 def _shifted_strand(rng: np.random.Generator, weave: _Weave) -> Defect:
     direction, number, middle = _pick_wire(rng, weave)
     wires = weave.wires[direction]
-    length = rng.uniform(*weave.style.shift_length) * wires.pitch
-    amount = rng.choice([-1, 1]) * rng.uniform(*weave.style.shift) * wires.pitch
+    length = rng.uniform(*weave.look.shift_length) * wires.pitch
+    amount = rng.choice([-1, 1]) * rng.uniform(*weave.look.shift) * wires.pitch
     start, stop = middle - length / 2, middle + length / 2
     along = np.linspace(start, stop, 64)
     moved = amount * _shift_profile(along, start, stop, wires.pitch)
@@ -131,27 +131,27 @@ def _somewhere(rng: np.random.Generator, weave: _Weave, half: float) -> np.ndarr
 
 def _hole(rng: np.random.Generator, weave: _Weave) -> Defect:
     centre = _somewhere(rng, weave, 0.40)
-    radii = rng.uniform(*weave.style.hole_radius) * weave.style.pitch * weave.scale * scene.blob_radii(rng, 0.28)
+    radii = rng.uniform(*weave.look.hole_radius) * weave.look.pitch * weave.scale * scene.blob_radii(rng, 0.28)
     outline = centre + radii[:, None] * np.column_stack([np.cos(TURN), np.sin(TURN)])
     return Defect.feret("hole", outline, centre, radii, int(rng.integers(2**31)))
 
 
 def _contamination(rng: np.random.Generator, weave: _Weave) -> Defect:
-    style, scale = weave.style, weave.scale
+    look, scale = weave.look, weave.scale
     centre = _somewhere(rng, weave, 0.42)
-    opacity = rng.uniform(*style.contamination_opacity)
+    opacity = rng.uniform(*look.contamination_opacity)
     if rng.random() < 0.5:
-        length = rng.uniform(*style.fibre_length) * scale
+        length = rng.uniform(*look.fibre_length) * scale
         bend = rng.uniform(-1.1, 1.1) + np.linspace(-1, 1, 40) * rng.uniform(-0.9, 0.9)
         heading = rng.uniform(0, 2 * np.pi) + np.cumsum(bend) / 40
         centreline = np.cumsum(np.column_stack([np.cos(heading), np.sin(heading)]) * (length / 39), axis=0)
         centreline += centre - centreline.mean(axis=0)
-        width = np.full(40, max(rng.uniform(*style.fibre_width) * scale, 1.8))
+        width = np.full(40, max(rng.uniform(*look.fibre_width) * scale, 1.8))
         width[[0, -1]] *= 0.6
         colour = np.array([[0.93, 0.91, 0.86], [0.08, 0.07, 0.09], [0.55, 0.16, 0.12]])[rng.integers(3)]
         outline, how = scene.stroke_polygon(centreline, width), (colour.astype(np.float32), opacity, False)
         return Defect("contamination", outline, scene.polyline_length(centreline), "centreline", how)
-    radii = rng.uniform(*style.particle_radius) * scale * scene.blob_radii(rng, 0.40)
+    radii = rng.uniform(*look.particle_radius) * scale * scene.blob_radii(rng, 0.40)
     squeeze = rng.uniform(0.65, 1.0)
     local = radii[:, None] * np.column_stack([np.cos(TURN), squeeze * np.sin(TURN)])
     turn = rng.uniform(0, np.pi)
@@ -217,7 +217,7 @@ def _layer(
     coverage = coverage * _hole_factor(defects, number, direction, x, y)
 
     # Plain weave: up at every second crossing wire. Twill: up at two, down at two.
-    turn, lag = (np.pi, 0.0) if weave.style.weave == "plain" else (np.pi / 2, np.pi / 4)
+    turn, lag = (np.pi, 0.0) if weave.look.weave == "plain" else (np.pi / 2, np.pi / 4)
     sign = np.float32(1 if direction == 0 else -1)
     argument = np.float32(turn) * (along / np.float32(other.pitch) - np.float32(other.phase) + number) - np.float32(lag)
     crimp = np.float32(0.48) * radius
@@ -240,7 +240,7 @@ def _layer(
     return coverage, height + radius * up, tone, surface * hidden * shine
 
 
-def render_mesh(seed: Seed, defect_type: str | None = None, *, image_size: int = 256, style: Look = LOOK) -> Drawing:
+def render_mesh(seed: Seed, defect_type: str | None = None, *, image_size: int = 256, look: Look = LOOK) -> Drawing:
     """One photo of woven wire; the same seed gives the same mesh, light and noise with a defect as without."""
     scene.check_request(defect_type, list(MESH_DEFECTS), image_size)
     rng, defect_rng, camera_rng = scene.random_states(seed)
@@ -248,28 +248,28 @@ def render_mesh(seed: Seed, defect_type: str | None = None, *, image_size: int =
     weave = _Weave(
         shape=shape,
         scale=scale,
-        angle=np.deg2rad(rng.uniform(-style.rotation, style.rotation)),
-        diameter=style.wire_diameter * scale * (1 + np.clip(rng.normal(0, style.diameter_spread), -0.08, 0.08)),
-        wires=(_draw_wires(rng, style, image_size, scale), _draw_wires(rng, style, image_size, scale)),
-        style=style,
+        angle=np.deg2rad(rng.uniform(-look.rotation, look.rotation)),
+        diameter=look.wire_diameter * scale * (1 + np.clip(rng.normal(0, look.diameter_spread), -0.08, 0.08)),
+        wires=(_draw_wires(rng, look, image_size, scale), _draw_wires(rng, look, image_size, scale)),
+        look=look,
     )
     defects = []
     if defect_type is not None:
-        limits = {"area": image_size**2, "margin": 4 * scale, "distance": style.pitch * scale}
+        limits = {"area": image_size**2, "margin": 4 * scale, "distance": look.pitch * scale}
         draw = MESH_DEFECTS[defect_type]
         defects = scene.place_defects(
-            defect_rng, lambda: draw(defect_rng, weave), shape, two=style.two_defects, **limits
+            defect_rng, lambda: draw(defect_rng, weave), shape, two=look.two_defects, **limits
         )
     picture = _paint(rng, weave, defects)
     _paint_matter(picture, defects, defect_rng, scale)
-    return Drawing(scene.take_photo(picture.astype(np.float32), camera_rng, style.camera, scale), defects)
+    return Drawing(scene.take_photo(picture.astype(np.float32), camera_rng, look.camera, scale), defects)
 
 
 def _paint(rng: np.random.Generator, weave: _Weave, defects: list[Defect]) -> Float:
     """The wires over a dark ground, (H, W, 3)."""
     shape, scale = weave.shape, weave.scale
     x, y = scene.pixel_centres(shape)
-    azimuth = np.deg2rad(-125 + rng.uniform(-weave.style.light_azimuth, weave.style.light_azimuth))
+    azimuth = np.deg2rad(-125 + rng.uniform(-weave.look.light_azimuth, weave.look.light_azimuth))
     light = np.array([np.cos(azimuth) * 0.62, np.sin(azimuth) * 0.62, 0.785], dtype=np.float32)
     c, s = np.cos(weave.angle), np.sin(weave.angle)
     turned = np.array([c * light[0] + s * light[1], -s * light[0] + c * light[1], light[2]], dtype=np.float32)

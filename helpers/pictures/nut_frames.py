@@ -47,9 +47,9 @@ def _push_against(nut: Nut, other: Nut, direction: float) -> None:
     nut.x, nut.y = other.x + far * np.cos(direction), other.y + far * np.sin(direction)
 
 
-def _scatter(rng: np.random.Generator, style: Look, frame_size: int, scale: float) -> list[Nut]:
+def _scatter(rng: np.random.Generator, look: Look, frame_size: int, scale: float) -> list[Nut]:
     """Nuts that do not overlap, about half of them pushed against another one."""
-    largest = style.across_flats * scale * (1 + style.size_spread) / np.sqrt(3) + 3
+    largest = look.across_flats * scale * (1 + look.size_spread) / np.sqrt(3) + 3
     if 2 * largest > frame_size:
         raise ValueError(f"frame_size={frame_size} is too small for one nut; use at least {int(2 * largest) + 1}")
     wanted = int(rng.integers(N_NUTS[0], N_NUTS[1] + 1))
@@ -57,9 +57,9 @@ def _scatter(rng: np.random.Generator, style: Look, frame_size: int, scale: floa
     for _ in range(60 * wanted):
         if len(nuts) == wanted:
             break
-        flats = style.across_flats * scale * (1 + rng.uniform(-style.size_spread, style.size_spread))
+        flats = look.across_flats * scale * (1 + rng.uniform(-look.size_spread, look.size_spread))
         x, y = rng.uniform(largest, frame_size - largest, 2)
-        nut = single.draw_nut(rng, style, scale, x, y, flats)
+        nut = single.draw_nut(rng, look, scale, x, y, flats)
         if nuts and rng.random() < TOUCHING_SHARE:
             other = nuts[int(rng.integers(len(nuts)))]
             _push_against(nut, other, rng.uniform(0, 2 * np.pi))
@@ -78,11 +78,11 @@ def render_frame(
     """A photo (S, S, 3) uint8 of several nuts, as large as in single photos of ``image_size``, and each one's outline
     (N, 2) and defects, mostly none. Outlines touch but do not overlap."""
     rng, defect_rng, camera_rng = random_states(seed)
-    style, names = LOOK, list(NUT_DEFECTS)
+    look, names = LOOK, list(NUT_DEFECTS)
     scale, shape = image_size / REFERENCE_SIZE, (frame_size, frame_size)
-    nuts = _scatter(rng, style, frame_size, scale)
-    light = single.draw_light(rng, style)
-    picture = single.draw_bench(rng, style, shape, scale)
+    nuts = _scatter(rng, look, frame_size, scale)
+    light = single.draw_light(rng, look)
+    picture = single.draw_bench(rng, look, shape, scale)
     outlines = []
     for nut in nuts:
         defects = []
@@ -95,4 +95,4 @@ def render_frame(
         single.cast_shadow(picture, nut, light)
     for nut, (_, defects) in zip(nuts, outlines, strict=True):
         single.paint_nut(picture, nut, light, defects)
-    return take_photo(picture, camera_rng, style.camera, scale), outlines
+    return take_photo(picture, camera_rng, look.camera, scale), outlines

@@ -26,7 +26,7 @@ class Nut:
     metal: Float  # (3,)
     thread_phase: float
     surface: np.random.Generator
-    style: Look
+    look: Look
 
     @property
     def corner_radius(self) -> float:
@@ -50,9 +50,9 @@ class Nut:
 
 
 def _scratch(rng: np.random.Generator, nut: Nut) -> Defect:
-    style = nut.style
-    low, high = nut.radius(style.countersink) + 2 * nut.scale, nut.flats / 2 - 4 * nut.scale
-    wanted = rng.uniform(*style.scratch_length) * nut.scale
+    look = nut.look
+    low, high = nut.radius(look.countersink) + 2 * nut.scale, nut.flats / 2 - 4 * nut.scale
+    wanted = rng.uniform(*look.scratch_length) * nut.scale
     begin = rng.uniform(low, high)
     end = rng.uniform(low, high)
     turn = np.sqrt(max(wanted**2 - (end - begin) ** 2, (0.5 * wanted) ** 2)) / ((begin + end) / 2)
@@ -67,33 +67,33 @@ def _scratch(rng: np.random.Generator, nut: Nut) -> Defect:
         if np.hypot(trial[:, 0] - nut.x, trial[:, 1] - nut.y).min() >= low - nut.scale:
             centreline = trial
             break
-    width = max(rng.uniform(*style.scratch_width) * nut.scale, 1.9) * (1 - 0.45 * np.abs(2 * t - 1) ** 3)
+    width = max(rng.uniform(*look.scratch_width) * nut.scale, 1.9) * (1 - 0.45 * np.abs(2 * t - 1) ** 3)
     outline = scene.stroke_polygon(centreline, width)
     return Defect("scratch", outline, scene.polyline_length(centreline), "centreline", (centreline,))
 
 
 def _dent(rng: np.random.Generator, nut: Nut) -> Defect:
-    style = nut.style
-    axes = rng.uniform(*style.dent_radius) * nut.scale * np.array([1.0, rng.uniform(0.7, 1.0)])
-    low, high = nut.radius(style.countersink) + 0.7 * axes[0], nut.radius(style.face) - 0.5 * axes[0]
+    look = nut.look
+    axes = rng.uniform(*look.dent_radius) * nut.scale * np.array([1.0, rng.uniform(0.7, 1.0)])
+    low, high = nut.radius(look.countersink) + 0.7 * axes[0], nut.radius(look.face) - 0.5 * axes[0]
     centre = nut.place(np.array([rng.uniform(low, max(high, low + 0.1))]), np.array([rng.uniform(0, 2 * np.pi)]))[0]
     turn = rng.uniform(0, np.pi)
     directions = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     outline = centre + np.column_stack([axes[0] * np.cos(TURN), axes[1] * np.sin(TURN)]) @ directions
-    return Defect.feret("dent", outline, centre, directions / axes[:, None], rng.uniform(*style.dent_depth))
+    return Defect.feret("dent", outline, centre, directions / axes[:, None], rng.uniform(*look.dent_depth))
 
 
 def _stain(rng: np.random.Generator, nut: Nut) -> Defect:
-    style = nut.style
-    size = rng.uniform(*style.stain_radius) * nut.scale
+    look = nut.look
+    size = rng.uniform(*look.stain_radius) * nut.scale
     radii = size * scene.blob_radii(rng, 0.35)
-    middle = rng.uniform(nut.radius(style.countersink) + 0.6 * size, nut.radius(style.face) - 0.4 * size)
+    middle = rng.uniform(nut.radius(look.countersink) + 0.6 * size, nut.radius(look.face) - 0.4 * size)
     stretch = rng.uniform(1.0, 1.9)  # drops spread around the ring
     outline = nut.place(
         middle + 0.8 * radii * np.sin(TURN), rng.uniform(0, 2 * np.pi) + stretch * radii * np.cos(TURN) / middle
     )
     colour = np.array([[0.42, 0.25, 0.12], [0.16, 0.15, 0.17], [0.50, 0.38, 0.18]])[rng.integers(3)]
-    return Defect.feret("stain", outline, colour.astype(np.float32), rng.uniform(*style.stain_opacity))
+    return Defect.feret("stain", outline, colour.astype(np.float32), rng.uniform(*look.stain_opacity))
 
 
 def _chipped_corner(rng: np.random.Generator, nut: Nut) -> Defect:
@@ -101,7 +101,7 @@ def _chipped_corner(rng: np.random.Generator, nut: Nut) -> Defect:
     corners = nut.outline()
     tip = corners[corner]
     edges = [corners[(corner + step) % 6] - tip for step in (-1, 1)]
-    reach = [rng.uniform(*nut.style.chip_edge) * nut.scale for _ in range(2)]
+    reach = [rng.uniform(*nut.look.chip_edge) * nut.scale for _ in range(2)]
     ends = [tip + edge / np.hypot(*edge) * length for edge, length in zip(edges, reach, strict=True)]
     t = np.linspace(0, 1, 9)
     inward = np.array([nut.x, nut.y]) - tip
@@ -113,11 +113,11 @@ def _chipped_corner(rng: np.random.Generator, nut: Nut) -> Defect:
 
 
 def _damaged_thread(rng: np.random.Generator, nut: Nut) -> Defect:
-    style = nut.style
-    span = np.deg2rad(rng.uniform(*style.thread_damage))
+    look = nut.look
+    span = np.deg2rad(rng.uniform(*look.thread_damage))
     angle = rng.uniform(0, 2 * np.pi) + np.linspace(0, span, 24)
     taper = np.sin(np.pi * np.linspace(0.12, 0.88, 24)) ** 0.5
-    inner, outer = nut.radius(style.thread_minor) + 0.5 * nut.scale, nut.radius(style.thread_major) + 1.0 * nut.scale
+    inner, outer = nut.radius(look.thread_minor) + 0.5 * nut.scale, nut.radius(look.thread_major) + 1.0 * nut.scale
     middle, half = (inner + outer) / 2, (outer - inner) / 2
     wobble = 1 + 0.10 * rng.normal(size=24)
     low = nut.place(middle - half * taper * np.minimum(wobble, 1.1), angle)
@@ -137,15 +137,15 @@ NUT_DEFECTS: dict[str, Callable[[np.random.Generator, Nut], Defect]] = {
 def nut_defects(rng: np.random.Generator, nut: Nut, defect_type: str, shape: tuple[int, int]) -> list[Defect]:
     limits = {"area": (scene.REFERENCE_SIZE * nut.scale) ** 2, "margin": 1, "distance": 6 * nut.scale}
     draw = NUT_DEFECTS[defect_type]
-    return scene.place_defects(rng, lambda: draw(rng, nut), shape, two=nut.style.two_defects, **limits)
+    return scene.place_defects(rng, lambda: draw(rng, nut), shape, two=nut.look.two_defects, **limits)
 
 
 # --- the picture
 
 
-def draw_bench(rng: np.random.Generator, style: Look, shape: tuple[int, int], scale: float) -> Float:
+def draw_bench(rng: np.random.Generator, look: Look, shape: tuple[int, int], scale: float) -> Float:
     """A cast, slightly worn workbench: (H, W, 3)."""
-    tone = rng.uniform(*style.bench)
+    tone = rng.uniform(*look.bench)
     grain = 0.06 * scene.smooth_noise(rng, shape, 0.8 * scale) + 0.05 * scene.smooth_noise(rng, shape, 2.6 * scale)
     patches = 0.06 * scene.smooth_noise(rng, shape, 24 * scale)
     colour = np.array([0.94, 1.0, 1.05]) * (1 + rng.normal(0, 0.015, 3))
@@ -189,7 +189,7 @@ class _Surface:
     """The pixels about one nut, and what is known of each: its place on the nut, its zone, its slope."""
 
     def __init__(self, picture: Float, nut: Nut) -> None:
-        style, s = nut.style, np.float32(nut.scale)
+        look, s = nut.look, np.float32(nut.scale)
         self.nut, self.s, self.window = nut, s, _window(nut, picture.shape[:2], 3 * nut.scale)
         self.below = picture[self.window]
         self.shape = self.below.shape[:2]
@@ -202,8 +202,8 @@ class _Surface:
         self.r, self.theta = np.sqrt(x * x + y * y) + np.float32(1e-3), np.arctan2(y, x)
         hexagon, fx, fy = _hex_distance(nut, self.px, self.py)
         self.coverage = np.clip(0.5 - hexagon, 0, 1)
-        minor, major = np.float32(nut.radius(style.thread_minor)), np.float32(nut.radius(style.thread_major))
-        sink, face = np.float32(nut.radius(style.countersink)), np.float32(nut.radius(style.face))
+        minor, major = np.float32(nut.radius(look.thread_minor)), np.float32(nut.radius(look.thread_major))
+        sink, face = np.float32(nut.radius(look.countersink)), np.float32(nut.radius(look.face))
         self.in_sink = smoothstep((sink - self.r) / (1.5 * s) + 0.5)
         self.in_chamfer = smoothstep((self.r - face) / (2.0 * s) + 0.5)
         self.in_thread = smoothstep((major - self.r) / (1.2 * s) + 0.5)
@@ -251,7 +251,7 @@ class _Surface:
 
     def lit(self, light: np.ndarray) -> tuple[Float, Float]:
         """Tone (H, W) and colour (H, W, 3): matt part, a broad highlight, and the bow tie that turned rings reflect."""
-        nut, style, surface = self.nut, self.nut.style, self.nut.surface
+        nut, look, surface = self.nut, self.nut.look, self.nut.surface
         inv = 1 / np.sqrt(1 + self.nx * self.nx + self.ny * self.ny)
         diffuse = np.maximum((light[0] * self.nx + light[1] * self.ny + light[2]) * inv, 0)
         half = light + np.array([0, 0, 1], dtype=np.float32)
@@ -262,10 +262,10 @@ class _Surface:
         bow = np.abs(np.cos(self.theta - np.float32(azimuth))) ** 6 * on_face
         rings = surface.standard_normal(int(4 * nut.corner_radius / nut.scale) + 16, dtype=np.float32)
         rings = cv2.GaussianBlur(rings[None], (0, 0), 1.6)[0]
-        rings = style.turning_marks * rings / rings.std()
+        rings = look.turning_marks * rings / rings.std()
         marks = rings[np.clip((self.r / self.s * 3).astype(np.int32), 0, len(rings) - 1)] * (1 - self.in_thread)
         grain = cv2.GaussianBlur(surface.standard_normal((192, 192), dtype=np.float32), (0, 0), 0.8)
-        grain *= style.grain / grain.std()
+        grain *= look.grain / grain.std()
         tone = (0.30 + 0.80 * diffuse) * (1 + marks + self.on_metal(grain)) * (1 - 0.35 * self.in_thread)
         gloss = 0.26 * shine * (1 - self.in_thread * 0.4) + 0.13 * bow
         return tone, tone[..., None] * nut.metal + gloss[..., None]
@@ -318,30 +318,30 @@ def paint_nut(picture: Float, nut: Nut, light: np.ndarray, defects: list[Defect]
     picture[place.window] = place.below + place.coverage[..., None] * (surface - place.below)
 
 
-def draw_nut(rng: np.random.Generator, style: Look, scale: float, x: float, y: float, flats: float) -> Nut:
-    metal = rng.uniform(*style.metal) * np.array([1.0, 0.985, 0.95]) * (1 + rng.normal(0, 0.012, 3))
+def draw_nut(rng: np.random.Generator, look: Look, scale: float, x: float, y: float, flats: float) -> Nut:
+    metal = rng.uniform(*look.metal) * np.array([1.0, 0.985, 0.95]) * (1 + rng.normal(0, 0.012, 3))
     angle, phase = rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi)
     surface = np.random.default_rng(int(rng.integers(2**62)))
-    return Nut(x, y, angle, flats, scale, metal.astype(np.float32), phase, surface, style)
+    return Nut(x, y, angle, flats, scale, metal.astype(np.float32), phase, surface, look)
 
 
-def draw_light(rng: np.random.Generator, style: Look) -> np.ndarray:
-    azimuth = np.deg2rad(-130 + rng.uniform(-style.light_azimuth, style.light_azimuth))
+def draw_light(rng: np.random.Generator, look: Look) -> np.ndarray:
+    azimuth = np.deg2rad(-130 + rng.uniform(-look.light_azimuth, look.light_azimuth))
     return np.array([0.60 * np.cos(azimuth), 0.60 * np.sin(azimuth), 0.80], dtype=np.float32)
 
 
-def render_nut(seed: Seed, defect_type: str | None = None, *, image_size: int = 256, style: Look = LOOK) -> Drawing:
+def render_nut(seed: Seed, defect_type: str | None = None, *, image_size: int = 256, look: Look = LOOK) -> Drawing:
     """One photo of a nut; the same seed gives the same nut, light and noise with a defect as without."""
     scene.check_request(defect_type, list(NUT_DEFECTS), image_size)
     rng, defect_rng, camera_rng = scene.random_states(seed)
     shape, scale = (image_size, image_size), image_size / scene.REFERENCE_SIZE
-    flats = style.across_flats * scale * (1 + rng.uniform(-style.size_spread, style.size_spread))
+    flats = look.across_flats * scale * (1 + rng.uniform(-look.size_spread, look.size_spread))
     margin = flats / np.sqrt(3) + 3 * scale
     x, y = rng.uniform(margin, image_size - margin, 2)
-    nut = draw_nut(rng, style, scale, x, y, flats)
-    light = draw_light(rng, style)
-    picture = draw_bench(rng, style, shape, scale)
+    nut = draw_nut(rng, look, scale, x, y, flats)
+    light = draw_light(rng, look)
+    picture = draw_bench(rng, look, shape, scale)
     defects = [] if defect_type is None else nut_defects(defect_rng, nut, defect_type, shape)
     cast_shadow(picture, nut, light)
     paint_nut(picture, nut, light, defects)
-    return Drawing(scene.take_photo(picture, camera_rng, style.camera, scale), defects)
+    return Drawing(scene.take_photo(picture, camera_rng, look.camera, scale), defects)

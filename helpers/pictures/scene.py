@@ -1,7 +1,7 @@
 """What the drawn datasets share: outlines and their sizes, noise, a camera, reproducible random states.
 
 Coordinates are (x, y) in pixels from the corner of the picture, as in COCO: the pixel in row i and column j has its
-centre at (j + 0.5, i + 0.5). Lengths of a style are in pixels of a picture of `REFERENCE_SIZE`.
+centre at (j + 0.5, i + 0.5). Lengths of a look are in pixels of a picture of `REFERENCE_SIZE`.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def place_defects(
         ):
             defects.append(defect)
     if not defects:
-        raise RuntimeError("there is no place for a defect; check the sizes in the style")
+        raise RuntimeError("there is no place for a defect; check the sizes in looks.yml")
     return defects
 
 
@@ -256,14 +256,14 @@ def check_request(defect_type: str | None, known: Sequence[str], image_size: int
         raise ValueError(f"image_size={image_size} is too small to show a defect; use 64 or more")
 
 
-def take_photo(scene: Float, rng: np.random.Generator, style: Look, scale: float) -> NDArray[np.uint8]:
+def take_photo(scene: Float, rng: np.random.Generator, look: Look, scale: float) -> NDArray[np.uint8]:
     """Light, blur and sensor noise on a reflectance (H, W, 3) of about 0 to 1."""
     height, width = scene.shape[:2]
-    gain = np.exp(np.clip(rng.normal(0, style.exposure), -2.5 * style.exposure, 2.5 * style.exposure))
-    temperature = np.clip(rng.normal(0, style.temperature), -0.1, 0.1)
-    contrast = 1 + rng.uniform(-style.contrast, style.contrast)
-    angle, fall = rng.uniform(0, 2 * np.pi), rng.uniform(0, style.gradient)
-    blur, noise = rng.uniform(*style.blur), rng.uniform(*style.noise)
+    gain = np.exp(np.clip(rng.normal(0, look.exposure), -2.5 * look.exposure, 2.5 * look.exposure))
+    temperature = np.clip(rng.normal(0, look.temperature), -0.1, 0.1)
+    contrast = 1 + rng.uniform(-look.contrast, look.contrast)
+    angle, fall = rng.uniform(0, 2 * np.pi), rng.uniform(0, look.gradient)
+    blur, noise = rng.uniform(*look.blur), rng.uniform(*look.noise)
     x = np.linspace(-0.5, 0.5, width, dtype=np.float32)[None, :]
     y = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None]
     light = gain * (1 + fall * (np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y))
