@@ -16,7 +16,6 @@ from helpers.analysis.sizing import (
     LENGTHS,
     PixelSize,
     as_pixel_size,
-    defect_statistics,
     label_defects,
     measure_defects,
     measure_labels,
@@ -358,19 +357,6 @@ def test_what_cannot_be_measured_is_refused():
             measure_defects(heat, **options)
     with pytest.raises(ValueError, match="negative"):
         as_pixel_size(PixelSize(1, 1, -0.1))
-
-
-def test_statistics_of_many_photos():
-    masks = {"a.png": block(5, 5, 4, 5) | block(30, 30, 10, 10), "b.png": blank(), "c.png": block(5, 5, 6, 10)}
-    tables = [measure_defects(mask, pixel_size=0.5, unit="mm", **PLAIN) for mask in masks.values()]
-    table = pd.concat([one.assign(image_path=name) for name, one in zip(masks, tables, strict=True)])
-    statistics = defect_statistics(table, "area", list(masks))
-    assert statistics.index.tolist() == [*masks, "all"]
-    assert statistics["count"].tolist() == [2, 0, 1, 3]
-    assert statistics["total"].tolist() == [30, 0, 15, 45]
-    assert statistics.loc["all", ["mean", "median", "std", "largest"]].tolist() == [15, 15, 10, 25]
-    assert np.isnan(statistics.loc["b.png", "mean"]) and np.isnan(statistics.loc["c.png", "std"])
-    assert defect_statistics(table.iloc[:0], "area", ["a.png"])["count"].tolist() == [0, 0]
 
 
 def test_the_size_error_of_a_blurred_map_against_its_threshold():

@@ -229,15 +229,6 @@ def measure_labels(
     return table
 
 
-def defect_statistics(table: pd.DataFrame, measure: str, image_paths: Sequence[str]) -> pd.DataFrame:
-    """Count, total, mean, median, std (n - 1) and largest of a measure on each photo, and in a last row ``all``."""
-    names = {"count": "count", "total": "sum", "mean": "mean", "median": "median", "std": "std", "largest": "max"}
-    everything = table.assign(image_path="all")
-    by_photo = pd.concat([table, everything]).groupby("image_path")[measure].agg(**names)
-    rows = by_photo.reindex([*dict.fromkeys(image_paths), "all"])
-    return rows.fillna({"count": 0, "total": 0}).astype({"count": int})
-
-
 def size_error_by_threshold(
     maps: Iterable[np.ndarray],
     masks: Iterable[np.ndarray],
