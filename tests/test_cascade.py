@@ -669,26 +669,6 @@ def test_memory_does_not_grow_with_the_number_of_photos(home, tmp_path):
     assert peaks[10_000] < 1.1 * peaks[1_000], peaks
 
 
-def test_a_full_disk_says_so_and_the_rest_comes_later(home, photos, tmp_path, out):
-    """The system's own limit on the size of a file: the journal breaks off within a line."""
-    resource = pytest.importorskip("resource")
-    cascade = open_pair(home, batch_size=4)
-    fresh = cascade.run(photos, tmp_path / "fresh")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "fresh/journal.jsonl").stat().st_size // 2, hard))
-    try:
-        with pytest.raises(CascadeError, match="cannot be written to .*File too large"):
-            cascade.run(photos, out)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    done = (out / "journal.jsonl").read_bytes()
-    n_done = len(done.splitlines()) - 1
-    assert 0 < n_done < 20 and n_done % 4 == 0 and done.endswith(b"\n")
-    before = KnownBackend.seen
-    same(cascade.run(photos, out), fresh)
-    assert KnownBackend.seen - before < 36
-
-
 @pytest.mark.parametrize("place", ["write", "fsync", "interrupt", "delete"])
 def test_what_did_not_get_to_the_disk_is_not_noted_and_comes_later(home, photos, tmp_path, out, monkeypatch, place):
     cascade, calls, network, save_image = open_pair(home, batch_size=4), [], KnownBackend.__call__, Image.Image.save

@@ -80,10 +80,6 @@ def expected_costs(
         A row a threshold: ``threshold_1``; of the whole cascade ``recall`` and ``false_alarm_rate``; ``passed``, the
         share of the line's photos that stage 2 sees; ``miss_cost``, ``false_alarm_cost``, ``time_cost`` and their sum
         ``cost``.
-
-    Raises:
-        ValueError: When a column is missing, a class has no photo that the prevalence needs, or a number lies outside
-            its range.
     """
     defect, first, second = _columns(scores)
     if not 0 <= prevalence <= 1:

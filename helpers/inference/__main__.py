@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers.inference.exported import BACKEND_NAMES
-from helpers.paths import printable, short_name
+from helpers.inference.presets import PLACES
+from helpers.paths import printable, project_path, short_name
 from helpers.progress import quiet_libraries, sentence
+from helpers.session import read_value, split_setting
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,36 +43,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # names that the terminal has no letters for
     from helpers.inference.cascade import Cascade
     from helpers.inference.saving import FOLDERS
-    from helpers.paths import project_path
 
     try:
         settings = dict(map(_setting, options.settings))
-        common: dict[str, Any] = {"backend": options.backend, "device": options.device}
-        common |= {"batch_size": options.batch_size}
-        if not options.photos.expanduser().exists():
-            raise FileNotFoundError(f"There is no {options.photos}; give a photo or a folder of photos.")
-        folder = _folder(options.what)
-        cascade = (Cascade.of_run if folder else Cascade.from_yaml)(folder or options.what, settings, **common)
+        common = {"backend": options.backend, "device": options.device, "batch_size": options.batch_size}
         photos = Path(os.path.abspath(options.photos.expanduser()))  # noqa: PTH100  (without "..", but keeps links)
+        if not photos.exists():
+            raise FileNotFoundError(f"There is no {options.photos}; give a photo or a folder of photos.")
+        places = (Path(options.what).expanduser().absolute(), project_path(options.what))
+        folder = next((place for place in places if place.is_dir()), None)
+        cascade = (Cascade.of_run if folder else Cascade.from_yaml)(folder or options.what, settings, **common)
         name = short_name(printable(photos.name if photos.is_dir() else photos.stem))
         out = project_path(Path(options.out).absolute() if options.out else f"{OUT}/{cascade.name}/{name}")
-        save = tuple(FOLDERS) if options.save == "all" else tuple(word for word in options.save.split(",") if word)
-        save = () if options.save == "none" else save
-        verdicts = cascade.run(photos, out, save=save, restart=options.restart)
+        some = {"all": tuple(FOLDERS), "none": ()}
+        save = some.get(options.save, tuple(word for word in options.save.split(",") if word))
+        return _report(cascade.run(photos, out, save=save, restart=options.restart), out)
     except KeyboardInterrupt:
         print("\nInterrupted; what is done is kept, and the same command goes on with the rest.", file=sys.stderr)
         return 130
     except Exception as error:
         print(sentence(error), file=sys.stderr)
         return 2
-    return _report(verdicts, out)
 
 
 def _report(verdicts: pd.DataFrame, out: Path) -> int:
-    import pandas as pd
-
     for row in verdicts.head(N_SHOWN).itertuples():
-        known = not pd.isna(row.value)
+        known = row.value == row.value and row.value is not None
         print(f"{row.photo}: {row.verdict}" + (f" ({row.rule}: {row.value:.4g}, {row.threshold:.4g})" if known else ""))
     if len(verdicts) > N_SHOWN:
         print(f"... {len(verdicts)} photos: {verdicts['verdict'].value_counts().to_dict()}")
@@ -87,20 +85,7 @@ def _report(verdicts: pd.DataFrame, out: Path) -> int:
     return 1 if len(failed) else 0
 
 
-def _folder(what: str) -> Path | None:
-    """The run's folder that is meant, or None for a cascade."""
-    from helpers.paths import project_path
-
-    for path in (Path(what).expanduser(), project_path(what)):
-        if path.is_dir():
-            return path.absolute()
-    return None
-
-
 def _setting(setting: str) -> tuple[str, Any]:
-    from helpers.inference.presets import PLACES
-    from helpers.session import read_value, split_setting
-
     name, text = split_setting(setting)
     return name, text if name in PLACES else read_value(name, text)
 
@@ -114,9 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", help=f"folder for the results; default: {OUT}/<cascade>/<name of the photos>")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--save", default="all", help="pictures of each photo: all, none, or some of mask,map,overlay")
-    parser.add_argument(
-        "--backend", default="torch", help=f"torch, or an exported file: {', '.join(BACKEND_NAMES)}; see notebook 09"
-    )
+    words = f"torch, or an exported file: {', '.join(BACKEND_NAMES)}; see notebook 09"
+    parser.add_argument("--backend", default="torch", help=words)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda:N or mps")
     parser.add_argument("--batch-size", type=int, default=8, help="photos at once")
     parser.add_argument("--restart", action="store_true", help="throw away what an earlier call left in the folder")

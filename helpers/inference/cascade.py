@@ -107,10 +107,6 @@ class Cascade:
 
         ``settings`` are values of parameters that the file declares, and of ARTIFACTS, DATASET and PROFILE; ``options``
         those of :class:`helpers.inference.Predictor`. A network that cuts objects out stays in torch.
-
-        Raises:
-            CascadeError: the file is missing or says something that is not known; the message names it.
-            MissingRunError: a run is not there; the message says which notebook makes it.
         """
         file, content = read_cascade(path)
         parameters = cascade_parameters(content, settings or {}, file)
@@ -134,10 +130,6 @@ class Cascade:
         A detector calls a photo DEFECT or OK. A classifier with a normal class names the defect where the threshold is
         passed, else the normal class; one without names the class. ``settings``: ``threshold`` of the score and
         ``pixel_threshold`` of the map, the name of a threshold stored with the run, or a number.
-
-        Raises:
-            CascadeError: for another setting.
-            MissingRunError: there is no finished run.
         """
         parameters = {"threshold": "image", "pixel_threshold": "pixel"}
         check_keys(settings or {}, parameters, "settings of a run")
@@ -160,10 +152,8 @@ class Cascade:
     @property
     def note(self) -> str | None:
         """What the runs must say of themselves (``untrained backbone``), or None."""
-        return (
-            "; ".join(dict.fromkeys(one.predictor.run.note for one in self.run_stages if one.predictor.run.note))
-            or None
-        )
+        notes = filter(None, (stage.predictor.run.note for stage in self.run_stages))
+        return "; ".join(dict.fromkeys(notes)) or None
 
     def describe(self) -> dict[str, Any]:
         """All that decides the results, plain data."""
@@ -177,16 +167,14 @@ class Cascade:
         save: Collection[str] = tuple(FOLDERS),
         restart: bool = False,
     ) -> pd.DataFrame:
-        """Judge photos, a batch at a time, and write what every stage decided: one row a photo, `VERDICT_COLUMNS`.
+        """Judge a folder (with those below it), a photo, or several, all paths or all pictures, a batch at a time, and
+        write what every stage decided: one row a photo, `VERDICT_COLUMNS`.
 
-        Memory does not grow with the number of photos, but for the table that is returned. Each finished batch is on
-        the disk before the next one begins: after an interruption, or with more photos in the folder, the same call
-        goes on with what is missing. A photo that has changed since is judged again. One that cannot be read has the
-        verdict ``ERROR``, and the rest goes on; the next call tries it again.
-
-        ``images``: a folder (with those below it), a photo, or several of either all paths or all pictures;
-        ``out_dir`` relative: to the project; ``save``: which pictures of each photo and stage with a map; ``restart``:
-        throw away what an earlier run wrote into the folder; other files stay.
+        Each finished batch is on the disk before the next one begins: after an interruption, or with more photos in the
+        folder, the same call goes on with what is missing. A photo that has changed since is judged again. One that
+        cannot be read has the verdict ``ERROR``, and the rest goes on; the next call tries it again. ``save``: which
+        pictures of each photo and stage with a map; ``restart``: throw away what an earlier run wrote into the folder;
+        other files stay.
 
         Raises:
             CascadeError: the folder holds results of another cascade or of other photos, or something else; or it

@@ -30,20 +30,16 @@ BEYOND = "symmetric"  # how a photo goes on beyond its border
 
 
 class CutterStage:
-    """The foreground network of notebook 03, from the folder ``foreground`` of a dataset's artifacts: every object it
+    """The foreground network of notebook 03, in the folder ``foreground`` of a dataset's artifacts: every object it
     finds goes on by itself. ``otherwise`` is the verdict on a photo without any: neither normal nor abnormal.
 
     ``window`` is the side in pixels of the square cut out around each object, so that objects are shown as large as in
     the photos that the next stage learned from; 0: the object's longer side and a tenth of it on each side. The
-    ``background`` is kept as it is (keep), painted over where other objects are with the look of the background
-    (hide_neighbours), for a run that learned from photos of single objects, or all removed, the median colour instead
-    (remove), as notebook 03 does with REMOVE_BACKGROUND. ``shrink`` is how many pixels at an object's edge the next
-    stage does not judge: what a network says there depends on what lies beyond. An object that is no wider than twice
-    that is judged whole. ``separate``: options of :func:`helpers.analysis.matching.separate`.
-
-    Raises:
-        MissingRunError: there is no such network.
-        ValueError: for a negative window or shrink, or another word for the background.
+    ``background``: keep it; hide_neighbours, which paints over other objects with the look of the background, for a run
+    that learned from photos of single objects; or remove all of it, the median colour instead, as notebook 03 does with
+    REMOVE_BACKGROUND. ``shrink``: so many pixels at an object's edge the next stage does not judge, for what a network
+    says there depends on what lies beyond (an object no wider than twice that is judged whole). ``separate``: options
+    of :func:`helpers.analysis.matching.separate`.
     """
 
     def __init__(

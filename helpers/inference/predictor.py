@@ -57,32 +57,22 @@ BACKENDS: dict[str, Callable[[Run, str], Backend]] = {
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a run says of one photo; with an ``error`` there is no score (NaN) and no verdict.
+    """What a run says of one photo; with an ``error`` there is no score and no verdict."""
 
-    ``source`` is the file, or ``#`` and the photo's number; ``score`` is raw, higher is more abnormal; ``confidence``
-    see :class:`Predictions`, NaN where there is nothing to say; ``shape`` (H, W) of the photo; ``network_map`` (h, w)
-    float32 at the network's size, confined to the object where the run is, None for a classifier; ``probabilities``
-    (C,) and ``embedding`` (D,) float32 of a classifier.
-    """
-
-    source: str
-    score: float = float("nan")
+    source: str  # the file, or # and the photo's number
+    score: float = float("nan")  # raw, higher is more abnormal
     abnormal: bool = False
-    confidence: float = float("nan")
-    shape: tuple[int, int] | None = None
-    network_map: np.ndarray | None = None
-    probabilities: np.ndarray | None = None
-    embedding: np.ndarray | None = None
+    confidence: float = float("nan")  # see Predictions
+    shape: tuple[int, int] | None = None  # (H, W) of the photo
+    network_map: np.ndarray | None = None  # (h, w) float32 at the network's size, confined to the object
+    probabilities: np.ndarray | None = None  # (C,) float32 of a classifier
+    embedding: np.ndarray | None = None  # (D,) float32 of a classifier
     error: str = ""
 
 
 @dataclass(frozen=True)
 class Predictions:
     """What a run says of N photos.
-
-    ``scores`` (N,) float32, raw; ``labels`` (N,) bool, ``threshold.exceeds(scores)``; ``maps`` (H, W) float32 a photo
-    at its own size, None for a classifier; ``classes``, ``probabilities`` (N, C) and ``embeddings`` (N, D) float32 of a
-    classifier, else None; ``confidences`` (N,) float32 in [0, 1], NaN where val held no good photo.
 
     Confidence of a detector is read off the n good photos of val that set its threshold. With
     p = (1 + how many of their scores are >= the photo's) / (n + 1), the conformal p-value (Vovk et al. 2005), it is
@@ -92,13 +82,13 @@ class Predictions:
     highest probability where it has no normal class.
     """
 
-    scores: np.ndarray
-    labels: np.ndarray
-    maps: list[np.ndarray] | None
-    classes: list[str] | None
-    probabilities: np.ndarray | None
-    confidences: np.ndarray
-    embeddings: np.ndarray | None
+    scores: np.ndarray  # (N,) float32, raw
+    labels: np.ndarray  # (N,) bool: threshold.exceeds(scores)
+    maps: list[np.ndarray] | None  # (H, W) float32 a photo, at its own size; None for a classifier
+    classes: list[str] | None  # of a classifier, as the next and the embeddings
+    probabilities: np.ndarray | None  # (N, C) float32
+    confidences: np.ndarray  # (N,) float32 in [0, 1], NaN where val held no good photo
+    embeddings: np.ndarray | None  # (N, D) float32
     threshold: Threshold
 
     @property
@@ -108,11 +98,8 @@ class Predictions:
 
 
 class Predictor:
-    """A finished run, ready for photos.
-
-    ``run_dir`` is its folder (relative: to the project) or the run; ``backend`` a name from :data:`BACKENDS`, or what
-    has been opened already. ``thresholds`` are those stored with the run, by name; of a file in 8 bits those that were
-    set anew on the same photos. ``bit_depth`` is how many bits the 16-bit photos it learned from hold.
+    """A finished run, ready for photos: its folder (relative: to the project) or the run, and a name from `BACKENDS` or
+    a backend that is open already.
 
     Raises:
         MissingRunError: there is no finished run, or no exported file of it; the message says what makes it.
@@ -131,7 +118,7 @@ class Predictor:
         check_run(self.run)
         self.backend, self.batch_size = backend if isinstance(backend, str) else "", batch_size
         self.parameters: dict[str, Any] = self.run.info["parameters"]
-        self.bit_depth: int = self.parameters.get("bit_depth", 16)
+        self.bit_depth: int = self.parameters.get("bit_depth", 16)  # of the 16-bit photos it learned from
         if self.bit_depth not in BIT_DEPTHS:
             raise ValueError(f"{self.run.folder}: bit_depth is {self.bit_depth!r}; it was changed: copy the run again.")
         classifies = self.parameters.get("task") == CLASSIFICATION
@@ -257,11 +244,9 @@ class Predictor:
         return self.thresholds[name]
 
     def photo_time(self, paths: Sequence[str | Path]) -> dict[str, Any]:
-        """Milliseconds from one decoded photo to its verdict and map at the network's size, warm, one photo at a time:
-        a row of :func:`helpers.compute.time_stages`, of which ``median_ms`` is the figure to give.
-
-        Measured once for a backend and machine, on up to 20 of the photos, and kept with the run in ``speed.json``, so
-        that every notebook gives the same figure; delete the file to measure again.
+        """Milliseconds from one decoded photo to its verdict and network map, warm, one photo at a time: a row of
+        `time_stages`. Measured once for a backend and machine, on up to 20 of the photos, and kept with the run, so
+        that every notebook gives the same figure; delete ``speed.json`` to measure again.
         """
         machine = torch.cuda.get_device_name(self.device) if str(self.device).startswith("cuda") else cpu_name()
         key = f"{self.backend}, {self.device}, {machine}, {torch.get_num_threads()} threads"
@@ -303,11 +288,7 @@ class Predictor:
 
 
 def open_finished(folder: Path) -> Run:
-    """A finished run.
-
-    Raises:
-        MissingRunError: there is none; the message says which notebook makes it.
-    """
+    """A finished run; MissingRunError: there is none, and the message says which notebook makes it."""
     if not (folder / RUN_FILE).is_file():
         notebook = NOTEBOOKS.get(folder.name, "02 to 05")
         raise MissingRunError(f"{folder} holds no finished run (no {RUN_FILE}): run notebook {notebook} first.")

@@ -17,17 +17,16 @@ from helpers.runs import RUN_FILE, MissingRunError
 PRESETS_FOLDER = PROJECT_ROOT / "notebooks" / "params" / "cascades"
 PLACES = {"ARTIFACTS": "artifacts", "DATASET": "", "PROFILE": "quick"}  # parameters that every cascade has
 KEYS = ("name", "about", "parameters", "stages")
+# Key of a stage -> kinds of its values
 TEXT, NUMBER, WHOLE, NAMES = (str,), (int, float, str), (int,), (dict,)
 RUN_KEYS = dict.fromkeys(("run", "name", "rule", "then", "otherwise", "object_mask", "unknown_by"), TEXT)
 RUN_KEYS |= {"pixel_threshold": NUMBER, "morphology": NAMES, "unknown": (str, bool, type(None))}
 RUN_KEYS |= {"ignore_no_defect": (bool,)}
 CUTTER_KEYS = dict.fromkeys(("foreground", "name", "otherwise", "background"), TEXT)
 CUTTER_KEYS |= {"window": WHOLE, "shrink": WHOLE, "separate": NAMES}
-"""Key of a stage -> kinds of its values."""
 KINDS = {TEXT: "text, in quotes", NUMBER: "a number or a name", WHOLE: "a whole number", NAMES: "names with numbers"}
-FIRST = "patchcore"  # the run that is offered first where nothing else is asked for
+# Key of a stage -> the files that are in the folder it names once that is finished
 MARKS = {"run": (RUN_FILE,), "foreground": ("foreground.json",), "unknown": ("open_set.npz", "thresholds.json")}
-"""Key of a stage -> the files that are in the folder it names once that is finished."""
 
 
 class CascadeError(ValueError):
@@ -35,15 +34,14 @@ class CascadeError(ValueError):
 
 
 def preset_names() -> list[str]:
-    """Names of the cascades in ``notebooks/params/cascades``."""
     return sorted(file.stem for file in PRESETS_FOLDER.glob("*.yml"))
 
 
 def read_cascade(path: str | Path) -> tuple[Path, dict[str, Any]]:
-    """The YAML file of a cascade (a path, or the name of a preset) and what it says, with at least one stage.
+    """The YAML file of a cascade (a path, or the name of a preset) and what it says.
 
     Raises:
-        CascadeError: there is none, it is no YAML, or has other keys than it may have; the message names them.
+        CascadeError: there is none, it is no YAML, has no stage, or other keys than it may have.
     """
     places = (Path(path).expanduser(), project_path(path), PRESETS_FOLDER / f"{path}.yml")
     file = next((place for place in places if place.is_file()), None)
@@ -60,20 +58,22 @@ def read_cascade(path: str | Path) -> tuple[Path, dict[str, Any]]:
     if not isinstance(stages, list) or not stages:
         raise CascadeError(f"{file.name}: 'stages' must be a list of at least one stage.")
     for number, stage in enumerate(stages, start=1):
+        where = f"{file.name}, stage {number}"
         if not isinstance(stage, dict) or ("run" in stage) == ("foreground" in stage):
-            raise CascadeError(
-                f"{file.name}, stage {number}: a stage is either 'run: NAME' or 'foreground: NAME', with its options."
-            )
-        check_keys(stage, RUN_KEYS if "run" in stage else CUTTER_KEYS, f"{file.name}, stage {number}")
+            raise CascadeError(f"{where}: a stage is either 'run: NAME' or 'foreground: NAME', with its options.")
+        check_keys(stage, RUN_KEYS if "run" in stage else CUTTER_KEYS, where)
     return file, content
 
 
-def cascade_parameters(content: Mapping[str, Any], settings: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """Parameters of a cascade by name: those of every cascade, those it declares, and over both the settings.
+def check_keys(content: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    """Refuse keys that are not known; ``where`` is for the message."""
+    unknown = [str(key) for key in content if key not in known]
+    if unknown:
+        raise CascadeError(f"{where}: unknown key {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
 
-    Raises:
-        CascadeError: a setting is no parameter, or of another kind than the file's.
-    """
+
+def cascade_parameters(content: Mapping[str, Any], settings: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """Parameters of a cascade by name: those of every cascade, those it declares, and over both the settings."""
     declared = content.get("parameters") or {}
     if not isinstance(declared, dict):
         raise CascadeError(f"{file.name}: 'parameters' must be names with their values.")
@@ -88,25 +88,14 @@ def cascade_parameters(content: Mapping[str, Any], settings: Mapping[str, Any], 
     return parameters
 
 
-def check_keys(content: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    """Refuse keys that are not known with a CascadeError that names them; ``where`` is for the message."""
-    unknown = [str(key) for key in content if key not in known]
-    if unknown:
-        raise CascadeError(f"{where}: unknown key {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
-
-
 def stage_options(stage: Mapping[str, Any], parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A stage's options with names of parameters replaced by what they stand for, but in its rule.
-
-    Raises:
-        CascadeError: a value is of another kind; ``where`` is for the message.
-    """
+    """A stage's options with names of parameters replaced by what they stand for, but in its rule."""
     options = {key: value if key == "rule" else _resolve(value, parameters) for key, value in stage.items()}
     for key, value in options.items():
         kinds = (RUN_KEYS if "run" in stage else CUTTER_KEYS)[key]
         inner = value.items() if kinds == NAMES and isinstance(value, dict) else ()
         if type(value) not in kinds or any(type(n) is not str or type(v) not in NUMBER for n, v in inner):
-            expected = KINDS.get(kinds, "true or false, or a name" if str in kinds else "true or false")
+            expected = KINDS.get(kinds, "a name" if str in kinds else "true or false")
             raise CascadeError(f"{where}: '{key}' must be {expected}; got {value!r:.60}.")
     return options
 
@@ -122,22 +111,14 @@ def run_folder(run: str, parameters: Mapping[str, Any]) -> Path:
     if any(mark in run for mark in "/\\"):
         return project_path(run)
     if not run or not parameters["DATASET"]:
-        empty = "DATASET" if run else "the name of a run"
-        raise ValueError(f"{empty} is empty, so nobody knows where {run or 'it'} lies; give --set DATASET=NAME.")
+        raise ValueError(f"nobody knows where the run {run!r} lies; DATASET is empty: give --set DATASET=NAME.")
     return dataset_folder(parameters["ARTIFACTS"], parameters["DATASET"], str(parameters["PROFILE"])) / run
 
 
 def missing_files(path: str | Path, settings: Mapping[str, Any] | None = None) -> list[Path]:
-    """What a cascade needs of its runs and is not there, with settings as of
-    :meth:`helpers.inference.Cascade.from_yaml`; nothing is loaded. Empty where it can be opened.
-
-    Raises:
-        CascadeError: the file is missing or says something that is not known; the message names it.
-        ValueError: nobody knows where a run lies.
-    """
+    """What a cascade needs of its runs and is not there; nothing is loaded. Empty where it can be opened."""
     file, content = read_cascade(path)
-    parameters = cascade_parameters(content, settings or {}, file)
-    needed = []
+    parameters, needed = cascade_parameters(content, settings or {}, file), []
     for number, stage in enumerate(content["stages"], start=1):
         options = stage_options(stage, parameters, f"{file.name}, stage {number}")
         for key, names in MARKS.items():
@@ -166,7 +147,6 @@ class Choice:
 
     @property
     def folder(self) -> Path:
-        """The dataset's artifacts folder."""
         return self.artifacts / self.dataset / self.profile
 
     @property
@@ -176,11 +156,8 @@ class Choice:
 
 
 def find_choices(artifacts: str | Path) -> tuple[list[Choice], dict[str, list[Path]]]:
-    """All that photos can be inspected with in a folder of results (relative: to the project); nothing is loaded.
-
-    Returns:
-        Finished runs ``<dataset>/<profile>/<run>``, and the presets of ``notebooks/params/cascades`` that a dataset has
-        all runs of, sorted; and of the presets that none has, by name, what is missing where most of it is there.
+    """Finished runs ``<dataset>/<profile>/<run>`` in a folder of results, and the presets that a dataset has all runs
+    of, sorted; and of the presets that none has, by name, what is missing where most of it is there. Nothing is loaded.
     """
     root = project_path(artifacts)
     runs = [file.parent for file in sorted(root.glob(f"[!.]*/[!.]*/[!.]*/{RUN_FILE}"))]
@@ -210,12 +187,12 @@ def choose(choices: Sequence[Choice], dataset: str = "", profile: str = "", name
     here = [one for one in choices if one.dataset == dataset and one.profile == profile]
     if not name:
         offered = here or list(choices)
-        return next((one for one in offered if one.name == FIRST), offered[0])
-    named = [one for one in here if one.name == name]
-    if not named:
-        known = ", ".join(dict.fromkeys(one.name for one in here)) or "nothing yet"
-        raise MissingRunError(
-            f"RUN={name!r}: no finished run or complete cascade of that name for {dataset}, profile {profile}; there "
-            f"is {known}. Run notebooks 02 to 05 (make run) first."
-        )
-    return named[0]
+        return next((one for one in offered if one.name == "patchcore"), offered[0])
+    for one in here:
+        if one.name == name:
+            return one
+    known = ", ".join(dict.fromkeys(one.name for one in here)) or "nothing yet"
+    raise MissingRunError(
+        f"RUN={name!r}: no finished run or complete cascade of that name for {dataset}, profile {profile}; there "
+        f"is {known}. Run notebooks 02 to 05 (make run) first."
+    )

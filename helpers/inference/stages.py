@@ -71,11 +71,7 @@ class Rule:
 
     @classmethod
     def parse(cls, text: str, parameters: Mapping[str, Any] | None = None) -> Rule:
-        """Read a rule; a limit or a list of classes may be the name of a parameter.
-
-        Raises:
-            ValueError: it is none; the message lists what there is.
-        """
+        """Read a rule; a limit or a list of classes may be the name of a parameter. ValueError: it is none."""
         parameters, text = parameters or {}, str(text).strip()
         if text == "always":
             return cls(text, "always")
@@ -117,12 +113,7 @@ class OpenSet:
 
     @classmethod
     def load(cls, folder: Path, predictor: Predictor, by: str = "distance") -> OpenSet:
-        """Open what notebook 05 left for a classifier; ``by``: distance (tau), confidence (kappa) or both (either).
-
-        Raises:
-            MissingRunError: there is none.
-            ValueError: a threshold is missing, it was fitted on other classes, or ``by`` is another word.
-        """
+        """Open what notebook 05 left for a classifier; ``by``: distance (tau), confidence (kappa) or both (either)."""
         if by not in UNKNOWN_BY:
             raise ValueError(f"unknown_by={by!r}: expected {', '.join(UNKNOWN_BY)}.")
         files, notebook = [folder / OPEN_SET_FILE, folder / THRESHOLDS_FILE], NOTEBOOKS["open_set"]
@@ -155,24 +146,18 @@ class OpenSet:
 
 @dataclass
 class Item:
-    """A photo (H, W, 3) uint8, or an object cut out of one, on its way through the stages.
+    """A photo, or an object cut out of one, on its way through the stages."""
 
-    ``key`` is its name in the folder of results; ``number`` that of the object in its photo, from 1, and 0 for the
-    photo itself; ``box`` x, y, width, height of the object in the photo, pixels; ``mask`` (H, W) bool, where the object
-    is in ``photo``, None: everywhere. ``rows``: one for each stage it went through. ``verdict`` is empty while it is on
-    its way; ``abnormal`` None where nobody can say; ``parts`` are objects cut out of it.
-    """
-
-    source: str
-    key: str
-    photo: np.ndarray
-    number: int = 0
-    box: tuple[int, ...] = ()
-    mask: np.ndarray | None = None
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    verdict: str = ""
-    abnormal: bool | None = None
-    parts: list[Item] = field(default_factory=list)
+    source: str  # file that it comes from
+    key: str  # its name in the folder of results
+    photo: np.ndarray  # (H, W, 3) uint8
+    number: int = 0  # of the object in its photo, from 1; 0: the photo itself
+    box: tuple[int, ...] = ()  # x, y, width, height of the object in its photo, pixels
+    mask: np.ndarray | None = None  # (H, W) bool, where the object is in this photo; None: everywhere
+    rows: list[dict[str, Any]] = field(default_factory=list)  # one for each stage it went through
+    verdict: str = ""  # empty while it is on its way
+    abnormal: bool | None = None  # None where nobody can say
+    parts: list[Item] = field(default_factory=list)  # objects cut out of it
     error: str = ""
 
     def add_row(self, stage: str, **values: Any) -> None:

@@ -34,14 +34,9 @@ def open_cascades(
     names: Iterable[str], places: Mapping[bool, Mapping[str, Any]], **options: Any
 ) -> tuple[dict[str, Cascade], pd.DataFrame]:
     """The cascades (presets or YAML files) whose runs are there, by name, and a table that says of the others what is
-    missing and which notebook makes it: ``cascade``, ``dataset``, ``about``, ``state``.
+    missing and which notebook makes it: ``cascade``, ``dataset``, ``about``, ``state``. MissingRunError: none can run.
 
-    ``places``: whether the cascade cuts objects out of raw frames -> ARTIFACTS, DATASET and PROFILE of its runs;
-    ``options`` of :meth:`helpers.inference.Cascade.from_yaml`.
-
-    Raises:
-        MissingRunError: none can run.
-        CascadeError: a file that says something that is not known.
+    ``places``: whether the cascade cuts objects out of raw frames -> ARTIFACTS, DATASET and PROFILE of its runs.
     """
     found, rows = {}, []
     for name in names:
@@ -63,10 +58,8 @@ def open_cascades(
 def unseen_photos(cascade: Cascade, table: pd.DataFrame) -> pd.DataFrame:
     """The rows of a sample table that no stage learned from: split ``test`` where every run tests them, else ``val``.
 
-    A run that was made from other photos (a gate that is shared by several datasets) has seen none of these.
-
-    Raises:
-        MissingRunError: a run was made with other splits of these photos.
+    A run that was made from other photos (a gate that is shared by several datasets) has seen none of these; one that
+    was made with other splits of these photos raises MissingRunError.
     """
     splits = pd.DataFrame(index=table["image_path"])
     for stage in cascade.run_stages:
@@ -89,9 +82,6 @@ def score_stages(cascade: Cascade, photos: pd.DataFrame) -> tuple[pd.DataFrame, 
         defect, else 0.0; ``alone_2`` bool, what the second stage says when nothing is in front of it (of one that has
         no say in the verdict, by the threshold that is stored with its run); ``named``, the class that it names, or "".
         And the limit: a photo goes on when ``score_1`` exceeds it.
-
-    Raises:
-        ValueError: a photo cannot be read or judged.
     """
     first, second = cascade.stages
     judged: dict[str, list[dict[str, Any]]] = {first.name: [], second.name: []}
@@ -139,9 +129,6 @@ def _risen(stage: RunStage, rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarr
 def frame_table(frames: Sequence[InstancePhoto]) -> pd.DataFrame:
     """Raw frames for testing with what is known of them; a frame is a defect one where any object is: ``image_path``,
     ``split`` (test), ``label_index``, ``defect_type`` (the types on it, joined), ``n_objects``, ``n_defect``.
-
-    Raises:
-        ValueError: the annotations do not say what is wrong with each object.
     """
     rows = []
     for frame in frames:

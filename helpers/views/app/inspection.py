@@ -99,26 +99,22 @@ def _header_size(content: bytes) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Knob:
-    """A threshold that can be moved: of a stage's map (``of_map``), or of what its rule looks at; ``stored`` is where
-    it stands when nobody has moved it.
-    """
+    """A threshold that can be moved."""
 
     stage: str
-    of_map: bool
+    of_map: bool  # of the stage's map, or of what its rule looks at
     label: str
-    stored: Threshold
+    stored: Threshold  # where it stands when nobody has moved it
 
 
 @dataclass
 class Looked:
-    """A photo after all stages have looked at it: the photo with the objects cut out of it, (stage, number of the
-    object, 0 for the photo) -> what its network said, and what a segmenter that is no stage outlines.
-    """
+    """A photo after all stages have looked at it."""
 
     name: str
-    item: Item
-    seen: dict[tuple[str, int], Seen] = field(default_factory=dict)
-    outlined: Outlined | None = None
+    item: Item  # with the objects cut out of it
+    seen: dict[tuple[str, int], Seen] = field(default_factory=dict)  # by stage and number of the object, 0: the photo
+    outlined: Outlined | None = None  # by a segmenter that is no stage
 
     @property
     def photo(self) -> np.ndarray:
@@ -128,28 +124,22 @@ class Looked:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is decided on a photo at the thresholds as they stood.
-
-    ``abnormal``: None where nobody can say; ``rows``: what every stage noted, of the photo and of its objects, and
-    ``deciding`` the one that decided; ``stage``: whose ``anomaly_map`` (H, W) float32 and ``mask`` (H, W) bool are
-    shown, the last one that looked, empty: none has a map; ``boxes``: x, y, width, height of each object;
-    ``note``: what the runs must say of themselves (``untrained backbone``).
-    """
+    """What is decided on a photo at the thresholds as they stood."""
 
     name: str
-    photo: np.ndarray
+    photo: np.ndarray  # (H, W, 3) uint8
     verdict: str
-    abnormal: bool | None
+    abnormal: bool | None  # None where nobody can say
     error: str
-    rows: list[dict[str, Any]]
-    deciding: dict[str, Any]
-    stage: str = ""
-    anomaly_map: np.ndarray | None = None
-    mask: np.ndarray | None = None
+    rows: list[dict[str, Any]]  # what every stage noted, of the photo and of its objects
+    deciding: dict[str, Any]  # the one of these that decided
+    stage: str = ""  # whose map is shown, the last one that looked; empty: none has a map
+    anomaly_map: np.ndarray | None = None  # (H, W) float32
+    mask: np.ndarray | None = None  # (H, W) bool
     pixel_threshold: float | None = None
-    boxes: tuple[tuple[int, int, int, int], ...] = ()
+    boxes: tuple[tuple[int, int, int, int], ...] = ()  # x, y, width, height of each object
     boxes_abnormal: tuple[bool, ...] = ()
-    note: str | None = None
+    note: str | None = None  # what the runs must say of themselves (``untrained backbone``)
     outlined: Outlined | None = None
 
     @property
@@ -176,12 +166,7 @@ class Inspector:
 
     @classmethod
     def open(cls, choice: Choice, device: str = "auto") -> Inspector:
-        """Load the networks of a run or a cascade.
-
-        Raises:
-            MissingRunError: a run has gone since.
-            ValueError: a run is damaged, or does not fit the cascade.
-        """
+        """Load the networks of a run or a cascade."""
         if choice.is_cascade:
             cascade = Cascade.from_yaml(PRESETS_FOLDER / f"{choice.name}.yml", choice.places, device=device)
         else:
@@ -309,10 +294,8 @@ class Inspector:
     def sweep(self, looked: Looked, n: int = 5) -> pd.DataFrame:
         """Verdicts on a photo while all thresholds of rules move together; afterwards they are where they were.
 
-        Returns:
-            One row a position: ``position`` (``now``, then ``n`` shares of the way from where everything is above the
-            thresholds to where nothing is), the thresholds by stage, ``verdict`` and ``abnormal``. One row where no
-            rule has a threshold.
+        One row a ``position`` (``now``, then ``n`` shares of the way from where everything is above the thresholds to
+        where nothing is) with the thresholds by stage, ``verdict`` and ``abnormal``.
         """
         knobs = [knob for knob in self.knobs if not knob.of_map]
         before, reach = {one: self.value(one) for one in knobs}, {one: self.reach(one, [looked]) for one in knobs}
@@ -383,17 +366,14 @@ def _put(part: Item, found: np.ndarray, found_mask: np.ndarray, anomaly_map: np.
 
 @dataclass(frozen=True)
 class Sizes:
-    """The defects of a photo, measured: ``labels`` (H, W) int32, 0 is background; ``table`` one row a defect, see
-    :func:`helpers.analysis.sizing.measure_labels`, with ``defect_type`` and ``severity``; ``drawing`` PASS or FAIL, and
-    the first rule that ``failed``, in words; ``by`` whose map they are from.
-    """
+    """The defects of a photo, measured."""
 
-    labels: np.ndarray
-    table: pd.DataFrame
+    labels: np.ndarray  # (H, W) int32, 0 is background
+    table: pd.DataFrame  # of measure_labels, with defect_type and severity
     size: PixelSize
-    drawing: str = ""
-    failed: str = ""
-    by: str = ""
+    drawing: str = ""  # PASS or FAIL
+    failed: str = ""  # the first rule that failed, in words
+    by: str = ""  # whose map they are from
 
 
 def measure(
@@ -408,11 +388,8 @@ def measure(
     limits and of a drawing's rules (None: the examples for the unit).
 
     A type is the class that the classifier names, where one decided; else it goes by the shape (long: scratch, compact:
-    spot). A photo without a map has no defect to measure.
-
-    Raises:
-        SeverityError: limits or rules that cannot be used, also when they are in mm and the size of a pixel is not
-            known.
+    spot). SeverityError: limits or rules that cannot be used, also when they are in mm and the size of a pixel is not
+    known.
     """
     by, anomaly_map, mask = inspection.measured or ("", None, np.zeros(inspection.photo.shape[:2], bool))
     labels = label_defects(mask, pixel_size=size, min_defect_area=min_defect_area)
