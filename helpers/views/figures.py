@@ -14,7 +14,7 @@ from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
 from helpers.analysis.detection_probability import PodFit, size_words
 from helpers.drawing import BLACK, GREEN, GREY, ORANGE, SKY, VERMILLION, shorten
-from helpers.thresholds import Threshold
+from helpers.thresholds import Threshold, percent
 from helpers.views.plots import curves, grouped_histogram, heat_grid, interval_bars, stacked_shares
 from helpers.views.style import legend_right, new_figure, number_text, percents, plain_log, series_style, threshold_line
 
@@ -62,11 +62,11 @@ def acceptance_figure(scores: ArrayLike, threshold: Threshold, *, note: str | No
     axis = figure.subplots()
     curves({f"held-out normal photos (n={values.size})": line}, "score", "share", step=True, axis=axis)
     if threshold.accept is not None:
-        label = f"asked for: {threshold.accept:.4g}"
+        label = f"asked for: {percent(threshold.accept)}"
         axis.axhline(threshold.accept, color=BLACK, linestyle="--", linewidth=1.2, label=label)
     if threshold.interval_low is not None and threshold.interval_high is not None:
         span = (threshold.interval_low, threshold.interval_high)
-        label = f"true rate, with 90 % probability:\n{span[0]:.1%} to {span[1]:.1%}"
+        label = f"true rate, with 90 % probability:\n{percent(span[0])} to {percent(span[1])}"
         axis.axhspan(*span, color=ORANGE, alpha=0.25, linewidth=0, label=label)
     what = "image score" if threshold.kind == "image" else "highest pixel score of a photo"
     axis.set(xlim=ends, ylim=(0, 1.02), xlabel=f"{what} (raw)", ylabel="photos at or below")
