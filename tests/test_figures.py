@@ -48,7 +48,6 @@ POINTS = operating_points(TEST.iloc[:20], TEST, Threshold(0.5, "given"))
 CONFUSION = pd.DataFrame([[30, 10], [0, 5], [0, 0]], index=["crack", "hole", "dent"], columns=["crack", "unknown"])
 RELIABILITY = pd.DataFrame({"low": [0.0, 0.5], "high": [0.5, 1.0], "n": [0, 8], "accuracy": [np.nan, 0.75]})
 RELIABILITY = RELIABILITY.assign(confidence=[np.nan, 0.8], accuracy_low=[np.nan, 0.4], accuracy_high=[np.nan, 0.9])
-POINTS_2D = pd.DataFrame({"x": SCORES, "y": SCORES**2, "defect_type": TYPES})
 FLOW = pd.DataFrame([[1, 2, 7, 0], [25, 3, 2, 0]], index=["defect", "good"], columns=["a", "b", "c", "not judged"])
 COSTS = {
     name: pd.DataFrame({"threshold_1": [0.0, 1, 2], "cost": [3.0 * n, 1.0 * n, 2.0 * n]})
@@ -88,7 +87,6 @@ FIGURES = {
     "confusion": lambda **o: figures.confusion_figure(CONFUSION, **o),
     "reliability": lambda **o: figures.reliability_figure(RELIABILITY, 0.1234, **o),
     "unknown": lambda **o: figures.unknown_histogram(SCORES, TYPES, ["good", "hole"], 0.6, **o),
-    "embedding": lambda **o: figures.embedding_figure(POINTS_2D, ["good", "hole"], [0.6, 0.2], **o),
     "cascade_flow": lambda **o: figures.cascade_flow({"pair": FLOW, "steel": FLOW}, **o),
     "cost_curves": lambda **o: figures.cost_curves(COSTS, dict.fromkeys(COSTS, 1.0), {"1 % defects": 2.5}, **o),
     "size_distribution": lambda **o: size_figures.size_distribution(SIZED, **o),
@@ -341,7 +339,6 @@ def test_far_scores_share_the_last_bar_and_none_is_lost():
     assert sum(heights) == 100 and heights[-1] == 1 and axis.patches[-1].get_x() < 20 and "beyond" in axis.get_xlabel()
     assert "beyond" not in figures.unknown_histogram(scores[:-1], ["a"] * 99, ["a"], 8.0).axes[0].get_xlabel()
     assert {"known classes (n=40)", "unknown: scratch (n=10)"} <= set(texts(FIGURES["unknown"]()))
-    assert {"good (n=30)", "unknown: scratch (n=10)"} <= set(texts(FIGURES["embedding"]()))
 
 
 def test_cascades_end_in_counts_and_costs_have_their_lowest_marked():

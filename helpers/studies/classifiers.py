@@ -16,7 +16,7 @@ import pandas as pd
 from helpers.analysis.classes import accepted_shares, open_set_thresholds
 from helpers.compute import synchroniser, time_stages, torch_device
 from helpers.data.images import read_image
-from helpers.inference.grad_cam import grad_cam, points_at
+from helpers.inference.grad_cam import grad_cam
 from helpers.inference.predictor import Predictor
 from helpers.inference.stages import THRESHOLDS_FILE
 from helpers.models.classifier import load_classifier, photo_classes
@@ -75,35 +75,6 @@ def class_maps(run: Run, rows: pd.DataFrame) -> dict[str, list]:
     titles = [f"{text} ({confidence:.2f})" for text, confidence in zip(words, rows["confidence"], strict=True)]
     masks = [run.mask_at_map_size(row.mask_path, row.label_index) for row in rows.itertuples()]
     return {"photos": photos, "maps": list(maps), "masks": masks, "titles": titles}
-
-
-def pointing_table(run: Run, rows: pd.DataFrame, tolerance: int = 16) -> pd.DataFrame:
-    """How often the highest place of a map lies in the defect, and how often one placed at random would.
-
-    A row a defect type and one for ``all``: ``n`` photos with a mask, ``in_defect`` (share), ``by_chance`` (mean share
-    of the photo that the defect covers). ``tolerance``: pixels of the network's photo that it may lie beside the
-    defect: half of what a place of the map stands for.
-    """
-    from scipy.ndimage import maximum_filter
-
-    with_mask = rows[(rows["mask_path"] != "") & (rows["label_index"] == 1)]
-    if with_mask.empty:
-        return pd.DataFrame(columns=["defect_type", "n", "in_defect", "by_chance"])
-    found = class_maps(run, with_mask)
-    hits = pd.DataFrame(
-        {
-            "defect_type": with_mask["defect_type"].to_numpy(),
-            "in_defect": [
-                points_at(cam, mask, tolerance) for cam, mask in zip(found["maps"], found["masks"], strict=True)
-            ],
-            "by_chance": [maximum_filter(mask, 2 * tolerance + 1).mean() for mask in found["masks"]],
-        }
-    )
-    by_type = [(name, group) for name, group in hits.groupby("defect_type")]
-    return pd.DataFrame(
-        {"defect_type": name, "n": len(group), **group[["in_defect", "by_chance"]].mean()}
-        for name, group in [*by_type, ("all", hits)]
-    )
 
 
 def time_approaches(

@@ -122,13 +122,6 @@ class Gate:
         about = f"{n} good photos of {name}{', stand-ins' if stand_in else ''}"
         return cls(run, f"{about} ({run.note})" if run.note else about, stand_in)
 
-    @property
-    def false_alarms(self) -> tuple[float, int]:
-        """Share of the good photos of its own test set that it flags, and their number; NaN without any."""
-        test = self.run.predictions("test")
-        flagged = self.run.thresholds["image"].exceeds(test.loc[test["label_index"] == 0, "score"])
-        return (float(flagged.mean()) if len(flagged) else float("nan")), len(flagged)
-
 
 def open_gate(
     gate: str, folder: Path, table: pd.DataFrame, stand_in: Path, backbone: Backbone, **options: Any

@@ -261,31 +261,6 @@ def unknown_histogram(
     return grouped_histogram(values, names, filled="known classes", threshold=tau, legend=None, note=note, **named)
 
 
-def embedding_figure(
-    points: pd.DataFrame, known: Sequence[str], shares: Sequence[float], *, note: str | None = None
-) -> Figure:
-    """Photos (``x``, ``y``, ``defect_type``) in the plane of the embeddings: dots, and crosses for unknown classes.
-
-    ``shares`` are those of the training photos' variance in the two directions.
-    """
-    figure = new_figure(5.4, note, width=9)
-    axis = figure.subplots()
-    size = float(np.clip(6000 / len(points), 9, 30))
-    order = sorted(points["defect_type"].unique(), key=lambda name: (name not in known, str(name)))
-    for number, name in enumerate(order):
-        rows = points[points["defect_type"] == name]
-        look = {"marker": "o", "linewidths": 0} if name in known else {"marker": "x", "linewidths": 1.2}
-        label = f"{'' if name in known else 'unknown: '}{shorten(name, 20)} (n={len(rows)})"
-        colour = series_style(number)["color"]
-        axis.scatter(rows["x"], rows["y"], label=label, color=colour, s=size, alpha=0.75, **look)
-    axis.set_xlabel(f"first main direction ({shares[0]:.0%} of train's variance)")
-    axis.set_ylabel(f"second main direction ({shares[1]:.0%})")
-    axis.set_title(f"Embeddings in two dimensions (n={len(points)})")
-    axis.set_aspect("equal", adjustable="datalim")
-    legend_right(axis)
-    return figure
-
-
 def cascade_flow(outcomes: Mapping[str, pd.DataFrame], *, note: str | None = None) -> Figure:
     """Where the defect photos and the good photos of each cascade ended: shares with their counts.
 
