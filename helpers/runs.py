@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from helpers.data.images import read_image, read_mask, to_network_frame
 from helpers.data.samples import fingerprint, origin, read_table
 from helpers.models.recipes import recipe_of
 from helpers.paths import content_hash, file_sha256, hold, read_csv, write_json
@@ -49,15 +50,7 @@ class MissingRunError(FileNotFoundError):
 
 
 def load_samples(folder: Path, dataset: Path) -> pd.DataFrame:
-    """The sample table that notebook 01 left in a dataset's artifacts folder.
-
-    Args:
-        folder: see :func:`dataset_folder`.
-        dataset: the dataset's folder or file, absolute: the table must have been made from it.
-
-    Raises:
-        MissingRunError: if there is no table, or one of another dataset of the same name.
-    """
+    """The sample table that notebook 01 left in a dataset's artifacts folder, made from that (absolute) dataset."""
     file = folder / "samples.csv"
     if not file.is_file():
         raise MissingRunError(
@@ -73,18 +66,12 @@ def load_samples(folder: Path, dataset: Path) -> pd.DataFrame:
 
 
 def find_runs(folder: Path, table: pd.DataFrame) -> list[Run]:
-    """Every finished run in a dataset's artifacts folder, by name, all with the same test photos.
+    """Every finished run in a dataset's artifacts folder, by name, all confined to the photos that all of them test.
 
-    Runs of scheme ``supervised`` test fewer defect photos than those of ``one_class``, which trained on none. Where
-    both are there, each run's ``predictions("test")``, maps and masks are those of the photos that all of them test.
-
-    Args:
-        folder: see :func:`dataset_folder`.
-        table: the sample table; runs are compared on the same photos, so each must have been made with it, or with one
-            derived from it (:func:`helpers.data.samples.supervised_table`).
+    Runs of scheme ``supervised`` test fewer defect photos than those of ``one_class``, which trained on none.
 
     Raises:
-        MissingRunError: if there is none, or one was made from another table.
+        MissingRunError: there is none, or one was made from another sample table.
     """
     runs = [Run.load(file.parent) for file in sorted(folder.glob(f"[!.]*/{RUN_FILE}"))]
     if not runs:
@@ -107,48 +94,45 @@ def find_runs(folder: Path, table: pd.DataFrame) -> list[Run]:
 
 
 def open_run(
-    folder: Path,
-    model: str,
-    parameters: dict[str, Any],
-    table: pd.DataFrame,
-    seed: int,
-    note: str | None = None,
+    folder: Path, model: str, parameters: dict[str, Any], table: pd.DataFrame, seed: int, note: str | None = None
 ) -> Run:
-    """The finished run with these parameters and these photos if there is one, else a draft.
+    """The finished run with these parameters (plain data) and these photos if there is one, else a draft.
 
-    Versions of the libraries and the model's RECIPE number count too (see :func:`run_fingerprint`), source files do
-    not. A draft left over from an interrupted training of the same run is gone on with if it has a checkpoint, else
-    thrown away. A finished run with other parameters stays until the new one is complete, and is replaced then.
-
-    Args:
-        folder: a dataset's artifacts folder, see :func:`dataset_folder`.
-        model: name of the run's folder.
-        parameters: all that decides the result, plain JSON data.
-        table: the sample table with its splits.
-        seed: of everything random.
-        note: what every figure and table made from the run must say.
+    Versions of the libraries and the model's RECIPE number count too, source files do not. A draft left over from an
+    interrupted training of the same run is gone on with if it has a checkpoint, else thrown away. A finished run with
+    other parameters stays until the new one is complete, and is replaced then.
 
     Raises:
         InUseError: another process is training this run.
     """
     if table.attrs.get("bit_depth", 16) != 16:  # how its photos were read is how others have to be
         parameters = {**parameters, "bit_depth": table.attrs["bit_depth"]}
-    identity = run_fingerprint(model, parameters, table, seed)
-    final = folder / model
+    versions = [metadata.version(name) for name in MAKE_NUMBERS]
+    identity = content_hash([model, recipe_of(model), parameters, seed, fingerprint(table), versions])
+    final, draft = folder / model, folder / f".{model}.partial"
     if (final / RUN_FILE).is_file():
         run = Run.load(final)
-        if run.info["fingerprint"] == identity or _made_before_recipes(run, parameters, table, seed):
+        if run.info["fingerprint"] == identity:
             return run
-    draft = folder / f".{model}.partial"
     with _alone_at(final):
-        if draft.exists() and not (
-            _draft_identity(draft) == identity and (draft / CHECKPOINTS / LAST_CHECKPOINT).is_file()
-        ):
+        resumable = (draft / CHECKPOINTS / LAST_CHECKPOINT).is_file() and _draft_identity(draft) == identity
+        if draft.exists() and not resumable:
             shutil.rmtree(draft)
         draft.mkdir(parents=True, exist_ok=True)
     info = {"model": model, "recipe": recipe_of(model), "fingerprint": identity, "samples": origin(table)[0]}
     info |= {"note": note, "seed": seed, "parameters": parameters}
     return Run(draft, info, table)
+
+
+def _draft_identity(draft: Path) -> str:
+    try:
+        return json.loads((draft / DRAFT_FILE).read_text(encoding="utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+_TRAINED: dict[Path, ExitStack] = {}
+"""What holds the drafts that this process has trained and not finished yet: another one would throw them away."""
 
 
 @contextmanager
@@ -163,53 +147,14 @@ def _alone_at(run: Path, *, until_finished: bool = False) -> Iterator[None]:
             _TRAINED[run] = stack.pop_all()
 
 
-_TRAINED: dict[Path, ExitStack] = {}
-"""What holds the drafts that this process has trained and not finished yet: another one would throw them away."""
-
-
-def _made_before_recipes(run: Run, parameters: dict[str, Any], table: pd.DataFrame, seed: int) -> bool:
-    """Whether a run that notes no RECIPE number, which means 1, was made from the same."""
-    info, now = run.info, installed_versions()
-    then = info.get("versions", {})
-    return (
-        "recipe" not in info
-        and recipe_of(info["model"]) == 1
-        and (info["seed"], info["parameters"]) == (seed, json.loads(json.dumps(parameters)))
-        and all(then.get(name, now[name]) == now[name] for name in MAKE_NUMBERS)
-        and info["samples"] in origin(table)
-        and fingerprint(run.table) == fingerprint(table)
-    )
-
-
-def _draft_identity(draft: Path) -> str:
-    try:
-        return json.loads((draft / DRAFT_FILE).read_text(encoding="utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
-def run_fingerprint(model: str, parameters: dict[str, Any], table: pd.DataFrame, seed: int) -> str:
-    """Hash of what decides a run's result: RECIPE, parameters, seed, photos with masks and splits, library versions."""
-    versions = [metadata.version(name) for name in MAKE_NUMBERS]
-    return content_hash([model, recipe_of(model), parameters, seed, fingerprint(table), versions])
-
-
 @dataclass
 class Run:
-    """A training and what it left behind; a draft until :meth:`finish`.
-
-    Attributes:
-        folder: where it lies.
-        info: what ``run.json`` holds or will hold.
-        table: its sample table.
-        compared_on: absolute paths of the test photos that :meth:`predictions`, maps and masks are confined to, so that
-            runs with different test sets can be compared; None: all.
-    """
+    """A training and what it left behind; a draft until :meth:`finish`."""
 
     folder: Path
-    info: dict[str, Any]
+    info: dict[str, Any]  # what run.json holds or will hold
     table: pd.DataFrame
-    compared_on: frozenset[str] | None = None
+    compared_on: frozenset[str] | None = None  # absolute paths of the test photos it is confined to; None: all
     _timings: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -217,8 +162,8 @@ class Run:
         """Open a finished run.
 
         Raises:
-            MissingRunError: if there is no ``run.json``.
-            ValueError: if it cannot be read.
+            MissingRunError: there is no ``run.json``.
+            ValueError: it cannot be read.
         """
         file = folder / RUN_FILE
         if not file.is_file():
@@ -236,7 +181,6 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether ``run.json`` is there."""
         return (self.folder / RUN_FILE).is_file()
 
     @property
@@ -245,14 +189,14 @@ class Run:
         return self.info["model"]
 
     @property
-    def title(self) -> str:
-        """Name for tables and legends, with the note where there is one: ``patchcore (untrained backbone)``."""
-        return f"{self.name} ({self.note})" if self.note else self.name
-
-    @property
     def note(self) -> str | None:
         """What every figure and table made from this run must say (``untrained backbone``), or None."""
         return self.info.get("note")
+
+    @property
+    def title(self) -> str:
+        """Name for tables and legends, with the note where there is one: ``patchcore (untrained backbone)``."""
+        return f"{self.name} ({self.note})" if self.note else self.name
 
     @property
     def scheme(self) -> str:
@@ -267,10 +211,7 @@ class Run:
     @property
     def thresholds(self) -> dict[str, Threshold]:
         """Stored thresholds by name: ``image`` and ``pixel``, and ``image_best_f1`` where val held defects."""
-        try:
-            return {name: Threshold.from_dict(fields) for name, fields in self.info.get("thresholds", {}).items()}
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{self.folder / RUN_FILE}: a stored threshold cannot be used: {error}") from error
+        return {name: Threshold.from_dict(fields) for name, fields in self.info.get("thresholds", {}).items()}
 
     def alone(self) -> AbstractContextManager[None]:
         """Held while the draft is written to: another process that wants to is refused with an ``InUseError``.
@@ -283,6 +224,8 @@ class Run:
         """Note a timing for ``run.json``, such as ``fit_seconds``."""
         self._timings[name] = value
 
+    # ----------------------------------------------------------------------------------------------- what it left
+
     def history(self) -> pd.DataFrame:
         """One row an epoch (column ``epoch``, from 0): what training logged, losses among it."""
         file = self.folder / "history.csv"
@@ -291,17 +234,17 @@ class Run:
         return pd.read_csv(file)
 
     def predictions(self, split: str) -> pd.DataFrame:
-        """One row a photo of ``val`` or ``test`` (``train`` where asked for when fitting) in the table's order.
+        """One row a photo of ``val`` or ``test`` (``train`` where asked for when training) in the table's order.
 
         Columns: image_path (absolute), mask_path, label_index, defect_type, split, score (raw), map_max (raw maximum of
-        the anomaly map), and area (share of it above the area threshold) where one was given when fitting.
+        the anomaly map), and area (share of it above the area threshold) where one was given when training.
 
         Raises:
             ValueError: a score is no finite number, as after a training that ended in NaN.
         """
         file = self.folder / "predictions.csv"
         if not file.is_file():
-            raise MissingRunError(f"There is no {file}; fit the run first.")
+            raise MissingRunError(f"There is no {file}; train the run first.")
         text = ("image_path", "defect_type", "split")  # a type may be called 007
         predictions = read_csv(file, keep_default_na=False, dtype=dict.fromkeys(text, "str"))
         if lacking := {*text, "label_index", "score"} - {*predictions.columns}:
@@ -318,10 +261,10 @@ class Run:
         predictions["image_path"] = [str(root / path) for path in predictions["image_path"]]
         masks = self.table.set_index("image_path")["mask_path"]
         predictions.insert(1, "mask_path", predictions["image_path"].map(masks).fillna(""))
-        predictions = predictions[predictions["split"] == split].reset_index(drop=True)
-        if split != "test" or self.compared_on is None:
-            return predictions
-        return predictions[predictions["image_path"].isin(self.compared_on)].reset_index(drop=True)
+        wanted = predictions["split"] == split
+        if split == "test" and self.compared_on is not None:
+            wanted &= predictions["image_path"].isin(self.compared_on)
+        return predictions[wanted].reset_index(drop=True)
 
     def test_maps(self) -> np.ndarray:
         """(N, H, W) float16 anomaly maps of the test rows, in the order of ``predictions("test")``.
@@ -352,29 +295,18 @@ class Run:
 
     def mask_at_map_size(self, mask_path: str, label_index: int) -> np.ndarray | None:
         """One mask, (H, W) bool, resized (nearest) and cropped as its photo is for the network; None without one."""
+        parameters = self.info["parameters"]
         if label_index == 0:
-            parameters = self.info["parameters"]
             return np.zeros(parameters["center_crop"] or parameters["image_size"], dtype=bool)
-        if not mask_path:
-            return None
-        from helpers.data.images import read_mask, to_network_frame
-
-        return to_network_frame(read_mask(Path(mask_path)), self.info["parameters"])
+        return to_network_frame(read_mask(Path(mask_path)), parameters) if mask_path else None
 
     def photo_at_map_size(self, image_path: str) -> np.ndarray:
         """One photo (H, W, 3) uint8, resized and cropped as for the network: what lies under its map."""
-        from helpers.data.images import read_image, to_network_frame
-
-        return to_network_frame(
-            read_image(Path(image_path), self.info["parameters"].get("bit_depth")), self.info["parameters"]
-        )
+        parameters = self.info["parameters"]
+        return to_network_frame(read_image(Path(image_path), parameters.get("bit_depth")), parameters)
 
     def examples(self, rows: pd.DataFrame) -> dict[str, list]:
-        """Photos, maps, masks and titles of some rows of a split: what ``figures.map_gallery`` takes.
-
-        Args:
-            rows: rows of ``predictions("test")`` or ``predictions("val")``, with that table's index.
-        """
+        """Photos, maps, masks and titles of rows of ``predictions`` of val or test, with its index: a gallery."""
         maps = self.val_maps() if (rows["split"] == "val").all() and len(rows) else self.test_maps()
         return {
             "photos": [self.photo_at_map_size(path) for path in rows["image_path"]],
@@ -383,60 +315,56 @@ class Run:
             "titles": [f"{row.defect_type}: {row.score:.4g}, {Path(row.image_path).name}" for row in rows.itertuples()],
         }
 
+    # -------------------------------------------------------------------------------------------------- its end
+
     def finish(self, thresholds: dict[str, Threshold], **extra: Any) -> Run:
-        """Write ``run.json`` and give the folder its name; a run of that name before it is replaced.
+        """Write ``run.json``, with ``thresholds`` (at least ``image``) and more plain data; give the folder its name.
 
-        Args:
-            thresholds: at least ``image``.
-            **extra: more plain data for ``run.json``.
-
-        Returns:
-            The finished run at its final place.
+        A run of that name before it is replaced. Returns the finished run at its final place.
 
         Raises:
             InUseError: another process is training it.
         """
         if self.finished:
             return self
-        with _alone_at(self.folder.with_name(self.name)):
-            return self._finish(thresholds, extra)
-
-    def _finish(self, thresholds: dict[str, Threshold], extra: dict[str, Any]) -> Run:
-        import torch
-
-        self.info |= {
-            "thresholds": {name: threshold.to_dict() for name, threshold in thresholds.items()},
-            "counts": _counts(self.table),
-            "timings": {name: round(value, 4) for name, value in self._timings.items()},
-            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": {
-                "system": platform.platform(),
-                "cpu_count": os.cpu_count(),
-                "threads": torch.get_num_threads(),
-                "python": platform.python_version(),
-            },
-            "versions": installed_versions(),
-            "files": {file.name: file_sha256(file) for file in [self.folder / "model.ckpt"] if file.is_file()},
-            **extra,
-        }
-        (self.folder / DRAFT_FILE).unlink(missing_ok=True)
-        for left_over in (self.folder / CHECKPOINTS, self.folder / "logs" / "csv"):
-            # not before: a notebook that stops between training and thresholds must not train again
-            shutil.rmtree(left_over, ignore_errors=True)
-        write_json(self.info, self.folder / RUN_FILE)
-        final = self.folder.with_name(self.name)
-        replaced = self.folder.with_name(f".{self.name}.replaced")
-        if replaced.exists():
-            shutil.rmtree(replaced)
-        if final.exists():
-            final.rename(replaced)
-        self.folder.rename(final)
-        if replaced.exists():
-            shutil.rmtree(replaced)
+        final, replaced = self.folder.with_name(self.name), self.folder.with_name(f".{self.name}.replaced")
+        with _alone_at(final):
+            self.info |= {"thresholds": {name: one.to_dict() for name, one in thresholds.items()}}
+            self.info |= self._circumstances() | extra
+            (self.folder / DRAFT_FILE).unlink(missing_ok=True)
+            for left_over in (self.folder / CHECKPOINTS, self.folder / "logs" / "csv"):
+                # not before: a notebook that stops between training and thresholds must not train again
+                shutil.rmtree(left_over, ignore_errors=True)
+            write_json(self.info, self.folder / RUN_FILE)
+            if replaced.exists():
+                shutil.rmtree(replaced)
+            if final.exists():
+                final.rename(replaced)
+            self.folder.rename(final)
+            if replaced.exists():
+                shutil.rmtree(replaced)
         return Run.load(final)
 
+    def _circumstances(self) -> dict[str, Any]:
+        import torch
+
+        split, abnormal = self.table["split"], self.table["label_index"] == 1
+        counts = {"train": (split == "train").sum()}
+        for name in ("val", "test"):
+            counts[f"{name}_normal"] = ((split == name) & ~abnormal).sum()
+            counts[f"{name}_abnormal"] = ((split == name) & abnormal).sum()
+        machine = {"system": platform.platform(), "cpu_count": os.cpu_count(), "threads": torch.get_num_threads()}
+        return {
+            "counts": {name: int(count) for name, count in counts.items()},
+            "timings": {name: round(value, 4) for name, value in self._timings.items()},
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": machine | {"python": platform.python_version()},
+            "versions": installed_versions(),
+            "files": {file.name: file_sha256(file) for file in [self.folder / "model.ckpt"] if file.is_file()},
+        }
+
     def describe(self) -> str:
-        """One line: what, on how many photos, when."""
+        """One line on where the run comes from, for notebooks and reports."""
         counts, timings = self.info["counts"], self.info["timings"]
         line = (
             f"{self.title}: trained on {counts['train']} photos in {timings['fit_seconds']:.1f} s, "
@@ -448,63 +376,61 @@ class Run:
         return f"{line}; compared on the {len(self.compared_on)} of its {tested} test photos that all runs test"
 
 
+# ----------------------------------------------------------------------- a run.json that somebody else may have written
+
+_KINDS = {"model": str, "fingerprint": str, "parameters": dict, "thresholds": dict}
+_KINDS_IF_THERE = {"samples": str, "seed": int, "files": dict, "versions": dict, "counts": dict, "timings": dict}
+_KINDS_IF_THERE |= {"finished_at": str, "epochs": dict, "note": str | None}
+_VALUES = {"files": str, "versions": str, "counts": int, "timings": int | float}
+
+
 def _wrong_entries(info: Any) -> Iterator[str]:
     """Names of what is missing in ``run.json``, or not of the kind that is read from there."""
     if not isinstance(info, dict):
         yield "all of it"
         return
-    kinds = {"model": str, "fingerprint": str, "parameters": dict, "thresholds": dict}
-    later = {"samples": str, "seed": int, "files": dict, "versions": dict, "counts": dict, "timings": dict}
-    later |= {"finished_at": str, "epochs": dict}  # not in every run
-    kinds |= {name: kind for name, kind in later.items() if name in info}
+    kinds = _KINDS | {name: kind for name, kind in _KINDS_IF_THERE.items() if name in info}
     yield from (name for name, kind in kinds.items() if not isinstance(info.get(name), kind))
-    if not isinstance(info.get("note"), str | None):
-        yield "note"
-    for name, kind in (("files", str), ("versions", str), ("counts", int), ("timings", int | float)):
+    for name, kind in _VALUES.items():
         if isinstance(info.get(name), dict) and not all(isinstance(value, kind) for value in info[name].values()):
             yield f"entries of {name}"
     if "image" not in (info.get("thresholds") or ("image",)):
         yield "threshold image"
-    parameters = info.get("parameters")
-    if not isinstance(parameters, dict):
-        return
-    for name, sizes in (("image_size", (1, 2)), ("center_crop", (2,))):
-        if name not in parameters:
-            continue
-        pixels = parameters[name]
-        if not (pixels is None and name == "center_crop") and not (
-            isinstance(pixels, list)
-            and len(pixels) in sizes
-            and all(type(side) is int and 0 < side < 2**16 for side in pixels)
-        ):
-            yield f"parameters, {name}"
-    classes, normal = parameters.get("classes"), parameters.get("normal_class")
-    needed = parameters.get("task") == "classification"
-    if parameters.get("task") not in (None, "detection", "classification"):
-        yield "parameters, task"
-    if (needed or classes is not None) and not (
-        isinstance(classes, list)
-        and classes
-        and all(isinstance(name, str) for name in classes)
-        and len({*classes}) == len(classes)
-    ):
-        yield "parameters, classes"
+    if isinstance(info.get("parameters"), dict):
+        yield from (f"parameters, {name}" for name in _wrong_parameters(info["parameters"]))
+
+
+def _wrong_parameters(parameters: dict[str, Any]) -> Iterator[str]:
+    if not _is_size(parameters.get("image_size", [1]), (1, 2)):
+        yield "image_size"
+    if parameters.get("center_crop") is not None and not _is_size(parameters["center_crop"], (2,)):
+        yield "center_crop"
+    classes, normal, task = (parameters.get(name) for name in ("classes", "normal_class", "task"))
+    if task not in (None, "detection", "classification"):
+        yield "task"
+    if (classes is not None or task == "classification") and not _are_names(classes):
+        yield "classes"
     elif not isinstance(normal, str | None) or (normal and normal not in (classes or ())):
-        yield "parameters, normal_class"
-    start = parameters.get("start_threshold")
+        yield "normal_class"
+    start, backbone = parameters.get("start_threshold"), parameters.get("backbone")
     if start is not None and (type(start) not in (int, float) or not abs(start) < 1e38):
-        yield "parameters, start_threshold"
-    backbone = parameters.get("backbone")
+        yield "start_threshold"
     if backbone is not None and not (isinstance(backbone, dict) and isinstance(backbone.get("architecture"), str)):
-        yield "parameters, backbone"
+        yield "backbone"
 
 
-def _counts(table: pd.DataFrame) -> dict[str, int]:
-    split, abnormal = table["split"], table["label_index"] == 1
-    return {
-        "train": int((split == "train").sum()),
-        "val_normal": int(((split == "val") & ~abnormal).sum()),
-        "val_abnormal": int(((split == "val") & abnormal).sum()),
-        "test_normal": int(((split == "test") & ~abnormal).sum()),
-        "test_abnormal": int(((split == "test") & abnormal).sum()),
-    }
+def _is_size(value: Any, lengths: tuple[int, ...]) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) in lengths
+        and all(type(side) is int and 0 < side < 2**16 for side in value)
+    )
+
+
+def _are_names(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and value != []
+        and all(isinstance(one, str) for one in value)
+        and len({*value}) == len(value)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -14,15 +15,19 @@ from conftest import REPOSITORY, dead_process
 
 from helpers.paths import (
     PARTIAL,
+    PROJECT_ROOT,
     InUseError,
     cells,
     check_name,
+    dataset_folder,
     from_cells,
     hold,
     partial_path,
     printable,
+    project_path,
     remove_partial,
     short_name,
+    write_json,
     write_whole,
     write_whole_folder,
 )
@@ -173,3 +178,23 @@ def test_cells_that_a_spreadsheet_would_run_and_their_names_come_back(tmp_path):
     assert stored["score"].tolist() == table["score"].tolist()
     assert stored.columns.tolist() == ["name", "score", "'=class"]
     pd.testing.assert_frame_equal(from_cells(stored), table, check_dtype=False)
+
+
+def test_relative_paths_count_from_the_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert project_path("artifacts") == PROJECT_ROOT / "artifacts"
+    assert project_path(tmp_path / "x") == tmp_path / "x"
+    assert dataset_folder("artifacts", "mesh", "quick") == PROJECT_ROOT / "artifacts" / "mesh" / "quick"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert project_path("~/x") == tmp_path / "x"
+    for dataset, profile, named in (("a/b", "quick", "dataset"), ("mesh", "..", "PROFILE")):
+        with pytest.raises(ValueError, match=named):
+            dataset_folder("artifacts", dataset, profile)
+
+
+def test_failed_write_keeps_the_old_json(tmp_path):
+    write_json({"a": "ä"}, tmp_path / "deep" / "file.json")
+    with pytest.raises(TypeError):
+        write_json({"a": object()}, tmp_path / "deep" / "file.json")
+    assert json.loads((tmp_path / "deep" / "file.json").read_text(encoding="utf-8")) == {"a": "ä"}
