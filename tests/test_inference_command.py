@@ -125,7 +125,7 @@ def test_refusals_say_why(run, photos, out, capsys, arguments, message):
 # ------------------------------------------------------------------------------------------------------ damaged inputs
 
 DROP = object()
-ANYTHING = [DROP, None, [], "../x", True, -1, 1e308, float("nan"), 10**400, [[[]]], ["a", "b"], {"a": 1}]
+ANYTHING = [DROP, None, "../x", True, -1, float("nan"), 10**400, [[[]]], {"a": 1}]
 
 
 def places(value: Any, at: tuple = ()) -> Iterator[tuple]:
