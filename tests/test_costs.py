@@ -129,21 +129,3 @@ def test_cases_are_chosen_on_val_and_measured_on_test():
     assert "lowest at 0.1:" in words.value and bytes(curve.value).startswith(b"\x89PNG")
     ratio.value, share.value = 1.0, 0.0001  # hardly a defect, no dear miss: above 0.3 no good photo is a false alarm
     assert "lowest at 0.3:" in words.value and " 50 % of the photos" in words.value
-
-
-def test_bad_arguments_are_named():
-    case = {"prevalence": 0.1, "prices": PRICES}
-    for scores, message in (
-        (SCORES.drop(columns="score_2"), "score_2"),
-        (SCORES[:0], "rows"),
-        (SCORES.assign(score_2=[np.nan] + [0.5] * 7), "score_2 must be finite; 1 of 8"),
-        (SCORES[:4], "no defect photo"),
-        (SCORES[4:], "no normal photo"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            expected_costs(scores, [0.5], 0.5, **case)
-    with pytest.raises(ValueError, match="prevalence"):
-        expected_costs(SCORES, [0.5], 0.5, prevalence=5, prices=PRICES)
-    for wrong in ({"miss": -1}, {"miss": 1, "false_alarm": np.nan}, {"miss": 1, "stage_ms": (1, -1)}):
-        with pytest.raises(ValueError, match=list(wrong)[-1]):
-            Prices(**wrong)

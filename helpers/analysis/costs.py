@@ -21,24 +21,17 @@ from numpy.typing import ArrayLike, NDArray
 from helpers.analysis.intervals import wilson_interval
 from helpers.thresholds import Threshold, exceeds, percent
 
-SCORE_COLUMNS = ("label_index", "score_1", "score_2")
-
 
 @dataclass(frozen=True)
 class Prices:
     """What a missed defect, a false alarm and a second of computing cost, in one unit of any currency; and the
-    milliseconds a photo of both stages. ValueError for a negative number.
+    milliseconds a photo of both stages.
     """
 
     miss: float
     false_alarm: float = 1.0
     second: float = 0.0
     stage_ms: tuple[float, float] = (0.0, 0.0)
-
-    def __post_init__(self) -> None:
-        for name, values in vars(self).items():
-            if not all(np.isfinite(value) and value >= 0 for value in np.atleast_1d(values)):
-                raise ValueError(f"{name} must be finite and not negative, got {values}.")
 
 
 def decision_rates(called: Mapping[str, ArrayLike], defect: ArrayLike, level: float = 0.95) -> pd.DataFrame:
@@ -82,10 +75,6 @@ def expected_costs(
         ``cost``.
     """
     defect, first, second = _columns(scores)
-    if not 0 <= prevalence <= 1:
-        raise ValueError(f"prevalence must lie in [0, 1], got {prevalence}.")
-    if (prevalence > 0 and not defect.any()) or (prevalence < 1 and defect.all()):
-        raise ValueError(f"scores holds no {'normal' if defect.any() else 'defect'} photo: its rate is not known.")
     limits = np.array([float(value) for value in thresholds_1], dtype=np.float32)
     flagged_2 = exceeds(second, threshold_2)
     passed, called = {}, {}  # the share of photos above each limit: those that go on, and of these the flagged ones
@@ -190,14 +179,5 @@ def _mixed(defect: NDArray[np.float64], normal: NDArray[np.float64], prevalence:
 
 def _columns(scores: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32]]:
     """Whether each photo shows a defect, and both scores as thresholds compare them."""
-    missing = [name for name in SCORE_COLUMNS if name not in scores]
-    if missing or scores.empty:
-        raise ValueError(f"scores lacks {', '.join(missing) or 'rows'}; it needs {', '.join(SCORE_COLUMNS)}.")
-    values = [scores[name].to_numpy(dtype=np.float32) for name in SCORE_COLUMNS[1:]]
-    for name, column in zip(SCORE_COLUMNS[1:], values, strict=True):
-        if not np.isfinite(column).all():
-            raise ValueError(
-                f"{name} must be finite; {int((~np.isfinite(column)).sum())} of {column.size} are not. Score every "
-                "photo with both stages, those too that stage 1 stops."
-            )
-    return scores["label_index"].to_numpy() == 1, values[0], values[1]
+    first, second = (scores[name].to_numpy(dtype=np.float32) for name in ("score_1", "score_2"))
+    return scores["label_index"].to_numpy() == 1, first, second
