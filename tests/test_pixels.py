@@ -124,7 +124,7 @@ def test_perfect_useless_and_missing():
 
 
 def test_intervals_resample_whole_photos():
-    maps, masks = photos_with_masks(np.random.default_rng(8), 15)
+    maps, masks = photos_with_masks(np.random.default_rng(8), 15, size=24)
     photos = _counts(maps, masks)
     table = pixel_intervals(photos, n=400)
     assert list(table.index) == list(PIXEL_METRICS)
@@ -132,7 +132,7 @@ def test_intervals_resample_whole_photos():
     # The plain way: pick photos, and measure them anew.
     rng = np.random.default_rng(0)
     groups = [np.flatnonzero([mask.any() == kind for mask in masks]) for kind in (False, True)]
-    chosen = [np.concatenate([rng.choice(group, group.size) for group in groups]) for _ in range(120)]
+    chosen = [np.concatenate([rng.choice(group, group.size) for group in groups]) for _ in range(100)]
     resampled = [pixel_metrics([photos[k] for k in row]) for row in chosen]
     for name in ("pixel_auroc", "pixel_ap", "pixel_dice", "pixel_iou", "pixel_aupro", "pixel_f1max"):
         low, high = np.quantile([each[name] for each in resampled], [0.025, 0.975])
