@@ -64,46 +64,39 @@ def test_normal_photos_are_split_alike():
     assert counts["normal"].tolist() == [140, 30, 30]
 
 
-def test_a_misspelt_class_is_named_with_those_there_are():
+def test_a_misspelt_class_is_named_and_every_class_has_to_be_said():
     split = ClassSplit("X", ("crazing", "inclusion", "patches", "pitted", "scratches"), ("rolled-in_scale",))
-    with pytest.raises(
-        ValueError, match=r"neu_det has no class 'pitted'; it has: crazing, .*pitted_surface.*scratches"
-    ):
+    with pytest.raises(ValueError, match=r"'pitted'.*pitted_surface"):
         open_set_table(photos(), split)
-
-
-def test_every_class_has_to_be_said():
-    split = ClassSplit("X", ("crazing", "inclusion"), ("scratches",))
-    with pytest.raises(ValueError, match="does not say whether patches, pitted_surface, rolled-in_scale is known"):
-        open_set_table(photos(), split)
+    with pytest.raises(ValueError, match="patches, pitted_surface, rolled-in_scale"):
+        open_set_table(photos(), ClassSplit("X", ("crazing", "inclusion"), ("scratches",)))
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    "text",
     [
-        ("known: [a, b]\nunknown: [b]", "names b twice"),
-        ("known: [a, a]\nunknown: [b]", "names a twice"),
-        ("known: [a]\nunknown: [b]", r"known has 1 class\(es\); name 2 or more"),
-        ("known: [a, b]\nunknown: []", r"unknown has 0 class\(es\); name 1 or more"),
-        ("known: [a, good]\nunknown: [b]", "names good; normal photos are no class"),
-        ("known: [a, 2]\nunknown: [b]", r"known is \['a', 2\]; give a list of names"),
-        ("known: a\nunknown: [b]", "known is 'a'; give a list of names"),
-        ("known: [a, b]", "needs the fields name, dataset, known, unknown and no others; it has name, dataset, known"),
-        ("known: [a, b]\nunknown: [c]\nseed: 1", "no others; it has .*seed"),
-        ("known: [a, b", "no YAML"),
-        ("known: &a [b, c]\nunknown: *a", "alias"),
+        "known: [a, b]\nunknown: [b]",
+        "known: [a, a]\nunknown: [b]",
+        "known: [a]\nunknown: [b]",
+        "known: [a, b]\nunknown: []",
+        "known: [a, good]\nunknown: [b]",
+        "known: [a, 2]\nunknown: [b]",
+        "known: a\nunknown: [b]",
+        "known: [a, b]",
+        "known: [a, b]\nunknown: [c]\nseed: 1",
+        "known: [a, b",
+        "known: &a [b, c]\nunknown: *a",
     ],
 )
-def test_files_that_make_no_split(tmp_path, text, words):
+def test_files_that_make_no_split_are_named(tmp_path, text):
     file = tmp_path / "x.yml"
     file.write_text(f"name: X\ndataset: neu_det\n{text}\n")
-    with pytest.raises(ValueError, match=words) as caught:
+    with pytest.raises(ValueError, match=str(file)):
         read_split(file)
-    assert str(file) in str(caught.value)
-
-
-def test_a_missing_file():
-    with pytest.raises(FileNotFoundError, match="no file nowhere.yml"):
+    file.write_text("name: 3\ndataset: neu_det\nknown: [a, b]\nunknown: [c]\n")
+    with pytest.raises(ValueError, match="name is 3"):
+        read_split(file)
+    with pytest.raises(FileNotFoundError, match="nowhere.yml"):
         read_split(Path("nowhere.yml"))
 
 

@@ -6,21 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from readers import codes, read, types, write
 
-from helpers import check_dataset, read_dataset
 from helpers.data.images import read_mask
 from helpers.data.layouts import LayoutError
-from helpers.data.samples import read_table, relative_path, write_table
 from helpers.data.severstal import runs_to_counts
 
 HEIGHT, WIDTH = 256, 1600
-
-
-def rectangle(top: int, left: int, height: int, width: int) -> np.ndarray:
-    mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
-    mask[top : top + height, left : left + width] = True
-    return mask
+PHOTO = np.full((HEIGHT, WIDTH), 90, np.uint8)
+CORNER, MIDDLE = (0, 0, 3, 2), (100, 700, 20, 30)  # top, left, height, width
+END = (250, 1590, 6, 10)  # touches the last pixel, 256 * 1600
+NAMES = ("a.jpg", "b.jpg", "c.jpg")
 
 
 def runs_of(top: int, left: int, height: int, width: int) -> str:
@@ -28,176 +24,124 @@ def runs_of(top: int, left: int, height: int, width: int) -> str:
     return " ".join(f"{column * HEIGHT + top + 1} {height}" for column in range(left, left + width))
 
 
-CORNER = (0, 0, 3, 2)
-MIDDLE = (100, 700, 20, 30)
-END = (250, 1590, 6, 10)  # touches the last pixel, 256 * 1600
-DEFECTS = {"a.jpg": {1: CORNER, 3: MIDDLE}, "b.jpg": {4: END}}
-PHOTOS = ("a.jpg", "b.jpg", "c.jpg")
+DEFECTS = {("a.jpg", 1): runs_of(*CORNER), ("a.jpg", 3): runs_of(*MIDDLE), ("b.jpg", 4): runs_of(*END)}
 
 
-def write_photos(root: Path, names: tuple[str, ...] = PHOTOS, size: tuple[int, int] = (HEIGHT, WIDTH)) -> None:
-    (root / "train_images").mkdir(parents=True, exist_ok=True)
-    for name in names:
-        Image.fromarray(np.full(size, 90, np.uint8)).save(root / "train_images" / name)
+def joint_table(**changed: str) -> str:
+    """The first variant: four rows a photo."""
+    runs = {f"{name}_{kind}": DEFECTS.get((name, kind), "") for name in NAMES for kind in range(1, 5)} | changed
+    return "\n".join(["ImageId_ClassId,EncodedPixels", *(f"{name},{text}" for name, text in runs.items())])
 
 
-def joint_table(root: Path, rows: dict[str, str] | None = None) -> Path:
-    """The first variant: four rows a photo; ``rows`` changes or adds some."""
-    runs = {f"{name}_{kind}": "" for name in PHOTOS for kind in range(1, 5)}
-    runs |= {f"{name}_{kind}": runs_of(*box) for name, kinds in DEFECTS.items() for kind, box in kinds.items()}
-    lines = [f"{name},{text}" for name, text in (runs | (rows or {})).items()]
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "train.csv").write_text("\n".join(["ImageId_ClassId,EncodedPixels", *lines]) + "\n")
-    return root
-
-
-def defects_table(root: Path, rows: tuple[str, ...] = ()) -> Path:
+def defects_table(*rows: str) -> str:
     """The second variant: defects only."""
-    lines = [f"{name},{kind},{runs_of(*box)}" for name, kinds in DEFECTS.items() for kind, box in kinds.items()]
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "train.csv").write_text("\n".join(["ImageId,ClassId,EncodedPixels", *lines, *rows]) + "\n")
-    return root
+    lines = [f"{name},{kind},{runs}" for (name, kind), runs in DEFECTS.items()]
+    return "\n".join(["ImageId,ClassId,EncodedPixels", *lines, *rows])
 
 
-@pytest.fixture
-def read(tmp_path):
-    """``read(folder, **options)`` with a cache of its own."""
-    return lambda folder, **options: read_dataset(folder, mask_cache=tmp_path / "cache", **options)
+def dataset(root: Path, table: str, folder: str = "train_images", names=NAMES) -> Path:
+    return write(root, {f"{folder}/{name}": PHOTO for name in names} | {"train.csv": table + "\n"})
 
 
-def codes(table) -> list[tuple[str, str]]:
-    return [(row["severity"], row["code"]) for row in table.attrs["findings"]]
-
-
-@pytest.mark.parametrize("write", [joint_table, defects_table])
-def test_rectangles_come_back_from_both_tables(tmp_path, read, write):
-    write_photos(tmp_path / "set")
-    table = read(write(tmp_path / "set"))
+@pytest.mark.parametrize("content", [joint_table(), defects_table()])
+def test_rectangles_come_back_from_both_tables(tmp_path, content):
+    table = read(dataset(tmp_path / "set", content))
     assert table.attrs["layout"] == "severstal" and table.attrs["published_split"] is False
-    assert relative_path(table).tolist() == [f"train_images/{name}" for name in PHOTOS]
-    assert table["label_index"].tolist() == [1, 1, 0]
-    assert table["defect_type"].tolist() == ["class_3", "class_4", "good"]  # 600 pixels of 3, 6 of 1
+    # 600 pixels of class 3, 6 of 1
+    kinds = ("class_3", "class_4", "good")
+    assert types(table) == {f"train_images/{name}": kind for name, kind in zip(NAMES, kinds, strict=True)}
     assert table["defect_types"].tolist() == ["class_1+class_3", "class_4", ""]
-    expected = [rectangle(*CORNER) | rectangle(*MIDDLE), rectangle(*END)]
-    for mask, pixels in zip(table["mask_path"], expected, strict=False):
-        assert np.array_equal(read_mask(mask, (HEIGHT, WIDTH)), pixels)
-    assert table["mask_path"][2] == ""
+    for path, sides in zip(table["mask_path"], ((CORNER, MIDDLE), (END,)), strict=False):
+        expected = np.zeros((HEIGHT, WIDTH), bool)
+        for top, left, height, width in sides:
+            expected[top : top + height, left : left + width] = True
+        assert np.array_equal(read_mask(path), expected)
     # where only defects are listed, that the third photo is normal is an assumption, and said
-    assert codes(table) == ([] if write is joint_table else [("info", "photos-not-annotated")])
+    assert table["mask_path"][2] == ""
+    assert codes(table) == ([] if "ImageId_" in content else [("info", "photos-not-annotated")])
 
 
-def test_names_and_classes_in_other_writing_are_met(tmp_path, read):
-    write_photos(tmp_path / "set")
+def test_names_and_classes_in_other_writing_are_met(tmp_path):
     rows = [f"D:\\kaggle\\train_images\\A.JPG,1.0,{runs_of(*CORNER)}", f"train_images/b.jpg,4,{runs_of(*END)}"]
-    (tmp_path / "set" / "train.csv").write_text("\n".join(["ImageId,ClassId,EncodedPixels", *rows]) + "\n")
-    table = read(tmp_path / "set")
-    assert table["defect_type"].tolist() == ["class_1", "class_4", "good"]
+    table = read(dataset(tmp_path / "set", "\n".join(["ImageId,ClassId,EncodedPixels", *rows])))
+    assert list(types(table).values()) == ["class_1", "class_4", "good"]
     assert codes(table) == [("info", "photos-not-annotated")]
 
 
-def test_names_that_are_not_clear_leave_no_photo_normal(tmp_path, read):
-    write_photos(tmp_path / "set" / "1")
-    write_photos(tmp_path / "set" / "2", ("a.jpg",))
-    table = read(defects_table(tmp_path / "set"), image_dir=".")
-    assert [Path(path).name for path in table["image_path"]] == ["b.jpg", "c.jpg"]
-    assert codes(table)[:2] == [("error", "ambiguous-name"), ("info", "photos-not-annotated")]
-    (tmp_path / "set" / "train.csv").write_text("ImageId,ClassId,EncodedPixels\nx.jpg,1,1 2\n")
+def test_names_that_are_not_clear_leave_no_photo_normal(tmp_path):
+    dataset(tmp_path / "set", "", "1")
+    root = dataset(tmp_path / "set", defects_table(), "2", ("a.jpg",))
+    table = read(root, image_dir=".")
+    assert list(types(table)) == ["1/b.jpg", "1/c.jpg"]
+    assert codes(table)[:1] == [("error", "ambiguous-name")]
+    write(root, {"train.csv": "ImageId,ClassId,EncodedPixels\nx.jpg,1,1 2\n"})
     with pytest.raises(LayoutError, match="image_dir"):
-        read(tmp_path / "set", image_dir="1/train_images")
+        read(root, image_dir="1")
 
 
-def test_masks_are_drawn_once(tmp_path, read):
-    write_photos(tmp_path / "set")
-    joint_table(tmp_path / "set")
-    first = read(tmp_path / "set")["mask_path"].tolist()
-    times = [Path(mask).stat().st_mtime_ns for mask in first if mask]
-    assert read(tmp_path / "set")["mask_path"].tolist() == first
-    assert [Path(mask).stat().st_mtime_ns for mask in first if mask] == times
-
-
-def test_the_table_comes_back_from_a_file(tmp_path, read):
-    write_photos(tmp_path / "set")
-    table = read(joint_table(tmp_path / "set"))
-    back = read_table(write_table(table, tmp_path / "samples.csv"))
-    assert back["defect_types"].tolist() == ["class_1+class_3", "class_4", ""]
-
-
-def test_a_photo_in_no_row(tmp_path, read):
-    write_photos(tmp_path / "set", (*PHOTOS, "d.jpg"))
-    table = read(joint_table(tmp_path / "set"))
+def test_a_photo_in_no_row(tmp_path):
+    names = (*NAMES, "d.jpg")
+    table = read(dataset(tmp_path / "set", joint_table(), names=names))
     assert len(table) == 3 and codes(table) == [("warning", "photos-not-annotated")]
-    defects = read(defects_table(tmp_path / "set"))
-    assert defects["label_index"].tolist() == [1, 1, 0, 0]
+    table = read(dataset(tmp_path / "set", defects_table(), names=names))
+    assert table["label_index"].tolist() == [1, 1, 0, 0]
 
 
 @pytest.mark.parametrize(
-    ("row", "code", "words"),
+    ("row", "code"),
     [
-        ("b.jpg,2,5 1 9", "invalid-rle", "odd number"),
-        ("b.jpg,2,409600 2", "invalid-rle", "beyond the 409600 pixels"),
-        ("b.jpg,2,409601 1", "invalid-rle", "beyond"),
-        ("b.jpg,2,0 4", "invalid-rle", "below 1"),
-        ("b.jpg,2,7 0", "invalid-rle", "below 1"),
-        ("b.jpg,2,7 x", "invalid-rle", "no whole numbers"),
-        ("b.jpg,2,1.5 2", "invalid-rle", "no whole numbers"),
-        ("b.jpg,5,1 2", "unknown-category", "class '5'"),
-        ("b.jpg,4,1 2", "class-listed-twice", "repeats class_4"),
+        ("b.jpg,2,5 1 9", "invalid-rle"),
+        ("b.jpg,2,409600 2", "invalid-rle"),
+        ("b.jpg,2,409601 1", "invalid-rle"),
+        ("b.jpg,2,0 4", "invalid-rle"),
+        ("b.jpg,2,7 0", "invalid-rle"),
+        ("b.jpg,2,7 x", "invalid-rle"),
+        ("b.jpg,2,1.5 2", "invalid-rle"),
+        ("b.jpg,5,1 2", "unknown-category"),
+        ("b.jpg,4,1 2", "class-listed-twice"),
     ],
 )
-def test_a_photo_with_a_broken_row_is_left_out(tmp_path, read, row, code, words):
-    write_photos(tmp_path / "set")
-    table = read(defects_table(tmp_path / "set", (row,)))
+def test_a_photo_with_a_broken_row_is_left_out(tmp_path, row, code):
+    table = read(dataset(tmp_path / "set", defects_table(row)))
     assert [Path(path).name for path in table["image_path"]] == ["a.jpg", "c.jpg"]
-    finding = next(row for row in table.attrs["findings"] if row["severity"] == "error")
-    assert finding["code"] == code and words in finding["problem"] and finding["path"] == "train.csv"
-    assert "row 5" in finding["problem"] and "b.jpg is left out" in finding["problem"]
-    assert code in check_dataset(table)["code"].tolist()
+    (finding,) = (row for row in table.attrs["findings"] if row["severity"] == "error")
+    assert (finding["code"], finding["path"]) == (code, "train.csv")
+    assert "row 5" in finding["problem"] and "b.jpg" in finding["problem"]
 
 
-def test_missing_photos_and_photos_of_another_size(tmp_path, read):
-    write_photos(tmp_path / "set", ("a.jpg", "c.jpg"))
-    write_photos(tmp_path / "set", ("a.jpg",), (128, 800))
-    table = read(joint_table(tmp_path / "set"))
-    assert [Path(path).name for path in table["image_path"]] == ["c.jpg"]
-    assert codes(table) == [("error", "missing-photo"), ("error", "annotation-size")]
-    assert "1 photo(s) that are not there (b.jpg)" in table.attrs["findings"][0]["problem"]
+def test_missing_photos_and_photos_of_another_size(tmp_path):
+    root = dataset(tmp_path / "set", joint_table(), names=("c.jpg",))
+    table = read(write(root, {"train_images/a.jpg": PHOTO[:128]}))
+    assert list(types(table)) == ["train_images/c.jpg"]
+    assert codes(table) == [("error", "annotation-size"), ("error", "missing-photo")]
 
 
-def test_overlapping_runs_count_once(tmp_path, read):
-    write_photos(tmp_path / "set")
-    table = read(joint_table(tmp_path / "set", {"c.jpg_2": "3 4 1 5 20 2"}))  # pixels 1 to 6, of which 3 to 5 twice
+def test_overlapping_runs_count_once(tmp_path):
+    table = read(dataset(tmp_path / "set", joint_table(**{"c.jpg_2": "3 4 1 5 20 2"})))
     mask = read_mask(table["mask_path"][2])
     assert np.flatnonzero(mask.ravel(order="F")).tolist() == [0, 1, 2, 3, 4, 5, 19, 20]
     assert codes(table) == [("warning", "overlapping-runs")]
-    assert "3 pixel(s)" in table.attrs["findings"][0]["problem"]
 
 
 def test_counts_against_painted_pixels():
     """Random runs, painted one by one on a picture of 4x5 pixels."""
     draw = np.random.default_rng(0)
     for _ in range(200):
-        starts = draw.integers(1, 21, size=draw.integers(1, 5))
-        lengths = [int(draw.integers(1, 22 - start)) for start in starts]
+        runs = [(int(start), int(draw.integers(1, 22 - start))) for start in draw.integers(1, 21, draw.integers(1, 5))]
         painted = np.zeros(20, dtype=int)
-        for start, length in zip(starts, lengths, strict=True):
+        for start, length in runs:
             painted[start - 1 : start - 1 + length] += 1
-        text = " ".join(f"{start} {length}" for start, length in zip(starts, lengths, strict=True))
-        counts, overlap = runs_to_counts(text, (4, 5))
+        counts, overlap = runs_to_counts(" ".join(f"{start} {length}" for start, length in runs), (4, 5))
         assert np.array_equal(np.repeat(np.arange(len(counts)) % 2, counts), painted > 0)
         assert overlap == (painted - 1).clip(0).sum()
 
 
-def test_photos_in_another_folder(tmp_path, read):
-    write_photos(tmp_path / "set")
-    (tmp_path / "set" / "train_images").rename(tmp_path / "set" / "photos")
-    joint_table(tmp_path / "set")
-    with pytest.raises(LayoutError, match=r"train_images .*image_dir="):
-        read(tmp_path / "set")
-    assert len(read(tmp_path / "set", image_dir="photos")) == 3
-
-
-def test_a_table_without_the_columns(tmp_path):
-    write_photos(tmp_path)
-    (tmp_path / "train.csv").write_text("photo,EncodedPixels\na.jpg,1 2\n")
-    with pytest.raises(LayoutError, match="neither a column ImageId_ClassId nor ImageId and ClassId"):
-        read_dataset(tmp_path)
+def test_photos_in_another_folder_and_tables_without_the_columns(tmp_path):
+    root = dataset(tmp_path / "set", joint_table(), "photos")
+    with pytest.raises(LayoutError, match="image_dir="):
+        read(root)
+    assert len(read(root, image_dir="photos")) == 3
+    for text in ("photo,EncodedPixels\na.jpg,1 2\n", "photo,Pixels\n", "EncodedPixels\n1,2,3\n4\n5,6,7,8\n"):
+        write(root, {"train.csv": text})
+        with pytest.raises(LayoutError, match=r"train\.csv"):
+            read(root, layout="severstal", image_dir="photos")

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 
 from helpers.analysis.regions import Drawn, Region, united
 from helpers.data.images import ImageReadError, image_sizes
-from helpers.data.layouts import LEFT_OUT, NORMAL_NAMES, Found, LayoutError
+from helpers.data.layouts import Found, LayoutError, is_normal
 from helpers.data.names import Matches, match_listed, match_names
 from helpers.data.samples import NORMAL
 
@@ -107,12 +107,10 @@ def pair_files(
                 settled.add(file)
     strays = [file for file in names if file not in settled and file not in optional]
     for file in strays:
-        problem = f"belongs to no photo: there is no {written.get(file) or names[file]}"
-        found.note("error", "missing-photo", file, problem, "add the photo, or remove the file")
+        found.note("missing-photo", file, name=written.get(file) or names[file])
     for photo, files in claims.items():
         if len(files) > 1:
-            problem = f"has several files ({', '.join(map(found.relative, files[:3]))}); {LEFT_OUT}"
-            found.note("error", "photo-listed-twice", photo, problem, "remove all but one of them")
+            found.note("photo-listed-twice", photo, names=", ".join(map(found.relative, files[:3])))
             left_out.add(photo)
     # the photo of a file without one may have been moved
     stems = {file.stem.lower() for file in strays}
@@ -133,10 +131,7 @@ def may_be_normal(photos: Sequence[Path], annotated: Collection[Path], found: Fo
         else:
             elsewhere[photo.parent].append(photo)
     for folder, those in sorted(elsewhere.items()):
-        first = those[0].name
-        problem = f"{len(those)} photo(s) without annotations ({first} first) in a folder that has none: left out"
-        fix = "annotate them; call the folder good if they are"
-        found.note("warning", "photos-not-annotated", folder, problem, fix)
+        found.note("photos-not-annotated:folder", folder, n=len(those), first=those[0].name)
     return normal
 
 
@@ -155,19 +150,15 @@ def listed_splits(lists: dict[str, Path], photos: list[Path], folders: list[Path
             found.note_ambiguous(file, line, files)
         missing = [line for line in lines if line not in named and line not in refused]
         if missing:
-            problem = f"lists {len(missing)} photo(s) that are not there ({', '.join(missing[:3])})"
-            found.note("error", "missing-photo", file, problem, "add the photos, or remove their lines")
+            found.note("missing-photo:listed", file, n=len(missing), first=", ".join(missing[:3]))
         for photo in named.values():
             splits[photo].add(split)
     for photo, of in splits.items():
         if len(of) > 1:
-            problem = f"is in the lists of {' and '.join(sorted(of))}; {LEFT_OUT}"
-            found.note("error", "split-contradiction", photo, problem, "keep it in one list")
+            found.note("split-contradiction", photo, splits=" and ".join(sorted(of)))
     unlisted = [photo.name for photo in photos if photo not in splits]
     if splits and unlisted:
-        problem = f"{len(unlisted)} photo(s) are in no list of a split ({unlisted[0]} first); they are left out"
-        folder = next(iter(lists.values())).parent
-        found.note("warning", "photos-not-in-lists", folder, problem, "add them to a list, or remove the lists")
+        found.note("photos-not-in-lists", next(iter(lists.values())).parent, n=len(unlisted), first=unlisted[0])
     return {photo: next(iter(of)) for photo, of in splits.items() if len(of) == 1}
 
 
@@ -179,33 +170,19 @@ def photo_size(photo: Path, stated: tuple[int, int] | None, source: Path, found:
     try:
         height, width = (int(value) for value in image_sizes([photo])[0])
     except ImageReadError as error:
-        found.note("error", error.code, photo, f"{error.problem}; {LEFT_OUT}", error.fix)
+        found.note_unread(photo, error)
         return None
     if stated is not None and stated != (height, width):
         turned = ", turned: see its EXIF orientation" if stated == (width, height) else ""
-        made_for = f"{source.name} was made for {stated[1]}x{stated[0]} (width x height{turned})"
-        problem = f"is {width}x{height} pixels, but {made_for}; {LEFT_OUT}"
-        fix = "take the photo that was annotated, or annotate this one"
-        found.note("error", "annotation-size", photo, problem, fix)
+        sizes = {"size": f"{width}x{height}", "stated": f"{stated[1]}x{stated[0]}", "turned": turned}
+        found.note("annotation-size", photo, file=source.name, **sizes)
         return None
     return height, width
 
 
-def note_drawn(drawn: Drawn, photo: Path, what: str, found: Found, *, mild: Collection[str] = ()) -> None:
-    """Add a finding where an outline has a problem; ``mild``: codes that are warnings, as what is cut off is."""
+def note_drawn(drawn: Drawn, path: Path, what: str, found: Found) -> None:
     if drawn.code:
-        end = "what lies outside is cut off" if drawn.code == "clipped" else LEFT_OUT
-        severity = "warning" if drawn.code == "clipped" or drawn.code in mild else "error"
-        found.note(severity, drawn.code, photo, f"{what} {drawn.problem}; {end}", "correct its outline")
-
-
-def note_boxes_as_masks(found: Found) -> None:
-    problem = "masks are boxes, not outlines: pixel results on them count sound surface as defect"
-    found.note("warning", "boxes-as-masks", found.path, problem, "draw outlines if pixels matter")
-
-
-def is_normal(name: str) -> bool:
-    return name.lower() in NORMAL_NAMES
+        found.note(drawn.code, path, what=what, problem=drawn.problem)
 
 
 def add_row(
@@ -226,8 +203,7 @@ def add_row(
     """
     defects = [(name, region) for name, region in objects if not is_normal(name)]
     if lost and not defects:
-        problem = f"{lost} object(s) of it cannot be used, so it is not known to be normal; {LEFT_OUT}"
-        found.note("error", "photo-left-out", photo, problem, "fix its annotations")
+        found.note("photo-left-out", photo, n=lost)
         return None
     regions = [region for _, region in defects if region is not None]
     types = "+".join(sorted({name for name, _ in defects}))

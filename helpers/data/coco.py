@@ -22,9 +22,18 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from helpers.analysis.regions import Drawn, Region, draw_box, draw_polygon, draw_rle, pixels_of, united
-from helpers.data.annotations import add_row, is_normal, known_id, note_drawn, photo_size, read_json
+from helpers.data.annotations import add_row, known_id, note_drawn, photo_size, read_json
 from helpers.data.images import IMAGE_SUFFIXES
-from helpers.data.layouts import LEFT_OUT, Found, LayoutError, entries, files_in, folders_in, split_folders, tree
+from helpers.data.layouts import (
+    Found,
+    LayoutError,
+    entries,
+    files_in,
+    folders_in,
+    is_normal,
+    split_folders,
+    tree,
+)
 from helpers.data.names import SPLIT_NAMES, match_names
 from helpers.data.samples import NORMAL, absolute_path
 from helpers.progress import progress
@@ -172,11 +181,7 @@ def _annotation_files(found: Found, annotations: str | Sequence[str] | None) -> 
         wrong = f"{others[0]} is no COCO file: it lacks images and annotations" if others else "There is no JSON file"
         raise LayoutError(f"{root} has no COCO annotations. {wrong}.\n{tree(root)}")
     for file in passed_over:
-        problem = f"does not go with annotations={annotations!r}; {LEFT_OUT}"
-        if annotations is None:
-            problem = f"is not read, for another file there is called instances_...; {LEFT_OUT}"
-        fix = "widen the pattern annotations= if it should be read"
-        found.note("warning", "annotations-not-read", file, problem, fix)
+        found.note("annotations-not-read", file, given=annotations)
     return chosen
 
 
@@ -254,9 +259,8 @@ def _photos(
     for path, alike in sorted(photos.items()):
         abnormal = {not all(is_normal(name) for name, _ in photo.objects(objects_are_defects)) for photo in alike}
         if len(alike) > 1:
-            counts = LEFT_OUT if len(abnormal) > 1 else "the first counts"
-            problem = f"is listed in several COCO files; {counts}"
-            found.note("error", "photo-listed-twice", path, problem, "remove it from all but one")
+            counts = "it is left out" if len(abnormal) > 1 else "the first counts"
+            found.note("photo-listed-twice:files", path, counts=counts)
             alike[0].lost = sum(photo.lost for photo in alike)
         if len(abnormal) == 1:
             kept.append(alike[0])
@@ -265,9 +269,7 @@ def _photos(
         if file not in listed:
             unlisted[file.parent].append(file)
     for folder, files in sorted(unlisted.items()):
-        first = ", ".join(file.name for file in files[:3]) + (", ..." if len(files) > 3 else "")
-        problem = f"{len(files)} photo(s) are in no COCO file ({first}): neither normal nor abnormal is known"
-        found.note("warning", "photos-not-annotated", folder, problem, "list them, without annotations if normal")
+        found.note("photos-not-annotated:unlisted", folder, n=len(files), first=first_names(files, 3))
     return kept
 
 
@@ -295,9 +297,6 @@ class _File:
         if not isinstance(self.content, dict) or not all(isinstance(self.content.get(key), list) for key in keys):
             raise LayoutError(f"{file} is no COCO file: it needs the lists images and annotations.")
 
-    def _note(self, severity: str, code: str, problem: str, fix: str, path: Path | None = None) -> None:
-        self.found.note(severity, code, path or self.file, problem, fix)
-
     def photos(self) -> list[InstancePhoto]:
         """The photos, with their annotations."""
         by_id, categories = self._read_images(), self._read_categories()
@@ -305,23 +304,21 @@ class _File:
         matched, strays = 0, []
         for index, annotation in enumerate(self.content["annotations"]):
             if not isinstance(annotation, dict):
-                self._note("error", "invalid-annotation", f"entry {index} of annotations is no object", "remove it")
+                self.found.note("invalid-annotation:entry", self.file, index=index)
                 continue
             number = annotation.get("id", f"number {index}")
             if self._is_copy(annotation, seen):
                 continue
             image = known_id(annotation.get("image_id"))
             if image is None or image not in by_id:
-                problem = f"annotation {number} belongs to photo {annotation.get('image_id')!r}, which is not listed"
-                self._note("error", "unknown-photo", f"{problem}; {LEFT_OUT}", "remove it, or list its photo")
+                self.found.note("unknown-photo", self.file, number=number, photo=annotation.get("image_id"))
                 strays.append(image or "")
                 continue
             matched += 1
             if (photo := by_id[image]) is not None:  # else the photo itself is a finding
                 self._add(photo, annotation, number, categories)
         if self.boxes_only:
-            problem = f"{self.boxes_only} annotation(s) have a box but no outline: their photos get no pixel mask"
-            self._note("warning", "boxes-only", problem, "export outlines, if there are any")
+            self.found.note("boxes-only", self.file, n=self.boxes_only)
         photos = list({id(photo): photo for photo in by_id.values() if photo is not None}.values())
         numbers = {image.isdecimal() for image in by_id}
         if not strays or (matched and all(image.isdecimal() in numbers for image in strays)):
@@ -329,9 +326,7 @@ class _File:
         # the ids are of two kinds, so those annotations may be of any photo that has none
         bare = [photo for photo in photos if not photo.categories and not photo.lost]
         if bare:
-            problem = f"{len(bare)} photo(s) without annotations ({bare[0].image_path.name} first) may not be normal"
-            fix = "make the ids of photos and annotations agree"
-            self._note("error", "photo-left-out", f"{problem}; they are left out", fix)
+            self.found.note("photo-left-out:ids", self.file, n=len(bare), first=bare[0].image_path.name)
         return [photo for photo in photos if photo not in bare]
 
     def _read_categories(self) -> dict[str, str]:
@@ -341,12 +336,11 @@ class _File:
         for entry in listed if isinstance(listed, list) else []:
             number = known_id(entry.get("id")) if isinstance(entry, dict) else None
             if number is None:
-                self._note("error", "invalid-category", f"category {entry!r} has no id", "give it one")
+                self.found.note("invalid-category", self.file, entry=entry)
                 continue
             name = str(entry.get("name") or number).strip()
             if names.setdefault(number, name) != name:
-                problem = f"category id {number} is used for {name!r} and for {names[number] or 'others'!r}"
-                self._note("error", "duplicate-category-id", problem, "give each category an id of its own")
+                self.found.note("duplicate-category-id", self.file, number=number, name=name, other=names[number])
                 names[number] = ""
         return names
 
@@ -359,8 +353,7 @@ class _File:
             if isinstance(name, str) and name.strip() and number is not None:
                 records.append((number, name, record))
             else:
-                problem = f"entry {index} of images lacks file_name or id; {LEFT_OUT}"
-                self._note("error", "invalid-photo", problem, "give it both")
+                self.found.note("invalid-photo", self.file, index=index)
         matches = match_names((name for _, name, _ in records), self.files, self.found.root, self.folders)
         self.listed.update(matches[0].values(), *matches[1].values())
         by_id: dict[str, InstancePhoto | None] = {}
@@ -371,11 +364,9 @@ class _File:
                 names[number] = name
                 by_id[number] = self._photo(name, record, *matches, by_path)
                 continue
-            same = names[number] == name
-            what = "twice" if same else f"for {names[number]} and {name}, whose annotations cannot be told apart"
-            problem = f"photo id {number} is used {what}" + ("" if same else "; both are left out")
-            self._note("warning" if same else "error", "duplicate-photo-id", problem, "give each photo its own id")
-            by_id[number] = by_id[number] if same else None
+            kind = "duplicate-photo-id" if names[number] == name else "duplicate-photo-id:other"
+            self.found.note(kind, self.file, number=number, name=name, other=names[number])
+            by_id[number] = by_id[number] if names[number] == name else None
         return by_id
 
     def _photo(
@@ -390,13 +381,10 @@ class _File:
         if name in refused:
             self.found.note_ambiguous(self.file, name, refused[name])
         elif path is None:
-            where = ", ".join(map(self.found.relative, self.folders[:3]))
-            problem = f"lists {name}, which is in none of its folders ({where}, ...); {LEFT_OUT}"
-            fix = "put the photo there, remove it from the file, or name the photos' folder with image_dir="
-            self._note("error", "missing-photo", problem, fix)
+            where = ", ".join(self.found.relative(folder) or "." for folder in self.folders[:3])
+            self.found.note("missing-photo:coco", self.file, name=name, where=where)
         elif path in by_path:
-            problem = "is listed twice; the annotations of both entries are put together"
-            self._note("warning", "photo-listed-twice", problem, "remove one entry", path)
+            self.found.note("photo-listed-twice:entries", path)
         elif size := photo_size(path, _stated_size(record), self.file, self.found):
             group = record.get("group")
             group = str(group) if isinstance(group, str | int) else ""
@@ -409,9 +397,8 @@ class _File:
         if number is None or seen.setdefault(number, annotation) is annotation:
             return False
         copy = seen[number] == annotation
-        problem = f"annotation id {number} is used twice, for {'the same' if copy else 'different'} content"
-        fix = "remove the copy" if copy else "give each annotation its own id"
-        self._note("warning", "duplicate-annotation-id", problem, fix)
+        which = "the same" if copy else "different"
+        self.found.note("duplicate-annotation-id", self.file, number=number, which=which)
         return copy
 
     def _add(self, photo: InstancePhoto, annotation: dict[str, Any], number: Any, categories: dict[str, str]) -> None:
@@ -419,9 +406,8 @@ class _File:
         category, region = annotation.get("category_id"), None
         name = categories.get(known_id(category) or "")
         if not name:
-            problem = f"annotation {number} has the unknown category {category!r}; {LEFT_OUT}"
-            fix = "add the category, or correct the annotation"
-            self._note("error", "unknown-category", problem, fix, photo.image_path)
+            drawn = Drawn(None, "unknown-category", f"has the unknown category {category!r}")
+            note_drawn(drawn, photo.image_path, f"annotation {number}", self.found)
         elif annotation.get("segmentation"):
             region = self._region(photo, annotation["segmentation"], number)
         else:
@@ -449,15 +435,13 @@ class _File:
         else:
             parts = [Drawn(None, "invalid-polygon", "is neither a list of polygons nor run lengths")]
         regions = [part.region for part in parts if part.region is not None]
-        # a part of zero area does no harm where others are left
-        mild = ("no-area", "too-few-points") if regions else ()
         for index, part in enumerate(parts):
+            if regions and part.code in ("no-area", "too-few-points"):  # no harm where others are left
+                part = part._replace(code=f"{part.code}:part")
             which = f", part {index + 1} of {len(parts)}," if len(parts) > 1 else ""
-            note_drawn(part, photo.image_path, f"annotation {number}{which}", self.found, mild=mild)
+            note_drawn(part, photo.image_path, f"annotation {number}{which}", self.found)
         if len(regions) > 1 and _one_inside_another(regions):
-            problem = f"annotation {number} has a part inside another: COCO adds parts, so it is filled and no hole"
-            fix = "export holes as run lengths (RLE)"
-            self._note("warning", "part-inside-part", problem, fix, photo.image_path)
+            self.found.note("part-inside-part", photo.image_path, number=number)
         return united(regions) if regions else None
 
 

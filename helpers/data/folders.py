@@ -371,9 +371,7 @@ def _note_named_defects(types: list[_Type], found: Found) -> None:
     inside = Counter((of.folder, file.parent) for of in types if of.name == NORMAL for file in of.pictures)
     for (top, folder), count in inside.items():
         if any(part.lower() in defects or word_for_defect(part) for part in folder.relative_to(top).parts):
-            problem = f"{count} photo(s) lie in a folder of normal photos, in one that is called as a defect is"
-            fix = "move it out, beside that of the normal photos, or give it another name"
-            found.note("error", "defect-in-good", folder, problem, fix)
+            found.note("defect-in-good", folder, n=count)
 
 
 def _note_words(found: Found, path: Path, folders: list[Path], normals: dict[str, bool]) -> None:
@@ -381,19 +379,13 @@ def _note_words(found: Found, path: Path, folders: list[Path], normals: dict[str
     types = []
     for name in sorted({folder.name for folder in folders}):
         if normals.get(name.lower()):
-            problem = f"the folder {name!r} counts as that of normal photos by a word in its name"
-            found.note("warning", "normal-by-word", path, problem, f"check it, and say so with normal={name!r}")
+            found.note("normal-by-word", path, name=name)
         if name.lower() in normals:
             continue
         types.append(name)
         if word_for_normal(name):
-            problem = f"the folder {name!r} has a word for normal photos in its name but counts as a defect"
-            fix = "rename it, or name the folders of normal photos with normal=[...]"
-            found.note("warning", "normal-by-word", path, problem, fix)
+            found.note("normal-by-word:defect", path, name=name)
         if not stripped(words_in(name), MASK_WORDS) and name.lower() != "label":
-            problem = f"the folder {name!r} counts as a defect type: its name is that of masks, its pictures are none"
-            fix = "rename it if it is a type, or move it out of the dataset"
-            found.note("warning", "named-as-masks", path, problem, fix)
+            found.note("named-as-masks", path, name=name)
     if types:
-        problem = f"folders read as defect types: {', '.join(types)}"
-        found.note("info", "defect-types", path, problem, "nothing, if that is what they are")
+        found.note("defect-types", path, names=", ".join(types))

@@ -17,29 +17,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from helpers.data.coco import has_coco, read_coco
-from helpers.data.folders import (
-    has_classes,
-    has_mvtec,
-    has_plain,
-    masked_layout,
-    product_folders,
-    read_classes,
-    read_mvtec,
-    read_plain,
-    type_folders,
-)
-from helpers.data.image_masks import has_image_masks, read_image_masks
+from helpers.data import coco, folders, image_masks, labelme, severstal, tables, voc, yolo
 from helpers.data.images import BIT_DEPTHS, UNREAD_SUFFIXES, measure_bit_depth, remember_bit_depth
-from helpers.data.labelme import has_labelme, read_labelme
 from helpers.data.layouts import Found, LayoutError, entries, files_in, folders_in, pictures_in, split_folders, tree
 from helpers.data.masks import are_all_masks
 from helpers.data.samples import absolute_path, make_table, relative_path
-from helpers.data.severstal import has_severstal, read_severstal
-from helpers.data.tables import has_table, has_visa, read_listed, read_visa
 from helpers.data.unused import drop_unusable, note_unused
-from helpers.data.voc import has_voc, read_voc
-from helpers.data.yolo import has_yolo, read_yolo
 from helpers.paths import printable
 
 logger = logging.getLogger(__name__)
@@ -48,91 +31,49 @@ MAX_IGNORED = 100
 
 
 class Layout(NamedTuple):
-    """One way a dataset may lie on disk: its name in a sentence, a drawing for the error message, whether a path has
-    it, and ``read(Found(path), **options)``."""
+    """One way a dataset may lie on disk: its name in a sentence, whether a path has it, ``read(Found(path), ...)``."""
 
     title: str
-    sketch: str
     detect: Callable[[Path], bool]
     read: Callable[..., None]
 
     @property
     def options(self) -> set[str]:
-        return {
-            name for name, parameter in signature(self.read).parameters.items() if parameter.default != parameter.empty
-        }
+        return set(signature(self.read).parameters) - {"found"}
 
 
 LAYOUTS: dict[str, Layout] = {
-    "table": Layout(
-        "table",
-        "samples.csv or .parquet   columns image_path, label (good or the defect) or label_index (0 or 1),\n"
-        "                          optional mask_path, split, defect_type, group",
-        has_table,
-        read_listed,
-    ),
-    "visa": Layout(
-        "VisA layout", "split_csv/1cls.csv        columns object, split, label, image, mask", has_visa, read_visa
-    ),
-    "mvtec": Layout(
-        "MVTec layout",
-        "train/good/000.png\ntest/good/000.png\ntest/scratch/000.png\nground_truth/scratch/000_mask.png",
-        has_mvtec,
-        read_mvtec,
-    ),
-    "plain": Layout(
-        "plain layout",
-        "train/good/000.png        (no masks: image-level results only)\ntest/good/000.png\ntest/defect/000.png",
-        has_plain,
-        read_plain,
-    ),
-    "classes": Layout(
-        "class folders",
-        "MT_Free/Imgs/a.jpg        (normal: free, good, normal, ok, intact, undamaged; others: see normal=)\n"
-        "MT_Crack/Imgs/b.jpg\nMT_Crack/Imgs/b.png       (mask, same name)",
-        has_classes,
-        read_classes,
-    ),
-    "coco": Layout(
-        "COCO layout",
-        "train/_annotations.coco.json and train/a.jpg   (Roboflow; or one *.json of any name, with or without splits)\n"
-        "annotations/instances_train.json and images/   (CVAT), result.json and images/ (Label Studio)",
-        has_coco,
-        read_coco,
-    ),
-    "labelme": Layout(
-        "labelme layout",
-        "a.jpg and a.json          (shapes; or json/a.json with its imagePath; with or without splits)",
-        has_labelme,
-        read_labelme,
-    ),
-    "voc": Layout(
-        "Pascal VOC layout",
-        "IMAGES/crazing_1.jpg and ANNOTATIONS/crazing_1.xml     (or JPEGImages, or side by side)",
-        has_voc,
-        read_voc,
-    ),
-    "yolo": Layout(
-        "YOLO layout",
-        "images/train/a.jpg and labels/train/a.txt      (polygons or boxes; or train/images, train/labels; data.yaml)",
-        has_yolo,
-        read_yolo,
-    ),
-    "severstal": Layout(
-        "Severstal layout",
-        "train.csv                 columns ImageId_ClassId (or ImageId, ClassId), EncodedPixels\ntrain_images/a.jpg",
-        has_severstal,
-        read_severstal,
-    ),
-    "image_mask": Layout(
-        "image and mask folders",
-        "images/a.png and masks/a.png                   (no mask or an empty one: normal)\n"
-        "metadata.json             optional: per photo split, label or defect_type, group",
-        has_image_masks,
-        read_image_masks,
-    ),
+    "table": Layout("table", tables.has_table, tables.read_listed),
+    "visa": Layout("VisA layout", tables.has_visa, tables.read_visa),
+    "mvtec": Layout("MVTec layout", folders.has_mvtec, folders.read_mvtec),
+    "plain": Layout("plain layout", folders.has_plain, folders.read_plain),
+    "classes": Layout("class folders", folders.has_classes, folders.read_classes),
+    "coco": Layout("COCO layout", coco.has_coco, coco.read_coco),
+    "labelme": Layout("labelme layout", labelme.has_labelme, labelme.read_labelme),
+    "voc": Layout("Pascal VOC layout", voc.has_voc, voc.read_voc),
+    "yolo": Layout("YOLO layout", yolo.has_yolo, yolo.read_yolo),
+    "severstal": Layout("Severstal layout", severstal.has_severstal, severstal.read_severstal),
+    "image_mask": Layout("image and mask folders", image_masks.has_image_masks, image_masks.read_image_masks),
 }
 """Layouts by name, in the order they are tried."""
+
+_SKETCHES = """
+  table:       samples.csv or .parquet   columns image_path, label (good or the defect) or label_index (0 or 1),
+                                         optional mask_path, split, defect_type, group
+  visa:        split_csv/1cls.csv        columns object, split, label, image, mask
+  mvtec:       train/good/000.png   test/good/000.png   test/scratch/000.png   ground_truth/scratch/000_mask.png
+  plain:       train/good/000.png   test/good/000.png   test/defect/000.png    (no masks: image-level results only)
+  classes:     MT_Free/Imgs/a.jpg   (normal: free, good, normal, ok, intact, undamaged; others: see normal=)
+               MT_Crack/Imgs/b.jpg   MT_Crack/Imgs/b.png   (mask, same name)
+  coco:        train/_annotations.coco.json and train/a.jpg   (Roboflow; or one *.json of any name, with or without
+               splits)   annotations/instances_train.json and images/ (CVAT), result.json and images/ (Label Studio)
+  labelme:     a.jpg and a.json          (shapes; or json/a.json with its imagePath; with or without splits)
+  voc:         IMAGES/crazing_1.jpg and ANNOTATIONS/crazing_1.xml     (or JPEGImages, or side by side)
+  yolo:        images/train/a.jpg and labels/train/a.txt   (polygons or boxes; or train/images, train/labels; data.yaml)
+  severstal:   train.csv   train_images/a.jpg   columns ImageId_ClassId (or ImageId, ClassId), EncodedPixels
+  image_mask:  images/a.png and masks/a.png   (no mask or an empty one: normal)
+               metadata.json   optional: per photo split, label or defect_type, group
+"""
 
 
 def read_dataset(
@@ -216,7 +157,7 @@ def _table(
         pixel_size=pixel_size or about.get("pixel_size_mm") or found.attrs.get("pixel_size"),
     )
     if (more := len(found.ignored) - MAX_IGNORED) > 0:
-        found.note("info", "ignored-file", found.root, f"{more} more files are no images and are ignored", "nothing")
+        found.note("ignored-file:more", found.root, n=more)
     table.attrs = {**found.attrs, **table.attrs, "findings": found.findings}
     for key, files in (("ignored", found.ignored), ("unused_masks", found.unused_masks)):
         names = [printable(Path(os.path.relpath(file, found.root)).as_posix()) for file in sorted(files)]
@@ -334,7 +275,7 @@ def _recognised(path: Path, options: Mapping[str, Any]) -> str | None:
                 return key
             detected.append(key)
     if "normal" in options and path.is_dir():
-        return masked_layout(path) if split_folders(path) else "classes"
+        return folders.masked_layout(path) if split_folders(path) else "classes"
     if {"image_dir", "mask_dir"} <= set(options):
         return "image_mask"
     return detected[0] if detected else None
@@ -350,10 +291,9 @@ def _unknown_layout(path: Path) -> LayoutError:
     unread = [file for file in files_in(path)[1] if file.suffix.lower() in UNREAD_SUFFIXES]
     suffixes = ", ".join(sorted({file.suffix for file in unread}))
     formats = f"{len(unread)} photo(s) are in a format that is not read ({suffixes}): save them as PNG or JPEG.\n"
-    sketches = "\n".join(f"  {name}:\n    " + known.sketch.replace("\n", "\n    ") for name, known in LAYOUTS.items())
     return LayoutError(
         f"{path} has no layout that is known. Found:\n{tree(path)}\n{near}{''.join(lines)}{formats * bool(unread)}"
-        f"Known layouts:\n{sketches}\nMove the photos into one of these, or list them in a table and read that.",
+        f"Known layouts:{_SKETCHES}Move the photos into one of these, or list them in a table and read that.",
         [options for _, options in hints],
     )
 
@@ -372,28 +312,32 @@ def _inner_hints(path: Path) -> list[Hint]:
     below = folders_in(path)[:20]
     for folder in below + [entry for outer in below for entry in folders_in(outer)[:20]]:
         title = next((known.title for known in LAYOUTS.values() if known.detect(folder)), "")
-        if title and not product_folders(folder) and not any(folder.is_relative_to(hint["path"]) for _, hint in hints):
+        if (
+            title
+            and not folders.product_folders(folder)
+            and not any(folder.is_relative_to(hint["path"]) for _, hint in hints)
+        ):
             hints.append((f"its folder {folder.relative_to(path).as_posix()} is of the {title}", {"path": str(folder)}))
     return hints
 
 
 def _type_hints(path: Path) -> list[Hint]:
     """Folders by type, of which none has a word for good photos."""
-    folders = [folder for folder in type_folders(path) if not are_all_masks(pictures_in(folder))]
-    names, split = sorted({folder.name for folder in folders}), bool(split_folders(path))
+    types = [folder for folder in folders.type_folders(path) if not are_all_masks(pictures_in(folder))]
+    names, split = sorted({folder.name for folder in types}), bool(split_folders(path))
     if len(names) < 2 and not split:
         return []
-    layout = masked_layout(path) if split else "classes"
+    layout = folders.masked_layout(path) if split else "classes"
     what = f"{LAYOUTS[layout].title}: none of its folders has a word for good photos"
     return [(what, {"layout": layout, "normal": name}) for name in names]
 
 
 def _pair_hints(path: Path) -> list[Hint]:
     """Folders of photos beside one of masks, or around it."""
-    folders = [folder for folder in folders_in(path) if pictures_in(folder)]
-    masks = [folder for folder in folders if are_all_masks(pictures_in(folder))]
-    pairs = [(photos, mask) for mask in masks for photos in folders if photos not in masks]
-    for photos in (path, *folders):
+    inside = [folder for folder in folders_in(path) if pictures_in(folder)]
+    masks = [folder for folder in inside if are_all_masks(pictures_in(folder))]
+    pairs = [(photos, mask) for mask in masks for photos in inside if photos not in masks]
+    for photos in (path, *inside):
         if any(picture.parent == photos for picture in pictures_in(photos)):
             pairs += [(photos, inner) for inner in folders_in(photos) if are_all_masks(pictures_in(inner))]
     title, hints = LAYOUTS["image_mask"].title, []

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from helpers.data.images import UNREAD_SUFFIXES
 from helpers.data.layouts import (
-    LEFT_OUT,
     NORMAL_NAMES,
     Found,
     LayoutError,
     files_in,
+    first_names,
     folders_in,
     label_of,
     pictures_in,
@@ -103,8 +102,7 @@ def read_image_masks(
         _add(photo, masks.get(photo, []), marked, splits[photo], abouts.get(photo, _About()), found)
     without = [photo for photo in splits if photo not in masks and abouts.get(photo, _About()).label is None]
     if without:
-        problem = f"{len(without)} photo(s) without a mask count as normal ({_first(without)})"
-        found.note("info", "photos-without-mask", path, problem, "add masks for those with a defect")
+        found.note("photos-without-mask", path, n=len(without), first=first_names(without))
 
 
 def _pairs(path: Path) -> list[_Pair]:
@@ -144,12 +142,10 @@ def _chosen_pairs(path: Path, image_dir: str | Path | None, mask_dir: str | Path
 def _add(photo: Path, masks: list[Path], marked: bool, split: str, about: _About, found: Found) -> None:
     """Add the row of a photo, or a finding where label and mask contradict each other."""
     if about.label == 0 and marked:
-        problem = f"is normal by its metadata, but its mask {masks[0].name} marks pixels; {LEFT_OUT}"
-        found.note("error", "mask-on-good", photo, problem, "correct the label or the mask")
+        found.note("mask-on-good:record", photo, mask=masks[0].name)
         return
     if about.split and split and about.split != split:
-        problem = f"lies in {split} but is in {about.split} by its metadata, which counts"
-        found.note("warning", "split-contradiction", photo, problem, "correct one of the two")
+        found.note("split-contradiction:record", photo, split=split, other=about.split)
     abnormal = marked or about.label == 1
     row = {"image_path": str(photo), "mask_path": "", "label_index": int(abnormal), "defect_type": NORMAL}
     if abnormal:
@@ -195,18 +191,13 @@ def _read_metadata(
         for name, alike in refused.items():
             found.note_ambiguous(file, name, alike)
         for name in (name for name in records if name not in named and name not in refused):
-            problem, fix = f"lists {name}, which is no photo here", "add it, or remove its record"
-            found.note("error", "missing-photo", file, problem, fix)
+            found.note("missing-photo:record", file, name=name)
         fields = sorted({field for record in records.values() for field in record} - _FIELDS - set(_NAME_KEYS))
         if fields:
-            problem = f"has fields that are not read: {', '.join(fields[:5])}{', ...' if len(fields) > 5 else ''}"
-            fix = f"where they say what is normal, call them as those that are: {', '.join(sorted(_FIELDS))}"
-            found.note("warning", "unread-fields", file, problem, fix)
+            found.note("unread-fields", file, names=", ".join(fields[:5]), fields=", ".join(sorted(_FIELDS)))
     unlisted = [photo for photo in photos if photo not in abouts]
     if files and unlisted:
-        problem = f"{len(unlisted)} photo(s) are not in the metadata ({_first(unlisted)})"
-        fix = "add them, or remove the photos"
-        found.note("warning", "photos-not-in-metadata", next(iter(files)), problem, fix)
+        found.note("photos-not-in-metadata", next(iter(files)), n=len(unlisted), first=first_names(unlisted))
     return abouts
 
 
@@ -245,7 +236,3 @@ def _about(record: dict[str, Any], file: Path) -> _About:
 
 def _text(record: dict[str, Any], *keys: str) -> str:
     return next((str(record[key]).strip() for key in keys if record.get(key) is not None), "")
-
-
-def _first(files: Sequence[Path]) -> str:
-    return f"{files[0].name}{', ...' if len(files) > 1 else ''}"

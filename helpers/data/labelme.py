@@ -24,7 +24,7 @@ from helpers.data.annotations import (
     read_json,
 )
 from helpers.data.image_masks import has_image_masks
-from helpers.data.layouts import LEFT_OUT, NORMAL_NAMES, Found, LayoutError, files_in, tree
+from helpers.data.layouts import NORMAL_NAMES, Found, LayoutError, files_in, tree
 from helpers.data.names import SPLIT_NAMES, match_listed, match_names, split_in
 from helpers.progress import progress
 
@@ -77,9 +77,7 @@ def read_labelme(found: Found, *, line_width: float = 10.0, encoding: str | None
     annotated = {photo.with_suffix("") for photo in files}
     for photo in photos:
         if photo not in files and photo.with_suffix("") in annotated:
-            problem = f"has the stem of an annotated photo, so it is not known to be normal; {LEFT_OUT}"
-            fix = "remove it if it is a copy, else rename and annotate it"
-            found.note("warning", "photo-left-out", photo, problem, fix)
+            found.note("photo-left-out:twin", photo)
             left_out.add(photo)
     words = NORMAL_NAMES | set(SPLIT_NAMES) | _PHOTO_FOLDERS
     normal = may_be_normal([photo for photo in photos if photo not in left_out], files, found, words)
@@ -90,8 +88,7 @@ def read_labelme(found: Found, *, line_width: float = 10.0, encoding: str | None
         elif photo in files and photo not in left_out and contents[files[photo]]:
             _add(photo, files[photo], contents[files[photo]], line_width, split, found)
     if normal:
-        problem = f"{len(normal)} photo(s) have no labelme file and count as normal, {min(normal).name} first"
-        found.note("info", "photos-not-annotated", found.path, problem, "annotate them if they have defects")
+        found.note("photos-not-annotated:normal", found.path, n=len(normal), first=min(normal).name)
     found.ignored = [file for file in others if file not in contents]
 
 
@@ -112,7 +109,7 @@ def _load(files: list[Path], photos: list[Path], encoding: str | None, found: Fo
             contents[file] = {key: value for key, value in content.items() if key != "imageData"}
         elif paired:
             contents[file] = {}
-            found.note("error", "invalid-annotation", file, f"{problem}; its photo is left out", fix)
+            found.note("invalid-annotation", file, problem=f"{problem}; its photo is left out", fix=fix)
     return contents
 
 
@@ -156,7 +153,7 @@ def _add(photo: Path, file: Path, content: dict[str, Any], line_width: float, sp
             drawn = Drawn(None, "unknown-category", "has no label")
         if drawn.region is not None:
             objects.append((label, drawn.region))
-        note_drawn(drawn, photo, f"shape {index} of {file.name}", found, mild=("point",))
+        note_drawn(drawn, photo, f"shape {index} of {file.name}", found)
     n_drawn = sum(region is not None for _, region in objects)
     add_row(found, photo, objects, lost=len(content["shapes"]) - n_drawn, split=split)
 

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from helpers.analysis.regions import Region, pixels_of, united
-from helpers.data.images import CLUTTER, IMAGE_SUFFIXES, files_below, is_loop
+from helpers.data.findings import FINDINGS
+from helpers.data.images import CLUTTER, IMAGE_SUFFIXES, ImageReadError, files_below, is_loop
 from helpers.data.names import SPLIT_NAMES
 from helpers.data.samples import NORMAL
 from helpers.paths import printable, project_path, write_whole
@@ -30,8 +31,6 @@ NORMAL_NAMES = frozenset({"good", "normal", "ok", "free", "intact", "undamaged",
 
 NORMAL_LABELS = NORMAL_NAMES | {"0", "0.0", "false", "normal_test"}
 """Likewise what may stand in a table."""
-
-LEFT_OUT = "it is left out"
 
 
 class LayoutError(ValueError):
@@ -100,6 +99,15 @@ def split_of(text: str, file: Path) -> str:
     if word and word not in SPLIT_NAMES:
         raise LayoutError(f"{file} has the split {text!r}; known are train, val, test.")
     return SPLIT_NAMES.get(word, "")
+
+
+def is_normal(name: str) -> bool:
+    return name.lower() in NORMAL_NAMES
+
+
+def first_names(files: Sequence[Path], most: int = 1) -> str:
+    """Names of the first few."""
+    return ", ".join(file.name for file in files[:most]) + (", ..." if len(files) > most else "")
 
 
 # ------------------------------------------------------------------------------------------------------------- folders
@@ -202,17 +210,23 @@ class Found:
             return ""
         return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
 
-    def note(self, severity: str, code: str, path: Path, problem: str, fix: str) -> None:
-        """Add a finding; `helpers.data.checks.check_dataset` takes it over from ``table.attrs["findings"]``."""
-        row = {"severity": severity, "path": self.relative(path), "problem": problem, "fix": fix, "code": code}
+    def note(self, kind: str, path: Path, **facts: Any) -> None:
+        """Add a finding of the table; `check_dataset` takes it over from ``table.attrs["findings"]``."""
+        about = {"severity": FINDINGS[kind]["severity"], "path": self.relative(path)}
+        words = {column: FINDINGS[kind][column].format(**facts) for column in ("problem", "fix")}
+        row = {"code": kind.partition(":")[0], **about, **words}
         self.findings.append({column: printable(text) for column, text in row.items()})
+
+    def note_unread(self, path: Path, error: ImageReadError) -> None:
+        """Add a finding for a photo that cannot be read and is left out."""
+        row = {"code": error.code, "severity": "error", "path": self.relative(path), "fix": error.fix}
+        self.findings.append({**row, "problem": f"{error.problem}; it is left out"})
 
     def note_ambiguous(self, path: Path, name: str, files: Sequence[Path]) -> None:
         """Add a finding for a name that `match_names` refused."""
         those = " or ".join(map(self.relative, files[:2]))
         alike = f"may be {those}" if len(files) > 1 else f"is one of several names that may be {those}"
-        problem = f"names {name}, which {alike}; what it is about is left out"
-        self.note("error", "ambiguous-name", path, problem, "give each photo a name of its own, with its folder")
+        self.note("ambiguous-name", path, name=name, alike=alike)
 
     def summary(self, limit: int = 5) -> str:
         """The first findings, one a line."""

@@ -67,8 +67,7 @@ class MaskFinder:
         found.unused_masks += self._free
         if self._guesses:
             mask, photo = self._guesses[0]
-            problem = f"{len(self._guesses)} mask(s) belong to a photo by what the names share: this one to {photo}"
-            found.note("info", "masks-by-name", mask, problem, "look at a few in notebook 01")
+            found.note("masks-by-name", mask, n=len(self._guesses), photo=photo)
 
     def _give(self, pairs: dict[Path, list[Path]], photo: Path, mask: Path, guess: bool = False) -> None:
         pairs[photo].append(mask)

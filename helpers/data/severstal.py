@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.analysis.regions import Drawn, Region, draw_rle
-from helpers.data.annotations import add_row, photo_size
+from helpers.data.annotations import add_row, note_drawn, photo_size
 from helpers.data.layouts import Found, LayoutError, files_in, tree
 from helpers.data.names import match_names
 from helpers.progress import progress
@@ -26,7 +26,6 @@ SIZE = (256, 1600)
 _CLASSES = ("1", "2", "3", "4")
 _TABLE = "train.csv"
 _RUNS = "EncodedPixels"
-_FIX = "take train.csv as it was published, or correct this row"
 
 
 def has_severstal(path: Path) -> bool:
@@ -63,16 +62,12 @@ def read_severstal(found: Found, *, image_dir: str | Path = "train_images") -> N
     left_out = {photo for alike in refused.values() for photo in alike}
     missing = sorted(set(frame["name"]) - set(named) - set(refused))
     if missing:
-        names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        problem = f"lists {len(missing)} photo(s) that are not there ({names}); they are left out"
-        found.note("error", "missing-photo", file, problem, "put them into the folder of the photos")
+        found.note("missing-photo:listed", file, n=len(missing), first=", ".join(missing[:3]))
     without = sorted(set(photos) - set(named.values()) - left_out)
     if without:
         every_photo = bool((frame["runs"] == "").any())
-        normal = "neither normal nor abnormal is known; left out" if every_photo else "they count as normal"
-        problem = f"{len(without)} photo(s) are not in {_TABLE} ({without[0].name} first): {normal}"
-        severity = "warning" if every_photo else "info"
-        found.note(severity, "photos-not-annotated", folder, problem, f"add rows for them, if {_TABLE} is not whole")
+        kind = f"photos-not-annotated:{'rows' if every_photo else 'defects'}"
+        found.note(kind, folder, n=len(without), first=without[0].name)
         left_out |= set(without) if every_photo else set()
     frame["photo"] = frame["name"].map(named)
     objects = _objects(frame[frame["photo"].notna() & ~frame["photo"].isin(left_out)], file, left_out, found)
@@ -148,9 +143,7 @@ def _objects(frame: pd.DataFrame, file: Path, left_out: set[Path], found: Found)
             drawn = _draw(row.runs, where, file, found)
         if photo not in sizes and drawn.region is not None:
             sizes[photo] = photo_size(photo, SIZE, file, found)
-        if drawn.region is None:
-            problem = f"{where} {drawn.problem}; {photo.name} is left out"
-            found.note("error", drawn.code, file, problem, _FIX)
+        note_drawn(drawn, file, f"{where}, of {photo.name},", found)
         if drawn.region is None or sizes[photo] is None:
             left_out.add(photo)
         else:
@@ -164,6 +157,5 @@ def _draw(runs: str, where: str, file: Path, found: Found) -> Drawn:
     except ValueError as error:
         return Drawn(None, "invalid-rle", str(error))
     if overlap:
-        problem = f"{where} has runs that overlap in {overlap} pixel(s), which count once"
-        found.note("warning", "overlapping-runs", file, problem, _FIX)
+        found.note("overlapping-runs", file, where=where, n=overlap)
     return draw_rle({"size": list(SIZE), "counts": counts}, SIZE)

@@ -109,5 +109,4 @@ def _find_files(found: Found) -> None:
             row[key] = str(file)
             there[key].add(str(file))
     if examples:
-        problem = f"{len(examples)} name(s) were found written otherwise: {examples[0]}"
-        found.note("info", "names-matched", found.path, problem, "nothing, if that is what they mean")
+        found.note("names-matched", found.path, n=len(examples), example=examples[0])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.data.images import UNREAD_SUFFIXES, repeated_links
-from helpers.data.layouts import Found, files_in, is_normal_name, word_for_defect, words_in
+from helpers.data.layouts import Found, files_in, first_names, is_normal_name, word_for_defect, words_in
 from helpers.data.masks import MASK_WORDS, are_marked, looks_like_mask, stripped
 from helpers.paths import printable
 
@@ -30,29 +30,21 @@ def note_unused(path: Path, found: Found, layout: str) -> None:
     by_kind: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for file in others:
         if file.is_dir():
-            problem = "is a link to a folder around it, whose photos are read once, where they lie"
-            found.note("warning", "link-loop", file, problem, "nothing, or remove the link")
+            found.note("link-loop", file)
         elif file.suffix.lower() in UNREAD_SUFFIXES:
             by_kind[file.parent, file.suffix.lower()].append(file)
         elif layout in _FOLDER_LAYOUTS and (kind := _annotation_kind(file)):
             by_kind[file.parent, kind].append(file)
     all_masked = all(row.get("mask_path") for row in found.rows if row.get("label_index"))
     for (_, kind), files in by_kind.items():
-        if kind in UNREAD_SUFFIXES:
-            problem = f"{len(files)} photo(s) in a format that is not read ({_names(files, 1)}) are left out"
-            found.note("warning", "unread-format", files[0], problem, "save them as PNG or JPEG")
-        else:
-            problem = f"{len(files)} {kind} annotation file(s) lie here ({_names(files, 1)}) and are not used"
-            fix = f"read them with layout={kind!r}, or move them out"
-            found.note("info" if all_masked else "warning", "unused-annotations", files[0], problem, fix)
+        code = "unread-format" if kind in UNREAD_SUFFIXES else f"unused-annotations{':masked' * all_masked}"
+        found.note(code, files[0], n=len(files), layout=kind, first=first_names(files))
     said = {file for files in by_kind.values() for file in files}
     found.ignored = [file for file in found.ignored if file not in said]
     said.update(found.ignored)
     rest = [f for f in others if f not in said and not f.is_dir() and not _KNOWN_FILES.fullmatch(f.name.lower())]
     if layout in ("mvtec", "plain", "classes") and rest:
-        found.note(
-            "info", "ignored-file", path, f"{len(rest)} other file(s) are not used ({_names(rest, 3)})", "nothing"
-        )
+        found.note("ignored-file:others", path, n=len(rest), first=first_names(rest, 3))
 
 
 def drop_unusable(found: Found) -> None:
@@ -63,22 +55,15 @@ def drop_unusable(found: Found) -> None:
         alike[what].append(found.root / str(row.get("image_path", "")))
     repeated = {link for paths in alike.values() for link in repeated_links(paths)}
     for link in sorted(repeated):
-        problem = "is a link to a photo that is in the table already; it is left out"
-        found.note("info", "repeated-link", link, problem, "nothing, or remove the link")
+        found.note("repeated-link", link)
     rows, found.rows = found.rows, []
     for row in rows:
         paths = [str(row.get(key) or "") for key in ("image_path", "mask_path")]
         if any(printable(path) != path for path in paths):
-            problem = "is left out: its name (or its mask's) is not valid UTF-8, or holds control characters"
-            fix = "rename it with letters, digits, dots, dashes and underscores"
-            found.note("error", "unusable-name", found.root / paths[0], problem, fix)
+            found.note("unusable-name:photo", found.root / paths[0])
         elif found.root / paths[0] not in repeated:
             texts = {key: printable(value) for key, value in row.items() if isinstance(value, str)}
             found.rows.append(row | texts)
-
-
-def _names(files: list[Path], most: int) -> str:
-    return ", ".join(file.name for file in files[:most]) + (", ..." if len(files) > most else "")
 
 
 def _files_of(found: Found) -> set[Path]:
@@ -107,9 +92,8 @@ def _note_folders(path: Path, pictures: list[Path], found: Found) -> None:
     for name, folders in by_name.items():
         count = sum(unused[folder] for folder in folders)
         more = f", as {len(folders) - 1} more folder(s) of this name" if len(folders) > 1 else ""
-        severity = "info" if name == "xyz" else "warning"  # MVTec 3D-AD: positions as pictures
-        fix = "move them to where this layout has photos or masks, or out of the dataset"
-        found.note(severity, "unused-pictures", folders[0], f"{count} picture(s) lie here{more} and are not read", fix)
+        kind = "unused-pictures:xyz" if name == "xyz" else "unused-pictures"  # MVTec 3D-AD: positions as pictures
+        found.note(kind, folders[0], n=count, more=more)
 
 
 def _note_masks_of_normal(pictures: list[Path], found: Found) -> None:
@@ -129,9 +113,7 @@ def _note_masks_of_normal(pictures: list[Path], found: Found) -> None:
         if marks:
             by_folder[file.parent].append(file)
     for files in by_folder.values():
-        problem = f"{len(files)} mask(s) here are not read and mark pixels of photos that count as normal"
-        fix = "remove them if they mark no defects, or read them: layout='image_mask' with image_dir and mask_dir"
-        found.note("error", "mask-on-good", files[0], problem, fix)
+        found.note("mask-on-good:folder", files[0], n=len(files))
 
 
 def _note_normal_among_defects(found: Found) -> None:
@@ -147,9 +129,7 @@ def _note_normal_among_defects(found: Found) -> None:
         if folder.parent in beside_normal and word_for_defect(folder.name)
     )
     for folder, count in counts.items():
-        problem = f"{count} photo(s) here count as normal, but the name of their folder is that of defects"
-        fix = "annotate them, rename the folder, or read the folders as they are called: layout='classes'"
-        found.note("error", "defect-in-good", folder, problem, fix)
+        found.note("defect-in-good:beside", folder, n=count)
 
 
 def _annotation_kind(file: Path) -> str:

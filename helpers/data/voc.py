@@ -20,16 +20,24 @@ from helpers.analysis.regions import Drawn, Region, draw_box, draw_polygon
 from helpers.data.annotations import (
     AnnotationError,
     add_row,
-    is_normal,
     listed_splits,
-    note_boxes_as_masks,
     note_drawn,
     pair_files,
     photo_size,
     read_text,
 )
 from helpers.data.images import IMAGE_SUFFIXES
-from helpers.data.layouts import LEFT_OUT, Found, LayoutError, child, entries, files_in, folders_in, split_folders, tree
+from helpers.data.layouts import (
+    Found,
+    LayoutError,
+    child,
+    entries,
+    files_in,
+    folders_in,
+    is_normal,
+    split_folders,
+    tree,
+)
 from helpers.data.names import match_listed
 from helpers.progress import progress
 
@@ -99,17 +107,11 @@ def read_voc(
     without = [photo.path for photo in photos if photo.file is None]
     if without:
         counts = "their class is that of their name" if by_name else "neither normal nor abnormal is known; left out"
-        problem = f"{len(without)} photo(s) have no XML file ({without[0].name} first): {counts}"
-        fix = "add files, without objects for normal photos"
-        found.note("warning", "photos-not-annotated", path, problem, fix)
+        found.note("photos-not-annotated:file", path, n=len(without), first=without[0].name, counts=counts)
     if mixed:
-        how = "their name counts" if by_name else "the one with the largest area counts"
-        other = "other names than their file" if by_name else "several names"
-        problem = f"{len(mixed)} photo(s) have objects of {other} ({mixed[0].name} first): {how}"
-        fix = "see the column defect_types; leave them out where one class a photo is needed"
-        found.note("info" if by_name else "warning", "several-classes", path, problem, fix)
+        found.note(f"several-classes{':name' * by_name}", path, n=len(mixed), first=mixed[0].name)
     if boxes_as_masks:
-        note_boxes_as_masks(found)
+        found.note("boxes-as-masks", path)
 
 
 def _pairs(path: Path) -> list[tuple[Path, Path, str]]:
@@ -190,7 +192,7 @@ def _load(file: Path, found: Found, encoding: str | None) -> _Content | None:
     except (ElementTree.ParseError, ValueError, LookupError, OSError) as error:
         problem = f"is not valid XML ({error})"
     if problem:
-        found.note("error", "invalid-annotation", file, problem, fix)
+        found.note("invalid-annotation", file, problem=problem, fix=fix)
         return None
     objects = []
     for thing in top.iterfind("object"):
@@ -225,8 +227,7 @@ def _add(photo: _Photo, by_name: bool, boxes_as_masks: bool, found: Found) -> bo
     names = {name for name, _ in objects if not is_normal(name)}
     named = class_in_name(photo.path) if by_name else ""
     if named and is_normal(named) and names:
-        problem = f"is normal by its name, but has objects ({', '.join(sorted(names))}); {LEFT_OUT}"
-        found.note("error", "mask-on-good", photo.path, problem, "correct the name or the objects")
+        found.note("mask-on-good:name", photo.path, names=", ".join(sorted(names)))
         return False
     abnormal = bool(named) and not is_normal(named)
     row = add_row(
@@ -237,9 +238,7 @@ def _add(photo: _Photo, by_name: bool, boxes_as_masks: bool, found: Found) -> bo
     if abnormal:
         row |= {"label_index": 1, "defect_type": named, "defect_types": row["defect_types"] or named}
         if photo.content is not None and not photo.content.objects:
-            problem = f"has no object, but is a {named} by its name, which counts"
-            fix = "correct one of the two, or use class_from='objects'"
-            found.note("warning", "no-objects", photo.path, problem, fix)
+            found.note("no-objects", photo.path, name=named)
     return bool(names - {row["defect_type"]})
 
 

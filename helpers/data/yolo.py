@@ -18,17 +18,15 @@ from helpers.analysis.regions import Drawn, Region, draw_box, draw_polygon
 from helpers.data.annotations import (
     AnnotationError,
     add_row,
-    is_normal,
     known_id,
     listed_splits,
     may_be_normal,
-    note_boxes_as_masks,
     note_drawn,
     pair_files,
     photo_size,
     read_text,
 )
-from helpers.data.layouts import LEFT_OUT, NORMAL_NAMES, Found, LayoutError, files_in
+from helpers.data.layouts import NORMAL_NAMES, Found, LayoutError, files_in, is_normal
 from helpers.data.names import SPLIT_NAMES, match_listed, split_in
 from helpers.paths import read_yaml
 from helpers.progress import progress
@@ -74,15 +72,10 @@ def read_yolo(found: Found, *, boxes_as_masks: bool = False) -> None:
         n_boxed += boxed
         things = [(name, region) for name, region, _ in objects]
         add_row(found, photo, things, masks=boxes_as_masks or not boxed, split=splits[photo])
-    if n_boxed and not boxes_as_masks:
-        problem = f"{n_boxed} photo(s) have boxes and no outlines: they get no pixel mask"
-        fix = "label outlines, or take the boxes with boxes_as_masks=True"
-        found.note("warning", "boxes-only", path, problem, fix)
-    elif n_boxed:
-        note_boxes_as_masks(found)
+    if n_boxed:
+        found.note("boxes-as-masks" if boxes_as_masks else "boxes-only", path, n=n_boxed)
     if background := sorted(normal & splits.keys()):
-        problem = f"{len(background)} photo(s) have no label file ({background[0].name} first): background, so normal"
-        found.note("info", "photos-not-annotated", path, problem, "label them if they have defects")
+        found.note("photos-not-annotated:normal", path, n=len(background), first=background[0].name)
 
 
 def _label_files(root: Path, photos: list[Path], others: list[Path]) -> list[Path]:
@@ -170,8 +163,8 @@ def _objects(
     try:
         lines = read_text(file).splitlines()
     except AnnotationError as error:
-        problem = f"{file.name} {error.problem}; {LEFT_OUT}"
-        found.note("error", "invalid-annotation", photo, problem, error.fix)
+        problem = f"{file.name} {error.problem}; it is left out"
+        found.note("invalid-annotation", photo, problem=problem, fix=error.fix)
         return None
     size = photo_size(photo, None, file, found)
     if size is None:

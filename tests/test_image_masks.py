@@ -1,0 +1,216 @@
+"""Folders of images and masks, what their names have in common, and metadata."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from readers import EMPTY, MASK, boxes, codes, columns, count_calls, masks, photos, read, told, types, write
+
+from helpers import read_dataset
+from helpers.data.images import read_mask
+from helpers.data.layouts import LayoutError
+
+
+def test_images_and_masks(tmp_path):
+    files = {**photos(*(f"images/{name}.jpg" for name in "abcd")), "masks/a.png": MASK, "masks/b.png": EMPTY}
+    table = read_dataset(write(tmp_path, {**files, "masks/d_mask.png": MASK, "masks/z.png": MASK}))
+    assert table.attrs["layout"] == "image_mask" and table.attrs["published_split"] is False
+    assert list(types(table).values()) == ["defect", "good", "good", "defect"]
+    assert masks(table) == {"images/a.jpg": "masks/a.png", "images/d.jpg": "masks/d_mask.png"}
+    assert table.attrs["unused_masks"] == ["masks/z.png"] and codes(table) == [("info", "photos-without-mask")]
+
+
+@pytest.mark.parametrize("order", ["{split}/{kind}", "{kind}/{split}", "{split}_{kind}"])
+def test_images_and_masks_in_splits(tmp_path, order):
+    for split in ("train", "test"):
+        images, marks = (order.format(split=split, kind=kind) for kind in ("images", "masks"))
+        files = {f"{images}/a.png": None, f"{images}/b.png": None, f"{marks}/a.png": EMPTY, f"{marks}/b.png": MASK}
+        write(tmp_path, files)
+    table = read_dataset(tmp_path)
+    rows = sorted(table[["split", "label_index"]].itertuples(index=False, name=None))
+    assert rows == [("test", 0), ("test", 1), ("train", 0), ("train", 1)]
+    assert table.attrs["published_split"] is True and codes(table) == []
+    assert all(("train" in image) == ("train" in mask) for image, mask in masks(table).items())
+
+
+@pytest.mark.parametrize(
+    ("image", "named"),
+    [
+        ("{}.jpg", "{}_segmentation.png"),  # ISIC
+        ("img{}.png", "img{}_seg_mask.png"),
+        ("{}.png", "mask_{}.png"),
+        ("img_{}.png", "mask_{}.png"),
+        ("img_{}.tif", "img_{}_masks.tif"),
+        ("{}.png", "{}_GT.png"),
+        ("{}.png", "{}-lesion.png"),
+        ("{}.png", "defect {}.png"),
+        ("cam1_{}.png", "cam1_{}_0.png"),
+        ("{}.jpg", "{}.jpg.png"),
+        ("a/{}.png", "a/{}_mask.png"),
+        ("a/{}.png", "{}.png"),
+        ("{}.png", "{}.png/000.png"),
+        ("{}.png", "{}/000.png"),
+    ],
+)
+def test_masks_are_paired_by_what_names_have_in_common(tmp_path, image, named):
+    for i in range(4):
+        number = f"{i:04d}"
+        write(
+            tmp_path, {f"images/{image.format(number)}": None, f"masks/{named.format(number)}": boxes((0, i > 1, 0, 9))}
+        )
+    table = read_dataset(tmp_path)
+    assert masks(table) == {f"images/{image.format(f'{i:04d}')}": f"masks/{named.format(f'{i:04d}')}" for i in (2, 3)}
+    assert "mask-without-photo" not in {code for code, _ in told(table, "error", "warning")}
+
+
+@pytest.mark.parametrize("named", ["x{}.png", "0{}.png", "0001_{}.png", "{}_a_0.png"])
+def test_masks_whose_photo_cannot_be_told_are_an_error(tmp_path, named):
+    names = (*(f"{i:04d}.png" for i in range(3)), "0002.jpg", "0002_a.png")
+    file = f"masks/{named.format('0002')}"
+    table = read_dataset(write(tmp_path, {**photos(*(f"images/{name}" for name in names)), file: MASK}))
+    assert masks(table) == {} and ("mask-without-photo", file) in told(table, "error")
+
+
+def test_of_two_masks_of_one_name_the_second_is_said(tmp_path):
+    files = {**photos("images/a.png", "images/b.png"), "masks/a.png": MASK, "masks/a.bmp": MASK, "masks/b.png": MASK}
+    table = read_dataset(write(tmp_path, files))
+    assert masks(table) == {"images/a.png": "masks/a.bmp", "images/b.png": "masks/b.png"}
+    assert ("mask-without-photo", "masks/a.png") in told(table, "error")
+
+
+def test_parts_of_a_photo_in_masks_of_their_own(tmp_path):
+    parts = {"masks/0001_crack.png": MASK, "masks/0001_hole.png": boxes((18, 20, 0, 30))}
+    table = read(write(tmp_path / "set", {**photos("images/0001.png", "images/0002.png"), **parts}))
+    assert table["label_index"].tolist() == [1, 0]
+    assert read_mask(table["mask_path"][0]).sum() == 6 * 9 + 2 * 30
+
+
+@pytest.mark.parametrize("ending", ["_GT", "_label", "-mask"])
+def test_masks_beside_their_photos_without_folders_of_types(tmp_path, ending):
+    """KolektorSDD and KolektorSDD2."""
+    for split, first in (("train", 10), ("test", 20)):
+        for i in range(first, first + 3):
+            mask = MASK if i % 10 == 2 else EMPTY
+            write(tmp_path, {f"{split}/{i}.png": None, f"{split}/{i}{ending}.png": mask})
+    table = read_dataset(tmp_path)
+    expected = {f"{s}/{i}.png": s for s, first in (("train", 10), ("test", 20)) for i in range(first, first + 3)}
+    assert columns(table, "split") == expected
+    assert masks(table) == {f"{s}/{i}.png": f"{s}/{i}{ending}.png" for s, i in (("train", 12), ("test", 22))}
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.npy", "x_mask.tga", "x.png", "x.png/"])
+def test_a_mask_that_cannot_be_read_makes_no_photo_normal(tmp_path, name):
+    write(tmp_path, {**photos("images/x.png", "images/y.png"), "masks/y.png": EMPTY})
+    if name.endswith("/"):
+        (tmp_path / "masks" / name).mkdir()
+    else:
+        write(tmp_path, {f"masks/{name}": b"no picture"})
+    table = read_dataset(tmp_path)
+    assert columns(table, "label_index") == {"images/x.png": 1, "images/y.png": 0}
+    found = {code for code, path in told(table, "error") if path == f"masks/{name.rstrip('/')}"}
+    assert found & {"not-an-image", "unreadable"}
+
+
+@pytest.mark.parametrize("form", ["records", "mapping", "stems", "elsewhere"])
+def test_metadata(tmp_path, form):
+    about = {
+        "a.png": {"split": "train", "label": "good", "group": "roll 1"},
+        "b.png": {"split": "test", "defect_type": "hole", "group": 2},
+        "c.png": {"split": "Validation", "label": 0, "group": None},
+        "d.png": {"split": "test", "label": 1, "defect_type": "thread"},
+        "e.png": {"split": "test", "label": "stain"},
+    }
+    prefix = {"records": "images/", "elsewhere": "/other/machine/images/"}.get(form, "")
+    content = {prefix + (name[:-4] if form == "stems" else name): fields for name, fields in about.items()}
+    if form == "records":
+        content = [{"file_name": name, **fields} for name, fields in content.items()]
+    write(tmp_path, {f"images/{name}": None for name in about} | {"metadata.json": content})
+    table = read_dataset(write(tmp_path, {"masks/b.png": MASK, "masks/d.png": MASK}))
+    assert columns(table, "defect_type", "split") == {
+        "images/a.png": ("good", "train"),
+        "images/b.png": ("hole", "test"),
+        "images/c.png": ("good", "val"),
+        "images/d.png": ("thread", "test"),
+        "images/e.png": ("stain", "test"),  # by its label, though it has no mask
+    }
+    assert table["group"].tolist() == ["roll 1", "2", "images/c.png", "images/d.png", "images/e.png"]
+    assert [bool(path) for path in table["mask_path"]] == [False, True, False, True, False]
+    assert table.attrs["published_split"] is True and codes(table) == []
+
+
+def test_metadata_of_splits_and_photos_that_do_not_agree(tmp_path):
+    for name in "abc":
+        write(tmp_path, {f"images/{name}.png": None, f"masks/{name}.png": MASK})
+    records = [{"image": "a.png", "label": "normal"}, {"image": "b.png", "class": "hole"}, {"image": "gone.png"}]
+    table = read_dataset(write(tmp_path, {"metadata.json": records}))
+    assert codes(table) == [
+        ("error", "mask-on-good"),
+        ("error", "missing-photo"),
+        ("warning", "photos-not-in-metadata"),
+        ("warning", "unread-fields"),
+    ]
+    assert types(table) == {"images/b.png": "defect", "images/c.png": "defect"}
+    for split in ("train", "test"):
+        write(tmp_path / split, {"images/a.png": None, "masks/a.png": MASK})
+        write(tmp_path / split, {"metadata.json": {"a": {"defect_type": f"{split}_hole", "split": "test"}}})
+    table = read_dataset(tmp_path, layout="image_mask", image_dir="train/images", mask_dir="train/masks")
+    assert "split-contradiction" not in dict(map(reversed, codes(table)))
+
+
+def test_folders_and_metadata_that_are_named(tmp_path):
+    files = {**photos("frames/raw/a.png", "frames/raw/b.png"), "frames/truth/a.png": MASK}
+    root = write(tmp_path, {**files, "about.json": {"a": {"defect_type": "hole"}, "b": {}}}) / "frames"
+    options = {"image_dir": "raw", "mask_dir": root / "truth", "metadata_path": "../about.json"}
+    assert types(read_dataset(root, **options)) == {"raw/a.png": "hole", "raw/b.png": "good"}
+    outside = read_dataset(root / "raw", layout="image_mask", image_dir=".", mask_dir="../truth")
+    assert outside.attrs["root"] == str(root), "a root that holds the masks too"
+    for name, value in (("mask_dir", "nothing"), ("image_dir", "nothing"), ("metadata_path", "nothing.json")):
+        with pytest.raises(FileNotFoundError, match=name):
+            read_dataset(root, **{**options, name: value})
+    with pytest.raises(LayoutError, match="image_dir and mask_dir"):
+        read_dataset(root, layout="image_mask", image_dir="raw")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[",
+        "3",
+        '[{"label": 1}]',
+        '{"a.png": {"label": 7}}',
+        '{"a.png": {"split": "practice"}}',
+        '{"a.png": {"label": 0, "defect_type": "hole"}}',
+        '[{"file": "a.png"}, {"file": "A.png"}]',
+        '{"a.png": {}, "a": {}}',
+    ],
+)
+def test_metadata_that_cannot_be_read(tmp_path, text):
+    write(tmp_path, {"images/a.png": None, "masks/a.png": MASK, "metadata.json": text})
+    with pytest.raises(LayoutError, match=r"metadata\.json"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["bilder", "pictures_of_2024", ".", "Train"])
+def test_a_refusal_names_folders_that_may_be_photos_and_masks(tmp_path, where):
+    inside = where in (".", "Train")
+    folder = "umrisse" if not inside else f"{where}/Label"
+    files = photos(*(f"{where}/{name}.png" for name in "abc"))
+    root = write(tmp_path, {**files, f"{folder}/a.png": MASK, f"{folder}/b.png": MASK})
+    with pytest.raises(LayoutError) as caught:
+        read_dataset(root)
+    (hint,) = caught.value.hints
+    assert hint["layout"] == "image_mask" and hint["image_dir"] == where
+    assert read_dataset(root, **hint)["label_index"].tolist() == [1, 1, 0]
+    assert len(read_dataset(root, **{name: value for name, value in hint.items() if name != "layout"})) == 3
+
+
+def test_work_grows_in_proportion_to_the_photos(tmp_path):
+    calls = {}
+    for number in (100, 400):
+        names = [f"{i:05d}.png" for i in range(number)]
+        records = [{"file_name": f"/other/machine/images/{name}", "label": "good"} for name in names]
+        files = {f"images/{name}": EMPTY for name in names} | {f"masks/{name}": EMPTY for name in names}
+        root = write(tmp_path / str(number), {**files, "metadata.json": json.dumps(records)})
+        calls[number] = count_calls(lambda root=root: read_dataset(root))
+    assert calls[400] < 5 * calls[100]
