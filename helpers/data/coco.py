@@ -29,6 +29,7 @@ from helpers.data.layouts import (
     LayoutError,
     entries,
     files_in,
+    first_names,
     folders_in,
     is_normal,
     split_folders,
@@ -277,25 +278,24 @@ def _folder_splits(path: Path, root: Path) -> set[str]:
     return {SPLIT_NAMES.get(part.lower(), "") for part in path.relative_to(root).parts[:-1]} - {""}
 
 
+@dataclass
 class _File:
     """One COCO file being read; every method notes what it finds."""
 
-    def __init__(
-        self,
-        file: Path,
-        split: str,
-        folders: list[Path],
-        files: list[Path],
-        found: Found,
-        listed: set[Path],
-        encoding: str | None,
-    ) -> None:
-        self.file, self.split, self.folders, self.files = file, split, folders, files
-        self.found, self.listed, self.boxes_only = found, listed, 0
-        self.content = read_json(file, encoding)
+    file: Path
+    split: str
+    folders: list[Path]
+    files: list[Path]
+    found: Found
+    listed: set[Path]
+    encoding: str | None
+    boxes_only: int = 0
+
+    def __post_init__(self) -> None:
+        self.content = read_json(self.file, self.encoding)
         keys = ("images", "annotations")
         if not isinstance(self.content, dict) or not all(isinstance(self.content.get(key), list) for key in keys):
-            raise LayoutError(f"{file} is no COCO file: it needs the lists images and annotations.")
+            raise LayoutError(f"{self.file} is no COCO file: it needs the lists images and annotations.")
 
     def photos(self) -> list[InstancePhoto]:
         """The photos, with their annotations."""

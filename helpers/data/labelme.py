@@ -154,8 +154,8 @@ def _add(photo: Path, file: Path, content: dict[str, Any], line_width: float, sp
         if drawn.region is not None:
             objects.append((label, drawn.region))
         note_drawn(drawn, photo, f"shape {index} of {file.name}", found)
-    n_drawn = sum(region is not None for _, region in objects)
-    add_row(found, photo, objects, lost=len(content["shapes"]) - n_drawn, split=split)
+    lost = len(content["shapes"]) - sum(region is not None for _, region in objects)
+    add_row(found, photo, objects, lost=lost, split=split)
 
 
 def _draw(shape: dict[str, Any], size: tuple[int, int], line_width: float) -> Drawn:

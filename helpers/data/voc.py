@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -55,8 +53,7 @@ class _Content(NamedTuple):
     file_name: str
 
 
-@dataclass(frozen=True)
-class _Photo:
+class _Photo(NamedTuple):
     """A photo, its VOC file and what that says; None where there is no file, or none that can be read."""
 
     path: Path
@@ -197,8 +194,8 @@ def _load(file: Path, found: Found, encoding: str | None) -> _Content | None:
     objects = []
     for thing in top.iterfind("object"):
         kind, keys = ("robndbox", _ROTATED) if thing.find("robndbox") is not None else ("bndbox", _CORNERS)
-        corners = [thing.findtext(f"{kind}/{key}") or "" for key in keys]
-        objects.append(((thing.findtext("name") or "").strip(), corners))
+        name = (thing.findtext("name") or "").strip()
+        objects.append((name, [thing.findtext(f"{kind}/{key}") or "" for key in keys]))
     stated = [top.findtext(f"size/{key}") or "" for key in ("height", "width")]
     # some tools write zeros for a size they do not know
     known = all(text.strip().isdecimal() and len(text) < 10 and int(text) > 0 for text in stated)
@@ -222,7 +219,10 @@ def _add(photo: _Photo, by_name: bool, boxes_as_masks: bool, found: Found) -> bo
         size = photo_size(photo.path, photo.content.size, photo.file, found)
         if size is None:
             return False
-        objects = _objects(photo.path, photo.file, photo.content.objects, size, found)
+        for index, (name, corners) in enumerate(photo.content.objects, start=1):
+            drawn = _draw(corners, size) if name else Drawn(None, "unknown-category", "has no name")
+            note_drawn(drawn, photo.path, f"object {index} of {photo.file.name}", found)
+            objects += [(name, drawn.region)] * (drawn.region is not None)
         lost = len(photo.content.objects) - len(objects)
     names = {name for name, _ in objects if not is_normal(name)}
     named = class_in_name(photo.path) if by_name else ""
@@ -240,21 +240,6 @@ def _add(photo: _Photo, by_name: bool, boxes_as_masks: bool, found: Found) -> bo
         if photo.content is not None and not photo.content.objects:
             found.note("no-objects", photo.path, name=named)
     return bool(names - {row["defect_type"]})
-
-
-def _objects(
-    photo: Path, file: Path, objects: Iterable[tuple[str, list[str]]], size: tuple[int, int], found: Found
-) -> list[tuple[str, Region]]:
-    """Names and pixels of the boxes that can be used."""
-    used = []
-    for index, (name, corners) in enumerate(objects, start=1):
-        drawn = _draw(corners, size)
-        if not name:
-            drawn = Drawn(None, "unknown-category", "has no name")
-        note_drawn(drawn, photo, f"object {index} of {file.name}", found)
-        if drawn.region is not None:
-            used.append((name, drawn.region))
-    return used
 
 
 def _draw(corners: list[str], size: tuple[int, int]) -> Drawn:
