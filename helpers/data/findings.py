@@ -1,7 +1,7 @@
 """What can be wrong with a dataset: ``findings.csv`` has each code, its severity, the problem and the fix in words.
 
 An ``error`` would make training or its numbers wrong and stops it. A ``warning`` is something that is handled or that a
-person should know. ``info`` is for the record. Readers add findings of their own, and files that cannot be read have
+person should know. ``info`` is for the record. Files that cannot be read have findings of their own:
 those of `helpers.data.images.ImageReadError`.
 """
 
