@@ -107,8 +107,7 @@ def open_run(
     """
     if table.attrs.get("bit_depth", 16) != 16:  # how its photos were read is how others have to be
         parameters = {**parameters, "bit_depth": table.attrs["bit_depth"]}
-    versions = [metadata.version(name) for name in MAKE_NUMBERS]
-    identity = content_hash([model, recipe_of(model), parameters, seed, fingerprint(table), versions])
+    identity = run_fingerprint(model, parameters, table, seed)
     final, draft = folder / model, folder / f".{model}.partial"
     if (final / RUN_FILE).is_file():
         run = Run.load(final)
@@ -122,6 +121,12 @@ def open_run(
     info = {"model": model, "recipe": recipe_of(model), "fingerprint": identity, "samples": origin(table)[0]}
     info |= {"note": note, "seed": seed, "parameters": parameters}
     return Run(draft, info, table)
+
+
+def run_fingerprint(model: str, parameters: dict[str, Any], table: pd.DataFrame, seed: int) -> str:
+    """Hash of what decides a run's result: RECIPE, parameters, seed, photos with masks and splits, library versions."""
+    versions = [metadata.version(name) for name in MAKE_NUMBERS]
+    return content_hash([model, recipe_of(model), parameters, seed, fingerprint(table), versions])
 
 
 def _draft_identity(draft: Path) -> str:
