@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -153,13 +152,15 @@ def run(
     """Run the series on one dataset and return its artifacts folder.
 
     ``only`` these notebooks (by number); run again from the one called ``start`` on, or all by ``force``; ``settings``
-    and ``given`` parameters as in :func:`helpers.session.collect_parameters`; ``name`` of the dataset in ``artifacts``.
+    as in :func:`helpers.session.collect_parameters`; ``name`` of the dataset in ``artifacts``.
 
     Raises:
         PipelineError: for an unknown notebook, a missing dataset, or a failing cell.
         ParameterError: for an unknown parameter or profile.
         InUseError: another pipeline is at work in that folder.
     """
+    from helpers.views.tables import write_index
+
     dataset = ensure_dataset(Path(dataset))
     given = {"DATASET": dataset, "PROFILE": profile, "ARTIFACTS": artifacts} | ({"NAME": name} if name else {})
     parameters = collect_parameters(NOTEBOOKS_FOLDER, profile, settings, given)
@@ -173,7 +174,7 @@ def run(
                 before += _run_beside(dataset, profile, artifacts, settings, force, left_alone=bool(only))
             again = force or (bool(start) and node.number >= start)
             _update(node, parameters[node.file], dataset, state, before, again)
-        write_report(folder, state)
+        write_index(folder, {name: entry["seconds"] for name, entry in state.finished.items()})
     return folder
 
 
@@ -371,39 +372,7 @@ def _folder_content(folder: Path) -> list[tuple[str, str]]:
     return [(os.path.relpath(file, folder), content_digest(file)) for file in files]
 
 
-# ------------------------------------------------------------------------------------------- report, sweep, copies
-
-
-def write_report(folder: Path, state: _State) -> Path:
-    """Executed notebooks as HTML pages with an index, in ``report/``; returns the index."""
-    from helpers.views.tables import POLICY, notebook_html, table_html
-
-    report = folder / "report"
-    report.mkdir(parents=True, exist_ok=True)
-    items = []
-    for node in SERIES:
-        executed = folder / "notebooks" / f"{node.name}.ipynb"
-        if executed.is_file():
-            (report / f"{node.name}.html").write_text(notebook_html(executed), encoding="utf-8")
-            seconds = state.finished.get(node.name, {}).get("seconds")
-            took = f", {seconds:.0f} s" if seconds is not None else ""
-            items.append(f'<li><a href="{node.name}.html">{escape(node.name)}</a>{took}</li>')
-    leaderboard = folder / "leaderboard.csv"
-    table = table_html(read_csv(leaderboard)) if leaderboard.is_file() else ""
-    title = escape(f"{folder.parent.name}, profile {folder.name}")
-    index = report / "index.html"
-    page = _PAGE.format(policy=POLICY, title=title, table=table, items="\n".join(items))
-    index.write_text(page, encoding="utf-8")
-    return index
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">{policy}<title>{title}</title>
-<style>body{{font-family:system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;line-height:1.5}}
-div{{overflow-x:auto}} table{{border-collapse:collapse;font-size:.85rem}} th,td{{padding:.3rem .6rem;text-align:right;
-border-bottom:1px solid #ddd;white-space:nowrap}}</style></head>
-<body><h1>{title}</h1><div>{table}</div><h2>Executed notebooks</h2><ol>{items}</ol></body></html>
-"""
+# ------------------------------------------------------------------------------------------- summary, sweep, copies
 
 
 def summary(folder: Path) -> str:

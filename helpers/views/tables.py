@@ -11,6 +11,8 @@ from pathlib import Path
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from helpers.paths import read_csv
+
 # A click on a head sorts by that column, numbers as numbers, and turns the order round the next time.
 SORT = """document.querySelectorAll("table.sortable th").forEach(head => head.onclick = () => {
   const table = head.closest("table"), body = table.tBodies[0], column = head.cellIndex;
@@ -80,3 +82,28 @@ def notebook_html(executed: Path) -> str:
     exporter = HTMLExporter(raw_template=_NOTEBOOK, exclude_input_prompt=True, exclude_output_prompt=True)
     page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": executed.stem}})
     return page
+
+
+_INDEX = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">{policy}<title>{title}</title>
+<style>body{{font-family:system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;line-height:1.5}}
+div{{overflow-x:auto}} table{{border-collapse:collapse;font-size:.85rem}} th,td{{padding:.3rem .6rem;text-align:right;
+border-bottom:1px solid #ddd;white-space:nowrap}}</style></head>
+<body><h1>{title}</h1><div>{table}</div><h2>Executed notebooks</h2><ol>{items}</ol></body></html>
+"""
+
+
+def write_index(folder: Path, seconds: Mapping[str, float]) -> Path:
+    """Executed notebooks of an artifacts folder as pages in ``report/``, with an index that says how long they took."""
+    report, items = folder / "report", []
+    report.mkdir(parents=True, exist_ok=True)
+    for executed in sorted((folder / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        (report / f"{executed.stem}.html").write_text(notebook_html(executed), encoding="utf-8")
+        took = f", {seconds[executed.stem]:.0f} s" if executed.stem in seconds else ""
+        items.append(f'<li><a href="{executed.stem}.html">{escape(executed.stem)}</a>{took}</li>')
+    leaderboard = folder / "leaderboard.csv"
+    table = table_html(read_csv(leaderboard)) if leaderboard.is_file() else ""
+    title = escape(f"{folder.parent.name}, profile {folder.name}")
+    page = _INDEX.format(policy=POLICY, title=title, table=table, items="\n".join(items))
+    (report / "index.html").write_text(page, encoding="utf-8")
+    return report / "index.html"
