@@ -385,7 +385,7 @@ def train_on_synthetic(
 def invented_examples(
     name: str, source: AnomalySource, image_paths: Sequence[str], frame: Mapping[str, Any], seed: int = 0
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
-    """Good photos with defects as DRAEM or GLASS invents them, their masks and names: for ``figures.sample_grid``."""
+    """Good photos with defects as DRAEM or GLASS invents them, their masks and names: for `sample_grid`."""
     photos = np.stack([to_network_frame(read_image(Path(path)), frame) for path in image_paths])
     batch = torch.from_numpy(photos).permute(0, 3, 1, 2).float() / 255
     torch.manual_seed(seed)

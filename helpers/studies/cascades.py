@@ -177,7 +177,7 @@ def judge_objects(cascade: Cascade, frames: Sequence[InstancePhoto]) -> pd.DataF
 
 def overlay_examples(folder: Path, verdicts: pd.DataFrame, truth: pd.DataFrame, n: int) -> dict[str, Any]:
     """Photos with their labelled defect and the overlay of every stage that has one, grey where a stage did not see it:
-    what ``figures.sample_grid`` takes, from a folder of results.
+    what `sample_grid` takes, from a folder of results.
 
     First one photo of each way to end (found, lost, false alarm, let go), then further ones, ``n`` at most. Two photos
     share a row where only one stage draws.

@@ -35,7 +35,7 @@ from helpers.analysis.classes import (
     open_set_report,
     open_set_thresholds,
 )
-from helpers.analysis.intervals import wilson_interval
+from helpers.analysis.intervals import share_interval
 from helpers.data.datamodule import SampleDataModule
 from helpers.data.known_unknown import ClassSplit, open_set_table, read_split, rotating_splits
 from helpers.data.samples import NORMAL, assign_splits, supervised_table
@@ -374,9 +374,7 @@ def approach_row(found: pd.DataFrame, name: str, classes: Sequence[str]) -> dict
     }
     row: dict[str, Any] = {"approach": name, "n_known": int(known.sum()), "n_unknown": int((~known).sum())}
     for column, photos in shares.items():
-        share = float(photos.mean()) if photos.size else np.nan
-        low, high = wilson_interval(share, photos.size)
-        row |= {column: share, f"{column}_low": low, f"{column}_high": high}
+        row |= dict(zip((column, f"{column}_low", f"{column}_high"), share_interval(photos), strict=True))
     return row
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from helpers.analysis.detection_probability import size_words
-from helpers.analysis.intervals import wilson_interval
+from helpers.analysis.intervals import share_interval
 from helpers.paths import write_whole
 from helpers.thresholds import Threshold, percent
 from helpers.views.tables import POLICY, SORT, table_html
@@ -163,22 +163,22 @@ def misses(test: pd.DataFrame, threshold: Threshold) -> list[Part]:
     """What is missed and where false alarms are raised, in sentences and by type of defect."""
     defect, flagged = test["label_index"] == 1, pd.Series(threshold.exceeds(test["score"]), test.index)
     parts: list[Part] = []
-    for count, n, what in (
-        ((defect & ~flagged).sum(), defect.sum(), "photos with a defect are missed"),
-        ((~defect & flagged).sum(), (~defect).sum(), "good photos raise a false alarm"),
+    for hits, what in (
+        (~flagged[defect], "photos with a defect are missed"),
+        (flagged[~defect], "good photos raise a false alarm"),
     ):
-        if n == 0:
+        if hits.empty:
             parts.append(f"No photo of this kind was tested, so it is unknown how many {what}.")
             continue
-        low, high = wilson_interval(count / n, n)
+        share, low, high = map(percent, share_interval(hits))
         parts.append(
-            f"{count} of {n} {what} ({percent(count / n)}). With this many photos tested the true share may lie "
-            f"anywhere from {percent(low)} to {percent(high)} (95 % interval)."
+            f"{hits.sum()} of {len(hits)} {what} ({share}). With this many photos tested the true share may lie "
+            f"anywhere from {low} to {high} (95 % interval)."
         )
     rows = []
     for name, found in flagged[defect].groupby(test["defect_type"][defect]):
-        low, high = wilson_interval(float(found.mean()), len(found))
-        rows.append((name, len(found), int(found.sum()), int((~found).sum()), percent(low), percent(high)))
+        _, low, high = map(percent, share_interval(found))
+        rows.append((name, len(found), int(found.sum()), int((~found).sum()), low, high))
     columns = ["type of defect", "photos", "found", "missed", "share found: from", "to (95 % interval)"]
     return parts + ([pd.DataFrame(rows, columns=columns).sort_values("missed", ascending=False)] if rows else [])
 
