@@ -21,6 +21,7 @@ from helpers.models.backbones import resolve_backbone
 from helpers.models.open_set import MahalanobisScorer
 from helpers.runs import MissingRunError, Run
 from helpers.studies import classifiers as study
+from helpers.studies import gate as gate_study
 from helpers.studies import open_set as open_set_study
 from helpers.thresholds import Threshold
 
@@ -56,11 +57,11 @@ def run(table, backbone, tmp_path_factory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def gate(table, backbone, tmp_path_factory) -> open_set_study.Gate:
+def gate(table, backbone, tmp_path_factory) -> gate_study.Gate:
     """A gate in a folder of artifacts, as notebook 02 leaves it."""
     folder = tmp_path_factory.mktemp("artifacts")
-    open_set_study.run_gate(folder, table, backbone, image_size=64, coreset_ratio=0.05, device="cpu")
-    return open_set_study.open_gate("auto", folder, table, Path("nowhere"), backbone)
+    gate_study.run_gate(folder, table, backbone, image_size=64, coreset_ratio=0.05, device="cpu")
+    return gate_study.open_gate("auto", folder, table, Path("nowhere"), backbone)
 
 
 def test_what_is_left_is_what_a_cascade_opens(run, tmp_path):
@@ -146,17 +147,17 @@ def test_good_photos_stay_where_notebook_01_put_them(table):
 def test_the_gate_is_that_of_notebook_02_or_one_of_stand_ins(table, gate, backbone, tmp_path):
     assert not gate.stand_in and gate.about.startswith("13 good photos of squares")
     with pytest.raises(MissingRunError, match="02_train_patchcore"):
-        open_set_study.open_gate("auto", tmp_path, table, Path("nowhere"), backbone)
-    assert open_set_study.open_gate("none", tmp_path, table, Path("nowhere"), backbone) is None
+        gate_study.open_gate("auto", tmp_path, table, Path("nowhere"), backbone)
+    assert gate_study.open_gate("none", tmp_path, table, Path("nowhere"), backbone) is None
     defects = table[table["label_index"] == 1].reset_index(drop=True)
     defects.attrs = table.attrs | {"root": "elsewhere"}
     root = Path(table.attrs["root"])
     options = {"image_size": 64, "coreset_ratio": 0.05, "device": "cpu"}
-    other = open_set_study.open_gate("auto", tmp_path, defects, root, backbone, **options)
+    other = gate_study.open_gate("auto", tmp_path, defects, root, backbone, **options)
     assert other.stand_in and "stand-ins" in other.about
     assert other.run.folder == tmp_path / "open_set" / "gate" / "patchcore"
     assert set(other.run.table["defect_type"]) == {"good"}
-    named = open_set_study.open_gate(str(gate.run.folder), tmp_path, defects, root, backbone)
+    named = gate_study.open_gate(str(gate.run.folder), tmp_path, defects, root, backbone)
     assert named.run.folder == gate.run.folder and named.stand_in
 
 
@@ -164,8 +165,8 @@ def test_a_gate_that_knows_test_photos_is_refused(table, gate):
     again = assign_splits(table, "one_class", seed=4)
     divided = open_set_study.split_table(again, ClassSplit("A", ("p", "q"), ("r", "s")))
     with pytest.raises(ValueError, match="trained or calibrated on"):
-        open_set_study.refuse_seen(gate.run, divided)
-    open_set_study.refuse_seen(gate.run, open_set_study.split_table(table, ClassSplit("A", ("p", "q"), ("r", "s"))))
+        gate_study.refuse_seen(gate.run, divided)
+    gate_study.refuse_seen(gate.run, open_set_study.split_table(table, ClassSplit("A", ("p", "q"), ("r", "s"))))
 
 
 # ------------------------------------------------------------------------------------------------- one split, measured

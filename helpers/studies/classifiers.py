@@ -23,7 +23,8 @@ from helpers.models.classifier import load_classifier, photo_classes
 from helpers.models.open_set import OPEN_SET_FILE, MahalanobisScorer
 from helpers.paths import write_json
 from helpers.runs import Run
-from helpers.studies.open_set import ONE_STAGE, TWO_STAGES, Gate
+from helpers.studies.gate import Gate
+from helpers.studies.open_set import ONE_STAGE, TWO_STAGES
 from helpers.thresholds import Threshold
 
 
