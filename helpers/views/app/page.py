@@ -85,6 +85,7 @@ class InspectionPage:
         self.found: list[tuple[Inspection, Sizes | None]] = []
         self.sliders: list[tuple[Knob, ipywidgets.FloatSlider]] = []
         self._given_mm, self._mm = pixel_size, pixel_size
+        self._sizes: dict[str, tuple[tuple, Sizes]] = {}  # name of a photo -> what they follow from, and they
         self._waiting: list[Callable[[], None]] = []
         self._task: asyncio.Task | None = None
         self._size_problem = self._problem = ""
@@ -105,7 +106,7 @@ class InspectionPage:
         self.upload = ipywidgets.FileUpload(
             accept="image/*,.tif,.tiff,.bmp", multiple=True, description="Choose photos", icon="", layout=wide
         ).add_class("insp-upload")
-        self.sample = ipywidgets.Dropdown(options=[(NO_SAMPLE, None)], layout=wide).add_class("insp-sample")
+        self.sample = ipywidgets.Dropdown(options=[(NO_SAMPLE, "")], layout=wide).add_class("insp-sample")
         self.listed = ipywidgets.Select(options=[], rows=5, layout=wide).add_class("insp-list")
         self.clear = ipywidgets.Button(description="Remove all photos", layout=wide)
         self.knobs = ipywidgets.VBox().add_class("insp-knobs")
@@ -120,7 +121,7 @@ class InspectionPage:
         for widget, react in (
             (self.choice, self._on_choice),
             (self.upload, self._on_upload),
-            (self.sample, lambda: self.sample.value is not None and self.add_file(self.sample.value)),
+            (self.sample, lambda: self.sample.value and self.add_file(self.sample.value)),
             (self.listed, self._show),
             (self.opacity, self._show),
             (self.pixel_size, self._on_pixel_size),
@@ -221,11 +222,11 @@ class InspectionPage:
         self._task, self.inspector = None, inspector
         self._mm = self._given_mm or inspector.pixel_size or self._mm
         with self._setting():
-            self.sample.options = [(NO_SAMPLE, None), *inspector.samples()]
+            self.sample.options = [(NO_SAMPLE, ""), *inspector.samples()]
             self.unit.value = "mm" if self._mm else "px"
             self._show_pixel_size()
         self.about.value = page_html.about(inspector, self.lacking)
-        photos, self.photos = self.photos, []
+        photos, self.photos, self._sizes = self.photos, [], {}
         for photo in photos:
             self._look(photo.name, photo.photo, photo.item.source)
         waiting, self._waiting = self._waiting, []
@@ -295,9 +296,9 @@ class InspectionPage:
 
     def remove_all(self) -> None:
         """Take all photos off the page."""
-        self.photos, self.refused = [], {}
+        self.photos, self.refused, self._sizes = [], {}, {}
         with self._setting():
-            self.listed.options, self.sample.value = [], None
+            self.listed.options, self.sample.value = [], ""
         self._refresh()
 
     def _on_upload(self) -> None:
@@ -380,7 +381,6 @@ class InspectionPage:
 
     def _refresh(self) -> None:
         """Decide anew on all photos, and show the one that is chosen."""
-        from helpers.views.app.inspection import measure
         from helpers.views.inspection_figures import verdict_words
 
         self.found, self._size_problem = [], ""
@@ -388,7 +388,7 @@ class InspectionPage:
         for photo in self.photos if self.inspector is not None else []:
             inspection, sizes = self.inspector.judge(photo), None
             try:
-                sizes = None if inspection.measured is None else measure(inspection, self.size, **self.ratings)
+                sizes = None if inspection.measured is None else self._measured(inspection)
             except ValueError as error:  # limits in another unit, or a file that cannot be used
                 self._size_problem = str(error)
             self.found.append((inspection, sizes))
@@ -400,6 +400,16 @@ class InspectionPage:
             self.listed.options = [(name, index) for index, name in enumerate(names)]
             self.listed.value = chosen if chosen is not None and chosen < len(names) else None
         self._show()
+
+    def _measured(self, inspection: Inspection) -> Sizes:
+        """The sizes of a photo's defects; those of before, as long as nothing that they follow from has moved."""
+        from helpers.views.app.inspection import measure
+
+        by, _, mask = inspection.measured
+        cause = by, hash(mask.tobytes()), inspection.deciding.get("class"), self.size
+        if self._sizes.get(inspection.name, (None,))[0] != cause:
+            self._sizes[inspection.name] = cause, measure(inspection, self.size, **self.ratings)
+        return self._sizes[inspection.name][1]
 
     def _show(self) -> None:
         self.listed.layout.display = self.clear.layout.display = "" if self.found else "none"

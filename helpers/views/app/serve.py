@@ -44,7 +44,6 @@ class FewKernels(AsyncMappingKernelManager):
     starting = 0
 
     async def start_kernel(self, **options: Any) -> str:
-        """As in the base class; an `HTTPError` where there are that many."""
         if self.starting + len(self.list_kernel_ids()) >= MOST_KERNELS:
             raise HTTPError(503, f"{MOST_KERNELS} pages are open. Close one, or wait {IDLE_SECONDS // 60} minutes.")
         self.starting += 1
@@ -58,7 +57,6 @@ class Page(Voila):
     """Voilà, but the browser that it opens is given the token, by way of a file: command lines are public."""
 
     def launch_browser(self) -> None:
-        """As in the base class."""
         file = Path(tempfile.mkdtemp()) / "page.html"  # the folder is this user's alone
         file.write_text(f'<meta http-equiv="refresh" content="0; url={escape(self.display_url)}">', encoding="utf-8")
         threading.Thread(target=webbrowser.open, args=(file.as_uri(),)).start()
@@ -99,16 +97,10 @@ def voila_settings(port: int, open_browser: bool) -> dict[str, dict[str, Any]]:
 
 
 def prepare_page(dataset: str, profile: str, artifacts: str, settings: Sequence[str] = ()) -> Path:
-    """Write the copy of the notebook that is served, with the profile's parameters; returns it.
-
-    Args:
-        dataset: the parameter DATASET.
-        profile: the parameter PROFILE.
-        artifacts: the parameter ARTIFACTS.
-        settings: ``NAME=VALUE`` for its other parameters.
+    """Write the copy of the notebook that is served, with the profile's parameters and settings (``NAME=VALUE``).
 
     Raises:
-        ParameterError: for an unknown parameter or profile, or a value of another type.
+        ParameterError: an unknown parameter or profile, or a value of another type.
     """
     import papermill
 
