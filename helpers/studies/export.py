@@ -113,6 +113,6 @@ def speed_table(
     judges = {name: _judge(Predictor(run, name, device="cpu")) for name in usable_backends(run)}
     contest = {**(others or {}), **judges}
     times = pd.concat([time_stages(contest, photos, batch_sizes) for _ in range(rounds)])
-    table = times.groupby(["stage", "batch_size"], sort=False, as_index=False).median()
+    table = times.groupby(["stage", "batch_size"], sort=False, as_index=False).median().astype(times.dtypes)
     first = table["batch_size"].map(table[table["stage"] == next(iter(contest))].set_index("batch_size")["median_ms"])
     return table.assign(times_faster=first / table["median_ms"])
