@@ -131,9 +131,13 @@ class VideoResult:
 
     def frames(self) -> pd.DataFrame:
         """A row a frame: `FRAME_COLUMNS`."""
-        numbers = {name: [""] for name in FRAME_COLUMNS if name not in TEXT_COLUMNS}
-        text = dict.fromkeys(TEXT_COLUMNS, "str")
-        return read_csv(self.video.with_suffix(".csv"), dtype=text, keep_default_na=False, na_values=numbers)
+        return _read_frames(self.video)
+
+
+def _read_frames(video: Path) -> pd.DataFrame:
+    numbers = {name: [""] for name in FRAME_COLUMNS if name not in TEXT_COLUMNS}
+    text = dict.fromkeys(TEXT_COLUMNS, "str")
+    return read_csv(video.with_suffix(".csv"), dtype=text, keep_default_na=False, na_values=numbers)
 
 
 def judge_video(
@@ -168,18 +172,19 @@ def judge_video(
     judge = FrameJudge(predictor, source.fps, layout, threshold, pixel_threshold, size, min_defect_area, show_labels)
     waiting = waiting or int(source.live)
     interrupted, seconds = _write_judged(judge, source, waiting, out, on_picture)
-    result = VideoResult(out, judge.threshold, judge.other_thresholds(), {})
     with uninterrupted():
-        latency = result.frames()["latency_ms"].dropna()
-        result.summary.update(
-            {"n_frames": sum(judge.counts.values()), "n_expected": source.n_frames, "n_flagged": judge.n_flagged}
-            | {f"n_{status}": count for status, count in judge.counts.items()}
-            | {"fps_reached": judge.counts[JUDGED] / seconds, "latency_median_ms": float(latency.median())}
-            | {"latency_p95_ms": float(latency.quantile(0.95)), "interrupted": interrupted}
-        )
+        latency = _read_frames(out)["latency_ms"].dropna()
+        summary = {
+            **{"n_frames": sum(judge.counts.values()), "n_expected": source.n_frames, "n_flagged": judge.n_flagged},
+            **{f"n_{status}": count for status, count in judge.counts.items()},
+            "fps_reached": judge.counts[JUDGED] / seconds,
+            "latency_median_ms": float(latency.median()),
+            "latency_p95_ms": float(latency.quantile(0.95)),
+            "interrupted": interrupted,
+        }
         about = {"source": source.name, "fps": source.fps, "waiting": waiting} | judge.settings()
-        write_json({"settings": about, "results": result.summary}, out.with_suffix(".json"))
-    return result
+        write_json({"settings": about, "results": summary}, out.with_suffix(".json"))
+    return VideoResult(out, judge.threshold, judge.other_thresholds(), summary)
 
 
 def _write_judged(
