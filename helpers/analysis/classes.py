@@ -69,10 +69,10 @@ def classification_report(
 
     Intervals of accuracy, precision and recall are Wilson's, the others of photos resampled within each class.
     """
-    true, said = _codes(truth, classes, "truth"), _codes(predicted, classes, "predicted")
+    true, named = _codes(truth, classes, "truth"), _codes(predicted, classes, "predicted")
     labels = np.arange(len(classes))
-    precision, recall, f1, support = precision_recall_fscore_support(true, said, labels=labels, zero_division=0.0)
-    called, here = np.bincount(said, minlength=labels.size), support > 0
+    precision, recall, f1, support = precision_recall_fscore_support(true, named, labels=labels, zero_division=0.0)
+    called, here = np.bincount(named, minlength=labels.size), support > 0
     by_class = pd.DataFrame({"class": list(classes), "n": support, "n_predicted": called})
     by_class["precision"] = np.where(here | (called > 0), precision, np.nan)
     by_class["recall"], by_class["f1"] = np.where(here, recall, np.nan), np.where(here, f1, np.nan)
@@ -82,10 +82,10 @@ def classification_report(
         chances = np.asarray(probabilities, dtype=np.float64)
         asked = [label for label in labels if 0 < support[label] < true.size]
         by_class.loc[asked, "auroc"] = [roc_auc_score(true == label, chances[:, label]) for label in asked]
-        reliability = reliability_table(chances[np.arange(true.size), said], true == said, level=level)
+        reliability = reliability_table(chances[np.arange(true.size), named], true == named, level=level)
         gaps = (reliability["accuracy"] - reliability["confidence"]).abs().fillna(0)
         ece = float((reliability["n"] * gaps).sum() / true.size)
-    draws = _draws(true, said, chances, labels.size, n_bootstrap, seed)
+    draws = _draws(true, named, chances, labels.size, n_bootstrap, seed)
     for name, counts in (("precision", called), ("recall", support)):
         ends = [wilson_interval(share, int(n), level) for share, n in zip(by_class[name], counts, strict=True)]
         by_class[[f"{name}_low", f"{name}_high"]] = ends
@@ -93,7 +93,7 @@ def classification_report(
         by_class[[f"{name}_low", f"{name}_high"]] = [percentile_interval(each, level) for each in draws[name].T]
     by_class = by_class[["class", "n", "n_predicted", *(f"{name}{end}" for name in _MACRO for end in _ENDS)]]
 
-    values = {"accuracy": float((true == said).mean())}
+    values = {"accuracy": float((true == named).mean())}
     values |= {name: float(by_class.loc[here, name].mean(skipna=False)) for name in _MACRO}
     macro = {name: draws[name][:, here].mean(axis=1) for name in _MACRO}
     intervals = interval_table(values, macro, {"accuracy": true.size}, level).assign(n=true.size)
@@ -315,18 +315,21 @@ def _oscr_draws(values: NDArray, known: NDArray, right: NDArray, n: int, seed: i
         return np.empty(0)
 
     def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        named, unknown = (counts_by_score(-values, weights * side) for side in (known & right, ~known))
+        right_ones, unknown = (counts_by_score(-values, weights * side) for side in (known & right, ~known))
         # the trapezoid: right ones below an unknown photo count, those level with it by half
-        return {"oscr": (unknown * (named.cumsum(axis=1) - 0.5 * named)).sum(axis=1) / (known.sum() * (~known).sum())}
+        return {
+            "oscr": (unknown * (right_ones.cumsum(axis=1) - 0.5 * right_ones)).sum(axis=1)
+            / (known.sum() * (~known).sum())
+        }
 
     return bootstrap(statistics, known, n=n, seed=seed)["oscr"]
 
 
 def _draws(
-    true: NDArray[np.intp], said: NDArray[np.intp], chances: NDArray[np.float64] | None, size: int, n: int, seed: int
+    true: NDArray[np.intp], named: NDArray[np.intp], chances: NDArray[np.float64] | None, size: int, n: int, seed: int
 ) -> dict[str, NDArray[np.float64]]:
     """(n, C) draws of the figures of each class, photos drawn within their classes; NaN for a class without photos."""
-    of_class, called = np.eye(size)[true], np.eye(size)[said]
+    of_class, called = np.eye(size)[true], np.eye(size)[named]
     missing = np.where(of_class.any(axis=0), 0.0, np.nan)
 
     def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:

@@ -272,18 +272,18 @@ def _size_within(log_size: float, logs: np.ndarray) -> float:
 
 
 def _warnings(n: int, n_photos: int, found: Mapping[str, float], sizes: np.ndarray, unit: str, fit_p: float) -> str:
-    said = []
+    warnings = []
     if n < RECOMMENDED_DEFECTS:
-        said.append(f"{n} defects; the handbook asks for {RECOMMENDED_DEFECTS} at least.")
+        warnings.append(f"{n} defects; the handbook asks for {RECOMMENDED_DEFECTS} at least.")
     if 0 < n_photos < n:
-        said.append(f"{n} defects on {n_photos} photos are taken as independent; the true bounds are wider.")
+        warnings.append(f"{n} defects on {n_photos} photos are taken as independent; the true bounds are wider.")
     span = f"({sizes.min():.3g} to {sizes.max():.3g} {unit})"
     for name, size in found.items():
         if np.isinf(size):
-            said.append(f"{name} is {size_words(size)} {span}.")
+            warnings.append(f"{name} is {size_words(size)} {span}.")
     if fit_p < 0.05:
-        said.append(f"The curve does not describe the data well (Hosmer-Lemeshow p = {fit_p:.2g}); see the bins.")
-    return " ".join(said)
+        warnings.append(f"The curve does not describe the data well (Hosmer-Lemeshow p = {fit_p:.2g}); see the bins.")
+    return " ".join(warnings)
 
 
 def _hosmer_lemeshow(sizes: np.ndarray, detected: np.ndarray, pod: np.ndarray) -> float:

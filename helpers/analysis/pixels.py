@@ -60,26 +60,28 @@ def count_pixels(
     with np.errstate(over="ignore"):
         ranked = scores.astype(np.float16)
     if not np.isfinite(ranked).all():
-        raise ValueError("anomaly_map holds values that are not finite as float16; mend the detector first.")
+        raise ValueError("anomaly_map holds values that are not finite as float16; look at the detector's maps.")
     has_defect = bool(truth.any())
     if abnormal is False and has_defect:
-        raise ValueError("a photo said to be normal has defect pixels in its mask; correct its label or its mask.")
+        raise ValueError("a photo labelled normal has defect pixels in its mask; correct its label or its mask.")
     abnormal = has_defect if abnormal is None else abnormal
     tp = fp = fn = -1
     if threshold is not None:
         flagged = exceeds(scores, threshold)
         tp = int(np.count_nonzero(flagged & truth))
         fp, fn = int(np.count_nonzero(flagged)) - tp, int(np.count_nonzero(truth)) - tp
-    regions = label(truth, connectivity=2)
-    sizes = np.bincount(regions.ravel())
     keys, place = np.unique(order_keys(ranked), return_inverse=True)
-    place = place.reshape(scores.shape)
-    sums = (
-        np.bincount(place[~truth], minlength=keys.size),
-        np.bincount(place[truth], minlength=keys.size),
-        np.bincount(place[truth], 1 / sizes[regions[truth]], minlength=keys.size),
-    )
-    return PhotoPixels(keys, *sums, sizes.size - 1, tp, fp, fn, abnormal, abnormal and not has_defect)
+    place, n_regions = place.reshape(scores.shape), 0
+    normal = np.bincount(place[~truth], minlength=keys.size).astype(np.uint32)
+    defect = weights = np.broadcast_to(np.uint32(0), keys.shape)  # takes no memory
+    if has_defect:
+        regions = label(truth, connectivity=2)
+        sizes = np.bincount(regions.ravel())
+        n_regions = sizes.size - 1
+        defect = np.bincount(place[truth], minlength=keys.size).astype(np.uint32)
+        weights = np.bincount(place[truth], 1 / sizes[regions[truth]], minlength=keys.size)
+    unusable = abnormal and not has_defect
+    return PhotoPixels(keys, normal, defect, weights, n_regions, tp, fp, fn, abnormal, unusable)
 
 
 def order_keys(values: np.ndarray) -> np.ndarray:
