@@ -20,7 +20,6 @@ from helpers.analysis.classes import (
     threshold_rates,
 )
 from helpers.analysis.intervals import wilson_interval
-from helpers.analysis.metrics import image_intervals
 from helpers.thresholds import Threshold, conformal_threshold
 
 CLASSES = ["crack", "fray", "hole"]
@@ -122,16 +121,6 @@ def test_bootstrap_agrees_with_drawing_photos_one_by_one():
         width = np.ptp(np.quantile(draws, [0.025, 0.975]))
         assert rows.loc[name, "high"] - rows.loc[name, "low"] == pytest.approx(width, rel=0.3)
         assert rows.loc[name, "low"] == pytest.approx(np.quantile(draws, 0.025), abs=0.03)
-
-
-def test_auroc_interval_of_two_classes_is_the_image_metrics_one():
-    rng = np.random.default_rng(3)
-    defect = rng.random(150) < 0.4
-    score = (rng.random(150) * 0.6 + 0.4 * defect * rng.random(150)).round(2)  # with ties
-    truth = np.where(defect, "defect", "good")
-    report = classification_report(truth, truth, ["good", "defect"], np.stack([1 - score, score], axis=1))
-    expected = image_intervals(defect, score).loc["image_auroc", ["low", "high"]]
-    assert report.intervals.loc["auroc", ["low", "high"]].tolist() == pytest.approx(expected, abs=0.01)
 
 
 def test_reliability_by_hand():

@@ -123,16 +123,6 @@ def test_the_lower_bound_crosses_90_percent_at_a90_95():
     assert curve["size"].iloc[[0, -1]].tolist() == pytest.approx([fit.sizes.min(), fit.sizes.max()])
 
 
-def test_the_unit_scales_sizes_and_changes_nothing_else():
-    defects = draw(100, 5)
-    fit, small = fit_pod(defects), fit_pod(defects.assign(size=defects["size"] * 1e-3, unit="inch"))
-    assert small.unit == "inch"
-    for name in ("a50", "a90", "a90_95"):
-        assert getattr(small, name) == pytest.approx(1e-3 * getattr(fit, name), rel=1e-4)
-    assert small.slope == pytest.approx(fit.slope, rel=1e-5)
-    assert small.fit_p == pytest.approx(fit.fit_p, rel=1e-4)
-
-
 # ------------------------------------------------------------------------------------------- refusals and warnings
 
 

@@ -71,12 +71,9 @@ def test_objects_are_numbered_from_the_top_and_an_empty_map_has_none():
     empty = separate(np.zeros((5, 7)))
     assert empty.shape == (5, 7) and not empty.any()
     assert (separate(np.ones((20, 20))) == 1).all()  # one object as large as the photo
-
-
-@pytest.mark.parametrize("options", [{"threshold": 0.0}, {"threshold": 1.0}, {"h": 0.0}])
-def test_senseless_parameters_are_refused(options):
-    with pytest.raises(ValueError, match="must lie"):
-        separate(np.zeros((4, 4)), **options)
+    for options in ({"threshold": 0.0}, {"threshold": 1.0}, {"h": 0.0}):
+        with pytest.raises(ValueError, match="must lie"):
+            separate(np.zeros((4, 4)), **options)
 
 
 # ------------------------------------------------------------------------------------------------------ match_instances

@@ -120,16 +120,6 @@ def test_a_turned_rectangle(degrees):
     assert row["perimeter_px"] == pytest.approx(124, rel=0.08)
 
 
-def test_a_diagonal_line_is_one_defect():
-    mask = blank()
-    mask[np.arange(10, 30), np.arange(20, 40)] = True
-    row = only(mask)
-    assert row["area_px"] == 20
-    assert row["length_px"] == pytest.approx(20 * math.sqrt(2))
-    assert row["width_px"] == pytest.approx(math.sqrt(2)), "between the corners of the pixels"
-    assert row["orientation_deg"] == pytest.approx(-45), "it runs down to the right"
-
-
 def test_the_feret_diameters_are_those_of_all_directions():
     """Against projections of the pixels' corners on lines at every tenth of a degree."""
     draw = np.random.default_rng(1)
