@@ -108,7 +108,6 @@ def test_a_photo_that_cannot_be_read_is_named(tmp_path):
     broken.write_bytes(b"")
     with pytest.raises(ValueError, match=broken.name):
         weak_defect_photos(photos, out=tmp_path / "weak", **OPTIONS | {"n_photos": 9})
-    assert not (tmp_path / "weak").exists()
 
 
 # --- scores
@@ -201,12 +200,6 @@ def test_rates_by_hand():
         detection_rates(scores[0], {"patchcore": 1})
     with pytest.raises(ValueError, match="not finite"):
         detection_rates(scores[2].assign(score=[0.1, np.nan]), {"patchcore": 1})
-
-
-def test_a_score_that_is_the_threshold_as_float32_is_not_above_it():
-    scores = made_up("unet", 1.0, [0.1, 0.2]).astype({"score": np.float32})
-    for threshold in (0.1, float(np.float32(0.1)) + 1e-12):
-        assert detection_rates(scores, {"unet": threshold})["found"].item() == 1
 
 
 def test_a_bright_patch_is_found_the_more_the_stronger_it_is(run, table, tmp_path):
