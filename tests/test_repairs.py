@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from conftest import draw_photos, split_table
 from PIL import Image
 from sklearn.metrics import roc_auc_score
@@ -47,7 +46,6 @@ def test_an_arm_is_trained_once_and_its_row_agrees_with_scikit_learn(parts, tmp_
     monkeypatch.setattr(repairs, "SIZE", 64)
     monkeypatch.setattr(repairs, "WIDTH", 4)
     table = split_table(draw_photos(tmp_path / "rings", n_train=12, n_good=4, n_defect=4))
-    torch.manual_seed(0)
     arguments = (tmp_path / "runs", ("draem", "repaired", 0), table, {"steps": 2, "precision": "32-true"})
     run, again = (repairs.train_arm(*arguments, distribution="", **parts) for _ in range(2))
     assert again.info["finished_at"] == run.info["finished_at"]

@@ -9,16 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from conftest import draw_photos, split_table
 from PIL import Image
 from scipy.stats import binomtest
 
-from helpers.data.images import read_image, read_mask, to_network_frame
+from helpers.data.images import read_image, read_mask
 from helpers.data.samples import COLUMNS, read_table
-from helpers.inference.object_mask import otsu_object_mask
-from helpers.inference.predictor import Predictor
-from helpers.models.draem import smoothed_maximum
 from helpers.runs import MissingRunError, Run, open_run
 from helpers.studies.weak_defects import detection_rates, score_photos, weak_defect_photos
 from helpers.thresholds import Threshold
@@ -152,16 +148,6 @@ def test_a_weak_defect_has_the_object_mask_of_the_photo_it_was_drawn_on(run, wea
     (masks / f"{Path(sources[0]).stem}.png").unlink()
     with pytest.raises(FileNotFoundError, match=Path(sources[0]).stem):
         score_photos(with_object_mask(run, str(masks), tmp_path / "again"), weak)
-
-
-def test_maps_are_confined_to_the_object_before_they_are_scored(run, weak, tmp_path):
-    """The map times Otsu's mask of the weak photo itself, and its smoothed maximum."""
-    confined, expected = with_object_mask(run, "otsu", tmp_path), []
-    for found in Predictor(run, device="cpu").predict_stream(weak["image_path"].tolist()):
-        mask = to_network_frame(otsu_object_mask(read_image(found.source)), run.info["parameters"])
-        expected.append(float(smoothed_maximum(torch.from_numpy(found.network_map * mask)[None, None])))
-    np.testing.assert_allclose(score_photos(confined, weak), expected, rtol=1e-4)
-    assert not np.allclose(score_photos(run, weak), expected, rtol=1e-2)
 
 
 def test_drafts_and_missing_photos_are_refused(tmp_path, table, settings, run):
