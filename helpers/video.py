@@ -147,20 +147,20 @@ def _judge(options: argparse.Namespace, source: FrameSource, mm_a_pixel: float |
 
 
 def _report(result: VideoResult) -> int:
-    found, threshold = result.summary, result.threshold
+    counts, threshold = result.summary, result.threshold
     print(
-        f"{found['n_flagged']} of {found['n_judged']} frames called DEFECT (score above {threshold.value:.4g}: "
-        f"{threshold.origin})\n{found['fps_reached']:.1f} frames/s; latency {found['latency_median_ms']:.0f} ms "
-        f"(median), {found['latency_p95_ms']:.0f} ms (95 %)\nvideo, .csv, .json and timeline .png: {result.video}"
+        f"{counts['n_flagged']} of {counts['n_judged']} frames called DEFECT (score above {threshold.value:.4g}: "
+        f"{threshold.origin})\n{counts['fps_reached']:.1f} frames/s; latency {counts['latency_median_ms']:.0f} ms "
+        f"(median), {counts['latency_p95_ms']:.0f} ms (95 %)\nvideo, .csv, .json and timeline .png: {result.video}"
     )
-    if found["n_broken"] or found["n_dropped"]:
-        print(f"{found['n_broken']} broken and {found['n_dropped']} dropped frames", file=sys.stderr)
-    if found["interrupted"]:
+    if counts["n_broken"] or counts["n_dropped"]:
+        print(f"{counts['n_broken']} broken and {counts['n_dropped']} dropped frames", file=sys.stderr)
+    if counts["interrupted"]:
         print("Interrupted; what is done is kept.", file=sys.stderr)
         return 130
-    if found["n_expected"] is not None and found["n_frames"] < found["n_expected"]:
-        print(f"The source states {found['n_expected']} frames; {found['n_frames']} came.", file=sys.stderr)
-    return 1 if found["n_broken"] else 0
+    if counts["n_expected"] is not None and counts["n_frames"] < counts["n_expected"]:
+        print(f"The source states {counts['n_expected']} frames; {counts['n_frames']} came.", file=sys.stderr)
+    return 1 if counts["n_broken"] else 0
 
 
 def _pair(text: str) -> float | tuple[float, float]:

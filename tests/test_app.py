@@ -581,9 +581,9 @@ def test_another_run_looks_at_the_photos_again(openable_folder, files, tmp_path)
         shutil.copytree(openable_folder / "patchcore", tmp_path / "stripes" / "smoke" / name)
     page = open_page(tmp_path / "stripes" / "smoke")
     send(page, files)  # before anything is open
-    before = [one.verdict for one, _ in page.found]
+    before = [one.verdict for one, _ in page.results]
     page.choice.value = next(one for one in page.choices if one.name == "other")
-    assert [one.verdict for one, _ in page.found] == before and page.current[0].deciding["stage"] == "other"
+    assert [one.verdict for one, _ in page.results] == before and page.current[0].deciding["stage"] == "other"
     (tmp_path / "stripes" / "smoke" / "patchcore" / "model.ckpt").write_bytes(b"damaged")
     page.choice.value = next(one for one in page.choices if one.name == "patchcore")
     assert "cannot be opened" in page.status.value and "SHA-256" in page.status.value
@@ -628,18 +628,18 @@ def test_any_error_while_opening_is_a_sentence(openable_folder, files, monkeypat
     monkeypatch.setattr(Inspector, "open", fail)
     page = asyncio.run(visit())
     assert "insp-problem" in page.status.value and type(error).__name__ in page.status.value
-    assert "insp-busy" not in page.status.value and page.inspector is None and page.found == []
+    assert "insp-busy" not in page.status.value and page.inspector is None and page.results == []
     monkeypatch.undo()
     page.start()
     send(page, files)
-    assert len(page.found) == 2 and page.status.value == "", "and the next try goes on"
+    assert len(page.results) == 2 and page.status.value == "", "and the next try goes on"
 
 
 def test_an_error_while_judging_leaves_no_old_verdict(page, files, monkeypatch):
     send(page, files)
     monkeypatch.setattr(Inspector, "judge", lambda *_: {}["key"])
     page.sliders[0][1].value = page.sliders[0][1].max
-    assert "KeyError" in page.status.value and page.verdict.value == "" and page.found == []
+    assert "KeyError" in page.status.value and page.verdict.value == "" and page.results == []
 
 
 def test_nothing_is_written(openable_folder, tmp_path, files, monkeypatch):

@@ -243,13 +243,13 @@ def _file_frames(path: Path, fps: float | None) -> Iterator[Frame]:
         stream.codec_context.options = {"err_detect": "explode"}
         rate = _rate(stream)
         first, end, number = None, 0.0, -1
-        for number, (stamp, found, doubtful) in enumerate(_in_order(_decoded(container, stream))):
+        for number, (stamp, item, doubtful) in enumerate(_in_order(_decoded(container, stream))):
             first = stamp if first is None else first
             since = None if stamp is None else max(0.0, stamp - first)
             seconds = number / (fps or rate) if fps or since is None else since
-            shown_for = getattr(found, "duration", None)
-            end = max(end, (since or 0.0) + max(1 / rate, float(shown_for * found.time_base) if shown_for else 0.0))
-            photo, error = (None, found) if isinstance(found, str) else (_pixels(found), _FOLLOWS_BROKEN * doubtful)
+            shown_for = getattr(item, "duration", None)
+            end = max(end, (since or 0.0) + max(1 / rate, float(shown_for * item.time_base) if shown_for else 0.0))
+            photo, error = (None, item) if isinstance(item, str) else (_pixels(item), _FOLLOWS_BROKEN * doubtful)
             yield Frame(number, seconds, photo, f"{path.name}#{number}", error=error)
         lost = _lost_frames(container, stream, number + 1, end)
         if lost:
@@ -285,16 +285,16 @@ def _in_order(
     """
     broken: list[tuple[float, str]] = []
     now, doubtful = 0.0, False
-    for found in decoded:
-        if isinstance(found, tuple):
+    for item in decoded:
+        if isinstance(item, tuple):
             doubtful = True
-            heapq.heappush(broken, (now if found[0] is None else found[0], found[1]))
+            heapq.heappush(broken, (now if item[0] is None else item[0], item[1]))
             continue
-        doubtful = doubtful and not found.key_frame
-        now = now if found.time is None else found.time
+        doubtful = doubtful and not item.key_frame
+        now = now if item.time is None else item.time
         while broken and broken[0][0] < now:
             yield *heapq.heappop(broken), False
-        yield found.time, found, doubtful
+        yield item.time, item, doubtful
     for stamp, error in sorted(broken):
         yield stamp, error, False
 
@@ -359,9 +359,9 @@ def _live_frames(name: str, kind: str | None, options: dict[str, str]) -> Iterat
         if not container.streams.video:
             raise ValueError(f"{name} sends no picture.")
         begun = time.perf_counter()
-        for number, found in enumerate(_decoded(container, container.streams.video[0])):
+        for number, item in enumerate(_decoded(container, container.streams.video[0])):
             now = time.perf_counter()
-            photo, error = (None, found[1]) if isinstance(found, tuple) else (_pixels(found), "")
+            photo, error = (None, item[1]) if isinstance(item, tuple) else (_pixels(item), "")
             yield Frame(number, now - begun, photo, f"{name}#{number}", error=error, arrived=now)
 
 

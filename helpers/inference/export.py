@@ -149,13 +149,13 @@ def _kept_in_float(model: openvino.Model, distances: bool) -> list[str]:
     scores and maps of the last layer's output: its range on good photos says nothing about defects, which would all be
     cut off at the score of a good photo. Of PatchCore what pools, enlarges and joins the extractor's maps too.
     """
-    found: dict[str, openvino.Node] = {}
+    kept: dict[str, openvino.Node] = {}
 
     def reach(start: openvino.Node, forward: bool, kinds: Sequence[str] = ()) -> None:
         todo = [start]
         while todo:
             node = todo.pop()
-            found[node.get_friendly_name()] = node
+            kept[node.get_friendly_name()] = node
             after = [target.get_node() for output in node.outputs() for target in output.get_target_inputs()]
             steps = after if forward else [value.get_node() for value in node.input_values()]
             todo += [step for step in steps if not kinds or step.get_type_name() in kinds]
@@ -164,7 +164,7 @@ def _kept_in_float(model: openvino.Model, distances: bool) -> list[str]:
     convolutions = [node for node in nodes if node.get_type_name() == "Convolution"]
     for node in nodes:
         if node.get_type_name() == "GroupConvolution":
-            found[node.get_friendly_name()] = node
+            kept[node.get_friendly_name()] = node
     reach(convolutions[0].input_value(0).get_node(), forward=False)
     if distances:  # the memory bank is the last convolution before the map's blur, which is of one channel
         wide = [node for node in convolutions if node.get_output_partial_shape(0)[1] != 1]
@@ -173,7 +173,7 @@ def _kept_in_float(model: openvino.Model, distances: bool) -> list[str]:
     else:
         last = [node for node in nodes if node.get_type_name() in ("Sigmoid", "Softmax", "Exp")][-1]
     reach(last, forward=True)
-    return sorted(found)
+    return sorted(kept)
 
 
 def calibration_photos(run: Run, n: int = N_CALIBRATION) -> list[str]:
@@ -202,12 +202,12 @@ def calibrated_again(run: Run, backend: ExportedBackend) -> dict[str, str]:
     if accept is None or not good.any():
         return {}
     judge = Predictor(run, backend, device="cpu")
-    found = list(judge.predict_stream(val["image_path"].tolist()))
-    errors = [one.error for one in found if one.error]
+    predictions = list(judge.predict_stream(val["image_path"].tolist()))
+    errors = [one.error for one in predictions if one.error]
     if errors:
         raise ValueError(f"{run.name}: thresholds are set anew on the photos of val, and one fails: {errors[0]}")
-    scores = np.array([one.score for one in found], dtype=np.float32)
-    maxima = scores if judge.classes else np.array([one.network_map.max() for one in found], dtype=np.float32)
+    scores = np.array([one.score for one in predictions], dtype=np.float32)
+    maxima = scores if judge.classes else np.array([one.network_map.max() for one in predictions], dtype=np.float32)
     again = held_out_thresholds(val.assign(score=scores, map_max=maxima), accept)
     again = {name: replace(each, origin=f"{each.origin}, computed in 8 bits") for name, each in again.items()}
     thresholds = {name: again.get(name, old).to_dict() for name, old in run.thresholds.items()}

@@ -86,14 +86,14 @@ class FixedPatchCore(nn.Module):
     def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores (N,) and maps (N, H, W) of normalised photos (N, 3, H, W)."""
         layers = {
-            layer: self.model.feature_pooler(found) for layer, found in self.model.feature_extractor(frames).items()
+            layer: self.model.feature_pooler(part) for layer, part in self.model.feature_extractor(frames).items()
         }
         features = self.model.generate_embedding(layers) - self.center
         closest = None
         for first in range(0, len(self.bank), BANK_ROWS):
             rows = slice(first, first + BANK_ROWS)
-            found = functional.conv2d(features, self.bank[rows, :, None, None], self.bias[rows]).amax(1)
-            closest = found if closest is None else torch.maximum(closest, found)
+            part = functional.conv2d(features, self.bank[rows, :, None, None], self.bias[rows]).amax(1)
+            closest = part if closest is None else torch.maximum(closest, part)
         distances = (features.square().sum(1) - 2 * closest).clamp_min(0).sqrt()
         scores = distances.amax((1, 2))
         if self.n_neighbors > 1:
@@ -134,8 +134,8 @@ class FixedDetector(nn.Module):
 
     def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores (N,) and maps (N, H, W) of normalised photos (N, 3, H, W)."""
-        found = self.model(frames)
-        return found.pred_score.reshape(-1), found.anomaly_map[:, 0]
+        output = self.model(frames)
+        return output.pred_score.reshape(-1), output.anomaly_map[:, 0]
 
 
 class FixedClassifier(nn.Module):

@@ -68,23 +68,23 @@ def compare_backends(
     for backend in progress(list(backends) or usable_backends(run), f"{run.name}: backends"):
         predictor = Predictor(run, backend, device="cpu")
         size = predictor.batch_size
-        found = [one for n in range(0, len(photos), size) for one in _judge(predictor)(photos[n : n + size])]
-        expected = expected or found
-        row = {"model": run.title, "backend": backend, **_differences(expected, found)}
+        predictions = [one for n in range(0, len(photos), size) for one in _judge(predictor)(photos[n : n + size])]
+        expected = expected or predictions
+        row = {"model": run.title, "backend": backend, **_differences(expected, predictions)}
         if labels is not None and len(set(labels)) == 2:
-            defect, called = np.asarray(labels) == 1, np.array([one.abnormal for one in found])
-            row["image_auroc"] = roc_auc_score(defect, [one.score for one in found])
+            defect, called = np.asarray(labels) == 1, np.array([one.abnormal for one in predictions])
+            row["image_auroc"] = roc_auc_score(defect, [one.score for one in predictions])
             row |= {"recall": called[defect].mean(), "false_alarm": called[~defect].mean()}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _differences(expected: Sequence[Prediction], found: Sequence[Prediction]) -> dict[str, float]:
-    scores, others = (np.array([one.score for one in each], dtype=np.float64) for each in (expected, found))
+def _differences(expected: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
+    scores, others = (np.array([one.score for one in each], dtype=np.float64) for each in (expected, predictions))
     relative = np.abs(others - scores) / np.abs(scores).clip(1e-12)
     pixels = float("nan")
     if expected[0].network_map is not None:
-        maps, other_maps = (np.stack([one.network_map for one in each]) for each in (expected, found))
+        maps, other_maps = (np.stack([one.network_map for one in each]) for each in (expected, predictions))
         pixels = float(np.abs(other_maps - maps).max() / np.abs(maps).max())
     return {
         "photos": len(scores),
@@ -92,7 +92,7 @@ def _differences(expected: Sequence[Prediction], found: Sequence[Prediction]) ->
         "score_difference": float(relative.max()),
         "median_difference": float(np.median(relative)),
         "map_difference": pixels,
-        "flips": sum(a.abnormal != b.abnormal for a, b in zip(expected, found, strict=True)),
+        "flips": sum(a.abnormal != b.abnormal for a, b in zip(expected, predictions, strict=True)),
     }
 
 

@@ -55,7 +55,7 @@ class InspectionPage:
     photo of ``max_megapixels`` or more is refused. ``opacity`` of the map is 0 to 1, ``pixel_size`` in millimetres (0:
     what the dataset says). ``severity`` and ``rules`` are YAML files (empty: the examples in
     ``notebooks/params/sizes``). Attributes: ``inspector`` is the run or cascade that is open, or None; ``photos`` those
-    on the page; ``found`` their inspections and sizes; ``refused`` name of a photo -> the sentence that says why.
+    on the page; ``results`` their inspections and sizes; ``refused`` name of a photo -> the sentence that says why.
 
     Raises:
         MissingRunError: there are runs, but none of the name that was asked for.
@@ -82,7 +82,7 @@ class InspectionPage:
         self.inspector: Inspector | None = None
         self.photos: list[Looked] = []
         self.refused: dict[str, str] = {}
-        self.found: list[tuple[Inspection, Sizes | None]] = []
+        self.results: list[tuple[Inspection, Sizes | None]] = []
         self.sliders: list[tuple[Knob, ipywidgets.FloatSlider]] = []
         self._given_mm, self._mm = pixel_size, pixel_size
         self._sizes: dict[str, tuple[tuple, Sizes]] = {}  # name of a photo -> what they follow from, and they
@@ -109,7 +109,7 @@ class InspectionPage:
         self.sample = ipywidgets.Dropdown(options=[(NO_SAMPLE, "")], layout=wide).add_class("insp-sample")
         self.listed = ipywidgets.Select(options=[], rows=5, layout=wide).add_class("insp-list")
         self.clear = ipywidgets.Button(description="Remove all photos", layout=wide)
-        self.knobs = ipywidgets.VBox().add_class("insp-knobs")
+        self.limits = ipywidgets.VBox().add_class("insp-limits")
         self.reset = ipywidgets.Button(description="Back to the stored thresholds", layout=wide).add_class("insp-reset")
         self.opacity = _slider(opacity, 0.0, 1.0, 0.05, ".0%").add_class("insp-opacity")
         self.pixel_size = ipywidgets.FloatText(value=0.0, step=0.001, layout=narrow).add_class("insp-pixel")
@@ -133,7 +133,7 @@ class InspectionPage:
         left = [
             _card("Inspect with", self.choice, self.about),
             _card("Photos", ipywidgets.HTML(DROP), self.upload, self.sample, self.listed, self.clear),
-            _card("Thresholds", self.knobs, self.reset),
+            _card("Thresholds", self.limits, self.reset),
             _card("Opacity of the map", self.opacity),
             _card("Size of a pixel", ipywidgets.HBox([self.pixel_size, self.unit])),
         ]
@@ -205,13 +205,13 @@ class InspectionPage:
 
     def _cannot_open(self, choice: Choice, error: Exception) -> None:
         self._task = self.inspector = None
-        self.sliders, self.knobs.children = [], []
+        self.sliders, self.limits.children = [], []
         self._waiting.clear()
         self._fail(f"{choice.label} cannot be opened: {_sentence(error)}")
 
     def _fail(self, sentence: str) -> None:
         """Say what went wrong, and show no verdict beside it."""
-        self._problem, self.found = sentence, []
+        self._problem, self.results = sentence, []
         self._say("")
         self._show()
 
@@ -321,7 +321,7 @@ class InspectionPage:
             origin = escape(f"stored: {knob.stored.value:.4g}, {knob.stored.origin}")
             title = ipywidgets.HTML(f"<b>{escape(knob.label)}</b><br><small>{origin}</small>")
             rows += [title, slider, ipywidgets.HTML().add_class("insp-val")]
-        self.knobs.children = rows
+        self.limits.children = rows
 
     def _move(self, knob: Knob, slider: ipywidgets.FloatSlider) -> None:
         at_stored = abs(slider.value - knob.stored.value) < slider.step / 2  # the browser rounds
@@ -362,13 +362,13 @@ class InspectionPage:
     @property
     def current(self) -> tuple[Inspection, Sizes | None] | None:
         """The photo that is shown."""
-        return self.found[self.listed.value] if self.found and self.listed.value is not None else None
+        return self.results[self.listed.value] if self.results and self.listed.value is not None else None
 
     def table(self) -> pd.DataFrame:
         """Verdicts and sizes of all photos, see :func:`helpers.views.app.inspection.inspection_table`."""
         from helpers.views.app.inspection import inspection_table
 
-        return inspection_table(self.found, self.refused)
+        return inspection_table(self.results, self.refused)
 
     def annotated(self) -> np.ndarray:
         """The photo that is shown, (kH, kW, 3) uint8, see :func:`helpers.views.inspection_figures.draw_inspection`."""
@@ -383,7 +383,7 @@ class InspectionPage:
         """Decide anew on all photos, and show the one that is chosen."""
         from helpers.views.inspection_figures import verdict_words
 
-        self.found, self._size_problem = [], ""
+        self.results, self._size_problem = [], ""
         self._problem = self._problem if self.inspector is None else ""
         for photo in self.photos if self.inspector is not None else []:
             inspection, sizes = self.inspector.judge(photo), None
@@ -391,12 +391,12 @@ class InspectionPage:
                 sizes = None if inspection.measured is None else self._measured(inspection)
             except ValueError as error:  # limits in another unit, or a file that cannot be used
                 self._size_problem = str(error)
-            self.found.append((inspection, sizes))
-        for (knob, _), words in zip(self.sliders, self.knobs.children[2::3], strict=True):
+            self.results.append((inspection, sizes))
+        for (knob, _), words in zip(self.sliders, self.limits.children[2::3], strict=True):
             words.value = f"<small>{escape(self.inspector.on_val(knob))}</small>"
         chosen = self.listed.value
         with self._setting():
-            names = [f"{verdict_words(*one)} · {one[0].name}" for one in self.found]
+            names = [f"{verdict_words(*one)} · {one[0].name}" for one in self.results]
             self.listed.options = [(name, index) for index, name in enumerate(names)]
             self.listed.value = chosen if chosen is not None and chosen < len(names) else None
         self._show()
@@ -412,7 +412,7 @@ class InspectionPage:
         return self._sizes[inspection.name][1]
 
     def _show(self) -> None:
-        self.listed.layout.display = self.clear.layout.display = "" if self.found else "none"
+        self.listed.layout.display = self.clear.layout.display = "" if self.results else "none"
         self.reset.layout.display = "" if self.sliders else "none"
         problems = [*filter(None, [self._problem]), *self.refused.values()]
         if problems or "insp-busy" not in self.status.value:
@@ -425,10 +425,10 @@ class InspectionPage:
         from helpers.views.app import page_html
 
         inspection, sizes = self.current
-        drawn = self.annotated()
+        annotated = self.annotated()
         self.verdict.value = page_html.verdict(inspection, sizes)
-        self.picture.value = page_html.picture(drawn, inspection, sizes)
-        self.downloads.value = page_html.downloads(drawn, inspection, self.table(), len(self.found))
+        self.picture.value = page_html.picture(annotated, inspection, sizes)
+        self.downloads.value = page_html.downloads(annotated, inspection, self.table(), len(self.results))
         self.stages.value = page_html.stages(inspection)
         text = "" if sizes is None else page_html.measures(sizes, inspection)
         self.sizes.value = (_problem(self._size_problem) if self._size_problem else "") + text

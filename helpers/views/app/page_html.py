@@ -59,19 +59,19 @@ def verdict(inspection: Inspection, sizes: Sizes | None) -> str:
     return f'<div class="insp-verdict {kind}" role="status">{title}{words}<div>{details}</div></div>'
 
 
-def picture(drawn: np.ndarray, inspection: Inspection, sizes: Sizes | None) -> str:
+def picture(annotated: np.ndarray, inspection: Inspection, sizes: Sizes | None) -> str:
     buffer = io.BytesIO()
-    shown = Image.fromarray(reduced(folded(drawn), SHOWN_PIXELS))
+    shown = Image.fromarray(reduced(folded(annotated), SHOWN_PIXELS))
     shown.save(buffer, format="JPEG", quality=92, subsampling=0)
     words = f"{inspection.name}: {inspection.verdict}, {0 if sizes is None else len(sizes.table)} regions outlined"
     jpeg = base64.b64encode(buffer.getvalue()).decode()
     return f'<img class="insp-picture" alt="{escape(words)}" src="data:image/jpeg;base64,{jpeg}">'
 
 
-def downloads(drawn: np.ndarray, inspection: Inspection, table: pd.DataFrame, n_photos: int) -> str:
+def downloads(annotated: np.ndarray, inspection: Inspection, table: pd.DataFrame, n_photos: int) -> str:
     """Links to the annotated photo and the table, which travel in the page."""
     buffer = io.BytesIO()
-    Image.fromarray(reduced(drawn, DOWNLOADED_PIXELS)).save(buffer, format="PNG", compress_level=1)
+    Image.fromarray(reduced(annotated, DOWNLOADED_PIXELS)).save(buffer, format="PNG", compress_level=1)
     photos = "1 photo" if n_photos == 1 else f"{n_photos} photos"
     csv = cells(table).to_csv(index=False).encode("utf-8")
     links = (
