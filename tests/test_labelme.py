@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,14 +215,6 @@ def test_pictures_that_are_no_photos_do_not_become_normal(tmp_path):
     table = read(root, layout="labelme")
     assert types(table) == {"good/b.png": "good", "photos/a.png": "dent"}
     assert codes(table) == [("info", "photos-not-annotated")] + [("warning", "photos-not-annotated")] * 2
-
-
-def test_masks_are_drawn_again_when_the_file_changes(tmp_path):
-    root = write(tmp_path / "set", labelled(a=[shape(SQUARE)]))
-    first = Path(read(root)["mask_path"][0])
-    write(root, labelled(a=[shape([[0, 0], [4, 4]], "rectangle")]))
-    second = Path(read(root)["mask_path"][0])
-    assert second != first and np.array_equal(read_mask(second), boxes((0, 4, 0, 4)))
 
 
 def test_errors(tmp_path):

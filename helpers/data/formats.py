@@ -88,28 +88,21 @@ def read_dataset(
 ) -> pd.DataFrame:
     """Read a folder of photos, or a CSV or Parquet file that lists them, as a sample table.
 
-    Args:
-        path: the dataset's folder, or the file.
-        layout: one of ``LAYOUTS``; default: recognised.
-        group: photos that must stay in one split: a regular expression with one capturing group that is searched in
-            each photo's path relative to the root (``r"part(\\d+)_"``), or a mapping or Series from relative path to
-            group. Default: what the layout says, else every photo alone.
-        name: name of the dataset; default: from dataset.json, else of the folder.
-        pixel_size: mm a pixel; default: ``pixel_size_mm`` of dataset.json, else unknown.
-        mask_cache: folder for masks that are drawn; default: ``artifacts/.masks`` in the project.
-        **options: of the layout's reader (`LAYOUTS`), where they are described, such as ``category``, ``normal``,
-            ``annotations``, ``image_dir``, ``encoding`` or ``boxes_as_masks``.
+    ``layout``: one of ``LAYOUTS``; default: recognised. ``group``: photos that must stay in one split, as a regular
+    expression with one capturing group that is searched in each photo's path relative to the root (``r"part(\\d+)_"``),
+    or a mapping or Series from that path; default: what the layout says, else every photo alone. ``name`` and
+    ``pixel_size`` (mm): default: those of dataset.json. ``mask_cache``: folder for masks that are drawn; default:
+    ``artifacts/.masks`` in the project. ``options``: of the layout's reader, which describes them.
 
-    Returns:
-        The sample table. Its ``attrs`` also hold ``ignored`` (up to 100 relative paths of files in the photo folders
-        that are no images), ``unused_masks`` (those that no photo goes with), ``findings`` (what is wrong or was not
-        used; `check_dataset` repeats it) and, where masks were drawn, their folder ``mask_cache``.
+    ``attrs`` of the table also hold ``ignored`` (up to 100 relative paths of files in the photo folders that are no
+    images), ``unused_masks`` (those that no photo goes with), ``findings`` (what is wrong or was not used;
+    `check_dataset` repeats it) and, where masks were drawn, their folder ``mask_cache``.
 
     Raises:
         FileNotFoundError: nothing lies at ``path``.
-        LayoutError: no known layout, or it cannot be read as it lies (a ValueError).
+        LayoutError: no known layout, or it cannot be read as it lies (a ValueError); its ``hints`` say what to try.
         TypeError: an option that the layout does not take.
-        ValueError: several products and no ``category``, an unknown layout name, a bad value of an option.
+        ValueError: an unknown layout, or a bad value of an option.
     """
     path = absolute_path(path)
     if not path.exists():

@@ -183,9 +183,8 @@ def tree(path: Path, limit: int = 20) -> str:
 class Found:
     """What is read of ``path``: rows for `make_table`, findings, and what `read_dataset` puts beside them.
 
-    ``root`` holds all photos and masks; paths of findings are relative to it. ``published_split`` None: it is one if
-    photos of more than one split are there, for a lone folder ``train`` is how many tools write photos that were never
-    split. ``empty_masks`` are those of normal photos, whose rows name none.
+    ``root`` holds all photos and masks. ``published_split`` None: it is one if there are photos of several splits, for
+    many tools write photos that were never split into a lone folder ``train``. ``empty_masks``: of normal photos.
     """
 
     path: Path
