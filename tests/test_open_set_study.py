@@ -161,6 +161,18 @@ def test_the_gate_is_that_of_notebook_02_or_one_of_stand_ins(table, gate, backbo
     assert named.run.folder == gate.run.folder and named.stand_in
 
 
+def test_the_gate_judges_a_photo_once(gate, tmp_path, monkeypatch):
+    test = gate.run.predictions("test")
+    paths, file = test["image_path"].tolist(), tmp_path / "gate.csv"
+    first = gate_study.gate_scores(gate.run, paths[:3], file, "cpu")
+    np.testing.assert_allclose(first[paths[:3]], test["score"][:3], rtol=1e-5)
+    asked: list[str] = []
+    predict = Predictor.predict
+    monkeypatch.setattr(Predictor, "predict", lambda self, some: asked.extend(some) or predict(self, some))
+    again = gate_study.gate_scores(gate.run, paths[:5], file, "cpu")
+    assert asked == paths[3:5] and again[paths[:3]].tolist() == first[paths[:3]].tolist()
+
+
 def test_a_gate_that_knows_test_photos_is_refused(table, gate):
     again = assign_splits(table, "one_class", seed=4)
     divided = open_set_study.split_table(again, ClassSplit("A", ("p", "q"), ("r", "s")))
