@@ -79,7 +79,6 @@ FIGURES = {
     "training_curves": lambda **o: figures.training_curves(
         {"unet": HISTORY, "b": HISTORY}, PANELS, {"unet": 2, "b": 0}, **o
     ),
-    "acceptance": lambda **o: figures.acceptance_figure(VAL, THRESHOLD, **o),
     "roc_and_pr": lambda **o: figures.roc_and_pr({"patchcore": image_curves(LABELS, SCORES, THRESHOLD)}, **o),
     "recall_and_alarms": lambda **o: figures.recall_and_alarms(POINTS, POINTS["point"], ylabel="point", **o),
     "threshold": lambda **o: figures.threshold_figure(threshold_counts(LABELS, SCORES), 0.5, **o),
@@ -92,7 +91,6 @@ FIGURES = {
     "size_distribution": lambda **o: size_figures.size_distribution(SIZED, **o),
     "position_heatmap": lambda **o: size_figures.position_heatmap(SIZED, PHOTOS[0], n_photos=12, **o),
     "p_chart": lambda **o: size_figures.p_chart([6, 5, 30], [50, 40, 50], ["one", "two", "three"], **o),
-    "largest_size": lambda **o: size_figures.largest_size_chart([1.0, np.nan, 3.0], "mm", limit=2.0, **o),
     "size_errors": lambda **o: size_figures.size_error_curves({"unet": ERRORS, "draem": ERRORS}, {"unet": 0.4}, **o),
     "size_accuracy": lambda **o: size_figures.size_accuracy(DRAWN, LIMITS, **o),
     "map_gallery": lambda **o: gallery.map_gallery(PHOTOS, MAPS, MASKS, ["a", "b", "c"], 1.5, **o),
@@ -269,15 +267,6 @@ def test_training_curves_are_the_logged_values_and_mark_the_kept_epoch():
     assert overlap.get_ylabel() == "overlap"
 
 
-def test_the_acceptance_shows_the_threshold_and_its_interval():
-    axis = FIGURES["acceptance"]().axes[0]
-    assert [line for line in axis.lines if list(line.get_xdata()) == [THRESHOLD.value] * 2]
-    (band,) = axis.patches
-    assert band.get_y() == pytest.approx(THRESHOLD.interval_low)
-    assert band.get_y() + band.get_height() == pytest.approx(THRESHOLD.interval_high)
-    assert figures.acceptance_figure([0.5], conformal_threshold([0.5]))._repr_png_()
-
-
 def test_operating_points_lie_where_the_threshold_puts_them():
     figure = FIGURES["roc_and_pr"]()
     roc, pr = figure.axes
@@ -361,9 +350,8 @@ def test_figures_of_sizes_count_every_defect_once():
     said = {name: " ".join(axis.get_title() for axis in FIGURES[name]().axes) for name in FIGURES}
     assert "5 defects" in said["size_distribution"] and "5 defects lie on 12 photos" in said["position_heatmap"]
     assert "1 of 3 subgroups outside" in said["p_chart"] and "n=40 to 50" in said["p_chart"]
-    assert "3 photos" in said["largest_size"] and "n=9 defects" in said["size_errors"]
+    assert "n=9 defects" in said["size_errors"]
     assert size_figures.position_heatmap(SIZED).axes[0].images[-1].get_array().sum() == 5
     assert sum(bar.get_height() for bar in FIGURES["size_distribution"]().axes[0].patches) == 5
-    assert {"no defect (n=1)", "largest defect (n=1)", "over the limit (n=1)"} <= set(legend(FIGURES["largest_size"]()))
     ratios = FIGURES["size_errors"]().axes[0].lines[0]
     assert ratios.get_xdata().tolist() == [0.2, 0.5] and ratios.get_ydata().tolist() == [1.2, 1.1]

@@ -10,9 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from helpers.analysis.comparison import operating_points
-from helpers.analysis.detection_probability import fit_pod, pod_table
-from helpers.thresholds import Threshold, conformal_threshold
+from helpers.thresholds import conformal_threshold
 from helpers.views import report
 from helpers.views.style import NotebookFigure
 from helpers.views.tables import sortable_table
@@ -76,24 +74,6 @@ def test_one_file_with_everything_inside(tmp_path):
     assert {"False alarm", "Threshold", "95 % interval"} <= set(page.all("dt"))
 
 
-def test_the_leaderboard_in_words():
-    board = pd.DataFrame(
-        {
-            "model": ["unet", "glass"],
-            "n_test_normal": [50, 50],
-            "image_auroc": [0.98765, 0.5],
-            "recall_at_threshold": [0.9, np.nan],
-            "scheme": ["supervised", "one_class"],
-            "pixel_iou": [0.1, 0.2],
-        }
-    )
-    table = report.leaderboard_table(board)
-    assert table["detector"].tolist() == ["unet", "glass"]
-    assert table["defect photos found"].tolist() == ["90 %", "-"]
-    assert table["trained on"].tolist() == ["good and defect photos", "good photos only"]
-    assert "pixel_iou" not in table and board["scheme"].iloc[0] == "supervised", "the leaderboard itself is unchanged"
-
-
 def test_in_short_by_hand():
     board = pd.DataFrame(
         {
@@ -116,37 +96,6 @@ def test_in_short_by_hand():
     ]
     assert report.summary(board, "draem", differences)[1:] == ["Better than it at ranking photos: unet, glass."]
     assert report.summary(board.iloc[:1], "unet")[0].startswith("1 detector was tested")
-
-
-def test_other_thresholds_in_counts():
-    val = pd.DataFrame({"label_index": [0, 0, 0], "score": [0.1, 0.2, 0.3]})
-    test = pd.DataFrame({"label_index": [0, 0, 1, 1, 1], "score": [0.1, 0.4, 0.2, 0.5, 0.6]})
-    table = report.points_table(operating_points(val, test, Threshold(0.3, "given")))
-    assert table["defect photos found"].tolist() == ["2 of 3 (66.7 %)", "-", "-"]
-    assert table["false alarms"].tolist() == ["1 of 2 (50 %)", "-", "-"]
-    assert table["remark"].tolist()[0] == "" and "no defect photo" in table["remark"].iloc[1]
-    assert table["threshold is set so that"].iloc[0] == "few good photos are rejected (in use)"
-
-
-def test_sizes_or_the_reason_why_there_are_none():
-    sizes = np.geomspace(1, 20, 40)
-    seen = pd.DataFrame(
-        {
-            "image_path": [f"{n}.png" for n in range(40)],
-            "defect_type": "dent",
-            "size": sizes,
-            "detected": sizes + np.tile([0, 3], 20) > 5,
-            "unit": "mm",
-            "measure": "length",
-        }
-    )
-    pod = pod_table({"unet": seen, "glass": seen.assign(detected=True)})
-    table = report.sizes_table(pod)
-    assert table["detector"].tolist() == ["unet", "glass"]
-    fit = fit_pod(seen)
-    assert table.iloc[0, 3:6].tolist() == [f"{size:.3g} mm" for size in (fit.a50, fit.a90, fit.a90_95)]
-    assert table.iloc[1, 3:6].tolist() == ["-", "-", "-"] and table["remark"].iloc[1].startswith("All 40 defects")
-    assert report.sizes_table(pod_table({})).empty
 
 
 def test_misses_in_sentences_by_hand():

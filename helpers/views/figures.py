@@ -14,7 +14,7 @@ from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
 from helpers.analysis.detection_probability import PodFit, size_words
 from helpers.drawing import BLACK, GREEN, GREY, ORANGE, SKY, VERMILLION, shorten
-from helpers.thresholds import Threshold, percent
+from helpers.thresholds import Threshold
 from helpers.views.plots import curves, grouped_histogram, heat_grid, interval_bars, stacked_shares
 from helpers.views.style import legend_right, new_figure, number_text, percents, plain_log, series_style, threshold_line
 
@@ -48,32 +48,6 @@ def training_curves(
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         columns = 1 if len(lines) <= 3 else 2
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, fontsize=8)  # clear of the curves
-    return figure
-
-
-def acceptance_figure(scores: ArrayLike, threshold: Threshold, *, note: str | None = None) -> Figure:
-    """Scores (N,) of held-out normal photos, the threshold set on them, and the acceptance to expect of new photos."""
-    values = np.sort(np.asarray(scores, dtype=float))
-    margin = 0.05 * max(values[-1] - values[0], abs(threshold.value - values[0]), 1e-9)
-    ends = min(values[0], threshold.value) - margin, max(values[-1], threshold.value) + 2 * margin
-    share = np.arange(1, values.size + 1) / values.size
-    line = {"score": np.r_[ends[0], values, ends[1]], "share": np.r_[0, share, 1]}
-    figure = new_figure(4.4, note)
-    axis = figure.subplots()
-    curves({f"held-out normal photos (n={values.size})": line}, "score", "share", step=True, axis=axis)
-    if threshold.accept is not None:
-        label = f"asked for: {percent(threshold.accept)}"
-        axis.axhline(threshold.accept, color=BLACK, linestyle="--", linewidth=1.2, label=label)
-    if threshold.interval_low is not None and threshold.interval_high is not None:
-        span = (threshold.interval_low, threshold.interval_high)
-        label = f"true rate, with 90 % probability:\n{percent(span[0])} to {percent(span[1])}"
-        axis.axhspan(*span, color=ORANGE, alpha=0.25, linewidth=0, label=label)
-    what = "image score" if threshold.kind == "image" else "highest pixel score of a photo"
-    axis.set(xlim=ends, ylim=(0, 1.02), xlabel=f"{what} (raw)", ylabel="photos at or below")
-    axis.set_title(f"Threshold: {threshold.origin}")
-    percents(axis.yaxis)
-    threshold_line(axis, threshold.value)
-    legend_right(axis)
     return figure
 
 

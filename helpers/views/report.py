@@ -16,7 +16,6 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from helpers.analysis.detection_probability import size_words
 from helpers.analysis.intervals import share_interval
 from helpers.paths import write_whole
 from helpers.thresholds import Threshold, percent
@@ -24,25 +23,6 @@ from helpers.views.tables import POLICY, SORT, table_html
 
 Part = str | pd.DataFrame | Figure  # a paragraph (plain text), a table, a figure
 
-LEADERBOARD_WORDS = {
-    "model": "detector",
-    "scheme": "trained on",
-    "n_test_normal": "good photos tested",
-    "n_test_abnormal": "defect photos tested",
-    "image_auroc": "ranking quality (AUROC)",
-    "recall_at_threshold": "defect photos found",
-    "false_alarm_at_threshold": "false alarms",
-    "pixel_aupro": "outline quality (AUPRO)",
-    "fit_seconds": "training (s)",
-    "ms_per_image": "time per photo (ms)",
-    "model_mb": "size (MB)",
-}
-SCHEME_WORDS = {"one_class": "good photos only", "supervised": "good and defect photos"}
-POINT_WORDS = {
-    "acceptance": "few good photos are rejected (in use)",
-    "best F1": "misses and false alarms are balanced",
-    "zero misses": "no known defect is missed",
-}
 THRESHOLD_WORDS = {
     "image": "For the verdict on a photo",
     "pixel": "For marking pixels",
@@ -130,35 +110,6 @@ def summary(leaderboard: pd.DataFrame, model: str, differences: pd.DataFrame | N
     return texts + [sentences[group].format(", ".join(names)) for group, names in others.items() if names]
 
 
-def leaderboard_table(leaderboard: pd.DataFrame) -> pd.DataFrame:
-    """The leaderboard with columns a reader knows, rates in percent."""
-    table = leaderboard[[name for name in LEADERBOARD_WORDS if name in leaderboard]].copy()
-    if "scheme" in table:
-        table["scheme"] = table["scheme"].replace(SCHEME_WORDS)
-    for name in ("recall_at_threshold", "false_alarm_at_threshold"):
-        if name in table:
-            table[name] = ["-" if pd.isna(value) else percent(value) for value in table[name]]
-    return table.rename(columns=LEADERBOARD_WORDS)
-
-
-def points_table(points: pd.DataFrame) -> pd.DataFrame:
-    """What each rule for the threshold leads to (`helpers.analysis.comparison.operating_points`), in counts."""
-
-    def shares(count: str, total: str, rate: str) -> list[str]:
-        rows = zip(points[count], points[total], points[rate], strict=True)
-        return ["-" if pd.isna(share) else f"{n:.0f} of {of} ({percent(share)})" for n, of, share in rows]
-
-    return pd.DataFrame(
-        {
-            "threshold is set so that": points["point"].replace(POINT_WORDS),
-            "threshold": points["threshold"],
-            "defect photos found": shares("found", "n_test_abnormal", "recall"),
-            "false alarms": shares("false_alarms", "n_test_normal", "false_alarm"),
-            "remark": points["refused"],
-        }
-    )
-
-
 def misses(test: pd.DataFrame, threshold: Threshold) -> list[Part]:
     """What is missed and where false alarms are raised, in sentences and by type of defect."""
     defect, flagged = test["label_index"] == 1, pd.Series(threshold.exceeds(test["score"]), test.index)
@@ -181,12 +132,3 @@ def misses(test: pd.DataFrame, threshold: Threshold) -> list[Part]:
         rows.append((name, len(found), int(found.sum()), int((~found).sum()), low, high))
     columns = ["type of defect", "photos", "found", "missed", "share found: from", "to (95 % interval)"]
     return parts + ([pd.DataFrame(rows, columns=columns).sort_values("missed", ascending=False)] if rows else [])
-
-
-def sizes_table(pod: pd.DataFrame) -> pd.DataFrame:
-    """How small a defect each detector finds (`helpers.analysis.detection_probability.pod_table`), or why not known."""
-    words = {"a50": "half are found at", "a90": "9 of 10 at", "a90_95": "9 of 10, 95 % sure (a90/95)"}
-    table = pd.DataFrame({"detector": pod["model"], "defects": pod["n"], "found": pod["n_hits"]})
-    for name, heading in words.items():
-        table[heading] = [size_words(size, unit) for size, unit in zip(pod[name], pod["unit"], strict=True)]
-    return table.assign(remark=pod["refused"].where(pod["refused"] != "", pod["warning"]))

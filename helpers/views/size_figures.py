@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -104,37 +103,15 @@ def p_chart(
     axis.plot(x, share, color=BLUE, marker="o", markersize=5, linewidth=1.2, label="share of a subgroup")
     ring = {"facecolor": "none", "edgecolor": VERMILLION, "linewidth": 2, "zorder": 4}
     axis.scatter(x[outside], share[outside], s=110, label="outside the limits", **ring)
-    name_points(axis, names)
+    shown = np.arange(0, len(x), math.ceil(len(x) / 12))  # at most twelve names
+    turned = {"rotation": 35, "ha": "right"} if max(map(len, names)) > 5 else {}
+    axis.set_xticks(shown, [shorten(names[place], 14) for place in shown], **turned)
     fewest, most = min(n_inspected), max(n_inspected)
     counts = f"n={most}" if fewest == most else f"n={fewest} to {most}"
     axis.set(ylim=(0, min(1.02, 1.15 * max(upper.max(), share.max(), 0.01))), ylabel="defective photos")
     axis.set_title(f"p-chart: {outside.sum()} of {len(x)} subgroups outside the limits ({counts} photos each)")
     axis.set_xlabel("subgroup, in sequence")
     percents(axis.yaxis)
-    legend_right(axis)
-    return figure
-
-
-def largest_size_chart(
-    largest: Sequence[float], unit: str, *, limit: float | None = None, note: str | None = None
-) -> Figure:
-    """The largest length of each photo in order of time (NaN: no defect), and a limit to compare it with."""
-    values = np.nan_to_num(np.asarray(largest, dtype=float))
-    x, none, over = np.arange(len(values)), values == 0, values > (np.inf if limit is None else limit)
-    figure = new_figure(4.2, note)
-    axis = figure.subplots()
-    axis.vlines(x[~none], 0, values[~none], color="#B8B8B8", linewidth=1)
-    for chosen, words, style in (
-        (none, "no defect", {"color": "#B8B8B8", "s": 10}),
-        (~none & ~over, "largest defect", {"color": BLUE, "s": 28}),
-        (over, "over the limit", {"color": VERMILLION, "s": 44, "marker": "D"}),
-    ):
-        axis.scatter(x[chosen], values[chosen], label=f"{words} (n={chosen.sum()})", clip_on=False, zorder=3, **style)
-    if limit is not None:
-        axis.axhline(limit, color=VERMILLION, linestyle="--", label=f"limit {limit:g} {unit}")
-    name_points(axis, [str(number + 1) for number in x])
-    axis.set(ylim=(0, 1.12 * max(values.max(), limit or 0, 1e-9)), title=f"Largest defect of each of {len(x)} photos")
-    axis.set(xlabel="photo, in sequence", ylabel=f"largest length ({unit})")
     legend_right(axis)
     return figure
 
@@ -214,12 +191,3 @@ def size_accuracy(
     handles = [*axes[0].get_legend_handles_labels()[0], line]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
-
-
-def name_points(axis: Axes, names: Sequence[str]) -> None:
-    """Names under points 0, 1, ...: at most twelve, evenly spread."""
-    shown = np.arange(0, len(names), math.ceil(len(names) / 12))
-    texts = [shorten(names[place], 14) for place in shown]
-    turned = {"rotation": 35, "ha": "right"} if max(map(len, texts)) > 5 else {}
-    axis.set_xticks(shown, texts, **turned)
-    axis.set_xlim(-0.7, len(names) - 0.3)
