@@ -420,9 +420,9 @@ def write_table(table: pd.DataFrame, path: str | Path) -> Path:
     stored = table.assign(**{column: _relative_paths(table[column], root) for column in paths})
     stored.attrs = {}
     pairs = [pair for column in paths for pair in zip(stored[column], table[column], strict=True)]
-    digests = {name: " ".join(map(str, digests.DIGESTS[path])) for name, path in pairs if content_digest(path)}
+    known = {name: " ".join(map(str, digests.DIGESTS[path])) for name, path in pairs if content_digest(path)}
     kept = {name: value for name, value in table.attrs.items() if name != "root" or absolute_path(path).parent != root}
-    attrs = json.dumps(kept | {"digests": digests}, indent=2, ensure_ascii=False)
+    attrs = json.dumps(kept | {"digests": known}, indent=2, ensure_ascii=False)
     # the table comes last: where there is a table there are its attributes
     write_whole(path.with_name(path.name + ".json"), lambda file: file.write_text(attrs + "\n", encoding="utf-8"))
     if suffix == ".csv":
