@@ -107,20 +107,36 @@ def _normal_names(folders: Iterable[Path], normal: Normal = None) -> dict[str, b
     return certain or (guessed if len(guessed) < len(short) else {})
 
 
-def _require_normal(path: Path, folders: list[Path], normal: Normal, layout: str) -> None:
+def _type_names(
+    found: Found, path: Path, folders: list[Path], normal: Normal, layout: str, *, needed: bool = True
+) -> dict[str, str]:
+    """Defect type of each folder by its name; findings where a name leaves a doubt.
+
+    LayoutError where ``normal`` fits no folder or passes one over, or where a folder of normal photos is ``needed``.
+    """
     short, normals = _short_names(folders), _normal_names(folders, normal)
-    listed = ", ".join(short) or "none"
-    if normal is None and not normals:
+    if normal is None and not normals and needed:
         raise LayoutError(
-            f"{path} has no folder for normal photos among {listed}; name it {', '.join(sorted(NORMAL_NAMES))}, say "
-            f"which it is with normal='FOLDER', or with normal='' that there is none.\n{tree(path)}",
+            f"{path} has no folder for normal photos among {', '.join(short) or 'none'}; name it "
+            f"{', '.join(sorted(NORMAL_NAMES))}, say which it is with normal='FOLDER', or with normal='' that there is "
+            f"none.\n{tree(path)}",
             hints=[{"layout": layout, "normal": name} for name in short],
         )
     if normal and not normals:
-        raise LayoutError(f"{path} has no folder {normal!r} (normal=); it has: {listed}.")
-    others = [name for name in short if is_normal_name(short[name]) and name.lower() not in normals]
-    if normal is not None and others:
-        raise LayoutError(f"{path} has the folder {others[0]!r}, a name of normal photos, but normal={normal!r}.")
+        raise LayoutError(f"{path} has no folder {normal!r} (normal=); it has: {', '.join(short) or 'none'}.")
+    types = [name for name in short if name.lower() not in normals]
+    for name in (name for name in short if normals.get(name.lower())):
+        found.note("normal-by-word", path, name=name)
+    for name in types:
+        if normal is not None and is_normal_name(short[name]):
+            raise LayoutError(f"{path} has the folder {name!r}, a name of normal photos, but normal={normal!r}.")
+        if word_for_normal(name):
+            found.note("normal-by-word:defect", path, name=name)
+        if not stripped(words_in(name), MASK_WORDS) and name.lower() != "label":
+            found.note("named-as-masks", path, name=name)
+    if types:
+        found.note("defect-types", path, names=", ".join(types))
+    return {name: (short[name] if layout == "classes" else name) if name in types else NORMAL for name in short}
 
 
 # ------------------------------------------------------------------------------------------------------- split folders
@@ -224,35 +240,32 @@ def _read_split_folders(found: Found, category: str | None, normal: Normal, *, w
     found.root = path if truth is None or truth.is_relative_to(path) else path.parent
     found.published_split, found.name = True, path.name
     types = _split_types(path)
-    folders = [folder for _, folder in types]
     # MAD-man and MAD-sys: a test set of defects with masks needs no normal photo
-    if normal is not None or (types and not ("test" in split_folders(path) and truth is not None)):
-        _require_normal(path, folders, normal, "plain")
-    normals = _normal_names(folders, normal)
-    named = [(folder, NORMAL if folder.name.lower() in normals else folder.name, split) for split, folder in types]
+    needed = bool(types) and not ("test" in split_folders(path) and truth is not None)
+    names = _type_names(found, path, [folder for _, folder in types], normal, "plain", needed=needed)
     roots = ([truth] if truth else []) + [folder for folder in _inside(path).masks if folder != truth]
-    _note_words(found, path, folders, normals)
-    _read_types(found, [_type(*each, roots, found) for each in named], roots, with_masks)
+    typed = [_type(folder, names[folder.name], split, roots, found) for split, folder in types]
+    _read_types(found, typed, roots, with_masks)
 
 
 # ------------------------------------------------------------------------------------------------------- class folders
 
 
-def _class_base(path: Path) -> tuple[Path, _Inside]:
-    """Folder that holds those of the classes: the dataset's, or its ``images`` where that has a folder of good ones."""
+def _class_base(path: Path) -> _Inside:
+    """Folders of classes: in the dataset's, or in its ``images`` where that has a folder of good ones."""
     inside = _inside(path)
     images = next((entry for entry in inside.types if entry.name.lower() in _PHOTO_FOLDERS), None)
     if images is not None and not (path / "metadata.json").is_file() and _normal_names(_inside(images).types):
         below = _inside(images)
-        return images, _Inside(below.types, [*below.masks, *inside.masks], below.masks_of)
-    return path, inside
+        return _Inside(below.types, [*below.masks, *inside.masks], below.masks_of)
+    return inside
 
 
 def has_classes(path: Path) -> bool:
     """Whether folders of photos, one of them normal, lie side by side."""
     if split_folders(path):
         return False
-    _, inside = _class_base(path)
+    inside = _class_base(path)
     normals = _normal_names(inside.types)
     if not normals or len({folder.name.lower() for folder in inside.types}) < 2:
         return False
@@ -266,13 +279,10 @@ def read_classes(found: Found, *, normal: Normal = None) -> None:
     if split_folders(path):
         folders = ", ".join(folder.name for folder in split_folders(path).values())
         raise LayoutError(f"{path} has folders of splits ({folders}), which are no classes; use layout='plain'.")
-    base, inside = _class_base(path)
+    inside = _class_base(path)
     folders = [folder for folder in inside.types if pictures_in(_photo_folder(folder))]
-    _require_normal(base, folders, normal, "classes")
-    normals, short = _normal_names(folders, normal), _short_names(folders)
-    named = [(folder, NORMAL if folder.name.lower() in normals else short[folder.name], "") for folder in folders]
-    _note_words(found, path, folders, normals)
-    _read_types(found, [_type(*each, inside.masks, found) for each in named], inside.masks)
+    names = _type_names(found, path, folders, normal, "classes")
+    _read_types(found, [_type(folder, names[folder.name], "", inside.masks, found) for folder in folders], inside.masks)
 
 
 def type_folders(path: Path) -> list[Path]:
@@ -372,20 +382,3 @@ def _note_named_defects(types: list[_Type], found: Found) -> None:
     for (top, folder), count in inside.items():
         if any(part.lower() in defects or word_for_defect(part) for part in folder.relative_to(top).parts):
             found.note("defect-in-good", folder, n=count)
-
-
-def _note_words(found: Found, path: Path, folders: list[Path], normals: dict[str, bool]) -> None:
-    """Say which folders are what, where a name leaves a doubt."""
-    types = []
-    for name in sorted({folder.name for folder in folders}):
-        if normals.get(name.lower()):
-            found.note("normal-by-word", path, name=name)
-        if name.lower() in normals:
-            continue
-        types.append(name)
-        if word_for_normal(name):
-            found.note("normal-by-word:defect", path, name=name)
-        if not stripped(words_in(name), MASK_WORDS) and name.lower() != "label":
-            found.note("named-as-masks", path, name=name)
-    if types:
-        found.note("defect-types", path, names=", ".join(types))
