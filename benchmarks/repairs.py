@@ -86,7 +86,8 @@ def train_arm(
     """
     (name, kind, seed), precision = arm, budget["precision"]
     epochs = math.ceil(budget["steps"] / math.ceil((table["split"] == "train").sum() / BATCH_SIZE))
-    settings = network_frame(SIZE) | {"scheme": "one_class", "epochs": epochs, "arm": kind, "precision": precision}
+    settings = network_frame(SIZE) | {"scheme": "one_class", "epochs": epochs, "eval_epochs": 5, "precision": precision}
+    settings |= {"arm": kind}
     settings |= {part: value if isinstance(value, str) else value.to_dict() for part, value in parts.items()}
     run = open_run(folder, f"{name}_{kind}_{seed}", settings, table, seed)
     if run.finished:
@@ -94,7 +95,7 @@ def train_arm(
     torch.manual_seed(seed)
     model = (stock_model if kind == "stock" else repaired_model)(name, **parts)
     data = SampleDataModule(table, train_batch_size=BATCH_SIZE, eval_batch_size=16, seed=seed)
-    train(run, model, data, device="cpu", epochs=epochs, eval_epochs=5, precision=precision)
+    train(run, model, data, device="cpu")
     return run.finish(held_out_thresholds(run.predictions("val"), start=0.5))
 
 
@@ -131,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     source = resolve_anomaly_source(options.source, folder)
     glass = "glass" in options.models
     parts = {"backbone": backbone, "source": source}
-    parts["distribution"] = judge_table(table, network_frame(SIZE)).distribution if glass else ""
+    parts["distribution"] = judge_table(table, network_frame(SIZE))[0]["distribution"] if glass else ""
     print(json.dumps({name: getattr(part, "describe", lambda part=part: part)() for name, part in parts.items()}))
     for name in options.models:
         runs = {}

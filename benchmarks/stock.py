@@ -17,7 +17,8 @@ from anomalib.models import Patchcore
 
 from helpers.inference.backends import CHECKPOINT
 from helpers.inference.predictor import Predictor
-from helpers.models.catalog import bare_backbone, load_model
+from helpers.models.backbones import bare_backbone
+from helpers.models.catalog import load_model
 from helpers.runs import Run
 
 STOCK = "anomalib TorchInferencer"

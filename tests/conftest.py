@@ -87,6 +87,15 @@ def photos(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def textures(tmp_path_factory) -> str:
+    """A folder of three pictures of noise: what invented defects are made of."""
+    folder, draw = tmp_path_factory.mktemp("textures"), np.random.default_rng(0)
+    for index in range(3):
+        Image.fromarray(draw.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def table(photos) -> pd.DataFrame:
     """Its table: 5 train, 3 val, 9 test."""
     return split_table(photos)

@@ -53,12 +53,12 @@ def home(tmp_path) -> Path:
 
 @pytest.fixture
 def pair(home) -> Cascade:
-    first, second = (Predictor(write_run(home / name), batch_size=3) for name in ("first", "second"))
+    first, second = (Predictor(write_run(home / name)) for name in ("first", "second"))
     stages = [
         RunStage(first, "area >= 1", pixel_threshold="start", otherwise="OK"),
         RunStage(second, "score > image", then="DEFECT", otherwise="OK"),
     ]
-    return Cascade("pair", stages)
+    return Cascade("pair", stages, batch_size=3)
 
 
 def test_both_stages_see_every_photo_and_the_cascade_decides_as_they_do(pair, photos, tmp_path):

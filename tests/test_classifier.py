@@ -22,10 +22,9 @@ from helpers.models.classifier import (
     abnormal_scores,
     build_classifier,
     load_classifier,
-    photo_classes,
     soft_target_loss,
 )
-from helpers.models.patchcore import make_pre_processor
+from helpers.models.parts import make_pre_processor
 from helpers.runs import Run
 from helpers.thresholds import conformal_threshold
 
@@ -125,13 +124,6 @@ def test_gamma_zero_is_torchs_cross_entropy(smoothing):
     assert soft_target_loss(logits, targets).item() == pytest.approx(reference.item(), rel=1e-5)
 
 
-def test_loss_of_a_hopeless_and_of_a_perfect_photo_is_finite_with_its_gradient():
-    for gamma in (0.0, 2.0):
-        logits = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], requires_grad=True)
-        soft_target_loss(logits, torch.tensor([[1.0, 0.0], [1.0, 0.0]]), gamma).backward()
-        assert torch.isfinite(logits.grad).all()
-
-
 # --------------------------------------------------------------------------------------------------------------- mixup
 
 
@@ -185,8 +177,7 @@ def test_head_on_the_embedding_gives_the_logits(name):
     embedding = model.embed(images)
     assert embedding.shape == (2, 12) and model(images).shape == (2, 3)
     torch.testing.assert_close(model.head(embedding), model(images))
-    assert model.classes == ("good", "a", "b") and model.normal_class == "good"
-    assert tiny(("a", "b")).normal_class is None
+    assert model.classes == ("good", "a", "b")
 
 
 def test_photos_are_normalised_inside():
@@ -215,38 +206,14 @@ def test_backbone_learns_at_its_own_rate(small, backbone):
 def test_batch_statistics_are_learnt_where_they_are_not_frozen(tmp_path, small, name, options):
     run = train_classifier(tmp_path, small, resolve_backbone(name), **QUICK | {"epochs": 1} | options)
     assert run.info["parameters"]["model"]["freeze_norm"] is False
-    model = load_classifier(run.folder)
+    frozen = build_classifier(resolve_backbone("builtin:"), ["a", "b"]).train()
+    assert frozen.hidden.training and not any(module.training for module in norms(frozen))
+    model = load_classifier(run.folder / "model.ckpt", run.info["parameters"]["backbone"]["architecture"])
     assert all(module.num_batches_tracked > 0 for module in norms(model))
-
-
-def test_frozen_batch_statistics_stay_and_all_else_learns(draft, backbone):
-    before, after = build_classifier(backbone, ["a", "b"]), load_classifier(draft.folder)
-    for old, new in zip(norms(before), norms(after), strict=True):
-        assert torch.equal(old.running_mean, new.running_mean) and torch.equal(old.running_var, new.running_var)
-        assert not torch.equal(old.weight, new.weight)
-    assert before.train().hidden.training and not any(module.training for module in norms(before))
 
 
 def norms(model: Classifier) -> list[nn.BatchNorm2d]:
     return [module for module in model.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"loss": "crossentropy"}, "Unknown loss 'crossentropy'; known: cross_entropy, focal"),
-        ({"classes": ("good",)}, "two or more different names"),
-        ({"classes": ("good", "good")}, "two or more different names"),
-        ({"dropout": 1.0}, "dropout must be 0 or more and below 1, got 1.0"),
-        ({"label_smoothing": -0.1}, "label_smoothing"),
-        ({"mixup": -1.0}, "mixup must not be negative"),
-        ({"hidden": 0}, "hidden must be above 0"),
-        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
-    ],
-)
-def test_wrong_parameters_are_named(wrong, message):
-    with pytest.raises(ValueError, match=message):
-        tiny(**wrong)
 
 
 # ------------------------------------------------------------------------------------------------------ whole training
@@ -300,7 +267,7 @@ def classify(model: Classifier, paths: list[str]) -> tuple[np.ndarray, np.ndarra
 
 
 def test_reloaded_it_gives_the_same(draft):
-    model, test = load_classifier(draft.folder, "helpers_r10t"), draft.predictions("test")
+    model, test = load_classifier(draft.folder / "model.ckpt", "helpers_r10t"), draft.predictions("test")
     probabilities, embeddings = classify(model, list(test["image_path"]))
     np.testing.assert_allclose(probabilities, test[["p_good", "p_square", "p_stripes"]], rtol=1e-4, atol=1e-7)
     stored = np.load(draft.folder / "embeddings_test.npy")
@@ -310,12 +277,12 @@ def test_reloaded_it_gives_the_same(draft):
 
 def test_loading_refuses_what_is_no_such_classifier(draft, tmp_path):
     with pytest.raises(ValueError, match="helpers_r10t, not on resnet18"):
-        load_classifier(draft.folder, "resnet18")
+        load_classifier(draft.folder / "model.ckpt", "resnet18")
     with pytest.raises(FileNotFoundError, match=r"model\.ckpt is not there; train"):
-        load_classifier(tmp_path)
+        load_classifier(tmp_path / "model.ckpt", "helpers_r10t")
     torch.save({"state_dict": {}}, tmp_path / "model.ckpt")
     with pytest.raises(ValueError, match="holds no classifier"):
-        load_classifier(tmp_path)
+        load_classifier(tmp_path / "model.ckpt", "helpers_r10t")
 
 
 def test_arguments_of_a_local_backbone_are_in_the_checkpoint(tmp_path, small):
@@ -328,7 +295,7 @@ def test_arguments_of_a_local_backbone_are_in_the_checkpoint(tmp_path, small):
     local = resolve_backbone(f"local-dir:{tmp_path / 'backbone'}")
     run = train_classifier(tmp_path, small, local, **QUICK | {"epochs": 1})
     shutil.rmtree(tmp_path / "backbone")
-    model = load_classifier(run.folder)
+    model = load_classifier(run.folder / "model.ckpt", run.info["parameters"]["backbone"]["architecture"])
     assert model.hparams.model_args["pad_type"] == "same"
     test = run.predictions("test")
     np.testing.assert_allclose(classify(model, list(test["image_path"]))[0], test[["p_good", "p_square"]], rtol=1e-4)
@@ -343,17 +310,12 @@ def test_thresholds_come_from_good_photos_of_val(draft):
     assert set(thresholds) == {"image", "image_best_f1", "image_start"}
 
 
-def test_finished_run_is_found_and_the_best_epoch_can_be_kept(tmp_path, small, backbone):
-    options = QUICK | {"epochs": 3, "learning_rate": 3e-2, "select_on_val": True, "weighted_sampling": False}
-    options |= {"binary": True, "loss": "focal", "mixup": 0.4}
+def test_finished_run_is_found_and_two_classes_are_enough(tmp_path, small, backbone):
+    options = QUICK | {"epochs": 2, "weighted_sampling": False, "binary": True, "loss": "focal", "mixup": 0.4}
     run = train_classifier(tmp_path, small, backbone, **options)
-    history = run.history()
-    best = int(history["val_loss"].idxmin())
-    assert run.info["epochs"]["epoch"] == best and run.info["epochs"]["monitor"] == "val_loss"
-    assert run.info["epochs"]["value"] == pytest.approx(history["val_loss"][best], abs=1e-5)
     val = run.predictions("val")
     own = val["p_good"].where(val["label_index"] == 0, val["p_defect"])  # focal loss with gamma 2
-    assert (-((1 - own) ** 2) * np.log(own)).mean() == pytest.approx(history["val_loss"][best], rel=1e-3)
+    assert (-((1 - own) ** 2) * np.log(own)).mean() == pytest.approx(run.history()["val_loss"].iloc[-1], rel=1e-3)
     assert run.info["parameters"]["classes"] == ["good", "defect"]
     finished = run.finish(classifier_thresholds(run, start=0.4))
     assert finished.thresholds["image_start"].value == 0.4
@@ -375,9 +337,8 @@ def test_without_a_normal_class_nothing_is_calibrated(tmp_path, table, backbone)
     assert threshold.value == 0.4 and "not calibrated" in threshold.origin
 
 
-@pytest.mark.parametrize("weighted", [True, False])
-def test_resumed_training_ends_with_the_same_weights(tmp_path, small, backbone, monkeypatch, weighted):
-    options = QUICK | {"epochs": 3, "mixup": 0.4, "weighted_sampling": weighted, "augmentation": {}}
+def test_resumed_training_ends_with_the_same_weights(tmp_path, small, backbone, monkeypatch):
+    options = QUICK | {"epochs": 3, "mixup": 0.4, "augmentation": {}}
 
     def weights(run: Run) -> dict[str, torch.Tensor]:
         return torch.load(run.folder / "model.ckpt", weights_only=True)["state_dict"]
@@ -405,35 +366,21 @@ def test_resumed_training_ends_with_the_same_weights(tmp_path, small, backbone, 
 # ----------------------------------------------------------------------------------------------------------- bad tables
 
 
-def test_class_of_a_photo(table):
-    assert list(photo_classes(table)) == list(table["defect_type"])
-    assert set(photo_classes(table, binary=True)[table["defect_type"] == "stripes"]) == {"defect"}
-    assert set(photo_classes(table, binary=True)[table["defect_type"] == "good"]) == {"good"}
-
-
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
         ({"keep": ["good"]}, {}, "two classes or more; train holds good"),
-        ({"keep": ["good"]}, {"binary": True}, "No photo in train is of class defect"),
+        ({"keep": ["good"]}, {"binary": True}, "two classes or more"),
         ({"keep": []}, {}, "train holds no photo"),
         ({"unsplit": True}, {}, r"1 photos are in no split \(.*00\.png"),
-        ({}, {"classes": ["good", "square"]}, r"24 photos are of a class .* stripes in train: .*00\.png"),
-        ({}, {"classes": ["good", "square"], "allow_unknown": True}, "18 photos are of a class"),
-        ({}, {"classes": ["good", "square", "stripes", "bend"]}, "No photo in train is of class bend"),
         ({"unknown_in": "test"}, {}, "1 photos are of a class .* dent in test"),
-        ({}, {"classes": ["good", "square", "stripes"], "binary": True}, "leave classes at None"),
-        ({}, {"loss": "focl"}, "Unknown loss 'focl'"),
-        ({}, {"select_on_val": True, "monitor": "val_f2"}, "Unknown monitor 'val_f2'"),
-        ({"drop": "val"}, {"select_on_val": True}, "val has no photo"),
+        ({}, {"batch_size": 1}, "batch_size"),
     ],
 )
 def test_bad_tables_and_parameters_are_refused(tmp_path, table, backbone, change, options, message):
     rows = table.copy()
     if "keep" in change:
         rows = rows[rows["defect_type"].isin(change["keep"])]
-    if "drop" in change:
-        rows = rows[rows["split"] != change["drop"]]
     if "unsplit" in change:
         rows.loc[0, "split"] = ""
     if "unknown_in" in change:

@@ -48,25 +48,10 @@ def test_same_picks_as_the_plain_loop(n, d, n_select, pool_size, device):
     assert picks.tolist() == plain_loop(features, n_select)
 
 
-@pytest.mark.parametrize("start", [1, 17, 399])
-def test_another_start(start):
-    features = normal_points(400, 5)
-    assert k_center_greedy(features, 50, start=start, pool_size=32).tolist() == plain_loop(features, 50, start)
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_every_floating_type_by_its_exact_values(dtype):
     features = normal_points(500, 12).to(dtype)
     assert k_center_greedy(features, 80, pool_size=50).tolist() == plain_loop(features, 80)
-
-
-def test_clustered_features_whose_norms_are_large():
-    """Like real features: non-negative, far from the origin, in clumps."""
-    generator = torch.Generator().manual_seed(3)
-    clumps = 20 * torch.rand(12, 40, generator=generator)
-    members = torch.randint(12, (1500,), generator=generator)
-    features = (clumps[members] + torch.randn(1500, 40, generator=generator)).relu()
-    assert k_center_greedy(features, 150, pool_size=100).tolist() == plain_loop(features, 150)
 
 
 @pytest.mark.parametrize("pool_size", [1, 5, 40, 4096])
@@ -133,30 +118,12 @@ def test_any_small_grid_any_pool_any_chunk(data):
     assert picks == plain_loop(features, n_select, start)
 
 
-def test_pool_and_chunk_size_do_not_change_the_picks():
-    features = normal_points(4000, 10, seed=8)
-    expected = plain_loop(features, 300)
-    for pool_size, chunk_size in ((1, 8192), (10, 3), (333, 1000), (2048, 8192), (100_000, 100_000)):
-        picks = k_center_greedy(features, 300, pool_size=pool_size, chunk_size=chunk_size)
-        assert picks.tolist() == expected, (pool_size, chunk_size)
-
-
-def test_more_picks_begin_with_the_fewer():
-    features = normal_points(500, 4)
-    assert k_center_greedy(features, 40).tolist() == k_center_greedy(features, 90).tolist()[:40]
-
-
 def test_features_are_not_changed_and_may_be_strided():
     whole = normal_points(600, 20)
     strided = whole.T.contiguous().T[::2]
     before = strided.clone()
-    assert k_center_greedy(strided, 60).tolist() == plain_loop(strided, 60)
+    assert k_center_greedy(strided, 60, show_progress=True).tolist() == plain_loop(strided, 60)
     assert torch.equal(strided, before)
-
-
-def test_progress_does_not_change_the_picks():
-    features = normal_points(200, 4)
-    assert torch.equal(k_center_greedy(features, 50, show_progress=True), k_center_greedy(features, 50))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -181,10 +148,6 @@ def test_radii_are_the_distances_of_the_farthest_point(chunk_size):
     assert radii.shape == (49,)
     np.testing.assert_allclose(radii.numpy(), expected, rtol=1e-9)
     assert (radii.diff() <= 1e-12).all()
-
-
-def test_radii_of_one_pick_are_none():
-    assert selection_radii(torch.ones(1, 4)).shape == (0,)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

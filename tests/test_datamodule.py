@@ -25,7 +25,7 @@ from helpers.data.images import read_image, to_network_frame
 from helpers.data.pieces import cut_outs, resized, tiles
 from helpers.data.samples import assign_splits, make_table, read_table, write_table
 from helpers.models.catalog import network_frame
-from helpers.models.patchcore import make_pre_processor
+from helpers.models.parts import make_pre_processor
 from helpers.runs import open_run
 
 

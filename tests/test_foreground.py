@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from helpers.models.foreground import (
     FrameCrops,
     Onward,
     WholeFrames,
-    distance_loss,
     distance_target,
     predict_distance,
 )
@@ -66,23 +64,9 @@ def test_target_without_objects_and_of_one_that_is_everything():
     assert not distance_target(np.zeros((0, 4, 5), bool)).any()
     assert not distance_target(np.zeros((1, 4, 5), bool)).any()
     assert (distance_target(np.ones((1, 4, 5), bool)) == 1).all()
-    with pytest.raises(ValueError, match="N, H, W"):
-        distance_target(np.zeros((4, 5), bool))
 
 
 # ---------------------------------------------------------------------------------------------------------------- loss
-
-
-def test_losses_by_hand():
-    predicted = torch.tensor([0.05, 0.5, 0.2, 1.0]).view(1, 1, 2, 2)
-    target = torch.tensor([0.0, 0.9, 0.0, 1.0]).view(1, 1, 2, 2)  # errors 0.05, 0.4, 0.2, 0
-    assert distance_loss(predicted, target, "mse").item() == pytest.approx((0.0025 + 0.16 + 0.04) / 4)
-    # smooth L1 with b = 0.1: 0.05^2 / 0.2, 0.4 - 0.05, 0.2 - 0.05, 0
-    assert distance_loss(predicted, target).item() == pytest.approx((0.0125 + 0.35 + 0.15) / 4)
-    weighted = distance_loss(predicted, target, object_weight=3.0)
-    assert weighted.item() == pytest.approx((0.0125 + 3 * 0.35 + 0.15) / (1 + 3 + 1 + 3))
-    with pytest.raises(ValueError, match="smooth_l1, mse"):
-        distance_loss(predicted, target, "l7")
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
@@ -178,8 +162,6 @@ def test_the_map_has_the_size_and_the_place_of_the_photo(shape):
     predicted = predict_distance(net, np.repeat(grey[..., None], 3, axis=2))
     assert predicted.shape == shape and predicted.dtype == np.float32
     assert np.abs(predicted - grey / 255).max() < 0.02
-    with pytest.raises(ValueError, match="uint8"):
-        predict_distance(net, grey)
 
 
 @pytest.fixture
@@ -215,36 +197,9 @@ def test_the_same_seed_gives_the_same_network_and_the_checkpoint_gives_it_back(t
     weights = first.state_dict()
     assert all(torch.equal(weights[key], value) for key, value in again.state_dict().items())
     # Weights have moved from where the backbone left them, and loading asks for no backbone.
-    untouched = build_network("unet", backbone).state_dict()
+    untouched = build_network("unet", backbone.name, pretrained=True).state_dict()
     assert any(not torch.equal(weights[f"network.{key}"], value) for key, value in untouched.items() if "conv" in key)
     loaded = ForegroundNet.load_from_checkpoint(tmp_path / "a/foreground.ckpt", map_location="cpu", weights_only=True)
     assert loaded.hparams.architecture == "test_resnet" and loaded.hparams.image_size == 64
     pixels = read_image(photo.image_path)
     np.testing.assert_array_equal(predict_distance(loaded.eval(), pixels), predict_distance(first, pixels))
-
-
-def test_a_backbone_with_arguments_of_its_own_comes_back_with_them(tmp_path):
-    import timm
-
-    options = {"pad_type": "same"}  # the same weights, padded otherwise, give another map
-    network = timm.create_model("mobilenetv2_035", pretrained=False, **options)
-    timm.models.save_for_hf(network, tmp_path / "weights", model_args=options, safe_serialization=True)
-    photo = draw_discs(tmp_path / "photos", 0)
-    backbone = resolve_backbone(f"local-dir:{tmp_path / 'weights'}")
-    net = train_foreground(
-        [photo], [], backbone, tmp_path, image_size=64, crop_size=32, crops_per_photo=2, epochs=1, device="cpu"
-    )
-    shutil.rmtree(tmp_path / "weights")
-    loaded = ForegroundNet.load_from_checkpoint(tmp_path / "foreground.ckpt", map_location="cpu", weights_only=True)
-    pixels = read_image(photo.image_path)
-    np.testing.assert_array_equal(predict_distance(loaded.eval(), pixels), predict_distance(net, pixels))
-    plain = ForegroundNet("mobilenetv2_035", backbone.mean, backbone.std, 64).eval()
-    plain.load_state_dict(net.state_dict())
-    assert np.abs(predict_distance(plain, pixels) - predict_distance(net, pixels)).max() > 1e-4
-
-
-def test_a_senseless_network_is_refused():
-    with pytest.raises(ValueError, match="l7"):
-        ForegroundNet("test_resnet", [0] * 3, [1] * 3, loss="l7", network=Brightness())
-    with pytest.raises(ValueError, match="image_size=16"):
-        ForegroundNet("test_resnet", [0] * 3, [1] * 3, image_size=16, network=Brightness())

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
 import timm
 import torch
-from PIL import Image
 from torch import nn
 
-from helpers.data.samples import make_table
 from helpers.inference.grad_cam import grad_cam, last_feature_layer, points_at
-from helpers.inference.train import train_classifier
-from helpers.models.backbones import resolve_backbone
-from helpers.models.classifier import Classifier, load_classifier
+from helpers.models.classifier import Classifier
 
 SIZE = 128
 CORNERS = ((0, 0), (0, 64), (64, 0), (64, 64))
@@ -40,14 +33,13 @@ def test_map_by_hand():
     rng = np.random.default_rng(0)
     blocks = rng.integers(20, 240, (3, 4, 6, 3), dtype=np.uint8)
     photos = list(blocks.repeat(8, axis=1).repeat(8, axis=2))
-    maps = grad_cam(model, photos, batch_size=2)  # all are predicted as a: twice the red is above its opposite
+    maps = grad_cam(model, photos, [0, 0, 0])
     assert maps.shape == (3, 32, 48) and maps.dtype == np.float32
     for found, block in zip(maps, blocks, strict=True):
         # every pixel of the red channel has the same gradient: the map is that channel, as a share of its maximum
         red = block[..., 0].astype(np.float32)
         np.testing.assert_allclose(found, cv2.resize(red / red.max(), (48, 32)), atol=1e-5)
-    np.testing.assert_array_equal(grad_cam(model, photos, 0), maps)
-    mixed = grad_cam(model, photos, np.array([0, 1, 0]))
+    mixed = grad_cam(model, photos, [0, 1, 0])
     np.testing.assert_array_equal(mixed[[0, 2]], maps[[0, 2]])
     assert not mixed[1].any(), "nothing speaks for b"
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -56,55 +48,13 @@ def test_map_by_hand():
 def test_a_photo_that_speaks_for_its_class_all_over_has_no_place_that_stands_out():
     photo = np.full((32, 32, 3), 200, np.uint8)
     photo[:16] = 196
-    found = grad_cam(brightness_classifier(), [photo])
+    found = grad_cam(brightness_classifier(), [photo], [0])
     assert found.min() == pytest.approx(0.98, abs=1e-4) and found.max() == pytest.approx(1, abs=1e-6)
-
-
-def draw_table(folder: Path, n: int) -> pd.DataFrame:
-    """Grey noise; every second photo has a bright square in the quarter that its name says."""
-    rng, rows = np.random.default_rng(0), []
-    for number in range(n):
-        photo = rng.normal(110, 10, (SIZE, SIZE, 3))
-        quarter, kind = number // 2 % 4, "square" if number % 2 else "good"
-        if kind == "square":
-            top, left = CORNERS[quarter] + rng.integers(12, 24, 2)
-            photo[top : top + 28, left : left + 28] += 110
-        name = f"{kind}_{number:02d}_{quarter}.png"
-        Image.fromarray(np.clip(photo, 0, 255).astype(np.uint8)).save(folder / name)
-        split = "test" if number >= n - 16 else "train"
-        rows.append({"image_path": name, "label_index": number % 2, "defect_type": kind, "split": split})
-    return make_table(rows, root=folder, layout="drawn", name="quarters", published_split=True)
-
-
-def test_maximum_lies_where_the_square_is(tmp_path):
-    run = train_classifier(
-        tmp_path / "runs",
-        draw_table(tmp_path, 40),
-        resolve_backbone("builtin:"),
-        image_size=SIZE,
-        epochs=5,
-        batch_size=8,
-        predict_batch_size=8,
-        learning_rate=3e-3,
-        backbone_lr_factor=0.1,
-        hidden=16,
-        augmentation={"rotation": 0, "scale": 0, "blur": False},
-        device="cpu",
-    )
-    test = run.predictions("test")
-    assert (test["predicted"] == test["defect_type"]).mean() > 0.9
-    squares = test[test["defect_type"] == "square"]
-    model = load_classifier(run.folder)
-    maps = grad_cam(model, [run.photo_at_map_size(path) for path in squares["image_path"]], 1)
-    assert maps.shape == (8, SIZE, SIZE) and maps.min() >= 0 and maps.max() <= 1
-    tops, lefts = np.unravel_index(maps.reshape(len(maps), -1).argmax(axis=1), (SIZE, SIZE))
-    quarters = 2 * (tops >= SIZE // 2) + (lefts >= SIZE // 2)
-    assert list(quarters) == [int(Path(path).stem[-1]) for path in squares["image_path"]]
 
 
 @pytest.mark.parametrize(
     ("name", "channels"),
-    [("resnet18", 512), ("efficientnet_b0", 1280), ("mobilenetv2_035", 1280), ("mobilenetv3_small_050", 288)],
+    [("resnet18", 512), ("mobilenetv2_035", 1280)],
 )
 def test_the_last_feature_map_of_timms_networks(name, channels):
     network = timm.create_model(name, pretrained=False, num_classes=0)
@@ -116,38 +66,18 @@ def test_the_last_feature_map_of_timms_networks(name, channels):
     assert seen[0].shape == (1, channels, 2, 3)
     torch.testing.assert_close(seen[0], features)
     photos = list(np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8))
-    assert grad_cam(model, photos).shape == (2, 64, 96)
+    assert grad_cam(model, photos, [0, 1]).shape == (2, 64, 96)
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224"])
 def test_a_network_without_feature_maps_is_refused(name):
-    network = timm.create_model(name, pretrained=False, num_classes=0, depth=1) if "vit" in name else None
-    network = network or timm.create_model(name, pretrained=False, num_classes=0, depths=(1, 1, 1, 1))
+    network = timm.create_model(name, pretrained=False, num_classes=0, depth=1)
     model = Classifier(name, (0.5,) * 3, (0.25,) * 3, ("a", "b"), network=network).eval()
     with pytest.raises(ValueError, match=f"{name} has no feature map"):
-        grad_cam(model, [np.zeros((224, 224, 3), np.uint8)])
-
-
-@pytest.mark.parametrize(
-    ("photos", "index", "message"),
-    [
-        ([], None, "photos is empty"),
-        ([np.zeros((32, 32, 3), np.uint8), np.zeros((32, 40, 3), np.uint8)], None, "all of the network's size"),
-        ([np.zeros((32, 32, 3), np.float32)], None, "uint8"),
-        ([np.zeros((32, 32), np.uint8)], None, r"\(H, W, 3\)"),
-        ([np.zeros((32, 32, 3), np.uint8)], 2, r"class_index must lie in 0\.\.1, got 2"),
-        ([np.zeros((32, 32, 3), np.uint8)], [0, 1], "one for each of the 1 photos"),
-        ([np.zeros((8, 8, 3), np.uint8)], None, "8x8 pixels"),
-    ],
-)
-def test_wrong_input_is_named(photos, index, message):
-    with pytest.raises(ValueError, match=message):
-        grad_cam(brightness_classifier(), photos, index)
+        grad_cam(model, [np.zeros((224, 224, 3), np.uint8)], [0])
 
 
 def test_a_map_points_at_a_defect_within_the_tolerance():
     cam, mask = np.zeros((10, 12)), np.zeros((10, 12), bool)
     cam[0, 11], mask[2:5, 8:10] = 1.0, True  # two rows and two columns away
     assert points_at(cam, mask, tolerance=2) and not points_at(cam, mask, tolerance=1)
-    with pytest.raises(ValueError, match="one size"):
-        points_at(cam, mask.T)

@@ -64,32 +64,6 @@ def test_pytorch_oods_distance_agrees_where_shrinkage_does_not_matter():
     np.testing.assert_allclose(scorer.scores(photos), np.sqrt(2 * theirs * len(train)), rtol=0.02)
 
 
-def test_shrinkage_is_worth_having_with_many_dimensions_and_few_photos():
-    from pytorch_ood.detector import Mahalanobis
-
-    ours, theirs = [], []
-    for seed in range(5):
-        rng = np.random.default_rng(seed)
-        scales = np.geomspace(3, 0.3, 64)
-        centres = rng.normal(0, 2, (3, 64))
-        labels = np.repeat(np.arange(3), 12)  # 36 photos, 64 dimensions
-        train = centres[labels] + rng.normal(size=(36, 64)) * scales
-        known = centres[rng.integers(0, 3, 200)] + rng.normal(size=(200, 64)) * scales
-        unknown = rng.normal(0, 2, 64) + rng.normal(size=(200, 64)) * scales
-        truth, photos = np.repeat([0, 1], 200), np.concatenate([known, unknown])
-        ours.append(roc_auc_score(truth, MahalanobisScorer.fit(train, labels).scores(photos)))
-        other = Mahalanobis(None).fit_features(torch.tensor(train).float(), torch.tensor(labels))
-        theirs.append(roc_auc_score(truth, other.predict_features(torch.tensor(photos).float()).numpy()))
-    assert np.mean(ours) > np.mean(theirs) + 0.05
-
-
-def test_float32_and_float64_embeddings_give_the_same_distances():
-    single = MahalanobisScorer.fit(TRAIN, TRAIN_LABELS).scores(PHOTOS)
-    double = MahalanobisScorer.fit(TRAIN.astype(np.float64), TRAIN_LABELS).scores(PHOTOS.astype(np.float64))
-    assert single.dtype == np.float64
-    np.testing.assert_array_equal(single, double)
-
-
 def test_distance_does_not_depend_on_the_batch():
     scorer = MahalanobisScorer.fit(TRAIN, TRAIN_LABELS)
     one_by_one = np.concatenate([scorer.scores(photo[None]) for photo in PHOTOS])
@@ -134,21 +108,13 @@ def test_no_pickled_object_is_loaded(tmp_path):
             MahalanobisScorer.load(tmp_path / f"{name}.npz")
     with pytest.raises(FileNotFoundError, match="notebook 05"):
         MahalanobisScorer.load(tmp_path / "missing.npz")
-    with pytest.raises(ValueError, match=r"\.npz"):
-        MahalanobisScorer.fit(TRAIN, TRAIN_LABELS).save(tmp_path / "open_set.bin")
 
 
 def test_bad_embeddings_are_named():
     with pytest.raises(ValueError, match="embeddings must be finite; 1 of 1200"):
         MahalanobisScorer.fit(np.where(np.arange(1200).reshape(30, 40) == 7, np.nan, TRAIN), TRAIN_LABELS)
-    with pytest.raises(ValueError, match="29 entries for 30"):
-        MahalanobisScorer.fit(TRAIN, TRAIN_LABELS[:-1])
-    with pytest.raises(ValueError, match="two-dimensional"):
-        MahalanobisScorer.fit(TRAIN[0], ["a"])
     with pytest.raises(ValueError, match="do not vary"):
         MahalanobisScorer.fit(TRAIN[:3], ["a", "b", "c"])
-    with pytest.raises(ValueError, match="39 wide"):
-        MahalanobisScorer.fit(TRAIN, TRAIN_LABELS).scores(PHOTOS[:, :39])
     singular = MahalanobisScorer(("a",), np.zeros((1, 2)), np.diag([1.0, 0.0]), 0.0, 9)
     with pytest.raises(ValueError, match="singular"):
         singular.scores([[1.0, 1.0]])
@@ -188,30 +154,7 @@ def test_every_score_is_larger_for_the_unknown():
         assert roc_auc_score(np.repeat([0, 1], 30), table[method]) > 0.99, method
 
 
-def test_scores_of_float32_and_float64_agree():
-    single = unknown_scores(TRAIN, TRAIN_LABELS, PHOTOS, LOGITS, WEIGHT, BIAS)
-    arrays = [each.astype(np.float64) for each in (PHOTOS, LOGITS, WEIGHT, BIAS)]
-    double = unknown_scores(TRAIN.astype(np.float64), TRAIN_LABELS, *arrays)
-    np.testing.assert_allclose(single, double, rtol=1e-6)
-
-
-def test_table_says_what_is_wrong():
-    def score(**changes):
-        arguments = {"train_embeddings": TRAIN, "train_labels": TRAIN_LABELS, "embeddings": PHOTOS, "logits": LOGITS}
-        return unknown_scores(**{**arguments, "weight": WEIGHT, "bias": BIAS, **changes})
-
-    assert list(score(methods=["energy"], weight=None).columns) == ["energy"]
-    assert score(embeddings=PHOTOS[:0], logits=LOGITS[:0]).shape == (0, 5)
-    for changes, message in [
-        ({"methods": ["odin"]}, "odin"),
-        ({"methods": []}, "none"),
-        ({"weight": None}, "weight and bias"),
-        ({"weight": WEIGHT.T}, "must be"),
-        ({"logits": LOGITS[:2]}, "one length"),
-        ({"embeddings": PHOTOS[:, :3]}, "one width"),
-        ({"neighbour": 31}, r"1\.\.30"),
-        ({"train_labels": TRAIN_LABELS[:4]}, "train_labels has 4 entries"),
-        ({"logits": LOGITS * np.inf}, "logits must be finite"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            score(**changes)
+def test_no_photo_and_too_few_neighbours():
+    assert unknown_scores(TRAIN, TRAIN_LABELS, PHOTOS[:0], LOGITS[:0], WEIGHT, BIAS).shape == (0, 5)
+    with pytest.raises(ValueError, match=r"1\.\.30"):
+        unknown_scores(TRAIN, TRAIN_LABELS, PHOTOS, LOGITS, WEIGHT, BIAS, neighbour=31)

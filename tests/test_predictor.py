@@ -383,7 +383,7 @@ def test_a_classifier_gives_classes_and_probabilities(classifier_run, photos):
 
     paths = sorted((photos / "test" / "square").iterdir())
     found = Predictor(classifier_run, device="cpu").predict(paths)
-    model = load_classifier(classifier_run)
+    model = load_classifier(classifier_run / "model.ckpt", "test_resnet")
     frames = [torch.from_numpy(read_image(path)).permute(2, 0, 1).float() / 255 for path in paths]
     with torch.inference_mode():
         expected = model(torch.stack([resize(frame, [48, 56], antialias=True) for frame in frames])).softmax(1).numpy()

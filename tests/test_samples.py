@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.data import digests
+from helpers.data import samples
 from helpers.data.samples import (
     COLUMNS,
     assign_splits,
@@ -227,7 +227,7 @@ def test_bad_parameters_are_named(change, words):
 
 def test_published_train_with_defects_is_refused():
     rows = [{"image_path": "a.png", "split": "train", "label_index": 1}, {"image_path": "b.png", "split": "test"}]
-    with pytest.raises(ValueError, match="a.png is in the training split, which holds 1 abnormal"):
+    with pytest.raises(ValueError, match="a.png: the training split holds 1 abnormal"):
         assign_splits(table_of(rows, True))
 
 
@@ -505,7 +505,7 @@ def test_photos_that_a_stored_table_knows_are_not_read_again(tmp_path, monkeypat
     table = table_of([{"image_path": photo.name} for photo in photos], root=tmp_path)
     write_table(table, tmp_path / "samples.csv")
     first = fingerprint(table)
-    monkeypatch.setattr(digests, "DIGESTS", {})  # as in a new process
+    monkeypatch.setattr(samples, "_DIGESTS", {})  # as in a new process
     opened = []
     real = io.open
     monkeypatch.setattr("io.open", lambda path, *rest, **more: opened.append(path) or real(path, *rest, **more))

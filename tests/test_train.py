@@ -103,21 +103,6 @@ def test_writer_keeps_order_with_a_short_last_batch(tmp_path):
     assert np.array_equal(stored, maps.astype(np.float16))
 
 
-def test_writer_without_file_writes_nothing(tmp_path):
-    writer = MapWriter(1, None)
-    writer.on_predict_batch_end(None, None, batch(["a"], np.ones((1, 2, 2), np.float32), [1.0]), None, 0)
-    assert len(writer.rows) == 1
-    assert not list(tmp_path.iterdir())
-
-
-def test_writer_takes_a_column_of_scores():
-    writer = MapWriter(2, None)
-    found = batch(["a", "b"], np.zeros((2, 3, 3), np.float32), [1.0, 2.0])
-    found.pred_score = found.pred_score[:, None]
-    writer.on_predict_batch_end(None, None, found, None, 0)
-    assert pd.concat(writer.rows)["score"].tolist() == [1.0, 2.0]
-
-
 class Masks(Callback):
     """Keeps the masks that anomalib hands to the network's output."""
 
@@ -166,17 +151,6 @@ def test_photo_frame_is_the_network_input_before_normalisation(make_model, tmp_p
     assert np.abs(restored - frame).max() <= 1.01, "to the rounding of 8 bits"
 
 
-def test_mask_frame_by_hand():
-    mask = np.zeros((4, 8), bool)
-    mask[:2, :4] = True
-    frame = to_network_frame(mask, {"image_size": [8, 8], "center_crop": None})
-    expected = np.zeros((8, 8), bool)
-    expected[:4, :4] = True
-    assert np.array_equal(frame, expected)
-    cropped = to_network_frame(mask, {"image_size": [8, 8], "center_crop": [4, 4]})
-    assert np.array_equal(cropped, expected[2:6, 2:6])
-
-
 def test_predictions_are_in_float32_and_in_the_order_of_the_table(make_model, table, settings, tmp_path, tf32_seen):
     model, run = make_model(), open_run(tmp_path, "patchcore", settings, table, seed=0)
     train(run, model, SampleDataModule(table, train_batch_size=4, eval_batch_size=4), device="cpu")  # 4 + 4 + 1
@@ -217,7 +191,7 @@ def test_precision_is_mixed_on_an_nvidia_gpu_only(two_gpus):
 
 # ------------------------------------------------------------------------------------------------------- by epochs
 
-SETTINGS = {"image_size": [64, 64], "center_crop": None, "scheme": "supervised"}
+SETTINGS = {"image_size": [64, 64], "center_crop": None, "scheme": "supervised", "epochs": 3, "start_threshold": 0.3}
 THRESHOLDS = {"image": Threshold(value=0.5, origin="by hand"), "pixel": Threshold(value=0.5, origin="by hand")}
 
 
@@ -231,13 +205,13 @@ def mixed(one_class) -> pd.DataFrame:
     return supervised_table(one_class)
 
 
-def fit(draft: Run, epochs: int = 3) -> Run:
+def fit(draft: Run) -> Run:
     torch.manual_seed(0)
     model = build_model("unet", resolve_backbone("builtin:"), image_size=64, learning_rate=1e-3)
     data = SampleDataModule(
         draft.table, train_batch_size=4, allow_abnormal_train=True, train_augmentations=make_augmentations()
     )
-    train(draft, model, data, device="cpu", epochs=epochs, monitor="val_dice", area_threshold=0.3)
+    train(draft, model, data, device="cpu", monitor="val_dice")
     return draft
 
 
@@ -331,11 +305,11 @@ def test_draft_of_other_parameters_is_begun_again(tmp_path, mixed):
 
 def test_patience_stops_training(tmp_path, mixed, monkeypatch):
     monkeypatch.setattr(Segmenter, "on_validation_epoch_end", lambda self: self.log("val_dice", 0.5))
-    draft = open_run(tmp_path, "unet", SETTINGS, mixed, seed=0)
+    draft = open_run(tmp_path, "unet", SETTINGS | {"epochs": 9, "patience": 2}, mixed, seed=0)
     torch.manual_seed(0)
     model = build_model("unet", resolve_backbone("builtin:"), image_size=64)
     data = SampleDataModule(mixed, train_batch_size=16, allow_abnormal_train=True)
-    train(draft, model, data, device="cpu", epochs=9, monitor="val_dice", patience=2)
+    train(draft, model, data, device="cpu", monitor="val_dice")
     assert len(draft.history()) == 3 and draft.info["epochs"]["epoch"] == 0
 
 

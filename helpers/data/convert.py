@@ -29,11 +29,11 @@ from helpers.analysis.outlines import connected_regions
 from helpers.data.coco import InstancePhoto, read_instances
 from helpers.data.folders import folder_name
 from helpers.data.formats import read_dataset
-from helpers.data.images import decode_image, exif_orientation, image_sizes, known_bit_depth, read_mask
+from helpers.data.images import decode_image, exif_orientation, image_sizes, in_threads, known_bit_depth, read_mask
 from helpers.data.pieces import IMAGE_FORMATS, MIN_AREA, MODES, cut_outs, resized, tiles
 from helpers.data.samples import NORMAL, absolute_path, make_table, relative_path, write_table
 from helpers.paths import write_whole_folder
-from helpers.progress import in_threads, progress
+from helpers.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -75,11 +75,17 @@ def write_dataset(
 
     The folder appears under its name when it is complete; on any error nothing is left of it.
 
-    ``rows`` are a sample table or its rows, ``change`` makes of one row those that are written, in threads (see
-    `helpers.data.pieces`), ``source`` has ``root``, ``name``, ``pixel_size`` and ``bit_depth`` of the old dataset (of a
-    table: its own), and ``about`` goes into ``dataset.json``. ``force`` replaces a dataset that was written before; a
-    folder without ``dataset.json`` is never replaced, nor one that lies in the old dataset or around it. Photos and
-    masks that cannot be read or do not fit are all listed in one ValueError.
+    Args:
+        rows: a sample table, or its rows.
+        change: makes of one row those that are written, in threads; see `helpers.data.pieces`.
+        source: ``root``, ``name``, ``pixel_size`` and ``bit_depth`` of the old dataset; default: the table's.
+        about: more to be noted in ``dataset.json``.
+        force: replace a dataset that was written before; a folder without ``dataset.json`` is never replaced.
+
+    Raises:
+        FileExistsError: the folder is not empty.
+        ValueError: it lies in the old dataset, around it or holds its photos; nothing is to be written; or photos or
+            masks cannot be read, are missing or do not fit: all of them are listed.
     """
     total = None
     if isinstance(rows, pd.DataFrame):
@@ -103,32 +109,28 @@ def write_dataset(
             return error
 
     def write(partial: Path) -> None:
-        _write_all(progress(in_threads(pictures, rows), "Writing photos", total), writer, partial)
+        errors, said = [], Counter()
+        for result in progress(in_threads(pictures, rows), "Writing photos", total):
+            if isinstance(result, Exception):
+                errors.append(result)
+                continue
+            for each in result:
+                if isinstance(each, _Picture):
+                    said.update(each.note)
+                    writer.add(each, partial)
+                else:
+                    said[each["left_out"]] += 1
+        _raise_all(errors)
+        told = "; ".join(f"{count} {what}" for what, count in said.items())
+        if not writer.rows:
+            raise ValueError(f"There is nothing to write ({told or 'no photo'}); check the path and the parameters.")
+        if told:
+            logger.warning("%s: %s.", folder, told)
+        writer.finish(partial)
         _require_new(folder, source.get("root"), force)  # somebody else may have been quicker
 
     write_whole_folder(folder, write)
     return writer.table(folder)
-
-
-def _write_all(results: Iterable[list[_Picture | Row] | Exception], writer: _Writer, folder: Path) -> None:
-    errors, said = [], Counter()
-    for result in results:
-        if isinstance(result, Exception):
-            errors.append(result)
-            continue
-        for each in result:
-            if isinstance(each, _Picture):
-                said.update(each.note)
-                writer.add(each, folder)
-            else:
-                said[each["left_out"]] += 1
-    _raise_all(errors)
-    told = "; ".join(f"{count} {what}" for what, count in said.items())
-    if not writer.rows:
-        raise ValueError(f"There is nothing to write ({told or 'no photo'}); check the path and the parameters.")
-    if told:
-        logger.warning("%s: %s.", writer.name, told)
-    writer.finish(folder)
 
 
 def _require_new(folder: Path, root: str | Path | None, force: bool) -> None:

@@ -70,6 +70,16 @@ class SampleDataset(TabularDataset):
     mask would otherwise count as free of defects in every pixel metric.
 
     Photos of train and val, which every epoch sees, come from a `PhotoMemory`; those of test are read as they come.
+
+    Args:
+        table: a sample table.
+        split: "train", "val" or "test".
+        name: name of the dataset; default: from the table.
+        augmentations: transform applied to image and mask.
+
+    Raises:
+        ValueError: unknown split, or a column is missing.
+        FileNotFoundError: a photo or a mask of the split does not exist.
     """
 
     def __init__(
@@ -112,7 +122,11 @@ class SampleDataset(TabularDataset):
         self._read = partial(read_image, bits=bits) if split == "test" else PhotoMemory(bits)
 
     def __getitem__(self, index: int) -> ImageItem:
-        """Read one photo, and its mask where this split has masks."""
+        """Read one photo, and its mask where this split has masks.
+
+        Raises:
+            ValueError: photo or mask cannot be read, or differ in size.
+        """
         row = self.samples.iloc[index]
         photo = self._read(row.image_path)
         require_resizable(photo.shape, self.resized_to, row.image_path)
@@ -171,11 +185,24 @@ class SampleDataModule(Tabular):
     shuffled from ``seed``, so that two runs see the photos in the same order; val and test keep the table's order.
 
     Args:
+        table: a sample table in which every photo has a split, see `helpers.data.samples.assign_splits`.
+        name: name of the dataset; default: from the table.
+        train_batch_size: photos a training batch.
+        eval_batch_size: photos a batch of val, test and prediction.
+        num_workers: processes that read photos; 0: none.
+        train_augmentations: transform of train photos; default: ``augmentations``.
+        val_augmentations: transform of val photos; default: ``augmentations``.
+        test_augmentations: transform of test photos; default: ``augmentations``.
+        augmentations: transform of all photos without one of their own.
+        seed: of the order of the training photos.
         allow_abnormal_train: let train hold abnormal photos, for supervised models.
         abnormal_share: share of abnormal photos in a training epoch, 0 or more and below 1; 0: every photo once.
         balance: column of the table each of whose values comes equally often in a training epoch; empty: as they come.
         with_masks: whether masks are read where there are some.
         drop_single: leave out a last training batch of one photo, which has no statistics.
+
+    Raises:
+        ValueError: photos without a split, no training and no test photos at all, or abnormal photos in train.
     """
 
     def __init__(

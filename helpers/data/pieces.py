@@ -225,6 +225,7 @@ def cut_outs(
 
     Args:
         labels: for each photo (H, W) int: 0 is background, every other number an object.
+        size: side of the pictures in pixels.
         margin: free room on each side, in parts of the object's longer side.
         same_scale: one window for all, after the largest object, so that sizes stay comparable and a pixel has one
             size in mm; otherwise every object fills its own picture alike.
@@ -248,7 +249,13 @@ def cut_outs(
     n_test = round(test_share * len(photos)) if types is not None else 0
     for_test = {int((k + 0.5) * len(photos) / n_test) for k in range(n_test)}
     for number, photo in enumerate(photos):
-        pixels, split = _photo_of(photo, labels[number]), "test" if number in for_test else "train"
+        pixels, split = read_image(photo), "test" if number in for_test else "train"
+        if pixels.shape[:2] != labels[number].shape:
+            (height, width), (rows, columns) = pixels.shape[:2], labels[number].shape
+            raise ValueError(
+                f"{photo} is {width}x{height} pixels but its labels {columns}x{rows} (width x height); they must be of "
+                "one size."
+            )
         colour = fill if remove_background else None
         if remove_background and fill is None:
             colour = background_colour(pixels, labels[number])
@@ -264,15 +271,6 @@ def cut_outs(
             row |= dict(zip(("window_x", "window_y", "window_side"), window, strict=True)) | {"scale": size / side}
             row |= {"name": f"{number:04d}_{row['label']:03d}", "split": "test" if row["label_index"] else split}
             yield row
-
-
-def _photo_of(photo: str | Path, labels: np.ndarray) -> np.ndarray:
-    pixels = read_image(photo)
-    if pixels.shape[:2] != labels.shape:
-        (height, width), (rows, columns) = pixels.shape[:2], labels.shape
-        sizes = f"{photo} is {width}x{height} pixels but its labels {columns}x{rows} (width x height)"
-        raise ValueError(f"{sizes}; they must be of one size.")
-    return pixels
 
 
 def _objects(photo: str | Path, labels: np.ndarray, types: Mapping[int, str] | None) -> Iterator[Row]:

@@ -35,13 +35,14 @@ N_SHOWN = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     quiet_libraries()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names that the terminal has no letters for
     from helpers.inference.cascade import Cascade
-    from helpers.inference.stages import FOLDERS
+    from helpers.inference.saving import FOLDERS
 
     try:
         settings = dict(map(_setting, options.settings))

@@ -27,7 +27,7 @@ Results go to a folder:
     verdicts.csv, .json             one row a photo, see VERDICT_COLUMNS
     stages.csv, .json               one row a photo (or object) and stage, see STAGE_COLUMNS
     <stage>/inference_results.json  the rows of one stage
-    <stage>/masks, maps, overlays   what each stage saw and marked
+    <stage>/masks, maps, overlays   see helpers.inference.saving
     journal.jsonl                   what is done, one line a photo; a run that was killed goes on from it
 """
 
@@ -58,7 +58,8 @@ from helpers.inference.presets import (
     run_folder,
     stage_options,
 )
-from helpers.inference.stages import CLASS, ERROR, FOLDERS, STAGE_COLUMNS, Item, OpenSet, Rule, RunStage, sign_of
+from helpers.inference.saving import FOLDERS
+from helpers.inference.stages import CLASS, ERROR, STAGE_COLUMNS, Item, OpenSet, Rule, RunStage, sign_of
 from helpers.paths import check_name, hold, printable, project_path, short_name, write_json
 from helpers.progress import progress, sentence
 from helpers.runs import Run
@@ -87,10 +88,13 @@ class Cascade:
         *,
         parameters: Mapping[str, Any] | None = None,
         about: str = "",
+        batch_size: int = 8,
     ) -> None:
-        self.name, self.stages, self.about, self.parameters = name, list(stages), about, dict(parameters or {})
+        self.name, self.stages, self.about = name, list(stages), about
+        self.parameters, self.batch_size = dict(parameters or {}), batch_size
         _check_stages(name, self.stages)
-        self.batch_size = self.run_stages[0].predictor.batch_size
+        if batch_size < 1:
+            raise CascadeError(f"batch_size must be 1 or more, got {batch_size}.")
         depths = {stage.predictor.bit_depth for stage in self.run_stages}
         if len(depths) > 1:
             listed = " and ".join(map(str, sorted(depths)))
@@ -117,7 +121,7 @@ class Cascade:
             except Exception as error:  # a damaged network raises what torch likes
                 raise CascadeError(f"{where}: {sentence(error)}") from error
         about = {"about": str(content.get("about", "")), "parameters": parameters}
-        return cls(content.get("name", file.stem), stages, **about)
+        return cls(content.get("name", file.stem), stages, batch_size=options.get("batch_size", 8), **about)
 
     @classmethod
     def of_run(cls, run_dir: str | Path | Run, settings: Mapping[str, Any] | None = None, **options: Any) -> Cascade:
@@ -138,10 +142,11 @@ class Cascade:
             keys |= {"rule": "always", "then": CLASS, "otherwise": ""}
         stage = RunStage(predictor, pixel_threshold=parameters["pixel_threshold"], parameters=parameters, **keys)
         about = {"about": f"run {predictor.run.folder}", "parameters": parameters}
-        return cls(stage.name, [stage], **about)
+        return cls(stage.name, [stage], batch_size=predictor.batch_size, **about)
 
     @property
     def run_stages(self) -> list[RunStage]:
+        """The stages that judge."""
         return [stage for stage in self.stages if isinstance(stage, RunStage)]
 
     @property
@@ -151,6 +156,7 @@ class Cascade:
         return "; ".join(dict.fromkeys(notes)) or None
 
     def describe(self) -> dict[str, Any]:
+        """All that decides the results, plain data."""
         return {"name": self.name, "stages": [stage.describe() for stage in self.stages]}
 
     def run(

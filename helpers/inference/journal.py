@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers.inference.presets import CascadeError
-from helpers.inference.stages import FOLDERS, STAGE_COLUMNS
+from helpers.inference.saving import FOLDERS
+from helpers.inference.stages import STAGE_COLUMNS
 from helpers.paths import PARTIAL, cell, remove_partial, write_whole
 
 JOURNAL, ABOUT, LOCK = "journal.jsonl", "cascade.json", ".lock"
@@ -124,6 +125,7 @@ class Journal:
 
 
 def _parse(line: bytes) -> Any:
+    """What a whole line says; None for one that breaks off."""
     try:
         return json.loads(line) if line.endswith(b"\n") else None
     except (ValueError, RecursionError):

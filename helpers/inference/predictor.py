@@ -93,6 +93,7 @@ class Predictions:
 
     @property
     def predicted(self) -> list[str] | None:
+        """The most probable class of each photo; None for a detector."""
         return None if self.classes is None else [self.classes[index] for index in self.probabilities.argmax(1)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,23 +21,19 @@ from helpers.compute import full_precision, torch_device, trainer_device
 from helpers.data.augment import make_augmentations
 from helpers.data.coco import InstancePhoto
 from helpers.data.datamodule import SampleDataModule
-from helpers.data.images import read_image, to_network_frame
 from helpers.data.samples import NORMAL, SPLITS, relative_path, write_table
 from helpers.inference.object_mask import ObjectMasks, Refine
-from helpers.models.backbones import Backbone
-from helpers.models.catalog import as_size, build_model, model_args, network_frame
+from helpers.models.backbones import Backbone, model_args
+from helpers.models.catalog import build_model, network_frame
 from helpers.models.classifier import Classifier, abnormal_scores, build_classifier, known_classes, photo_classes
-from helpers.models.draem import TextureAnomalies, smoothed_maximum
+from helpers.models.draem import smoothed_maximum
 from helpers.models.foreground import CHECKPOINT_NAME, ForegroundNet, FrameCrops, Onward, WholeFrames
-from helpers.models.glass import GlassAnomalies
 from helpers.models.segmentation import build_network
 from helpers.paths import write_csv, write_json, write_whole
 from helpers.pictures.anomaly_source import AnomalySource
 from helpers.progress import SECONDS_BETWEEN_LINES, is_interactive, quiet_libraries
 from helpers.runs import CHECKPOINTS, DRAFT_FILE, LAST_CHECKPOINT, Run, open_run
 from helpers.thresholds import Threshold, exceeds, held_out_thresholds
-
-MONITORS = ("val_loss", "val_accuracy", "val_f1")  # what a classifier's best epoch can be chosen by
 
 
 class MinuteLines(Callback):
@@ -126,24 +122,18 @@ def train(
     data: SampleDataModule,
     *,
     device: str = "auto",
-    precision: str = "auto",
-    epochs: int | None = None,
     monitor: str = "",
-    patience: int = 0,
-    keep_last: bool = False,
-    eval_epochs: int = 1,
-    area_threshold: float | None = None,
-    predict_train: bool = False,
     refine: Refine | None = None,
 ) -> None:
     """Train a model on a run's splits, and leave checkpoint, history, predictions and maps in its draft.
 
-    Without ``epochs`` the model trains in its own way, without validation (PatchCore's single pass). With them a state
-    is saved after each look at val, every ``eval_epochs``; an interrupted training goes on from the last and ends with
-    the weights it would have had. With ``monitor``, the name of a logged value, they are those of the epoch where it
-    was best (``keep_last``: the last epoch's stay in ``model_last.ckpt``), and training stops when it was no better for
-    ``patience`` epochs (0: never). ``area_threshold``: note the share of each map above it, column ``area``;
-    ``predict_train``: predict train too; ``refine``: what is done to scores and maps first.
+    How is what the run's parameters say. Without ``epochs`` the model trains in its own way, without validation
+    (PatchCore's single pass). With them a state is saved after each look at val, every ``eval_epochs``; an interrupted
+    training goes on from the last and ends with the weights it would have had. With ``monitor``, the name of a logged
+    value, they are those of the epoch where it was highest (``select_on_val``: the last epoch's stay in
+    ``model_last.ckpt``), and training stops when it was no higher for ``patience`` epochs (0: never). Predictions note
+    the share of each map above ``start_threshold``, column ``area``; ``predict_train``: those of train too; ``refine``:
+    what is done to scores and maps first.
 
     Raises:
         RuntimeError: the run is finished already.
@@ -153,25 +143,19 @@ def train(
         raise RuntimeError(f"{run.folder} is a finished run; delete it or change a parameter to train again.")
     with run.alone():
         seed_everything(run.info["seed"], workers=True, verbose=False)
-        timer = Timer()
-        if epochs is None:
+        timer, settings, classifies = Timer(), run.info["parameters"], isinstance(model, Classifier)
+        if "epochs" in settings:
+            trainer = _fit_epochs(run, model, data, device, monitor, timer)
+        else:
             trainer = make_trainer(model, device, [timer], limit_val_batches=0)
             with full_precision():  # PatchCore's memory bank, which scores are distances to
                 trainer.fit(model, datamodule=data)
-        else:
-            options = {"max_epochs": epochs, "check_val_every_n_epoch": min(eval_epochs, epochs)}
-            options["precision"] = trainer_precision(precision, device)
-            trainer = _fit_epochs(run, model, data, device, timer, (monitor, patience, keep_last), options)
         trainer.save_checkpoint(run.folder / "model.ckpt", weights_only=True)
         run.note_time("fit_seconds", timer.time_elapsed())
         write_table(run.table, run.folder / "samples.csv")
-        classifies = isinstance(model, Classifier)
-        noted = {} if classifies else {"area_threshold": area_threshold, "refine": refine}
-        predict = _predict_classes if classifies else _predict_maps
+        wanted = [split for split in SPLITS if split != "train" or classifies or settings.get("predict_train")]
         parts = [
-            predict(model, data, split, run.folder, device, **noted)
-            for split in SPLITS
-            if (run.table["split"] == split).any() and (split != "train" or classifies or predict_train)
+            _predict(run, model, data, split, device, refine) for split in wanted if split in {*run.table["split"]}
         ]
         predictions = pd.concat(parts, ignore_index=True)
         names = dict(zip(run.table["image_path"], relative_path(run.table), strict=True))
@@ -180,31 +164,33 @@ def train(
 
 
 def _fit_epochs(
-    run: Run,
-    model: LightningModule,
-    data: SampleDataModule,
-    device: str,
-    timer: Timer,
-    watch: tuple[str, int, bool],
-    options: dict[str, Any],
+    run: Run, model: LightningModule, data: SampleDataModule, device: str, monitor: str, timer: Timer
 ) -> Trainer:
-    checkpoints, logs, (monitor, patience, keep_last) = run.folder / CHECKPOINTS, run.folder / "logs", watch
-    mode = "min" if monitor.endswith("loss") else "max"
+    settings, checkpoints, logs = run.info["parameters"], run.folder / CHECKPOINTS, run.folder / "logs"
+    epochs, patience = settings["epochs"], settings.get("patience")
     # All of them at the end of validation and "last" the last: so the state that training goes on from knows the best.
     common = {"dirpath": checkpoints, "enable_version_counter": False, "save_on_train_epoch_end": False}
-    best = ModelCheckpoint(filename="best", monitor=monitor, mode=mode, save_weights_only=True, **common)
+    best = ModelCheckpoint(filename="best", monitor=monitor, mode="max", save_weights_only=True, **common)
     callbacks = [timer, SeededEpochs(run.info["seed"]), *([best] if monitor else [])]
     callbacks.append(ModelCheckpoint(filename="last", every_n_epochs=1, **common))
     if monitor and patience:
-        callbacks.insert(0, EarlyStopping(monitor, mode=mode, patience=patience, check_on_train_epoch_end=False))
-    loggers = [CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="", version="")]
+        callbacks.insert(0, EarlyStopping(monitor, mode="max", patience=patience, check_on_train_epoch_end=False))
     write_json({"fingerprint": run.info["fingerprint"]}, run.folder / DRAFT_FILE)
-    trainer = make_trainer(model, device, callbacks, logger=loggers, enable_checkpointing=True, **options)
+    trainer = make_trainer(
+        model,
+        device,
+        callbacks,
+        logger=[CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="", version="")],
+        enable_checkpointing=True,
+        max_epochs=epochs,
+        check_val_every_n_epoch=min(settings.get("eval_epochs", 1), epochs),
+        precision=trainer_precision(settings.get("precision", "auto"), device),
+    )
     last = checkpoints / LAST_CHECKPOINT
     trainer.fit(model, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
     run.info["epochs"] = {"trained": trainer.current_epoch}
     if monitor:
-        if keep_last:
+        if settings.get("select_on_val"):
             trainer.save_checkpoint(run.folder / "model_last.ckpt", weights_only=True)
         if not best.best_model_path:
             raise RuntimeError(f"No epoch logged {monitor}, so none is the best; is there anything in val?")
@@ -218,40 +204,27 @@ def _fit_epochs(
     return trainer
 
 
-def _predict(model: LightningModule, data: SampleDataModule, split: str, trainer: Trainer) -> tuple[pd.DataFrame, Any]:
-    """Labels of a split's photos in the table's order, and what the model returned."""
+def _predict(
+    run: Run, model: LightningModule, data: SampleDataModule, split: str, device: str, refine: Refine | None
+) -> pd.DataFrame:
+    """Rows of a split in the table's order; its maps, or a classifier's embeddings, go to disk."""
+    labels = run.table.loc[run.table["split"] == split, ["image_path", "label_index", "defect_type", "split"]]
+    maps_file = run.folder / f"maps_{split}.npy" if split != "train" else None
+    writer = MapWriter(len(labels), maps_file, run.info["parameters"].get("start_threshold"), refine)
+    classifies = isinstance(model, Classifier)
     data.predict_split = split
     with full_precision():
-        outputs = trainer.predict(model, datamodule=data, return_predictions=isinstance(model, Classifier))
-    rows = data.table[data.table["split"] == split]
-    return rows[["image_path", "label_index", "defect_type", "split"]].reset_index(drop=True), outputs
-
-
-def _predict_maps(
-    model: LightningModule,
-    data: SampleDataModule,
-    split: str,
-    folder: Path,
-    device: str,
-    area_threshold: float | None,
-    refine: Refine | None,
-) -> pd.DataFrame:
-    maps_file = folder / f"maps_{split}.npy" if split != "train" else None
-    writer = MapWriter(int((data.table["split"] == split).sum()), maps_file, area_threshold, refine)
-    labels, _ = _predict(model, data, split, make_trainer(model, device, [writer]))
-    return labels.merge(pd.concat(writer.rows), on="image_path", how="left", validate="one_to_one")
-
-
-def _predict_classes(model: Classifier, data: SampleDataModule, split: str, folder: Path, device: str) -> pd.DataFrame:
-    labels, outputs = _predict(model, data, split, make_trainer(model, device, []))
+        trainer = make_trainer(model, device, [] if classifies else [writer])
+        outputs = trainer.predict(model, datamodule=data, return_predictions=classifies)
+    if not classifies:
+        return labels.merge(pd.concat(writer.rows), on="image_path", how="left", validate="one_to_one")
     logits, embeddings = (torch.cat(parts).cpu() for parts in zip(*outputs, strict=True))
-    write_whole(folder / f"embeddings_{split}.npy", partial(np.save, arr=embeddings.numpy()))
-    probabilities = logits.softmax(1)
-    normal = model.classes.index(NORMAL) if NORMAL in model.classes else None
+    write_whole(run.folder / f"embeddings_{split}.npy", partial(np.save, arr=embeddings.numpy()))
+    probabilities, classes = logits.softmax(1), model.classes
+    scores = abnormal_scores(probabilities, classes.index(NORMAL) if NORMAL in classes else None)
     confidence, predicted = (each.numpy() for each in probabilities.max(1))
-    labels = labels.assign(score=abnormal_scores(probabilities, normal).numpy())
-    labels = labels.assign(predicted=np.array(model.classes)[predicted], confidence=confidence)
-    return labels.assign(**{f"p_{name}": probabilities[:, index] for index, name in enumerate(model.classes)})
+    labels = labels.assign(score=scores.numpy(), predicted=np.array(classes)[predicted], confidence=confidence)
+    return labels.assign(**{f"p_{name}": probabilities[:, index].numpy() for index, name in enumerate(classes)})
 
 
 # ------------------------------------------------------------------------------------------ from sample table to a run
@@ -264,8 +237,9 @@ def _train_run(
     settings: dict[str, Any],
     build: Callable[[], LightningModule],
     data: dict[str, Any],
-    fit: dict[str, Any],
     *,
+    monitor: str = "",
+    refine: Refine | None = None,
     epochs: int,
     batch_size: int,
     predict_batch_size: int,
@@ -285,7 +259,7 @@ def _train_run(
     model = build()
     sizes = {"train_batch_size": batch_size, "eval_batch_size": predict_batch_size, "num_workers": num_workers}
     photos = SampleDataModule(table, seed=seed, **sizes, **data)
-    train(run, model, photos, device=device, precision=precision, epochs=epochs, **fit)
+    train(run, model, photos, device=device, monitor=monitor, refine=refine)
     return run
 
 
@@ -319,21 +293,11 @@ def train_segmenter(
     size, network = (image_size, image_size), {"learning_rate": learning_rate, "loss": loss}
     settings = {"image_size": [*size], "center_crop": None, "scheme": "supervised", "backbone": backbone.to_dict()}
     settings |= {"augmentation": augmentation, "abnormal_share": abnormal_share, "start_threshold": start_threshold}
-    fit = {"patience": patience, "predict_train": predict_train}
-    return _train_run(
-        folder,
-        name,
-        table,
-        settings | network | fit,
-        lambda: build_model(name, backbone, image_size=image_size, **network),
-        {
-            "train_augmentations": make_augmentations(image_size=size, **augmentation),
-            "allow_abnormal_train": True,
-            "abnormal_share": abnormal_share,
-        },
-        {"monitor": "val_dice", "area_threshold": start_threshold, **fit},
-        **common,
-    )
+    settings |= {"patience": patience, "predict_train": predict_train, **network}
+    data = {"train_augmentations": make_augmentations(image_size=size, **augmentation)}
+    data |= {"allow_abnormal_train": True, "abnormal_share": abnormal_share}
+    build = partial(build_model, name, backbone, image_size=image_size, **network)
+    return _train_run(folder, name, table, settings, build, data, monitor="val_dice", **common)
 
 
 def train_on_synthetic(
@@ -345,7 +309,6 @@ def train_on_synthetic(
     parameters: dict[str, Any],
     *,
     image_size: int,
-    center_crop: int = 0,
     keep_aspect: bool = False,
     eval_epochs: int = 1,
     select_on_val: bool = False,
@@ -363,36 +326,22 @@ def train_on_synthetic(
         raise ValueError(
             "SELECT_ON_VAL: val has no defect photo, so no epoch is better than another by AUROC; keep the last epoch."
         )
-    frame = network_frame(image_size, center_crop, keep_aspect=keep_aspect)
+    frame = network_frame(image_size, keep_aspect=keep_aspect)
     masks = ObjectMasks(object_masks.kind, frame, object_masks.segment) if object_masks else None
     settings = frame | {"scheme": table.attrs["scheme"], "backbone": backbone.to_dict() if backbone else None}
     settings |= {"anomaly_source": source.to_dict(), "eval_epochs": eval_epochs, "select_on_val": select_on_val}
     settings |= {"start_threshold": start_threshold, "model": parameters, "object_mask": masks.kind if masks else None}
-    fit = {"monitor": "val_auroc" if select_on_val else "", "keep_last": select_on_val, "eval_epochs": eval_epochs}
-    fit |= {"area_threshold": start_threshold}
-    fit |= {"refine": masks.refine(smoothed_maximum) if masks and name == "draem" else None}
+    refine = masks.refine(smoothed_maximum) if masks and name == "draem" else None
 
     def build() -> LightningModule:
-        sizes = {"image_size": image_size, "center_crop": center_crop, "keep_aspect": keep_aspect}
+        sizes = {"image_size": image_size, "keep_aspect": keep_aspect}
         model = build_model(name, backbone, anomaly_source=source.folder, **sizes, **parameters)
         if name == "glass":
             model.object_masks = masks
         return model
 
-    return _train_run(folder, name, table, settings, build, {}, fit, **common)
-
-
-def invented_examples(
-    name: str, source: AnomalySource, image_paths: Sequence[str], frame: Mapping[str, Any], seed: int = 0
-) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
-    """Good photos with defects as DRAEM or GLASS invents them, their masks and names: for `sample_grid`."""
-    photos = np.stack([to_network_frame(read_image(Path(path)), frame) for path in image_paths])
-    batch = torch.from_numpy(photos).permute(0, 3, 1, 2).float() / 255
-    torch.manual_seed(seed)
-    invent = TextureAnomalies(source.folder, 1.0, (0.1, 1.0)) if name == "draem" else GlassAnomalies(source.folder)
-    damaged, masks = invent(batch)
-    pictures = (255 * damaged.clamp(0, 1)).round().byte().permute(0, 2, 3, 1).numpy()
-    return list(pictures), list(masks[:, 0].numpy() > 0), [Path(path).name for path in image_paths]
+    monitor = "val_auroc" if select_on_val else ""
+    return _train_run(folder, name, table, settings, build, {}, monitor=monitor, refine=refine, **common)
 
 
 def train_classifier(
@@ -400,11 +349,9 @@ def train_classifier(
     table: pd.DataFrame,
     backbone: Backbone,
     *,
-    name: str = "classifier",
-    classes: Sequence[str] | None = None,
     binary: bool = False,
     allow_unknown: bool = False,
-    image_size: int | tuple[int, int],
+    image_size: int,
     batch_size: int,
     augmentation: dict[str, Any],
     learning_rate: float,
@@ -416,36 +363,26 @@ def train_classifier(
     label_smoothing: float = 0.1,
     mixup: float = 0.0,
     weighted_sampling: bool = True,
-    select_on_val: bool = False,
-    monitor: str = "val_loss",
     start_threshold: float = 0.4,
     **common: Any,
 ) -> Run:
     """Train a classifier of `photo_classes`, or find the finished run; ``common`` is as in `train_segmenter`.
 
-    The weights are those of the last epoch, so that val chooses nothing and its good photos can set the threshold. With
-    ``select_on_val`` they are those of the epoch that was best on all of val, good photos included: the threshold set
-    on those photos then accepts a little less than it promises, the more epochs there were to choose from.
-    ``weighted_sampling`` shows every class equally often; ``classes`` and ``allow_unknown`` as in `known_classes`.
-
-    Predictions (train without augmentation, val, test) have the columns score (`abnormal_scores`), predicted,
-    confidence and ``p_<class>`` besides; ``embeddings_<split>.npy`` (N, D) float32 is in their order.
+    The weights are those of the last epoch, so that val chooses nothing and its good photos can set the threshold.
+    ``weighted_sampling`` shows every class equally often; ``allow_unknown`` is as in `known_classes`. Predictions
+    (train without augmentation, val, test) have the columns score (`abnormal_scores`), predicted, confidence and
+    ``p_<class>`` besides; ``embeddings_<split>.npy`` (N, D) float32 is in their order.
     """
-    size, names = as_size(image_size), known_classes(table, classes, binary, allow_unknown)
+    size, names = (image_size, image_size), known_classes(table, binary, allow_unknown)
     if batch_size < 2:
         raise ValueError(f"batch_size must be 2 or more, got {batch_size}: a batch of one photo has no statistics.")
-    if select_on_val and monitor not in MONITORS:
-        raise ValueError(f"Unknown monitor {monitor!r}; known: {', '.join(MONITORS)}.")
-    if select_on_val and not (table["split"] == "val").any():
-        raise ValueError("SELECT_ON_VAL: val has no photo, so no epoch can be called the best; keep the last epoch.")
     layers = {"hidden": hidden, "dropout": dropout, "loss": loss, "label_smoothing": label_smoothing, "mixup": mixup}
     layers |= {"learning_rate": learning_rate, "backbone_lr_factor": backbone_lr_factor}
     layers |= {"freeze_norm": freeze_norm and backbone.pretrained}
     settings = {"task": "classification", "classes": names, "binary": binary, "allow_unknown": allow_unknown}
     settings |= {"normal_class": NORMAL if NORMAL in names else None, "model": layers, "augmentation": augmentation}
     settings |= {"image_size": [*size], "center_crop": None, "scheme": "supervised", "backbone": backbone.to_dict()}
-    settings |= {"weighted_sampling": weighted_sampling, "monitor": monitor if select_on_val else None}
-    settings |= {"start_threshold": start_threshold}
+    settings |= {"weighted_sampling": weighted_sampling, "monitor": None, "start_threshold": start_threshold}
     data = {"train_augmentations": make_augmentations(image_size=size, **augmentation), "augmentations": Resize(size)}
     data |= {"allow_abnormal_train": True, "with_masks": False, "drop_single": True}
     if weighted_sampling:
@@ -457,8 +394,7 @@ def train_classifier(
         model.class_of = dict(zip(table["image_path"], numbers.fillna(-1).astype(int), strict=True))
         return model
 
-    fit = {"monitor": monitor if select_on_val else ""}
-    return _train_run(folder, name, table, settings, build, data, fit, batch_size=batch_size, **common)
+    return _train_run(folder, "classifier", table, settings, build, data, batch_size=batch_size, **common)
 
 
 def classifier_thresholds(run: Run, accept: float = 0.95, start: float = 0.4) -> dict[str, Threshold]:
@@ -485,8 +421,6 @@ def train_foreground(
     epochs: int = 12,
     batch_size: int = 8,
     learning_rate: float = 1e-3,
-    loss: str = "smooth_l1",
-    object_weight: float = 1.0,
     seed: int = 0,
     device: str = "auto",
 ) -> ForegroundNet:
@@ -502,16 +436,14 @@ def train_foreground(
         loaders.append(DataLoader(WholeFrames(val, image_size), batch_size=1))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network, options = build_network("unet", backbone), model_args(backbone.name)
-        numbers = {"learning_rate": learning_rate, "loss": loss, "object_weight": object_weight}
         net = ForegroundNet(
             backbone.architecture,
             backbone.mean,
             backbone.std,
             image_size,
-            model_args=options,
-            network=network,
-            **numbers,
+            learning_rate,
+            model_args(backbone.name),
+            build_network("unet", backbone.name, pretrained=backbone.pretrained),
         )
         trainer = make_trainer(net, device, [], max_epochs=epochs, logger=CSVLogger(folder, name="", version=""))
         trainer.fit(net, *loaders)

@@ -14,15 +14,18 @@ Names, as the notebooks' parameter ``BACKBONE`` and the environment variable of 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
+from typing import Any
 
-from helpers.paths import LOCAL_PREFIX, project_path
+from helpers.paths import LOCAL_PREFIX, file_sha256, project_path
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +36,12 @@ UNTRAINED_PREFIX = "untrained:"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 LAYER_STRIDES = (8, 16)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+ORIGINS = {
+    "hub": "weights from the hub",
+    "local folder": "weights from a local folder",
+    "built in": "weights shipped with this package",
+    "untrained": "UNTRAINED: random weights",
+}
 
 
 class BackboneError(ValueError):
@@ -43,14 +52,9 @@ class BackboneError(ValueError):
 class Backbone:
     """A feature extractor and where its weights come from.
 
-    Attributes:
-        name: what timm and anomalib take as the model's name.
-        architecture: the timm architecture without weights, enough to rebuild it and load a checkpoint.
-        layers: names of the feature maps to use, shallow to deep.
-        mean: per-channel mean that photos in [0, 1] are normalised with.
-        std: per-channel standard deviation, likewise.
-        origin: ``hub``, ``local folder``, ``built in`` or ``untrained``.
-        sha256: of the file with the weights, where it is a file here; other weights in the same place are another run.
+    ``name`` is what timm and anomalib take as the model's name; ``architecture``, timm's without weights, is enough to
+    rebuild it and load a checkpoint. ``layers`` are the feature maps to use, shallow to deep; photos in [0, 1] are
+    normalised with ``mean`` and ``std``. ``sha256`` is that of a file of weights here: others there are another run.
     """
 
     name: str
@@ -63,7 +67,6 @@ class Backbone:
 
     @property
     def pretrained(self) -> bool:
-        """Whether there are weights to load."""
         return self.origin != "untrained"
 
     @property
@@ -72,49 +75,39 @@ class Backbone:
         return {"built in": "built-in backbone", "untrained": "untrained backbone"}.get(self.origin)
 
     def describe(self) -> str:
-        """One line for a notebook or a log."""
-        weights = {
-            "hub": "weights from the hub",
-            "local folder": "weights from a local folder",
-            "built in": "weights shipped with this package",
-            "untrained": "UNTRAINED: random weights",
-        }
-        return f"{self.name} ({weights[self.origin]}), layers {', '.join(self.layers)}"
+        return f"{self.name} ({ORIGINS[self.origin]}), layers {', '.join(self.layers)}"
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data for ``run.json``."""
         return asdict(self)
 
 
-def resolve_backbone(name: str = "auto", layers: tuple[str, ...] | list[str] = ()) -> Backbone:
-    """Find the weights that a name stands for, without guessing.
+def resolve_backbone(name: str = "auto", layers: Sequence[str] = ()) -> Backbone:
+    """Find the weights that a name stands for (see the module's docstring), without guessing.
 
-    Args:
-        name: see the module's docstring. ``auto`` (or an empty name) reads the environment variable ``BACKBONE``.
-        layers: names of feature maps; by default the deepest ones at strides 8 and 16, as in PatchCore (layer2 and
-            layer3 of a ResNet).
+    Layers are by default the deepest ones at strides 8 and 16, as in PatchCore (layer2 and layer3 of a ResNet).
 
     Raises:
-        BackboneError: if the weights cannot be reached or the name or a layer is unknown.
+        BackboneError: the weights cannot be reached, or the name or a layer is unknown.
     """
     if name in ("", "auto"):
         name = os.environ.get("BACKBONE", "").strip() or "auto"
     if name == "auto":
-        if hub_reachable(DEFAULT_NAME):
-            name = DEFAULT_NAME
-        else:
+        name = DEFAULT_NAME if hub_reachable(DEFAULT_NAME) else BUILTIN_NAME
+        if name == BUILTIN_NAME:
             logger.warning(
                 "The hub cannot be reached and no BACKBONE is set: taking the small backbone that this package ships. "
                 "Larger pretrained weights find more: give BACKBONE=local-dir:PATH."
             )
-            name = BUILTIN_NAME
     if name == BUILTIN_NAME:
         return _built_in(layers)
     if name.startswith(UNTRAINED_PREFIX):
         architecture = name.removeprefix(UNTRAINED_PREFIX) or DEFAULT_NAME.split(".")[0]
-        return _untrained(architecture, layers)
+        if not _timm().is_model(architecture):
+            raise BackboneError(f"BACKBONE={UNTRAINED_PREFIX}{architecture}: timm knows no model of that name.")
+        return _describe(architecture, architecture, layers, IMAGENET_MEAN, IMAGENET_STD, "untrained")
     if name.startswith(LOCAL_PREFIX):
-        return _local(Path(name.removeprefix(LOCAL_PREFIX)), layers)
+        return _local(project_path(name.removeprefix(LOCAL_PREFIX)).resolve(), layers)
     return _from_hub(name, layers)
 
 
@@ -125,9 +118,16 @@ def hub_reachable(name: str) -> bool:
     """
     import huggingface_hub
 
-    if _in_hub_cache(name):
+    timm, repo = _timm(), ""
+    try:
+        config = timm.get_pretrained_cfg(name)
+        if config is not None and config.hf_hub_id:
+            owned = "/" in config.hf_hub_id and not config.hf_hub_id.endswith("/")
+            repo = config.hf_hub_id if owned else f"timm/{name}"
+    except (RuntimeError, ValueError):
+        pass
+    if repo and any(isinstance(huggingface_hub.try_to_load_from_cache(repo, file), str) for file in WEIGHT_FILES):
         return True
-    repo = _hub_repo(name)
     address = huggingface_hub.hf_hub_url(repo, "config.json") if repo else huggingface_hub.constants.ENDPOINT
     try:
         huggingface_hub.get_hf_file_metadata(address, timeout=HUB_TIMEOUT_SECONDS)
@@ -146,73 +146,48 @@ def _timm() -> ModuleType:
     return timm
 
 
-def _hub_repo(name: str) -> str:
-    """Repository of the hub that timm has a name's weights from, or empty."""
-    timm = _timm()
-    try:
-        config = timm.get_pretrained_cfg(name)
-    except (RuntimeError, ValueError):
-        return ""
-    if config is None or not config.hf_hub_id:
-        return ""
-    return config.hf_hub_id if "/" in config.hf_hub_id and not config.hf_hub_id.endswith("/") else f"timm/{name}"
-
-
-def _in_hub_cache(name: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    repo = _hub_repo(name)
-    return bool(repo) and any(isinstance(try_to_load_from_cache(repo, file), str) for file in WEIGHT_FILES)
-
-
-def _from_hub(name: str, layers: tuple[str, ...] | list[str]) -> Backbone:
+def _from_hub(name: str, layers: Sequence[str]) -> Backbone:
     timm = _timm()
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         close = ", ".join(timm.list_models(f"*{architecture[:6]}*")[:5]) or "see timm.list_models()"
         raise BackboneError(f"BACKBONE={name!r}: timm knows no model {architecture!r}. Similar names: {close}.")
     known = timm.list_pretrained(f"{architecture}*")
-    if tag and name not in known or not tag and not any(known_name.startswith(architecture) for known_name in known):
+    if (tag and name not in known) or not known:
         raise BackboneError(f"BACKBONE={name!r}: no such pretrained weights. Known: {', '.join(known[:8]) or 'none'}.")
     if not hub_reachable(name):
         raise BackboneError(
             f"BACKBONE={name!r}: its weights are not in the hub's cache, and the hub did not answer within "
-            f"{HUB_TIMEOUT_SECONDS:.0f} s, or HF_HUB_OFFLINE is set. "
-            "Give a folder with BACKBONE=local-dir:PATH (config.json and "
-            "model.safetensors, as timm.models.save_for_hf writes them), or connect once so that they get cached, "
-            "or take the small one of this package with BACKBONE=builtin:, or random weights by name with "
+            f"{HUB_TIMEOUT_SECONDS:.0f} s, or HF_HUB_OFFLINE is set. Give a folder with BACKBONE=local-dir:PATH "
+            "(config.json and model.safetensors, as timm.models.save_for_hf writes them), or connect once so that they "
+            "get cached, or take the small one of this package with BACKBONE=builtin:, or random weights by name with "
             "BACKBONE=untrained: (its results are worthless as a judgement)."
         )
     config = timm.get_pretrained_cfg(name)
-    return _describe(name, architecture, layers, tuple(config.mean), tuple(config.std), "hub")
+    return _describe(name, architecture, layers, config.mean, config.std, "hub")
 
 
-def _local(folder: Path, layers: tuple[str, ...] | list[str]) -> Backbone:
-    timm = _timm()
-    folder = project_path(folder).resolve()
-    config_file = folder / "config.json"
-    if not config_file.is_file():
+def _local(folder: Path, layers: Sequence[str]) -> Backbone:
+    file = folder / "config.json"
+    if not file.is_file():
         raise BackboneError(f"BACKBONE=local-dir:{folder}: there is no config.json; give a folder in timm's format.")
-    if not any((folder / file).is_file() for file in WEIGHT_FILES):
+    weights = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if weights is None:
         raise BackboneError(f"BACKBONE=local-dir:{folder}: no weights; expected {' or '.join(WEIGHT_FILES)} there.")
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
         architecture = config["architecture"]
     except (ValueError, KeyError, TypeError) as error:
-        raise BackboneError(
-            f"{config_file} is not a timm model configuration with an 'architecture': {error}."
-        ) from error
-    if not isinstance(architecture, str) or not timm.is_model(architecture):
-        raise BackboneError(f"{config_file}: timm knows no architecture {architecture!r}.")
+        raise BackboneError(f"{file} is not a timm model configuration with an 'architecture': {error}.") from error
+    if not isinstance(architecture, str) or not _timm().is_model(architecture):
+        raise BackboneError(f"{file}: timm knows no architecture {architecture!r}.")
     cfg = config.get("pretrained_cfg", config)
     mean, std = cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD)
-    found = _describe(f"{LOCAL_PREFIX}{folder}", architecture, layers, tuple(mean), tuple(std), "local folder")
-    weights = next(folder / file for file in WEIGHT_FILES if (folder / file).is_file())
-    with weights.open("rb") as stream:
-        return replace(found, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
+    found = _describe(f"{LOCAL_PREFIX}{folder}", architecture, layers, mean, std, "local folder")
+    return replace(found, sha256=file_sha256(weights))
 
 
-def _built_in(layers: tuple[str, ...] | list[str]) -> Backbone:
+def _built_in(layers: Sequence[str]) -> Backbone:
     from helpers.models import builtin
 
     try:
@@ -224,44 +199,50 @@ def _built_in(layers: tuple[str, ...] | list[str]) -> Backbone:
     return replace(found, sha256=sha256)
 
 
-def _untrained(architecture: str, layers: tuple[str, ...] | list[str]) -> Backbone:
-    timm = _timm()
-    if not timm.is_model(architecture):
-        raise BackboneError(f"BACKBONE={UNTRAINED_PREFIX}{architecture}: timm knows no model of that name.")
-    return _describe(architecture, architecture, layers, IMAGENET_MEAN, IMAGENET_STD, "untrained")
-
-
 def _describe(
-    name: str,
-    architecture: str,
-    layers: tuple[str, ...] | list[str],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    origin: str,
+    name: str, architecture: str, layers: Sequence[str], mean: Sequence[float], std: Sequence[float], origin: str
 ) -> Backbone:
-    chosen = tuple(layers) or default_layers(architecture)
-    known = feature_strides(architecture)
-    unknown = [layer for layer in chosen if layer not in known]
-    if known and unknown:
-        raise BackboneError(f"LAYERS: {architecture} has no {', '.join(unknown)}. It has {', '.join(known)}.")
-    return Backbone(name, architecture, chosen, mean, std, origin)
+    strides = feature_strides(architecture)
+    by_stride = {stride: layer for layer, stride in strides.items()}
+    chosen = tuple(layers or (by_stride[stride] for stride in LAYER_STRIDES if stride in by_stride))
+    if not layers and len(chosen) < len(LAYER_STRIDES):
+        raise BackboneError(f"{architecture} has no feature maps at strides {LAYER_STRIDES}; name some with LAYERS.")
+    unknown = [layer for layer in chosen if layer not in strides]
+    if strides and unknown:
+        raise BackboneError(f"LAYERS: {architecture} has no {', '.join(unknown)}. It has {', '.join(strides)}.")
+    return Backbone(name, architecture, chosen, tuple(mean), tuple(std), origin)
 
 
 def feature_strides(architecture: str) -> dict[str, int]:
     """Names of the feature maps that timm offers of an architecture, shallow to deep, with their strides in pixels."""
-    timm = _timm()
-    model = timm.create_model(architecture, pretrained=False, features_only=True)
+    model = _timm().create_model(architecture, pretrained=False, features_only=True)
     return {info["module"]: info["reduction"] for info in model.feature_info.get_dicts(keys=["module", "reduction"])}
 
 
-def default_layers(architecture: str) -> tuple[str, ...]:
-    """The deepest feature maps at strides 8 and 16.
+def model_args(name: str) -> dict[str, Any]:
+    """Arguments by which a backbone (``Backbone.name``) differs from its architecture, as a local folder names them.
 
-    Raises:
-        BackboneError: if the architecture has none (a plain vision transformer, say): LAYERS must name some then.
+    Weights that came from TensorFlow have ``{"pad_type": "same"}``, say: without it the same weights give other
+    features, and no error. Empty for any other than a local folder.
     """
-    by_stride = {stride: layer for layer, stride in feature_strides(architecture).items()}
-    layers = tuple(by_stride[stride] for stride in LAYER_STRIDES if stride in by_stride)
-    if len(layers) < len(LAYER_STRIDES):
-        raise BackboneError(f"{architecture} has no feature maps at strides {LAYER_STRIDES}; name some with LAYERS.")
-    return layers
+    if not name.startswith(LOCAL_PREFIX):
+        return {}
+    file = Path(name.removeprefix(LOCAL_PREFIX)) / "config.json"
+    return json.loads(file.read_text(encoding="utf-8")).get("model_args") or {}
+
+
+@contextmanager
+def bare_backbone(architecture: str, options: dict[str, Any]) -> Iterator[str]:
+    """A name by which timm, anomalib and segmentation-models-pytorch build a backbone without its weights.
+
+    It is the architecture itself; with options (`model_args`) a folder that lasts as long as the context and says both.
+    """
+    if not _timm().is_model(architecture):  # "hf-hub:..." in somebody's run.json would have timm ask the hub
+        raise ValueError(f"timm knows no architecture {architecture[:80]!r}, which the run names; train it again.")
+    if not options:
+        yield architecture
+        return
+    with TemporaryDirectory() as folder:
+        content = {"architecture": architecture, "pretrained_cfg": {}, "model_args": options}
+        (Path(folder) / "config.json").write_text(json.dumps(content), encoding="utf-8")
+        yield f"{LOCAL_PREFIX}{folder}"

@@ -8,7 +8,6 @@ segmentation-models-pytorch (``tu-helpers_r10t``) build it by name.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from functools import cache
@@ -17,11 +16,12 @@ from typing import Any
 
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import nn
 
-from helpers.models.backbones import IMAGENET_MEAN, IMAGENET_STD
+from helpers.paths import file_sha256
 
 ARCHITECTURE = "helpers_r10t"
 TAG = "distilled"
@@ -31,15 +31,14 @@ WEIGHTS_FILE = WEIGHTS_FOLDER / WEIGHTS_NAME
 DESCRIPTION_FILE = WEIGHTS_FOLDER / DESCRIPTION_NAME
 BLOCKS, CHANNELS = (1, 2, 2), (64, 128, 192)
 HEAD_CHANNELS = (32, 96)
-OUTPUT_STRIDES = (16, 32)
 
 default_cfgs = generate_default_cfgs(
     {
         f"{ARCHITECTURE}.{TAG}": {
             "file": str(WEIGHTS_FILE),
             "input_size": (3, 256, 256),
-            "mean": IMAGENET_MEAN,
-            "std": IMAGENET_STD,
+            "mean": IMAGENET_DEFAULT_MEAN,
+            "std": IMAGENET_DEFAULT_STD,
             "num_classes": 0,
             "first_conv": "conv1.0",
             "classifier": None,
@@ -61,13 +60,7 @@ class BuiltinNet(nn.Module):
     pool32        32      96        head16, averaged over 2x2: for encoders that want five strides
     ============  ======  ========  ==================================================================
 
-    Args:
-        in_chans: number of input channels.
-        num_classes: ignored; there is no classifier.
-        output_stride: 32, or 16 to leave the last map at stride 16 (DeepLabV3+).
-        blocks: residual blocks at strides 4, 8 and 16.
-        channels: of these blocks.
-        **kwargs: further arguments that timm hands to every model; ignored.
+    ``output_stride`` 16 leaves the last map at stride 16 (DeepLabV3+); there is no classifier.
     """
 
     def __init__(
@@ -80,9 +73,8 @@ class BuiltinNet(nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        del num_classes, kwargs
-        if output_stride not in OUTPUT_STRIDES:
-            raise ValueError(f"output_stride must be one of {OUTPUT_STRIDES}, got {output_stride}.")
+        if output_stride not in (16, 32):
+            raise ValueError(f"output_stride must be 16 or 32, got {output_stride}.")
         self.blocks, self.channels = tuple(blocks), tuple(channels)
         # timm's resnet10t; its fourth stage is built as small as can be, since it is not used
         stages = {"layers": (*blocks, 1), "channels": (*channels, 32)}
@@ -110,9 +102,6 @@ class BuiltinNet(nn.Module):
         intermediates_only: bool = False,
     ) -> Any:
         """Feature maps at the asked for indices (timm's interface), shallow to deep."""
-        del norm, stop_early
-        if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}.")
         take, deepest = feature_take_indices(len(self.feature_info), indices)
         stem = self.act1(self.bn1(self.conv1(x)))
         maps = [stem, self.layer1(self.maxpool(stem))]
@@ -150,24 +139,14 @@ def helpers_r10t(pretrained: bool = False, **kwargs: Any) -> BuiltinNet:
 
 @cache
 def check_weights() -> dict[str, Any]:
-    """Compare the shipped file with its recorded SHA-256 and return what is recorded of it.
-
-    Raises:
-        FileNotFoundError: if the file is missing.
-        ValueError: if it is not the recorded file.
-    """
+    """What is recorded of the shipped file; a missing one, or one of another SHA-256, is refused."""
     if not WEIGHTS_FILE.is_file() or not DESCRIPTION_FILE.is_file():
         raise FileNotFoundError(f"{WEIGHTS_FILE} or its description is missing: install the package again.")
     description = json.loads(DESCRIPTION_FILE.read_text(encoding="utf-8"))
-    found = hashlib.sha256(WEIGHTS_FILE.read_bytes()).hexdigest()
+    found = file_sha256(WEIGHTS_FILE)
     if found != description["sha256"]:
         raise ValueError(
             f"{WEIGHTS_FILE} has SHA-256 {found[:12]}..., expected {description['sha256'][:12]}...: "
             "the file is damaged or another; install the package again."
         )
     return description
-
-
-def available() -> bool:
-    """Whether the package carries the weights."""
-    return WEIGHTS_FILE.is_file() and DESCRIPTION_FILE.is_file()

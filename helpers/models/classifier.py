@@ -9,7 +9,6 @@ Inception architecture", section 7) and mixup (Zhang et al. 2018, "mixup: beyond
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,18 +22,16 @@ from timm.data.mixup import Mixup, mixup_target
 from torch import nn
 
 import helpers.models.builtin  # noqa: F401  (registers its architecture with timm)
-from helpers.data.samples import NORMAL, SPLITS
-from helpers.models.catalog import bare_backbone, model_args
-from helpers.models.segmentation import rate_factor
+from helpers.data.samples import NORMAL
+from helpers.models.backbones import Backbone, bare_backbone, model_args
+from helpers.models.parts import adamw
 
 if TYPE_CHECKING:
     from anomalib.data import Batch
 
-    from helpers.models.backbones import Backbone
-
 BINARY_CLASSES = (NORMAL, "defect")
-LOSSES = ("cross_entropy", "focal")
-FOCAL_GAMMA = 2.0
+FOCAL_GAMMA = {"cross_entropy": 0.0, "focal": 2.0}
+LOSSES = tuple(FOCAL_GAMMA)
 
 
 def photo_classes(table: pd.DataFrame, binary: bool = False) -> pd.Series:
@@ -44,39 +41,17 @@ def photo_classes(table: pd.DataFrame, binary: bool = False) -> pd.Series:
     return table["label_index"].map(dict(enumerate(BINARY_CLASSES)))
 
 
-def known_classes(
-    table: pd.DataFrame, classes: Sequence[str] | None, binary: bool = False, allow_unknown: bool = False
-) -> list[str]:
-    """Names in the order of the logits: those given, or those in train, ``good`` first; with ``binary`` two.
+def known_classes(table: pd.DataFrame, binary: bool = False, allow_unknown: bool = False) -> list[str]:
+    """Names of the classes in train in the order of the logits: ``good`` first, then by name; with ``binary`` two.
 
-    With ``allow_unknown`` test may hold photos of other classes. Refuses tables that cannot be learned from.
+    With ``allow_unknown`` test may hold photos of other classes. Tables that cannot be learned from are refused.
     """
-    unsplit = table["image_path"][~table["split"].isin(SPLITS)]
-    if len(unsplit):
-        raise ValueError(
-            f"{len(unsplit)} photos are in no split ({unsplit.iloc[0]}, ...); "
-            "call helpers.data.samples.assign_splits with scheme 'supervised' first."
-        )
-    if binary and classes is not None:
-        raise ValueError(f"binary sets the classes {', '.join(BINARY_CLASSES)}; leave classes at None.")
     found = photo_classes(table, binary)
-    trained = set(found[table["split"] == "train"])
-    if binary:
-        names = list(BINARY_CLASSES)
-    elif classes is None:
-        names = sorted(trained, key=lambda each: (each != NORMAL, each))
-    else:
-        names = list(classes)
+    names = sorted({*found[table["split"] == "train"]}, key=lambda each: (each != NORMAL, each))
     if len(names) < 2:
         raise ValueError(
             f"A classifier needs two classes or more; train holds {', '.join(names) or 'no photo'}. Split with scheme "
             "'supervised', which puts defect photos into train."
-        )
-    absent = [each for each in names if each not in trained]
-    if absent:
-        raise ValueError(
-            f"No photo in train is of class {', '.join(absent)}; leave it out of classes, or split with scheme "
-            f"'supervised'. Train holds: {', '.join(sorted(trained))}."
         )
     unknown = ~found.isin(names)
     if allow_unknown:
@@ -93,14 +68,10 @@ def known_classes(
 
 def abnormal_scores(probabilities: torch.Tensor, normal: int | None) -> torch.Tensor:
     """Score of each photo, (N,) in [0, 1]: the probability of everything but the normal class; without such a class, of
-    everything but the most probable one.
+    everything but the most probable one. Probabilities are (N, C), ``normal`` the index of the normal class.
 
     The one formula, of training, Predictor and exported graphs: thresholds are compared with what it gives. It is a sum
     over those classes, since 1 - p has nothing left to rank by where p is nearly 1.
-
-    Args:
-        probabilities: (N, C), the softmax of the logits.
-        normal: index of the normal class, or None.
     """
     if normal is None:
         return probabilities.sort(dim=1, descending=True).values[:, 1:].sum(1)
@@ -108,20 +79,10 @@ def abnormal_scores(probabilities: torch.Tensor, normal: int | None) -> torch.Te
 
 
 def soft_target_loss(logits: torch.Tensor, targets: torch.Tensor, gamma: float = 0.0) -> torch.Tensor:
-    """Cross-entropy or focal loss between logits and the shares of the classes; the mean over the photos, a scalar.
-
-    With ``p`` the softmax of a photo's logits and ``y`` its target, the loss of the photo is
-
-        -sum over classes c of  y_c (1 - p_c)^gamma log(p_c)
+    """Mean over photos of -sum over classes c of y_c (1 - p_c)^gamma log(p_c), p the softmax of logits (B, C).
 
     For gamma = 0 this is cross-entropy; for a target that is one class alone it is the focal loss of Lin et al. 2017
-    (their equation 4). Smoothed labels and mixed photos have a share of several classes: each class's term is then
-    weighted by that share.
-
-    Args:
-        logits: (B, C) float.
-        targets: (B, C) float, each row sums to 1.
-        gamma: 0 or more; the larger, the less do photos count that the network is sure of.
+    (their equation 4). Smoothed labels and mixed photos have a share y_c of several classes, each row sums to 1.
     """
     log_p = logits.float().log_softmax(dim=1)  # half precision cannot hold it
     return -(targets * (1 - log_p.exp()) ** gamma * log_p).sum(dim=1).mean()
@@ -130,38 +91,17 @@ def soft_target_loss(logits: torch.Tensor, targets: torch.Tensor, gamma: float =
 class Classifier(LightningModule):
     """A backbone with a hidden layer and logits on top, and how it is trained.
 
-    Its hyperparameters are plain data and enough to rebuild it, so that :func:`load_classifier` needs neither
-    pretrained weights nor a network.
+    Its hyperparameters are plain data and enough to rebuild it, so that `load_classifier` needs neither pretrained
+    weights nor a network. Batches are anomalib's; ``class_of`` knows the class of each photo by its path. Logged each
+    epoch: ``train_loss``; ``val_loss`` (the same loss without smoothing and mixup), ``val_accuracy`` and ``val_f1``
+    (macro: the mean over the classes that val holds).
 
-    Batches are anomalib's; ``class_of`` knows the class of each photo by its path. Logged each epoch:
-    ``train_loss``; ``val_loss`` (the same loss without smoothing and mixup), ``val_accuracy`` and ``val_f1`` (macro:
-    the mean over the classes that val holds).
-
-    AdamW (Loshchilov & Hutter 2019); the learning rate rises over the first 5 % of the steps and falls along a cosine
-    to zero at the last.
-
-    Args:
-        architecture: timm architecture of the backbone (``Backbone.architecture``).
-        mean: per-channel mean that photos in [0, 1] are normalised with.
-        std: per-channel standard deviation, likewise.
-        classes: names, in the order of the logits; two or more.
-        hidden: width of the embedding.
-        dropout: share of values dropped before the hidden layer and before the logits, in [0, 1).
-        loss: ``cross_entropy``, or ``focal`` with gamma 2; see :func:`soft_target_loss`.
-        label_smoothing: share of each training target that is spread over all classes, in [0, 1).
-        mixup: alpha of mixup, pairs within a batch and one share a batch, drawn from Beta(alpha, alpha); 0: none.
-        learning_rate: the highest one, of the new layers.
-        backbone_lr_factor: the backbone's learning rate as a multiple of that.
-        freeze_norm: leave the backbone's batch normalisation at the mean and variance that its weights came with.
-            Photos of one product are alike: by the statistics of a small batch they lose what tells them apart.
-            False for a backbone without weights.
-        weight_decay: of AdamW.
-        model_args: of the backbone, from :func:`helpers.models.catalog.model_args`.
-        network: normalised photos (B, 3, H, W) to features (B, D) or (B, D, h, w), with an attribute ``num_features``
-            = D; None builds the backbone, without pretrained weights.
-
-    Raises:
-        ValueError: for a parameter outside its range.
+    ``classes`` are in the order of the logits. ``mixup`` is alpha: pairs within a batch and one share a batch, drawn
+    from Beta(alpha, alpha); 0: none. ``learning_rate`` is the highest one of the new layers, the backbone's is
+    ``backbone_lr_factor`` times that. ``freeze_norm`` leaves the backbone's batch normalisation at the statistics that
+    its weights came with: photos of one product are alike, by a small batch's they lose what tells them apart.
+    ``network``: normalised photos (B, 3, H, W) to features (B, D) or (B, D, h, w), with ``num_features`` = D; None
+    builds the backbone, without pretrained weights.
     """
 
     def __init__(
@@ -182,20 +122,6 @@ class Classifier(LightningModule):
         model_args: dict[str, Any] | None = None,
         network: nn.Module | None = None,
     ) -> None:
-        if loss not in LOSSES:
-            raise ValueError(f"Unknown loss {loss!r}; known: {', '.join(LOSSES)}.")
-        if len(classes) < 2 or len(set(classes)) < len(classes):
-            raise ValueError(f"classes must be two or more different names, got {list(classes)}.")
-        for name, value in (("dropout", dropout), ("label_smoothing", label_smoothing)):
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} must be 0 or more and below 1, got {value}.")
-        for name, value in (("mixup", mixup), ("weight_decay", weight_decay)):
-            if value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}.")
-        positive = {"hidden": hidden, "learning_rate": learning_rate, "backbone_lr_factor": backbone_lr_factor}
-        for name, value in positive.items():
-            if value <= 0:
-                raise ValueError(f"{name} must be above 0, got {value}.")
         super().__init__()
         mean, std, classes = list(mean), list(std), list(classes)  # checkpoints hold plain data only
         self.save_hyperparameters(ignore=["network"])
@@ -212,19 +138,14 @@ class Classifier(LightningModule):
         self.register_buffer("_mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self._mixup = Mixup(mixup, label_smoothing=label_smoothing, num_classes=len(classes)) if mixup else None
+        self._gamma = FOCAL_GAMMA[loss]
         self.class_of: dict[str, int] = {}  # path of a photo -> index of its class, for training
         self._outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.train()  # Lightning takes the modes as it finds them
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the logits."""
         return tuple(self.hparams.classes)
-
-    @property
-    def normal_class(self) -> str | None:
-        """The class of photos without a defect, ``good``, or None where it knows defects only."""
-        return NORMAL if NORMAL in self.classes else None
 
     def train(self, mode: bool = True) -> Classifier:
         """Training or evaluation mode; frozen batch normalisation stays in the latter."""
@@ -264,32 +185,24 @@ class Classifier(LightningModule):
         return batch.image.as_subclass(torch.Tensor), labels
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Loss of one batch; ``train_loss`` is its mean over the epoch."""
         images, targets = self.mix(*self._labelled(batch))
         loss = soft_target_loss(self(images), targets, self._gamma)
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(images))
         return loss
-
-    @property
-    def _gamma(self) -> float:
-        return FOCAL_GAMMA if self.hparams.loss == "focal" else 0.0
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget the last epoch's logits."""
-        self._outputs.clear()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (B, C) and embeddings (B, D)."""
         embeddings = self.embed(batch.image.as_subclass(torch.Tensor))
         return self.head(embeddings), embeddings
 
+    def on_validation_epoch_start(self) -> None:
+        self._outputs.clear()
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Keep the logits of one batch."""
         images, labels = self._labelled(batch)
         self._outputs.append((self(images).float().cpu(), labels.cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        """Log loss, accuracy and macro F1 over all photos of val."""
         logits, labels = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
         predicted = logits.argmax(dim=1)
         f1 = f1_score(labels, predicted, labels=labels.unique(), average="macro", zero_division=0.0)
@@ -298,63 +211,32 @@ class Classifier(LightningModule):
         self.log("val_f1", torch.tensor(f1, dtype=torch.float32), prog_bar=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW with two learning rates, and the schedule by steps.
-
-        Raises:
-            ValueError: if the trainer does not know how long it will train.
-        """
-        steps = self.trainer.estimated_stepping_batches
-        if math.isinf(steps):
-            raise ValueError("The learning rate falls until the last step: give the trainer max_epochs or max_steps.")
-        rate = self.hparams.learning_rate
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": [*self.norm.parameters(), *self.hidden.parameters(), *self.head.parameters()]},
-                {"params": list(self.backbone.parameters()), "lr": self.hparams.backbone_lr_factor * rate},
-            ],
-            lr=rate,
-            weight_decay=self.hparams.weight_decay,
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, int(steps)))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        rate, new = self.hparams.learning_rate, (self.norm, self.hidden, self.head)
+        groups = [
+            {"params": [parameter for layer in new for parameter in layer.parameters()]},
+            {"params": list(self.backbone.parameters()), "lr": self.hparams.backbone_lr_factor * rate},
+        ]
+        return adamw(self, groups, rate, self.hparams.weight_decay)
 
 
 def build_classifier(backbone: Backbone, classes: Sequence[str], **parameters: Any) -> Classifier:
-    """An untrained classifier on a backbone with its weights (or none, if it is untrained).
-
-    Args:
-        backbone: from :func:`helpers.models.backbones.resolve_backbone`; its layers play no part here.
-        classes: names, in the order of the logits.
-        **parameters: the further ones of :class:`Classifier`.
-    """
+    """An untrained `Classifier` on a backbone with its weights (or none, if it is untrained)."""
     network = timm.create_model(backbone.name, pretrained=backbone.pretrained, num_classes=0)
     options = {"model_args": model_args(backbone.name), "network": network, **parameters}
     return Classifier(backbone.architecture, backbone.mean, backbone.std, classes, **options)
 
 
-def load_classifier(checkpoint: str | Path, architecture: str | None = None, device: str = "cpu") -> Classifier:
-    """Rebuild a trained classifier, without asking for any pretrained weights.
+def load_classifier(file: Path, architecture: str, device: str = "cpu") -> Classifier:
+    """The trained classifier of a checkpoint, without asking for any pretrained weights.
 
-    The checkpoint is read with ``weights_only=True``: tensors and plain data, no code.
-
-    Args:
-        checkpoint: a run's folder, or a file that :func:`helpers.inference.train.train_classifier` wrote.
-        architecture: timm architecture of the backbone as ``run.json`` records it; another one is refused. None: the
-            checkpoint's.
-        device: ``cpu``, ``cuda:N`` or ``mps``.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no classifier, or one on another architecture.
+    The checkpoint is read with ``weights_only=True``: tensors and plain data, no code. One on another architecture than
+    ``run.json`` records is refused.
     """
-    file = Path(checkpoint)
-    file = file / "model.ckpt" if file.is_dir() else file
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not there; train the classifier with notebook 05_train_classifiers.")
     stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters", {})
     if "classes" not in stored:
         raise ValueError(f"{file} holds no classifier; it was written by another model.")
-    if architecture not in (None, stored["architecture"]):
+    if architecture != stored["architecture"]:
         raise ValueError(f"{file} holds a classifier on {stored['architecture']}, not on {architecture}.")
-    model = Classifier.load_from_checkpoint(file, map_location=device, weights_only=True)
-    return model.eval().to(device)
+    return Classifier.load_from_checkpoint(file, map_location=device, weights_only=True).eval().to(device)

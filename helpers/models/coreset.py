@@ -35,22 +35,18 @@ def k_center_greedy(
     the lowest index; no point is picked twice. Distances are compared in float64, so float32 features decide picks by
     their exact values and not by rounding.
 
-    Args:
-        features: (N, D) floating point tensor on any device, finite.
-        n_select: number of picks, 1 to N.
-        start: index of the first pick, 0 to N - 1.
-        pool_size: how many of the largest bounds are refreshed together. Changes the speed, never the picks.
-        chunk_size: rows converted to float64 at once in a pass over all points; the largest temporary there is.
-        show_progress: show a bar (one line a minute headless).
-
-    Returns:
-        (n_select,) int64 tensor of row indices in picking order, on the device of ``features``.
-
-    Raises:
-        ValueError: if ``features`` is not a finite 2-D floating point tensor, or ``n_select`` or ``start`` is out of
-            range.
+    ``features`` are (N, D), finite, floating point, on any device; the picks (n_select,) int64 are there, in picking
+    order. ``pool_size``, how many of the largest bounds are refreshed together, and ``chunk_size``, how many rows are
+    converted to float64 at once, change speed and memory, never the picks.
     """
-    _check(features, n_select, start)
+    if features.ndim != 2 or not features.is_floating_point():
+        raise ValueError(f"features must be a 2-D floating point tensor, got {features.dtype} {tuple(features.shape)}.")
+    if not 1 <= n_select <= len(features):
+        raise ValueError(f"n_select must be between 1 and the number of points, {len(features)}, got {n_select}.")
+    if not 0 <= start < len(features):
+        raise ValueError(f"start must be between 0 and {len(features) - 1}, got {start}.")
+    if not all(torch.isfinite(rows).all() for rows in features.split(CHUNK_SIZE)):
+        raise ValueError("features hold NaN or infinite values; check the photos and the backbone that made them.")
     selection = _LazySelection(features, start, pool_size, chunk_size)
     picks: Iterator[int] = selection.picks(n_select)
     if show_progress:
@@ -61,14 +57,8 @@ def k_center_greedy(
 def selection_radii(selected: torch.Tensor, *, chunk_size: int = CHUNK_SIZE) -> torch.Tensor:
     """How far the farthest point was from its nearest centre when each pick was made.
 
-    Needs only the picks: greedy k-center picks that farthest point, so its distance to the picks before is the radius.
-
-    Args:
-        selected: (K, D) floating point tensor, the picked features in picking order.
-        chunk_size: rows handled at once.
-
-    Returns:
-        (K - 1,) tensor, Euclidean distances after 1, 2, ..., K - 1 picks; it never rises.
+    Needs only the picked features (K, D) in picking order: greedy k-center picks that farthest point, so its distance
+    to the picks before is the radius. (K - 1,) Euclidean distances after 1, 2, ..., K - 1 picks; they never rise.
     """
     n_selected = len(selected)
     radii = torch.empty(n_selected - 1, dtype=selected.dtype, device=selected.device)
@@ -78,18 +68,6 @@ def selection_radii(selected: torch.Tensor, *, chunk_size: int = CHUNK_SIZE) -> 
         later = torch.arange(distances.shape[1], device=selected.device)[None] >= rows[:, None]
         radii[rows - 1] = distances.masked_fill_(later, float("inf")).amin(1)
     return radii
-
-
-def _check(features: torch.Tensor, n_select: int, start: int) -> None:
-    if features.ndim != 2 or not features.is_floating_point():
-        raise ValueError(f"features must be a 2-D floating point tensor, got {features.dtype} {tuple(features.shape)}.")
-    n_points = features.shape[0]
-    if not 1 <= n_select <= n_points:
-        raise ValueError(f"n_select must be between 1 and the number of points, {n_points}, got {n_select}.")
-    if not 0 <= start < n_points:
-        raise ValueError(f"start must be between 0 and {n_points - 1}, got {start}.")
-    if not all(torch.isfinite(rows).all() for rows in features.split(CHUNK_SIZE)):
-        raise ValueError("features hold NaN or infinite values; check the photos and the backbone that made them.")
 
 
 class _LazySelection:
@@ -113,7 +91,6 @@ class _LazySelection:
         self.centers: list[int] = []
 
     def picks(self, n_select: int) -> Iterator[int]:
-        """Yield the picks one by one."""
         self._add_center(self.start)
         yield self.start
         for first in range(0, self.features.shape[0], self.chunk_size):

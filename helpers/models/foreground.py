@@ -25,13 +25,12 @@ from torch.utils.data import Dataset, Sampler
 
 from helpers.compute import full_precision
 from helpers.data.images import read_image
-from helpers.models.catalog import bare_backbone
-from helpers.models.segmentation import STRIDE, assemble_network
+from helpers.models.backbones import bare_backbone
+from helpers.models.segmentation import STRIDE, build_network
 
 if TYPE_CHECKING:
     from helpers.data.coco import InstancePhoto
 
-LOSSES = ("smooth_l1", "mse")
 SMOOTH_L1_BETA = 0.1  # errors below this count squared; the map goes from 0 to 1
 WEIGHT_DECAY = 0.01
 CHECKPOINT_NAME = "foreground.ckpt"
@@ -40,21 +39,13 @@ GAIN, OFFSET, GAMMA = 0.3, 0.1, 0.3  # largest changes of the light: factor abou
 
 
 def distance_target(instance_masks: np.ndarray) -> np.ndarray:
-    """The map that the network learns: depth inside each object, 0 (background) to 1 (the object's deepest pixel).
+    """The map (H, W) float32 to learn: depth inside each object of masks (N, H, W), 0 (background) to 1 (its deepest).
 
     Holes of an object are filled first, so that every object has one peak and not a ring of them: a nut with its bore
     is annotated and cut out as a whole. The photo's border is no edge of an object: one that the border cuts goes on
     rising up to it, and is 1 where what can be seen of it is deepest. Where masks overlap the larger depth counts.
-
-    Args:
-        instance_masks: (N, H, W) bool, one mask an object; empty masks are passed over.
-
-    Returns:
-        (H, W) float32 in [0, 1].
     """
     masks = np.asarray(instance_masks, dtype=bool)
-    if masks.ndim != 3:
-        raise ValueError(f"instance_masks is {masks.ndim}-dimensional; give one mask an object, (N, H, W).")
     target = np.zeros(masks.shape[1:], dtype=np.float32)
     for mask in masks:
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -70,44 +61,13 @@ def distance_target(instance_masks: np.ndarray) -> np.ndarray:
     return target
 
 
-def distance_loss(
-    predicted: torch.Tensor, target: torch.Tensor, kind: str = "smooth_l1", object_weight: float = 1.0
-) -> torch.Tensor:
-    """Weighted mean over all pixels of the squared error, or of the smooth L1 error (Girshick 2015, "Fast R-CNN").
-
-    Args:
-        predicted: (B, 1, H, W) in [0, 1].
-        target: the same shape, from :func:`distance_target`.
-        kind: ``mse``: ``e**2``; ``smooth_l1``: ``e**2 / (2 b)`` below ``b`` = :data:`SMOOTH_L1_BETA`, else
-            ``|e| - b / 2``.
-        object_weight: weight of a pixel with a target above 0; that of the background is 1.
-    """
-    if kind not in LOSSES:
-        raise ValueError(f"loss={kind!r} is unknown; known: {', '.join(LOSSES)}.")
-    if kind == "mse":
-        errors = functional.mse_loss(predicted, target, reduction="none")
-    else:
-        errors = functional.smooth_l1_loss(predicted, target, reduction="none", beta=SMOOTH_L1_BETA)
-    weights = torch.where(target > 0, object_weight, 1.0)
-    return (weights * errors).sum() / weights.sum()
-
-
 class ForegroundNet(LightningModule):
-    """U-Net with one sigmoid output, trained on :func:`distance_target`.
+    """U-Net with one sigmoid output, trained on `distance_target` by the smooth L1 error (Girshick 2015, "Fast R-CNN").
 
     Its hyperparameters are plain data and enough to rebuild it, so that
     ``ForegroundNet.load_from_checkpoint(file, weights_only=True)`` needs neither pretrained weights nor a network.
-
-    Args:
-        architecture: timm architecture of the encoder (``Backbone.architecture``).
-        mean: per-channel mean that photos in [0, 1] are normalised with.
-        std: per-channel standard deviation, likewise.
-        image_size: the longer side of a photo, in pixels, when the network sees it.
-        learning_rate: AdamW's at the start; it falls to zero by half a cosine over all steps.
-        loss: see :func:`distance_loss`.
-        object_weight: see :func:`distance_loss`.
-        model_args: of the encoder, from :func:`helpers.models.catalog.model_args`.
-        network: photos (B, 3, H, W) to logits (B, 1, H, W); None builds it, without pretrained weights.
+    ``image_size`` is the longer side of a photo, in pixels, when the network sees it; ``network`` None builds one
+    without pretrained weights.
     """
 
     def __init__(
@@ -117,21 +77,15 @@ class ForegroundNet(LightningModule):
         std: Sequence[float],
         image_size: int = 256,
         learning_rate: float = 1e-3,
-        loss: str = "smooth_l1",
-        object_weight: float = 1.0,
         model_args: dict[str, Any] | None = None,
         network: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        if loss not in LOSSES:
-            raise ValueError(f"loss={loss!r} is unknown; known: {', '.join(LOSSES)}.")
-        if image_size < STRIDE:
-            raise ValueError(f"image_size={image_size} is too small; use {STRIDE} or more.")
         mean, std = list(mean), list(std)  # checkpoints hold plain data only
         self.save_hyperparameters(ignore=["network"])
         if network is None:
             with bare_backbone(architecture, model_args or {}) as encoder:
-                network = assemble_network("unet", encoder, pretrained=False)
+                network = build_network("unet", encoder, pretrained=False)
         self.network = network.to(memory_format=torch.channels_last)  # faster on a CPU
         self.register_buffer("_mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
@@ -141,18 +95,16 @@ class ForegroundNet(LightningModule):
         return torch.sigmoid(self.network((photos - self._mean) / self._std))
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """Loss of one batch; ``train_loss`` is its mean over the epoch."""
-        loss = self._loss(batch)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch[0]))
-        return loss
+        return self._loss(batch, "train_loss")
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
-        """Log ``val_loss``, the mean over whole photos."""
-        self.log("val_loss", self._loss(batch), on_step=False, on_epoch=True, batch_size=len(batch[0]))
+        self._loss(batch, "val_loss")
 
-    def _loss(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    def _loss(self, batch: tuple[torch.Tensor, torch.Tensor], name: str) -> torch.Tensor:
         photos, targets = batch
-        return distance_loss(self(photos), targets, self.hparams.loss, self.hparams.object_weight)
+        loss = functional.smooth_l1_loss(self(photos), targets, beta=SMOOTH_L1_BETA)
+        self.log(name, loss, on_step=False, on_epoch=True, batch_size=len(photos))
+        return loss
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW, and half a cosine to zero over all steps."""
@@ -162,18 +114,10 @@ class ForegroundNet(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-# ---------------------------------------------------------------------------------------------------------------- data
-
-
 class WholeFrames(Dataset):
-    """Photos and targets at the size the network sees, padded to multiples of 32: (3, H, W) and (1, H, W) float32.
+    """Photos and targets, their longer side ``image_size`` pixels, padded to multiples of 32: (3, H, W) and (1, H, W).
 
-    Args:
-        photos: from :func:`helpers.data.coco.read_instances`.
-        image_size: longer side in pixels.
-
-    Raises:
-        ValueError: a photo is not of the size its annotation says, or has objects that are outlined as a group.
+    A photo of another size than its annotation says, or with objects outlined as a group, is refused.
     """
 
     def __init__(self, photos: Sequence[InstancePhoto], image_size: int) -> None:
@@ -188,21 +132,12 @@ class WholeFrames(Dataset):
         return _to_tensors(_pad(photo, height, width), _pad(target, height, width))
 
 
-class FrameCrops(Dataset):
+class FrameCrops(WholeFrames):
     """Random crops of a few photos: any place, turned by quarters, mirrored, 0.8 to 1.25 times as large, other light.
 
-    Item ``index`` follows from the seed and the index alone; indices go on beyond the length (:class:`Onward`), so
-    that no epoch sees the crops of another. The photos take turns.
-
-    Args:
-        photos: from :func:`helpers.data.coco.read_instances`.
-        image_size: longer side of a whole photo in pixels.
-        crop_size: side of a crop in pixels, a multiple of 32; where a photo is smaller, it goes on mirrored.
-        n_crops: crops an epoch.
-        seed: of the crops.
-
-    Raises:
-        ValueError: no photo, a crop size that is no multiple of 32, or a photo of another size than annotated.
+    Item ``index`` follows from the seed and the index alone; indices go on beyond the length (`Onward`), so that no
+    epoch sees the crops of another. The photos take turns. ``crop_size`` is a multiple of 32 pixels; where a photo is
+    smaller, it goes on mirrored.
     """
 
     def __init__(
@@ -212,7 +147,7 @@ class FrameCrops(Dataset):
             raise ValueError("There is no photo to train on.")
         if crop_size < STRIDE or crop_size % STRIDE:
             raise ValueError(f"crop_size={crop_size}: expected a multiple of {STRIDE}.")
-        self.frames = [_read_frame(photo, image_size) for photo in photos]
+        super().__init__(photos, image_size)
         self.crop_size, self.n_crops, self.seed = crop_size, n_crops, seed
 
     def __len__(self) -> int:
@@ -250,8 +185,20 @@ class Onward(Sampler[int]):
         return iter(range(first, first + self.n))
 
 
+@torch.inference_mode()
+@full_precision()
+def predict_distance(net: ForegroundNet, photo: np.ndarray) -> np.ndarray:
+    """The distance map (H, W) float32 in [0, 1] of a photo (H, W, 3) uint8, enlarged from the network's own size."""
+    small = _resize(photo, net.hparams.image_size)
+    height, width = small.shape[:2]
+    padded = _pad(small, *(-(-side // STRIDE) * STRIDE for side in (height, width)))
+    predicted = net(_photo_tensor(padded)[None].to(net.device))[0, 0, :height, :width].float().cpu().numpy()
+    size = (photo.shape[1], photo.shape[0])
+    return np.clip(cv2.resize(predicted, size, interpolation=cv2.INTER_LINEAR), 0, 1)
+
+
 def _read_frame(photo: InstancePhoto, image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 photo (H, W, 3) and float32 target (H, W), their longer side ``image_size``."""
+    """uint8 photo (H, W, 3) and float32 target (H, W)."""
     if any(photo.crowd):
         raise ValueError(
             f"{photo.image_path} has objects that are outlined as one group (iscrowd), which shows no single depth; "
@@ -263,8 +210,7 @@ def _read_frame(photo: InstancePhoto, image_size: int) -> tuple[np.ndarray, np.n
             f"{photo.image_path} is {pixels.shape[1]}x{pixels.shape[0]} pixels but annotated as "
             f"{photo.size[1]}x{photo.size[0]} (width x height); export the annotation again."
         )
-    target = distance_target(photo.instance_masks())
-    return _resize(pixels, image_size), _resize(target, image_size)
+    return _resize(pixels, image_size), _resize(distance_target(photo.instance_masks()), image_size)
 
 
 def _resize(picture: np.ndarray, longer_side: int) -> np.ndarray:
@@ -288,28 +234,3 @@ def _photo_tensor(photo: np.ndarray) -> torch.Tensor:
     """(3, H, W) float32 in [0, 1] from uint8, or from float32 in [0, 1]."""
     values = photo.astype(np.float32) / 255 if photo.dtype == np.uint8 else photo
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
-
-
-# ------------------------------------------------------------------------------------------------ ----- prediction
-
-
-@torch.inference_mode()
-@full_precision()
-def predict_distance(net: ForegroundNet, photo: np.ndarray) -> np.ndarray:
-    """The distance map of a photo of any size, predicted at the network's own size and enlarged.
-
-    Args:
-        net: trained.
-        photo: (H, W, 3) uint8, RGB.
-
-    Returns:
-        (H, W) float32 in [0, 1].
-    """
-    if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
-        raise ValueError(f"A photo is (H, W, 3) uint8, got {photo.shape} {photo.dtype}; read it with read_image.")
-    small = _resize(photo, net.hparams.image_size)
-    height, width = small.shape[:2]
-    padded = _pad(small, *(-(-side // STRIDE) * STRIDE for side in (height, width)))
-    predicted = net(_photo_tensor(padded)[None].to(net.device))[0, 0, :height, :width].float().cpu().numpy()
-    size = (photo.shape[1], photo.shape[0])
-    return np.clip(cv2.resize(predicted, size, interpolation=cv2.INTER_LINEAR), 0, 1)

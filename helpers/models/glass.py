@@ -1,5 +1,5 @@
 """GLASS (Chen et al. 2024, "A unified anomaly synthesis strategy with gradient ascent for industrial anomaly detection
-and localization", arXiv 2407.09359) on anomalib's implementation, with what anomalib 2.7.0 changed of it mended.
+and localization", arXiv 2407.09359) on anomalib's implementation, with what anomalib 2.7.0 changed of it repaired.
 
 A frozen backbone gives features of patches, a linear projection adapts them, a small discriminator tells normal from
 abnormal. It learns from three kinds of features: those of good photos; the same moved by noise and gradient ascent
@@ -8,7 +8,7 @@ until they lie just outside (global synthesis); those of photos with textures bl
 ``hypersphere`` from the centre of all. :func:`judge_distribution` decides by the spectrum of the mean photo, as the
 authors' code does.
 
-Mended: the centre comes from photos that are normalised as in training; masks are a single Perlin mask, the union or
+Repaired: the centre comes from photos that are normalised as in training; masks are a single Perlin mask, the union or
 the intersection of two, a third each; the photo keeps a share of N(0.5, 0.1) in a defect, clipped to [0.2, 0.8];
 defects can be kept inside a foreground; the map is (B, 1, H, W); without pretrained weights the model builds (to load
 a checkpoint); photos of any batch size go through an exported model; nothing is downloaded. The authors' code keeps
@@ -18,7 +18,6 @@ the checkpoint that is best on test data; ours does not look at test data.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ import cv2
 import numpy as np
 import torch
 from anomalib.data import InferenceBatch
-from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator, generate_perlin_noise
+from anomalib.data.utils.generators.perlin import generate_perlin_noise
 from anomalib.models import Glass as StockGlass
 from anomalib.models.image.glass.torch_model import GlassModel
 from torch import nn
@@ -37,14 +36,15 @@ from torchvision.transforms.v2.functional import resize
 
 import helpers.models.builtin  # noqa: F401  (registers its architecture with timm)
 from helpers.data.images import read_image, to_network_frame
-from helpers.models.draem import validation_figures
-from helpers.pictures.anomaly_source import texture_files
+from helpers.models.parts import LearnsFromInvented, TextureGenerator, log_loss
 
 if TYPE_CHECKING:
     import pandas as pd
     from anomalib.data import Batch
 
 DISTRIBUTIONS = ("manifold", "hypersphere")
+RENAMED = {"steps": "step", "noise_std": "gaussian_noise_std", "patch_size": "patchsize"}
+RENAMED |= {"focal_quantile": "focal_loss_quantile_threshold"}
 BLEND_MEAN, BLEND_STD, BLEND_RANGE = 0.5, 0.1, (0.2, 0.8)  # share of the photo in an invented defect
 MASK_TRIES = 20
 ASCENT_RATE, PROJECT_EVERY = 1e-3, 5  # of the gradient ascent: step in feature space; steps between projections
@@ -58,53 +58,17 @@ ObjectMasks = Callable[[Sequence[str]], torch.Tensor]
 """Paths of photos -> (B, 1, H, W) 0 or 1 at the network's size: where the object is."""
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What the spectrum of the mean good photo says about how features are distributed.
-
-    Attributes:
-        distribution: ``manifold`` or ``hypersphere``.
-        density: share of the box about the middle that holds all bright points, or of the disc if that is larger,
-            that they fill; above 0.21 (and ``radius`` above 12 and ``n_points`` above 60) it is a hypersphere.
-        radius: of the disc about the middle that holds all bright points, in frequency steps.
-        n_points: number of bright points.
-        n_photos: photos in the mean.
-        mean_photo: (H, W, 3) uint8.
-        spectrum: (289, 289) float32, 20 log of the magnitude, frequency 0 in the middle.
-    """
-
-    distribution: str
-    density: float
-    radius: float
-    n_points: int
-    n_photos: int
-    mean_photo: np.ndarray
-    spectrum: np.ndarray
-
-    def row(self) -> dict[str, Any]:
-        """What a table of categories shows."""
-        return {
-            "distribution": self.distribution,
-            "density": self.density,
-            "radius": self.radius,
-            "n_points": self.n_points,
-            "n_photos": self.n_photos,
-        }
-
-
-def judge_distribution(photos: Iterable[np.ndarray]) -> Judgement:
-    """Judge from good photos, all of one size, whether their features lie on a manifold or about a centre.
+def judge_distribution(photos: Iterable[np.ndarray]) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Judge from good photos (H, W, 3) uint8 of one size whether their features lie on a manifold or about a centre.
 
     The authors' rule: the mean photo is blurred and its spectrum looked at. Where the bright points fill a disc or box
     about the middle, of a certain size, nothing but smooth shades is left in the mean, and the category is called a
     hypersphere. Where they scatter far out, a pattern that is the same in all photos has stayed, and it is a manifold.
     The limits are the authors', found on their data: near them a few photos more or less can turn the judgement.
 
-    Args:
-        photos: (H, W, 3) uint8.
-
-    Raises:
-        ValueError: if there is none.
+    Returns a row (``distribution``; ``density``: share of the box about the middle that holds all ``n_points`` bright
+    points, or of the disc of ``radius`` if that is larger, that they fill; ``n_photos``), the mean photo (H, W, 3)
+    uint8, and its spectrum (289, 289) float32, 20 log of the magnitude, frequency 0 in the middle.
     """
     total, count = 0.0, 0
     for photo in photos:
@@ -125,35 +89,21 @@ def judge_distribution(photos: Iterable[np.ndarray]) -> Judgement:
     in_disc = int((np.hypot(every[:, None], every) <= radius).sum())
     density = max(n_points / (4 * max(high, 1) * max(wide, 1)), n_points / in_disc)
     centred = density > DENSE and radius > MIN_RADIUS and n_points > MIN_POINTS
-    name = "hypersphere" if centred else "manifold"
-    return Judgement(name, density, radius, n_points, count, mean_photo, spectrum.astype(np.float32))
+    row = {"distribution": DISTRIBUTIONS[centred], "density": density, "radius": radius}
+    return row | {"n_points": n_points, "n_photos": count}, mean_photo, spectrum.astype(np.float32)
 
 
-def judge_table(table: pd.DataFrame, frame: Mapping[str, Any]) -> Judgement:
-    """The judgement by the normal training photos of a sample table, as the network sees them.
-
-    Args:
-        table: with its splits.
-        frame: from :func:`helpers.models.catalog.network_frame`.
-    """
+def judge_table(table: pd.DataFrame, frame: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """The judgement by a sample table's normal training photos, as the network sees them (`network_frame`)."""
     good = table[(table["split"] == "train") & (table["label_index"] == 0)]
     return judge_distribution(to_network_frame(read_image(Path(path)), frame) for path in good["image_path"])
 
 
-class GlassAnomalies(PerlinAnomalyGenerator):
-    """Local synthesis in photos: a texture blended in under a mask of Perlin noise, in every photo.
-
-    Args:
-        folder: of textures, see :func:`helpers.pictures.anomaly_source.texture_files`.
-
-    Raises:
-        ValueError: if there is no picture in the folder.
-    """
+class GlassAnomalies(TextureGenerator):
+    """Local synthesis in photos: a texture blended in under a mask of Perlin noise, in every photo."""
 
     def __init__(self, folder: Path | str) -> None:
-        files = texture_files(folder)
-        super().__init__(probability=1.0)
-        self.anomaly_source_paths = files
+        super().__init__(folder, probability=1.0)
 
     def noise_mask(self, height: int, width: int, device: torch.device) -> torch.Tensor:
         """Where turned Perlin noise is above 0.5, (H, W) bool."""
@@ -175,15 +125,10 @@ class GlassAnomalies(PerlinAnomalyGenerator):
     def forward(
         self, photos: torch.Tensor, foreground: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Blend a texture into each photo.
+        """Photos (B, 3, H, W) in [0, 1] with defects, and masks (B, 1, H, W) float, 0 or 1.
 
-        Args:
-            photos: (B, 3, H, W) in [0, 1].
-            foreground: (B, 1, H, W), 0 or 1: where defects may be; None: anywhere.
-
-        Returns:
-            Photos (B, 3, H, W) with defects, and masks (B, 1, H, W) float, 0 or 1. Where twenty masks in a row miss the
-            foreground, the photo stays as it is and its mask is empty.
+        ``foreground`` (B, 1, H, W) says where defects may be. Where twenty masks in a row miss it, the photo stays as
+        it is and its mask is empty.
         """
         masks = torch.zeros(len(photos), 1, *photos.shape[-2:], device=photos.device)
         damaged = photos.clone()
@@ -209,22 +154,8 @@ class GlassAnomalies(PerlinAnomalyGenerator):
         return self.augmenters(resize(picture, [height, width], antialias=True)).clamp(0, 1)
 
 
-@dataclass(frozen=True)
-class Step:
-    """What one training step gives: terms of the loss, and figures to watch.
-
-    Attributes:
-        terms: ``true``, ``gaus`` and ``focal``; the loss is their sum.
-        figures: ``radius_true`` and ``radius_fake``, the quantiles of the distances to the centre; ``score_true`` and
-            ``score_fake``, the mean scores of good and of invented features.
-    """
-
-    terms: dict[str, torch.Tensor]
-    figures: dict[str, torch.Tensor]
-
-
 class GlassNetwork(GlassModel):
-    """anomalib's GLASS network with the mends; its arguments are those of anomalib's ``GlassModel``.
+    """anomalib's GLASS network with the repairs; its arguments are those of anomalib's ``GlassModel``.
 
     ``pre_trained=False`` builds a backbone without weights for a checkpoint to fill; it is never trained.
     """
@@ -276,28 +207,17 @@ class GlassNetwork(GlassModel):
 
     @torch.no_grad()
     def mean_features(self, batches: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Mean over photos of :meth:`patch_features` at each place of the grid, (h * w, D).
-
-        Args:
-            batches: (B, 3, H, W) photos, normalised as in training.
-
-        Raises:
-            ValueError: if there is none.
-        """
+        """Mean of `patch_features` over normalised photos (B, 3, H, W) at each place of the grid, (h * w, D)."""
         total, count = None, 0
         for photos in batches:
             features = self.patch_features(photos)[0]
             features = features.reshape(len(photos), -1, features.shape[-1]).sum(0)
             total, count = features if total is None else total + features, count + len(photos)
-        if total is None:
-            raise ValueError("The centre of GLASS needs training photos, and there is none.")
         return total / count
 
     def forward(self, batch: torch.Tensor) -> InferenceBatch:
-        """Predictions for normalised photos (B, 3, H, W), in either mode.
-
-        Returns:
-            ``anomaly_map`` (B, 1, H, W) in [0, 1], ``pred_score`` (B,), the highest score of a patch.
+        """Normalised photos (B, 3, H, W), in either mode, to ``anomaly_map`` (B, 1, H, W) in [0, 1] and ``pred_score``
+        (B,), the highest score of a patch.
         """
         features, (height, width) = self.embed(batch)
         scores = self.discriminator(features).reshape(-1, height, width)
@@ -310,13 +230,14 @@ class GlassNetwork(GlassModel):
         damaged, masks = self.augmentor((photos * self._img_std + self._img_mean).clamp(0, 1), foreground)
         return (damaged - self._img_mean) / self._img_std, masks
 
-    def train_step(self, photos: torch.Tensor, damaged: torch.Tensor, masks: torch.Tensor) -> Step:
-        """Terms of the loss for good photos and the same with defects.
+    def train_step(
+        self, photos: torch.Tensor, damaged: torch.Tensor, masks: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """For good photos (B, 3, H, W) and the same with defects, both normalised, and where (B, 1, H, W) these are:
 
-        Args:
-            photos: (B, 3, H, W), normalised.
-            damaged: the same, normalised, with defects.
-            masks: (B, 1, H, W), 0 or 1: where they are.
+        the terms ``true``, ``gaus`` and ``focal`` of the loss, which is their sum; and figures to watch: the quantiles
+        ``radius_true`` and ``radius_fake`` of the distances to the centre, the mean scores ``score_true`` and
+        ``score_fake`` of good and of invented features.
         """
         features, grid = self.embed(torch.cat([damaged, photos]))
         fake, true = features.float().chunk(2)
@@ -350,17 +271,13 @@ class GlassNetwork(GlassModel):
             hard = error >= torch.quantile(error, self.focal_loss_quantile_threshold)
             fake_scores, truth = fake_scores[hard][:, None], truth[hard][:, None]
         terms["focal"] = self.focal_loss(torch.cat([1 - fake_scores, fake_scores], dim=1), truth)
-        return Step(terms, figures)
+        return terms, figures
 
     def global_synthesis(
         self, true: torch.Tensor, center: torch.Tensor, radius: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores (N, 1) of good features and of the same moved outwards: noise, gradient ascent, truncated projection.
-
-        Args:
-            true: (N, D).
-            center: (N, D), of each feature's place.
-            radius: scalar, of the hypersphere.
+        """Scores (N, 1) of good features (N, D) and of the same moved outwards: noise, gradient ascent, truncated
+        projection; ``center`` (N, D) is that of each feature's place, ``radius`` the hypersphere's.
         """
         moved = true + torch.randn_like(true) * self.gaussian_noise_std
         if not moved.requires_grad:  # without a projection nothing before it learns
@@ -386,72 +303,29 @@ class GlassNetwork(GlassModel):
         return true_scores, scores
 
 
-class Glass(StockGlass):
-    """GLASS as an anomalib module.
+class Glass(LearnsFromInvented, StockGlass):
+    """GLASS as an anomalib module; logged each epoch: loss, terms and figures of `GlassNetwork.train_step`, val's.
 
-    Logged each epoch: ``train_loss``, its terms ``train_true_loss``, ``train_gaus_loss``, ``train_focal_loss``, the
-    figures of :class:`Step`; of val ``val_normal_score``, and ``val_auroc`` where val has defects too.
-
-    Args:
-        backbone: timm's name of the backbone.
-        layers: names of its feature maps, shallow to deep.
-        pre_trained: whether its weights are loaded.
-        image_size: (height, width) in pixels of what the network sees, as ``pre_processor`` makes it.
-        anomaly_source: folder of textures; empty: for inference only.
-        distribution: ``manifold`` or ``hypersphere``, see :func:`judge_distribution`.
-        pretrain_embed_dim: features of a layer are averaged to this width.
-        target_embed_dim: and those of all layers together to this one.
-        pre_projection: number of linear layers of the projection; 0: none.
-        discriminator_hidden: width of the discriminator.
-        mining: whether gradient ascent is done.
-        steps: of gradient ascent.
-        radius_quantile: of distances to the centre, that is the radius.
-        noise_std: of the noise on features.
-        focal_quantile: the focal term is over the patches with errors above this quantile.
-        learning_rate: of the projection; the discriminator's is twice that.
-        patch_size: side of the neighbourhood, in places of the grid, that a patch's feature is taken from.
-        pre_processor: from :func:`helpers.models.patchcore.make_pre_processor`.
-
-    Attributes:
-        object_masks: where defects may be invented; None: anywhere.
-
-    Raises:
-        ValueError: for an unknown distribution, a parameter outside its range, or textures that are not there.
+    Without a folder of textures (``anomaly_source``) it is for inference only. ``image_size`` is (height, width) of
+    what the network sees; ``distribution`` is judged by `judge_distribution`. ``pre_projection`` counts the linear
+    layers of the projection, which learns at ``learning_rate``; the discriminator learns at twice that. ``network``:
+    further parameters of anomalib's ``GlassModel``, some under the names of `RENAMED`. ``object_masks``: where defects
+    may be invented.
     """
 
     def __init__(
         self,
         backbone: str = "wide_resnet50_2.tv_in1k",
-        layers: list[str] | tuple[str, ...] = ("layer2", "layer3"),
+        layers: Sequence[str] = ("layer2", "layer3"),
         pre_trained: bool = True,
-        image_size: tuple[int, int] | list[int] = (288, 288),
+        image_size: Sequence[int] = (288, 288),
         anomaly_source: str = "",
         distribution: str = "manifold",
-        pretrain_embed_dim: int = 1536,
-        target_embed_dim: int = 1536,
         pre_projection: int = 1,
-        discriminator_hidden: int = 1024,
-        mining: bool = True,
-        steps: int = 20,
-        radius_quantile: float = 0.75,
-        noise_std: float = 0.015,
-        focal_quantile: float = 0.5,
         learning_rate: float = 1e-4,
-        patch_size: int = 3,
         pre_processor: nn.Module | bool = True,
+        **network: Any,
     ) -> None:
-        if distribution not in DISTRIBUTIONS:
-            raise ValueError(f"Unknown distribution {distribution!r}; known: {', '.join(DISTRIBUTIONS)}.")
-        for name, value in (("radius_quantile", radius_quantile), ("focal_quantile", focal_quantile)):
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, got {value}.")
-        for name, value in (("noise_std", noise_std), ("learning_rate", learning_rate)):
-            if value <= 0:
-                raise ValueError(f"{name} must be above 0, got {value}.")
-        if steps < 0:
-            raise ValueError(f"steps must be at least 0, got {steps}.")
-        if patch_size < 1 or patch_size % 2 == 0:
-            raise ValueError(f"patch_size must be an odd number, 1 or more, got {patch_size}.")
         # Past StockGlass, which downloads; by super(), since Lightning finds the hyperparameters by it.
         super(StockGlass, self).__init__(
             pre_processor=pre_processor, post_processor=False, evaluator=False, visualizer=False
@@ -466,38 +340,15 @@ class Glass(StockGlass):
             layers=list(layers),
             pre_trained=pre_trained,
             svd=DISTRIBUTIONS.index(distribution),
-            pretrain_embed_dim=pretrain_embed_dim,
-            target_embed_dim=target_embed_dim,
             pre_projection=pre_projection,
-            discriminator_hidden=discriminator_hidden,
-            mining=mining,
-            step=steps,
-            radius_quantile=radius_quantile,
-            gaussian_noise_std=noise_std,
-            focal_loss_quantile_threshold=focal_quantile,
-            patchsize=patch_size,
+            **{RENAMED.get(name, name): value for name, value in network.items() if name != "model_args"},
         )
         self.learning_rate = learning_rate
         self.pre_projection = pre_projection
         self.pre_trained = True  # in anomalib's code: no optimiser for the backbone
         self.automatic_optimization = False
         self.object_masks: ObjectMasks | None = None
-        self._val: list[torch.Tensor] = []
         self._mean: torch.Tensor | None = None  # of the good photos' features before the projection
-
-    @property
-    def trainer_arguments(self) -> dict[str, Any]:
-        """No validation before training."""
-        return {"num_sanity_val_steps": 0}
-
-    def on_train_start(self) -> None:
-        """Refuse what cannot be trained.
-
-        Raises:
-            ValueError: without textures.
-        """
-        if self.model.augmentor is None:
-            raise ValueError("ANOMALY_SOURCE: GLASS learns from invented defects and needs a folder of textures.")
 
     def on_train_epoch_start(self) -> None:
         """Move the centre with the projection.
@@ -521,13 +372,13 @@ class Glass(StockGlass):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of both optimisers."""
-        del batch_idx
         photos = batch.image.as_subclass(torch.Tensor)
         foreground = self.object_masks(batch.image_path).to(photos) if self.object_masks else None
         # features and losses in full precision: probabilities near 0 and 1 do not survive half
         with torch.autocast(photos.device.type, enabled=False):
-            step = self.model.train_step(photos.float(), *self.model.invent(photos.float(), foreground))
-            loss = torch.stack(list(step.terms.values())).sum()
+            damaged, masks = self.model.invent(photos.float(), foreground)
+            terms, figures = self.model.train_step(photos.float(), damaged, masks)
+            loss = log_loss(self, terms, len(photos), **figures)
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         for optimizer in optimizers:
@@ -535,20 +386,3 @@ class Glass(StockGlass):
         self.manual_backward(loss)
         for optimizer in optimizers:
             optimizer.step()
-        options = {"on_step": False, "on_epoch": True, "batch_size": len(photos)}
-        self.log("train_loss", loss, prog_bar=True, **options)
-        self.log_dict({f"train_{name}_loss": value for name, value in step.terms.items()} | step.figures, **options)
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget the scores of the epoch before."""
-        self._val.clear()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Score a batch of val."""
-        del batch_idx
-        scores = self.model(batch.image).pred_score
-        self._val.append(torch.stack([scores.float(), batch.gt_label.to(scores)]).cpu())
-
-    def on_validation_epoch_end(self) -> None:
-        """Log what the scores of val say."""
-        self.log_dict(validation_figures(self._val))

@@ -10,7 +10,7 @@ scikit-learn computes it. The other scores are pytorch-ood's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,14 +31,10 @@ _ARRAYS = ("classes", "means", "covariance", "shrinkage", "n_train")
 
 @dataclass(frozen=True)
 class MahalanobisScorer:
-    """Distance to the nearest of C known classes, in an embedding of D values.
+    """Distance to the nearest of C known classes (names, sorted), in an embedding of D values.
 
-    Attributes:
-        classes: names, sorted.
-        means: (C, D) float64, a row a class.
-        covariance: (D, D) float64, shared by the classes, shrunk.
-        shrinkage: share in [0, 1] that was taken from the multiple of the identity.
-        n_train: photos it was fitted on.
+    ``means`` are (C, D) float64, a row a class; the ``covariance`` (D, D), which the classes share, is shrunk: the
+    share ``shrinkage`` of it was taken from the multiple of the identity.
     """
 
     classes: tuple[str, ...]
@@ -49,22 +45,11 @@ class MahalanobisScorer:
 
     @classmethod
     def fit(cls, embeddings: ArrayLike, labels: Sequence[object] | NDArray[Any]) -> MahalanobisScorer:
-        """Fits means and covariance.
-
-        Args:
-            embeddings: (N, D) finite, of training photos of known classes.
-            labels: (N,) their classes, names or numbers.
-
-        Raises:
-            ValueError: When shapes differ, a value is not finite, or no class has two different photos.
-        """
+        """Fit means and covariance on embeddings (N, D) of training photos, and their classes (N,)."""
         from sklearn.covariance import ledoit_wolf
 
         values = _matrix(embeddings, "embeddings")
-        names = np.asarray([str(label) for label in labels])
-        if names.shape != (len(values),) or not len(values):
-            raise ValueError(f"labels has {names.size} entries for {len(values)} embeddings; give one each, and some.")
-        classes, index = np.unique(names, return_inverse=True)
+        classes, index = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
         means = np.stack([values[index == number].mean(axis=0) for number in range(len(classes))])
         centred = values - means[index]
         if not centred.any():
@@ -73,22 +58,8 @@ class MahalanobisScorer:
         return cls(tuple(classes.tolist()), means, covariance, float(shrinkage), len(values))
 
     def distances(self, embeddings: ArrayLike) -> NDArray[np.float64]:
-        """The Mahalanobis distance itself, not its square, to every class.
-
-        It is computed in float64, whatever the embeddings come in.
-
-        Args:
-            embeddings: (N, D) finite.
-
-        Returns:
-            (N, C), 0 or more, columns in the order of ``classes``.
-
-        Raises:
-            ValueError: When the width is another one or a value is not finite.
-        """
+        """The Mahalanobis distance itself, not its square, of embeddings (N, D) to every class, (N, C) float64."""
         values = _matrix(embeddings, "embeddings")
-        if values.shape[1] != self.means.shape[1]:
-            raise ValueError(f"embeddings are {values.shape[1]} wide, but it was fitted on {self.means.shape[1]}.")
         root, centres = self._whitening
         whitened = torch.linalg.solve_triangular(root, torch.from_numpy(values).T, upper=False).T
         # a class at a time: the expanded square would lose the small distances
@@ -114,20 +85,12 @@ class MahalanobisScorer:
         return self.distances(embeddings).min(axis=1)
 
     def save(self, file: Path) -> None:
-        """Writes plain arrays (npz, nothing pickled), whole or not at all."""
-        # numpy adds ".npz" to other names, and the written file would not be where it is looked for
-        if file.suffix != ".npz":
-            raise ValueError(f"{file} must end in .npz.")
+        """Write plain arrays (npz, nothing pickled), whole or not at all."""
         write_whole(file, partial(np.savez, **{name: np.asarray(getattr(self, name)) for name in _ARRAYS}))
 
     @classmethod
     def load(cls, file: Path) -> MahalanobisScorer:
-        """Reads what `save` wrote; no code in the file is run.
-
-        Raises:
-            FileNotFoundError: When there is no such file.
-            ValueError: When it holds something else.
-        """
+        """Read what `save` wrote; no code in the file is run."""
         if not file.is_file():
             raise FileNotFoundError(f"{file} is not there; fit it with notebook 05_train_classifiers.")
         try:
@@ -149,110 +112,48 @@ def unknown_scores(
     train_labels: Sequence[object] | NDArray[Any],
     embeddings: ArrayLike,
     logits: ArrayLike,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32],
     *,
-    methods: Sequence[str] = METHODS,
     neighbour: int = 10,
 ) -> pd.DataFrame:
-    """Scores the same photos by several methods; every column is oriented so that larger is more unknown.
+    """Score M photos by `METHODS`, a float64 column each, oriented so that larger is more unknown.
 
     - ``mahalanobis``: `MahalanobisScorer.scores`, 0 or more.
     - ``max_softmax``: minus the highest probability, in [-1, 0] (Hendrycks & Gimpel 2017).
     - ``energy``: minus the log of the summed exponentials of the logits (Liu et al. 2020).
     - ``knn``: distance of the embedding, at unit length, to its ``neighbour``-th nearest of train, in [0, 2] (Sun et
-      al. 2022).
+      al. 2022); best well below the number of training photos a class.
     - ``vim``: virtual-logit matching (Wang et al. 2022). The principal space has half the dimensions of the embedding,
       or half as many as there are training photos where these are fewer: in a space that holds all of train there
       would be no residual left to scale by.
 
-    What is fitted is fitted on train alone, so photos of several splits may be scored together or apart.
-
-    Args:
-        train_embeddings: (N, D) finite, of training photos of known classes.
-        train_labels: (N,) their classes.
-        embeddings: (M, D) finite, of the photos to score.
-        logits: (M, C) finite, of the same photos.
-        weight: (C, D) of the classifier's last layer; ``vim`` needs it.
-        bias: (C,) likewise.
-        methods: some of `METHODS`.
-        neighbour: 1 or more; best well below the number of training photos a class.
-
-    Returns:
-        M rows, float64, a column a method in the order of ``methods``.
-
-    Raises:
-        ValueError: For an unknown method, arrays that do not fit, or fewer training photos than ``neighbour``.
+    Embeddings are (N, D) of train and (M, D), logits (M, C), ``weight`` (C, D) and ``bias`` (C,) those of the last
+    layer. What is fitted is fitted on train alone, so photos of several splits may be scored together or apart.
     """
-    strange = [method for method in methods if method not in METHODS]
-    if strange or not methods:
-        raise ValueError(f"methods must be some of {', '.join(METHODS)}; got {', '.join(strange) or 'none'}.")
+    from pytorch_ood.detector import KNN, EnergyBased, MaxSoftmax, ViM
+
     train, photos = _matrix(train_embeddings, "train_embeddings"), _matrix(embeddings, "embeddings")
-    outputs = _matrix(logits, "logits")
-    if train.shape[1] != photos.shape[1] or len(outputs) != len(photos):
-        raise ValueError(
-            f"train_embeddings {train.shape}, embeddings {photos.shape} and logits {outputs.shape} do not fit: "
-            "the first two need one width, the last two one length."
-        )
-    if len(train_labels) != len(train):
-        raise ValueError(f"train_labels has {len(train_labels)} entries for {len(train)} train_embeddings.")
-    score: dict[str, Callable[[], ArrayLike]] = {
-        "mahalanobis": lambda: MahalanobisScorer.fit(train, train_labels).scores(photos),
-        "max_softmax": lambda: _max_softmax(outputs),
-        "energy": lambda: _energy(outputs),
-        "knn": lambda: _knn(train, photos, neighbour),
-        "vim": lambda: _vim(train, photos, weight, bias),
+    outputs = torch.from_numpy(_matrix(logits, "logits"))
+    if not 1 <= neighbour <= len(train):
+        raise ValueError(f"neighbour must lie in 1..{len(train)}, the number of training photos; got {neighbour}.")
+    known, tested = torch.from_numpy(train), torch.from_numpy(photos)
+    same = torch.zeros(len(train), dtype=torch.int64)
+    knn = KNN(None, k=neighbour).fit_features(known, same)
+    layer = {name: torch.from_numpy(np.asarray(each, np.float32)) for name, each in (("w", weight), ("b", bias))}
+    vim = ViM(None, d=min(train.shape[1], len(train)) // 2, **layer).fit_features(known, same)
+    scores = {
+        "mahalanobis": MahalanobisScorer.fit(train, train_labels).scores(photos),
+        "max_softmax": MaxSoftmax.score(outputs).numpy(),
+        "energy": EnergyBased.score(outputs).numpy(),
+        "knn": knn.predict_features(tested).numpy() if len(photos) else np.empty(0),
+        "vim": vim.predict_features(tested).numpy(),
     }
-    return pd.DataFrame({method: np.asarray(score[method](), dtype=np.float64) for method in methods})
+    return pd.DataFrame(scores, dtype=np.float64)
 
 
 def _matrix(values: ArrayLike, name: str) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 2 or not array.shape[1]:
-        raise ValueError(f"{name} must be two-dimensional, a row a photo, got shape {array.shape}.")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite; {int((~np.isfinite(array)).sum())} of {array.size} values are not.")
     return array
-
-
-def _max_softmax(logits: NDArray[np.float64]) -> ArrayLike:
-    from pytorch_ood.detector import MaxSoftmax
-
-    return MaxSoftmax.score(torch.from_numpy(logits)).numpy()
-
-
-def _energy(logits: NDArray[np.float64]) -> ArrayLike:
-    from pytorch_ood.detector import EnergyBased
-
-    return EnergyBased.score(torch.from_numpy(logits)).numpy()
-
-
-def _knn(train: NDArray[np.float64], photos: NDArray[np.float64], neighbour: int) -> ArrayLike:
-    from pytorch_ood.detector import KNN
-
-    if not 1 <= neighbour <= len(train):
-        raise ValueError(f"neighbour must lie in 1..{len(train)}, the number of training photos; got {neighbour}.")
-    if not len(photos):
-        return np.empty(0)
-    detector = KNN(None, k=neighbour).fit_features(torch.from_numpy(train), torch.zeros(len(train), dtype=torch.int64))
-    return detector.predict_features(torch.from_numpy(photos)).numpy()
-
-
-def _vim(
-    train: NDArray[np.float64], photos: NDArray[np.float64], weight: ArrayLike | None, bias: ArrayLike | None
-) -> ArrayLike:
-    from pytorch_ood.detector import ViM
-
-    if weight is None or bias is None:
-        raise ValueError(
-            "Method 'vim' needs weight and bias of the classifier's last layer; give both or leave it out."
-        )
-    matrix, offset = np.asarray(weight, np.float32), np.asarray(bias, np.float32)
-    if matrix.ndim != 2 or matrix.shape[1] != train.shape[1] or offset.shape != (len(matrix),):
-        raise ValueError(
-            f"weight {matrix.shape} and bias {offset.shape} must be (C, D) and (C,) with D = {train.shape[1]}."
-        )
-    dimensions = min(train.shape[1], len(train)) // 2
-    detector = ViM(None, d=dimensions, w=torch.from_numpy(matrix), b=torch.from_numpy(offset))
-    detector.fit_features(torch.from_numpy(train), torch.zeros(len(train), dtype=torch.int64))
-    return detector.predict_features(torch.from_numpy(photos)).numpy()

@@ -99,6 +99,8 @@ def _header_size(content: bytes) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Knob:
+    """A threshold that can be moved."""
+
     stage: str
     of_map: bool  # of the stage's map, or of what its rule looks at
     label: str
@@ -116,6 +118,7 @@ class Looked:
 
     @property
     def photo(self) -> np.ndarray:
+        """(H, W, 3) uint8."""
         return self.item.photo
 
 
@@ -163,6 +166,7 @@ class Inspector:
 
     @classmethod
     def open(cls, choice: Choice, device: str = "auto") -> Inspector:
+        """Load the networks of a run or a cascade."""
         if choice.is_cascade:
             cascade = Cascade.from_yaml(PRESETS_FOLDER / f"{choice.name}.yml", choice.places, device=device)
         else:
@@ -198,6 +202,7 @@ class Inspector:
         setattr(self._stage(knob.stage), "pixel_limit" if knob.of_map else "limit", limit)
 
     def value(self, knob: Knob) -> float:
+        """Where a threshold stands."""
         stage = self._stage(knob.stage)
         return (stage.pixel_limit if knob.of_map else stage.limit).value
 
@@ -361,6 +366,8 @@ def _put(part: Item, found: np.ndarray, found_mask: np.ndarray, anomaly_map: np.
 
 @dataclass(frozen=True)
 class Sizes:
+    """The defects of a photo, measured."""
+
     labels: np.ndarray  # (H, W) int32, 0 is background
     table: pd.DataFrame  # of measure_labels, with defect_type and severity
     size: PixelSize

@@ -1,0 +1,119 @@
+"""What several models share: pre-processing, the schedule of the learning rate, losses logged by their terms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import LightningModule
+from torchmetrics.functional.classification import binary_auroc
+from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize, Transform
+
+from helpers.pictures.anomaly_source import texture_files
+
+if TYPE_CHECKING:
+    from anomalib.data import Batch
+
+WARM_UP_SHARE = 0.05  # of all steps
+
+
+def make_pre_processor(
+    image_size: Sequence[int],
+    center_crop: Sequence[int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> PreProcessor:
+    """Resize to (height, width) or (shorter side,) in pixels, centre crop, and the backbone's normalisation if any.
+
+    Sizes as `helpers.models.catalog.network_frame` has them; photos come in [0, 1], and stay there without a mean.
+    """
+    steps: list[Transform] = [Resize(tuple(image_size), antialias=True)]
+    if center_crop is not None:
+        if center_crop[0] > image_size[0] or center_crop[1] > image_size[-1]:
+            raise ValueError(f"center_crop {center_crop} cannot be larger than image_size {image_size}.")
+        steps.append(CenterCrop(center_crop))
+    if mean is not None:
+        steps.append(Normalize(mean=list(mean), std=list(std)))
+    return PreProcessor(transform=Compose(steps))
+
+
+def rate_factor(step: int, n_steps: int) -> float:
+    """Learning rate at a step (0 the first) as a share of the highest: a linear rise, then half a cosine to zero.
+
+    The first 5 % of all steps, one at least, make the rise.
+    """
+    rise = max(1, round(WARM_UP_SHARE * n_steps))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise + 1) / (n_steps - rise + 1))))
+
+
+def adamw(module: LightningModule, groups: list[dict[str, Any]], rate: float, weight_decay: float) -> dict[str, Any]:
+    """AdamW (Loshchilov & Hutter 2019) with the rate of `rate_factor`: what ``configure_optimizers`` returns.
+
+    A group of parameters may have a highest rate ``lr`` of its own.
+    """
+    steps = module.trainer.estimated_stepping_batches
+    if math.isinf(steps):
+        raise ValueError("The learning rate falls until the last step: give the trainer max_epochs or max_steps.")
+    optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, int(steps)))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def log_loss(
+    module: LightningModule, terms: Mapping[str, torch.Tensor], batch_size: int, **figures: torch.Tensor
+) -> torch.Tensor:
+    """The sum of a loss's terms, logged as ``train_loss`` and each as ``train_<term>_loss``, means over the epoch."""
+    loss = torch.stack(list(terms.values())).sum()
+    options = {"on_step": False, "on_epoch": True, "batch_size": batch_size}
+    module.log("train_loss", loss, prog_bar=True, **options)
+    module.log_dict({f"train_{name}_loss": value for name, value in terms.items()} | figures, **options)
+    return loss
+
+
+class TextureGenerator(PerlinAnomalyGenerator):
+    """anomalib's Perlin anomalies with the textures of a checked folder, in the order of their names."""
+
+    def __init__(self, folder: Path | str, **options: Any) -> None:
+        files = texture_files(folder)
+        super().__init__(**options)
+        self.anomaly_source_paths = files
+
+
+class LearnsFromInvented:
+    """What DRAEM and GLASS share: no training without textures, and val scored after each epoch.
+
+    Logged: ``val_normal_score``, the mean score of good photos, and ``val_auroc``, each where val has the photos.
+    """
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        return {}
+
+    def on_train_start(self) -> None:
+        if not self.hparams.anomaly_source:
+            raise ValueError("ANOMALY_SOURCE: invented defects are made of textures; give a folder of them.")
+
+    def on_validation_epoch_start(self) -> None:
+        self._val: list[torch.Tensor] = []
+
+    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> None:
+        scores = self.model(batch.image).pred_score
+        self._val.append(torch.stack([scores.float(), batch.gt_label.to(scores)]).cpu())
+
+    def on_validation_epoch_end(self) -> None:
+        if not self._val:
+            return
+        scores, labels = torch.cat(self._val, dim=1)
+        if (labels == 0).any():
+            self.log("val_normal_score", scores[labels == 0].mean())
+        if len(labels.unique()) == 2:
+            # ranks, since the metric takes what lies outside [0, 1] for logits, which float32 may round together
+            _, ranks = scores.double().unique(return_inverse=True)
+            self.log("val_auroc", binary_auroc(ranks / max(1, int(ranks.max())), labels.int()))
