@@ -21,7 +21,7 @@ from helpers.inference import Predictor, export, export_networks, exported
 from helpers.inference.__main__ import main as inference_main
 from helpers.inference.backends import open_torch
 from helpers.inference.export import about, calibration_photos, export_run, openvino_model, trace
-from helpers.inference.export_networks import FixedPatchCore, FromPhotos, Logistic
+from helpers.inference.export_networks import FixedPatchCore, FromPhotos
 from helpers.models.backbones import resolve_backbone
 from helpers.models.catalog import build_model
 from helpers.models.classifier import build_classifier
@@ -192,7 +192,7 @@ def test_low_probabilities_keep_their_digits_in_onnx_runtime():
     import onnxruntime
 
     x = np.linspace(-30, 10, 401, dtype=np.float32).reshape(1, -1).repeat(2, 0)
-    graph = trace(Logistic().eval(), torch.from_numpy(x), ["N"], ["y"])
+    graph = trace(nn.Sigmoid().eval(), torch.from_numpy(x), ["N"], ["y"])
     (found,) = onnxruntime.InferenceSession(graph.SerializeToString()).run(None, {"photos": x})
     np.testing.assert_allclose(found, 1 / (1 + np.exp(-x.astype(np.float64))), rtol=1e-5)
 

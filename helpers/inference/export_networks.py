@@ -9,9 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from helpers.inference.backends import CHECKPOINT, CLASSIFICATION
-from helpers.models.catalog import SEGMENTERS, load_model
+from helpers.models.catalog import load_model
 from helpers.models.classifier import abnormal_scores, load_classifier
-from helpers.models.glass import GlassNetwork
 from helpers.runs import Run
 
 BANK_ROWS = 8192  # of PatchCore's memory bank at once: bounds the memory, 32 MB a photo with 1,024 patches
@@ -48,17 +47,6 @@ class FromPhotos(nn.Module):
             half, odd = (side - kept) // 2, (side - kept) % 2
             frames = frames.narrow(axis, half + odd * (half % 2), kept)  # a half is rounded to even
         return self.network(frames * self.factor + self.offset)
-
-
-class Logistic(nn.Module):
-    """The sigmoid, written out.
-
-    ONNX Runtime's own is right to 1e-7 (measured in 1.32), which is more than the whole probability of a defect in a
-    good pixel: at -18 it is almost four times too high.
-    """
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return 1 / (1 + torch.exp(-x))
 
 
 class FixedPatchCore(nn.Module):
@@ -108,29 +96,10 @@ class FixedPatchCore(nn.Module):
         return 1 - (patch[:, None] - support).square().sum(2).sqrt().softmax(1)[:, 0]
 
 
-class FixedSegmenter(nn.Module):
-    """U-Net or DeepLabV3+, with `Logistic`."""
-
-    def __init__(self, model: nn.Module, _: tuple[int, int]) -> None:
-        super().__init__()
-        self.model, self.logistic = model, Logistic()
-        side = model.smoothing
-        self.smooth = nn.AvgPool2d(side, stride=1, padding=side // 2, count_include_pad=False)
-
-    def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores (N,) and maps (N, H, W) of normalised photos (N, 3, H, W)."""
-        maps = self.logistic(self.model.logits(frames))
-        return self.smooth(maps).amax((1, 2, 3)), maps[:, 0]
-
-
 class FixedDetector(nn.Module):
-    """Any other detector; GLASS with `Logistic`."""
-
-    def __init__(self, model: nn.Module, _: tuple[int, int]) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        if isinstance(model, GlassNetwork):
-            model.discriminator.tail[-1] = Logistic()
 
     def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores (N,) and maps (N, H, W) of normalised photos (N, 3, H, W)."""
@@ -152,9 +121,6 @@ class FixedClassifier(nn.Module):
         return abnormal_scores(probabilities, self.normal), probabilities, embedding
 
 
-FIXED = {"patchcore": FixedPatchCore, **dict.fromkeys(SEGMENTERS, FixedSegmenter)}
-
-
 def fixed_network(run: Run) -> nn.Module:
     """The run's network from photos on, ready to be traced."""
     from anomalib.data.transforms.utils import extract_transforms_by_type
@@ -171,6 +137,7 @@ def fixed_network(run: Run) -> nn.Module:
         model = load_model(run.name, run.folder / CHECKPOINT, architecture)
         steps = extract_transforms_by_type(model.pre_processor.transform, Normalize)
         statistics = (steps[0].mean, steps[0].std) if steps else ()
-        fixed = FIXED.get(run.name, FixedDetector)(model.model, tuple(crop or size))
+        patchcore = run.name == "patchcore"
+        fixed = FixedPatchCore(model.model, tuple(crop or size)) if patchcore else FixedDetector(model.model)
         network = FromPhotos(fixed, size, crop, *statistics)
     return network.eval().requires_grad_(False)

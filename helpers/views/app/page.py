@@ -238,6 +238,7 @@ class InspectionPage:
 
     def _on_choice(self) -> None:
         self.inspector, self._problem = None, ""
+        self.sliders, self.limits.children = [], []  # of the one before
         if self._task is None:
             self.start()
 
