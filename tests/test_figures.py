@@ -46,8 +46,6 @@ FIT = fit_pod(DEFECTS)
 TEST = pd.DataFrame({"label_index": LABELS.astype(int), "score": SCORES})
 POINTS = operating_points(TEST.iloc[:20], TEST, Threshold(0.5, "given"))
 CONFUSION = pd.DataFrame([[30, 10], [0, 5], [0, 0]], index=["crack", "hole", "dent"], columns=["crack", "unknown"])
-RELIABILITY = pd.DataFrame({"low": [0.0, 0.5], "high": [0.5, 1.0], "n": [0, 8], "accuracy": [np.nan, 0.75]})
-RELIABILITY = RELIABILITY.assign(confidence=[np.nan, 0.8], accuracy_low=[np.nan, 0.4], accuracy_high=[np.nan, 0.9])
 FLOW = pd.DataFrame([[1, 2, 7, 0], [25, 3, 2, 0]], index=["defect", "good"], columns=["a", "b", "c", "not judged"])
 COSTS = {
     name: pd.DataFrame({"threshold_1": [0.0, 1, 2], "cost": [3.0 * n, 1.0 * n, 2.0 * n]})
@@ -83,14 +81,11 @@ FIGURES = {
     "recall_and_alarms": lambda **o: figures.recall_and_alarms(POINTS, POINTS["point"], ylabel="point", **o),
     "threshold": lambda **o: figures.threshold_figure(threshold_counts(LABELS, SCORES), 0.5, **o),
     "pod": lambda **o: figures.pod_figure(FIT, pod_curve(FIT, 20), pod_bins(FIT), model="unet", **o),
-    "confusion": lambda **o: figures.confusion_figure(CONFUSION, **o),
-    "reliability": lambda **o: figures.reliability_figure(RELIABILITY, 0.1234, **o),
-    "unknown": lambda **o: figures.unknown_histogram(SCORES, TYPES, ["good", "hole"], 0.6, **o),
+    "confusion": lambda **o: plots.confusion_figure(CONFUSION, **o),
     "cascade_flow": lambda **o: figures.cascade_flow({"pair": FLOW, "steel": FLOW}, **o),
     "cost_curves": lambda **o: figures.cost_curves(COSTS, dict.fromkeys(COSTS, 1.0), {"1 % defects": 2.5}, **o),
     "size_distribution": lambda **o: size_figures.size_distribution(SIZED, **o),
     "position_heatmap": lambda **o: size_figures.position_heatmap(SIZED, PHOTOS[0], n_photos=12, **o),
-    "p_chart": lambda **o: size_figures.p_chart([6, 5, 30], [50, 40, 50], ["one", "two", "three"], **o),
     "size_errors": lambda **o: size_figures.size_error_curves({"unet": ERRORS, "draem": ERRORS}, {"unet": 0.4}, **o),
     "size_accuracy": lambda **o: size_figures.size_accuracy(DRAWN, LIMITS, **o),
     "map_gallery": lambda **o: gallery.map_gallery(PHOTOS, MAPS, MASKS, ["a", "b", "c"], 1.5, **o),
@@ -309,25 +304,10 @@ def test_the_pod_figure_marks_its_sizes_and_every_defect():
     assert f"a90/95: {size_words(np.inf)}" in legend(beyond) and beyond.axes[0].get_xlim()[1] < 5.4
 
 
-def test_confusion_and_reliability_show_every_count():
+def test_confusion_shows_every_count():
     axis = FIGURES["confusion"]().axes[0]
     assert [text.get_text() for text in axis.texts] == ["30\n75 %", "10\n25 %", "0", "5\n100 %", "0", "0"]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["crack (n=40)", "hole (n=5)", "dent (n=0)"]
-    upper, lower = FIGURES["reliability"]().axes
-    assert [bar.get_height() for bar in upper.patches] == [0.75] and [bar.get_height() for bar in lower.patches] == [
-        0,
-        8,
-    ]
-    assert "0.123" in upper.get_title()
-
-
-def test_far_scores_share_the_last_bar_and_none_is_lost():
-    scores = np.r_[np.linspace(0, 10, 99), 1000.0]
-    axis = figures.unknown_histogram(scores, ["a"] * 100, ["a"], 8.0).axes[0]
-    heights = [bar.get_height() for bar in axis.patches]
-    assert sum(heights) == 100 and heights[-1] == 1 and axis.patches[-1].get_x() < 20 and "beyond" in axis.get_xlabel()
-    assert "beyond" not in figures.unknown_histogram(scores[:-1], ["a"] * 99, ["a"], 8.0).axes[0].get_xlabel()
-    assert {"known classes (n=40)", "unknown: scratch (n=10)"} <= set(texts(FIGURES["unknown"]()))
 
 
 def test_cascades_end_in_counts_and_costs_have_their_lowest_marked():
@@ -349,7 +329,6 @@ def test_cascades_end_in_counts_and_costs_have_their_lowest_marked():
 def test_figures_of_sizes_count_every_defect_once():
     said = {name: " ".join(axis.get_title() for axis in FIGURES[name]().axes) for name in FIGURES}
     assert "5 defects" in said["size_distribution"] and "5 defects lie on 12 photos" in said["position_heatmap"]
-    assert "1 of 3 subgroups outside" in said["p_chart"] and "n=40 to 50" in said["p_chart"]
     assert "n=9 defects" in said["size_errors"]
     assert size_figures.position_heatmap(SIZED).axes[0].images[-1].get_array().sum() == 5
     assert sum(bar.get_height() for bar in FIGURES["size_distribution"]().axes[0].patches) == 5

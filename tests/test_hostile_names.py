@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
 from helpers import pipeline
-from helpers.views import figures, gallery, plots, report, size_figures, tables
+from helpers.views import gallery, plots, report, size_figures, tables
 
 NAMES = (
     HOSTILE,
@@ -107,7 +107,7 @@ def test_figures_take_names_for_names():
         plots.grouped_histogram(np.arange(n), NAMES, threshold=3.0, log=True),
         gallery.map_gallery(photos, maps, masks, NAMES, 0.5, heading=NAMES[3], note=NAMES[3]),
         size_figures.size_distribution(defects),
-        figures.confusion_figure(pd.DataFrame(np.eye(n, dtype=int), NAMES, NAMES), title=NAMES[3]),
+        plots.confusion_figure(pd.DataFrame(np.eye(n, dtype=int), NAMES, NAMES), title=NAMES[3]),
     ):
         assert drawn._repr_png_()
 

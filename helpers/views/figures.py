@@ -9,16 +9,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike
 from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
 from helpers.analysis.detection_probability import PodFit, size_words
 from helpers.drawing import BLACK, GREEN, GREY, ORANGE, SKY, VERMILLION, shorten
 from helpers.thresholds import Threshold
-from helpers.views.plots import curves, grouped_histogram, heat_grid, interval_bars, stacked_shares
+from helpers.views.plots import curves, interval_bars, stacked_shares
 from helpers.views.style import legend_right, new_figure, number_text, percents, plain_log, series_style, threshold_line
-
-BULK, FAR = 0.95, 2.0  # a histogram ends near this share of the scores where the farthest lie that many times as far
 
 
 def training_curves(
@@ -173,66 +170,6 @@ def pod_figure(
     plain_log(axis.xaxis)
     legend_right(axis)
     return figure
-
-
-def confusion_figure(confusion: pd.DataFrame, *, title: str = "", note: str | None = None) -> Figure:
-    """Photos of each class (rows) by what they were called (columns): the count, and below it the share of the row."""
-    totals = confusion.sum(axis=1)
-    shares = confusion.div(totals.clip(lower=1), axis=0)
-    shares.index = [f"{shorten(name, 22)} (n={total})" for name, total in totals.items()]
-    words = [
-        [f"{count}\n{100 * share:.0f} %" if count else "0" for count, share in zip(counts, row, strict=True)]
-        for counts, row in zip(confusion.to_numpy(), shares.to_numpy(), strict=True)
-    ]
-    title = title or f"Confusion of {totals.sum()} photos"
-    named = {"xlabel": "predicted", "ylabel": "true", "title": title}
-    return heat_grid(shares, words, label="share of the true class", note=note, **named)
-
-
-def reliability_figure(reliability: pd.DataFrame, ece: float, *, note: str | None = None) -> Figure:
-    """Accuracy against confidence, bin by bin (`reliability_table`), and how many photos a bin holds."""
-    used = reliability[reliability["n"] > 0]
-    middles, widths = (reliability["low"] + reliability["high"]) / 2, reliability["high"] - reliability["low"]
-    figure = new_figure(5.2, note, width=7)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.4, zorder=3, label="perfectly calibrated")
-    errors = [used["accuracy"] - used["accuracy_low"], used["accuracy_high"] - used["accuracy"]]
-    bar = {"width": widths[used.index], "color": SKY, "edgecolor": "white", "label": "accuracy (95 % interval)"}
-    upper.bar(middles[used.index], used["accuracy"], yerr=np.maximum(errors, 0), **bar)
-    mark = {"color": VERMILLION, "markeredgecolor": BLACK, "markersize": 5, "label": "mean confidence"}
-    upper.plot(middles[used.index], used["confidence"], "D", **mark)
-    title = f"Calibration: expected error {number_text(ece)} (n={reliability['n'].sum()}, {len(reliability)} bins)"
-    upper.set(ylim=(0, 1.02), ylabel="share of right predictions", title=title)
-    bars = lower.bar(middles, reliability["n"], widths, color=GREY, edgecolor="white")
-    lower.bar_label(bars, [n or "" for n in reliability["n"]], fontsize=8, padding=2)
-    lower.set(xlim=(0, 1), ylim=(0, 1.3 * max(1, reliability["n"].max())), xlabel="confidence", ylabel="photos")
-    lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    legend_right(upper)
-    return figure
-
-
-def unknown_histogram(
-    scores: ArrayLike,
-    groups: Sequence[str],
-    known: Sequence[str],
-    tau: float | Threshold | None = None,
-    *,
-    label: str = "Mahalanobis distance to the nearest known class",
-    note: str | None = None,
-) -> Figure:
-    """How the scores (N,) of known photos and of each unknown class spread about tau, the highest that is accepted.
-
-    Where a few scores lie so far out that they would press all others together, the last bar holds what lies beyond.
-    """
-    values = np.asarray(scores, dtype=float)
-    names = ["known classes" if name in set(known) else f"unknown: {name}" for name in groups]
-    low, high = float(values.min()), float(values.max())
-    bulk = max(float(np.quantile(values, BULK)), -np.inf if tau is None else float(tau))
-    beyond = high - low > FAR * (bulk - low) > 0
-    values = np.minimum(values, low + 1.25 * (bulk - low)) if beyond else values
-    xlabel = f"{label} (larger: more unknown{'; last bar: all beyond' if beyond else ''})"
-    named = {"xlabel": xlabel, "ylabel": "photos", "title": f"Known and unknown photos (n={values.size})"}
-    return grouped_histogram(values, names, filled="known classes", threshold=tau, legend=None, note=note, **named)
 
 
 def cascade_flow(outcomes: Mapping[str, pd.DataFrame], *, note: str | None = None) -> Figure:

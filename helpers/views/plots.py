@@ -1,5 +1,5 @@
 """Primitives that figures are composed of: `interval_bars`, `curves`, `grouped_histogram`, `stacked_shares` and
-`heat_grid` (and `helpers.views.gallery`). Data in, a Figure out; nothing is loaded, saved or shown.
+`confusion_figure` (and `helpers.views.gallery`). Data in, a Figure out; nothing is loaded, saved or shown.
 
 Each draws on ``axis`` where one is given (of a figure with several panels), else into a figure of its own with its
 legend and its ``note`` in the corner. ``**named`` goes to ``axis.set``: xlabel, ylabel, title, xlim, xscale, ...
@@ -237,39 +237,32 @@ def stacked_shares(
     return axis.get_figure()
 
 
-def heat_grid(
-    values: pd.DataFrame,
-    words: Sequence[Sequence[str]],
-    *,
-    label: str,
-    scale: tuple[float, float] = (0, 1),
-    note: str | None = None,
-    **named: Any,
-) -> Figure:
-    """A coloured cell a value, with its words on it; index and columns name them, ``label`` the bar of colours."""
-    n_rows, n_columns = values.shape
-    rows, columns = ([shorten(name, 34) for name in names] for names in (values.index, values.columns))
-    cell = float(np.clip(7.0 / n_columns, 0.5, 0.95))
+def confusion_figure(confusion: pd.DataFrame, *, note: str | None = None, **named: Any) -> Figure:
+    """Photos of each class (rows) by what they were called (columns): the count, and below it the share of the row."""
+    counts = confusion.to_numpy()
+    totals = counts.sum(axis=1)
+    shares = counts / np.maximum(totals, 1)[:, None]
+    rows = [f"{shorten(name, 22)} (n={total})" for name, total in zip(confusion.index, totals, strict=True)]
+    columns = [shorten(name, 22) for name in confusion.columns]
+    cell = float(np.clip(7.0 / len(columns), 0.5, 0.95))
     left, below = 0.075 * max(map(len, rows)) + 0.5, 0.06 * max(map(len, columns)) + 0.7
-    figure = new_figure(0.8 * cell * n_rows + below + 0.5, note, width=max(4.5, cell * n_columns + left + 1.1))
+    width = max(4.5, cell * len(columns) + left + 1.1)
+    figure = new_figure(0.8 * cell * len(rows) + below + 0.5, note, width=width)
     axis = figure.subplots()
-    image = axis.imshow(values, cmap="Blues", vmin=scale[0], vmax=scale[1], aspect="auto")
-    middle = scale[0] + 0.55 * (scale[1] - scale[0])
-    for row, column in np.ndindex(n_rows, n_columns):
-        colour, size = "white" if values.iat[row, column] > middle else "black", 9 if cell > 0.7 else 7
-        axis.text(
-            column, row, words[row][column], ha="center", va="center", fontsize=size, color=colour, linespacing=1.1
-        )
-    axis.set_xticks(range(n_columns), columns, rotation=35, ha="right", rotation_mode="anchor")
-    axis.set_yticks(range(n_rows), rows)
-    axis.hlines(np.arange(n_rows - 1) + 0.5, -0.5, n_columns - 0.5, color="white", linewidth=1.5)
-    axis.vlines(np.arange(n_columns - 1) + 0.5, -0.5, n_rows - 0.5, color="white", linewidth=1.5)
+    image = axis.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolor="white", linewidth=1.5)
+    for row, column in np.ndindex(counts.shape):
+        count, share = counts[row, column], shares[row, column]
+        look = {"fontsize": 9 if cell > 0.7 else 7, "color": "white" if share > 0.55 else "black"}
+        words = f"{count}\n{100 * share:.0f} %" if count else "0"
+        axis.text(column + 0.5, row + 0.5, words, ha="center", va="center", linespacing=1.1, **look)
+    axis.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=35, ha="right", rotation_mode="anchor")
+    axis.set_yticks(np.arange(len(rows)) + 0.5, rows)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=axis, pad=0.015, aspect=25, label=label)
-    if scale == (0, 1):
-        percents(bar.ax.yaxis)
-    axis.set(**named)
+    axis.invert_yaxis()
+    bar = figure.colorbar(image, ax=axis, pad=0.015, aspect=25, label="share of the true class")
+    percents(bar.ax.yaxis)
+    axis.set(**{"xlabel": "predicted", "ylabel": "true", "title": f"Confusion of {totals.sum()} photos"} | named)
     return figure
 
 

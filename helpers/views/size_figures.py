@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
@@ -13,13 +13,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from helpers.analysis.severity import p_chart_limits
-from helpers.drawing import BLUE, GREEN, VERMILLION, shorten
-from helpers.thresholds import percent
+from helpers.drawing import VERMILLION, shorten
 from helpers.views.style import (
     MARKERS,
     legend_above,
-    legend_right,
     new_figure,
     percents,
     plain_log,
@@ -81,38 +78,6 @@ def position_heatmap(
     axis.set_title(f"Where {len(table)} defects lie{photos} (dots: their centres)")
     bar = figure.colorbar(image, ax=axis, shrink=0.85, label="defects a cell")
     bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure
-
-
-def p_chart(
-    n_defective: Sequence[int], n_inspected: Sequence[int], names: Sequence[str], *, note: str | None = None
-) -> Figure:
-    """Share of defective photos in each subgroup, in order of time, with limits of three standard deviations.
-
-    A point outside them calls for a look at what changed; with a few photos a subgroup the normal approximation behind
-    them is rough.
-    """
-    centre, lower, upper = p_chart_limits(n_defective, n_inspected)
-    share, x = np.divide(n_defective, n_inspected), np.arange(len(n_defective))
-    outside = (share > upper) | (share < lower)
-    figure = new_figure(4.2, note)
-    axis = figure.subplots()
-    for limit, label in ((upper, "limits: 3 standard deviations"), (lower, None)):
-        axis.stairs(limit, np.arange(len(x) + 1) - 0.5, baseline=None, color=VERMILLION, linestyle="--", label=label)
-    axis.axhline(centre, color=GREEN, linewidth=1.4, label=f"all: {percent(centre)} of {sum(n_inspected)}")
-    axis.plot(x, share, color=BLUE, marker="o", markersize=5, linewidth=1.2, label="share of a subgroup")
-    ring = {"facecolor": "none", "edgecolor": VERMILLION, "linewidth": 2, "zorder": 4}
-    axis.scatter(x[outside], share[outside], s=110, label="outside the limits", **ring)
-    shown = np.arange(0, len(x), math.ceil(len(x) / 12))  # at most twelve names
-    turned = {"rotation": 35, "ha": "right"} if max(map(len, names)) > 5 else {}
-    axis.set_xticks(shown, [shorten(names[place], 14) for place in shown], **turned)
-    fewest, most = min(n_inspected), max(n_inspected)
-    counts = f"n={most}" if fewest == most else f"n={fewest} to {most}"
-    axis.set(ylim=(0, min(1.02, 1.15 * max(upper.max(), share.max(), 0.01))), ylabel="defective photos")
-    axis.set_title(f"p-chart: {outside.sum()} of {len(x)} subgroups outside the limits ({counts} photos each)")
-    axis.set_xlabel("subgroup, in sequence")
-    percents(axis.yaxis)
-    legend_right(axis)
     return figure
 
 
