@@ -159,7 +159,7 @@ def run(
         ParameterError: for an unknown parameter or profile.
         InUseError: another pipeline is at work in that folder.
     """
-    from helpers.views.tables import write_index
+    from helpers.views.report import write_index
 
     dataset = ensure_dataset(Path(dataset))
     given = {"DATASET": dataset, "PROFILE": profile, "ARTIFACTS": artifacts} | ({"NAME": name} if name else {})

@@ -71,7 +71,7 @@ def test_pages_run_nothing_and_ask_nobody(browser, names, tmp_path):
         new_notebook(cells=[badge, new_code_cell("1", outputs=outputs)]), folder / "notebooks" / f"{name}.ipynb"
     )
     pd.DataFrame({"model": NAMES, NAMES[0]: 1}).to_csv(folder / "leaderboard.csv", index=False)
-    index = tables.write_index(folder, {})
+    index = report.write_index(folder, {})
     for page in (index, index.with_name(f"{name}.html")):
         text = visit(browser, page)
         assert all(one in text for one in NAMES)

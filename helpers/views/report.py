@@ -1,7 +1,6 @@
-"""A report that a quality engineer reads without Python: one HTML file, figures inside, every word explained.
+"""Pages to read without Python: the report of a quality engineer, every word explained, and the executed notebooks.
 
-A notebook gives its tables and figures; the page needs no network and no other file. All text is escaped: names of
-photos and defect types are whatever their folders say.
+Pages need no network and no other file. All text is escaped: names of photos and types are whatever their folders say.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from helpers.analysis.intervals import share_interval
-from helpers.paths import write_whole
+from helpers.paths import read_csv, write_whole
 from helpers.thresholds import Threshold, percent
-from helpers.views.tables import POLICY, SORT, table_html
+from helpers.views.tables import POLICY, page_html, table_html
 
 Part = str | pd.DataFrame | Figure  # a paragraph (plain text), a table, a figure
 
@@ -43,32 +42,28 @@ GLOSSARY = {
     "the true one. Few photos make it wide.",
     "a90/95": "The defect size of which one can be 95 % confident that at least 90 of 100 such defects are found.",
 }
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">{policy}<title>{title}</title>
-<style>body{{font-family:system-ui,sans-serif;margin:2rem auto;max-width:64rem;padding:0 1rem;line-height:1.5}}
-div{{overflow-x:auto}}table{{border-collapse:collapse;font-size:.9rem}}th{{cursor:pointer}}dt{{font-weight:600}}
-th,td{{padding:.3rem .7rem;text-align:left;border-bottom:1px solid #ddd}}img{{display:block;max-width:100%}}
-dd{{margin:0 0 .5rem 1rem}}</style></head>
-<body><h1>{title}</h1><p>{made}</p>
-{sections}
-<h2>Words</h2><dl>{words}</dl><script>{sort}</script></body></html>
-"""
+# nbconvert's page without what it fetches from other servers: require.js, MathJax, mermaid, widgets, the Colab badge.
+_NOTEBOOK = (
+    "{%- extends 'lab/index.html.j2' -%}"
+    f"{{%- block html_head_js -%}}{POLICY}{{%- endblock -%}}"
+    "{%- block html_head_css -%}<style>img[src^='http'] { display: none; }</style>{%- endblock -%}"
+    + "".join(
+        f"{{%- block {name} -%}}{{%- endblock -%}}"
+        for name in ("html_head_js_mathjax", "html_head_js_mermaidjs", "jupyter_widgets")
+    )
+    + "".join(f"{{%- block {name} scoped -%}}{{%- endblock -%}}" for name in ("data_widget_view", "data_javascript"))
+)
 
 
 def write_report(path: Path, title: str, sections: Mapping[str, Sequence[Part]]) -> Path:
     """Write one HTML page of sections (heading -> parts) and the glossary; a click on a column's head sorts a table."""
-    content = {
-        "policy": POLICY,
-        "sort": SORT,
-        "title": escape(title),
-        "made": datetime.now(UTC).strftime("Made %Y-%m-%d %H:%M UTC"),
-        "sections": "\n".join(
-            f"<h2>{escape(heading)}</h2>\n" + "\n".join(_part_html(part, heading) for part in parts)
-            for heading, parts in sections.items()
-        ),
-        "words": "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in GLOSSARY.items()),
-    }
-    write_whole(path, lambda file: file.write_text(_PAGE.format(**content), encoding="utf-8"))
+    made = datetime.now(UTC).strftime("Made %Y-%m-%d %H:%M UTC")
+    words = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in GLOSSARY.items())
+    parts = [f"<p>{made}</p>"]
+    for heading, content in sections.items():
+        parts += [f"<h2>{escape(heading)}</h2>", *(_part_html(part, heading) for part in content)]
+    page = page_html(title, "\n".join([*parts, f"<h2>Words</h2><dl>{words}</dl>"]))
+    write_whole(path, lambda file: file.write_text(page, encoding="utf-8"))
     return path
 
 
@@ -132,3 +127,31 @@ def misses(test: pd.DataFrame, threshold: Threshold) -> list[Part]:
         rows.append((name, len(found), int(found.sum()), int((~found).sum()), low, high))
     columns = ["type of defect", "photos", "found", "missed", "share found: from", "to (95 % interval)"]
     return parts + ([pd.DataFrame(rows, columns=columns).sort_values("missed", ascending=False)] if rows else [])
+
+
+def notebook_html(executed: Path) -> str:
+    """An executed notebook as one HTML page that needs no network; widgets, which need a kernel, are left out."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    notebook = nbformat.read(executed, as_version=4)
+    notebook.metadata.pop("widgets", None)
+    exporter = HTMLExporter(raw_template=_NOTEBOOK, exclude_input_prompt=True, exclude_output_prompt=True)
+    page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": executed.stem}})
+    return page
+
+
+def write_index(folder: Path, seconds: Mapping[str, float]) -> Path:
+    """Executed notebooks of an artifacts folder as pages in ``report/``, with an index that says how long they took."""
+    report, items = folder / "report", []
+    report.mkdir(parents=True, exist_ok=True)
+    for executed in sorted((folder / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        (report / f"{executed.stem}.html").write_text(notebook_html(executed), encoding="utf-8")
+        took = f", {seconds[executed.stem]:.0f} s" if executed.stem in seconds else ""
+        items.append(f'<li><a href="{executed.stem}.html">{escape(executed.stem)}</a>{took}</li>')
+    leaderboard = folder / "leaderboard.csv"
+    table = table_html(read_csv(leaderboard)) if leaderboard.is_file() else ""
+    body = f"<div>{table}</div><h2>Executed notebooks</h2><ol>{''.join(items)}</ol>"
+    page = page_html(f"{folder.parent.name}, profile {folder.name}", body)
+    (report / "index.html").write_text(page, encoding="utf-8")
+    return report / "index.html"
