@@ -29,8 +29,9 @@ import nbformat
 import pandas as pd
 
 from helpers.analysis.classes import learnable_classes
+from helpers.data.digests import content_digest
 from helpers.data.images import files_below
-from helpers.data.samples import can_be_supervised, content_digest, fingerprint, read_table
+from helpers.data.samples import can_be_supervised, fingerprint, read_table
 from helpers.models.recipes import RECIPES
 from helpers.paths import (
     NOTEBOOKS_FOLDER,

@@ -7,8 +7,10 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from helpers.paths import printable
 
@@ -91,3 +93,16 @@ def sentence(error: Exception) -> str:
         f"{type(error).__name__}: {error} (a damaged file, of the run, the cascade or the photos; or a fault of the "
         "program, which is worth a report)"
     )
+
+
+def in_threads(work: Callable[[Any], T], items: Iterable[Any], workers: int | None = None) -> Iterator[T]:
+    """Results of some work on each item, in order; few are ahead, so that neither items nor results pile up."""
+    workers = workers or os.cpu_count() or 1
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(workers) as executor:
+        for item in items:
+            waiting.append(executor.submit(work, item))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -130,7 +130,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(download, "_prepare", unpack())
     assert main(["mvtec_ad", "cable", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "licence: CC BY-NC-SA 4.0" in out and f"cable is in {tmp_path / 'mvtec_ad' / 'cable'}" in out
+    assert "licence: CC BY-NC-SA 4.0" in out and f"in {tmp_path / 'mvtec_ad' / 'cable'}" in out
 
     assert main(["mpdd", "--out", str(tmp_path)]) == 1
     assert "browser only" in capsys.readouterr().err

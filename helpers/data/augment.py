@@ -51,12 +51,6 @@ def make_augmentations(
         light: largest relative change of brightness and of contrast, in [0, 1); 0 for none.
         blur: whether every second photo is blurred a little (Gaussian, sigma 0.3 to 1.2 pixels).
         noise: standard deviation, photos in [0, 1], of the Gaussian noise on every second photo; 0 for none.
-
-    Returns:
-        A transform; one that changes nothing if all is switched off.
-
-    Raises:
-        ValueError: for a value outside its range.
     """
     if flips not in FLIPS:
         raise ValueError(f"flips must be True, False, 'horizontal' or 'vertical', got {flips!r}.")
@@ -89,10 +83,6 @@ class RandomTurn(v2.Transform):
     torchvision's own ``RandomAffine`` fills with a constant: black corners, which a network learns, or which it takes
     for defects. Here photo and mask are continued by reflection at their border. The photo is interpolated bilinearly,
     the mask takes the nearest pixel.
-
-    Args:
-        rotation: largest angle in degrees, either way; drawn uniformly.
-        scale: largest relative change of size, either way; the logarithm of the size is drawn uniformly.
     """
 
     def __init__(self, rotation: float, scale: float) -> None:
@@ -115,17 +105,7 @@ class RandomTurn(v2.Transform):
 
 
 def turn(picture: torch.Tensor, angle: float, factor: float, mode: str) -> torch.Tensor:
-    """Rotate and resize a picture about its centre, in its own frame, continued by reflection.
-
-    Args:
-        picture: (..., H, W) of any type.
-        angle: in radians, counter-clockwise as seen on the screen.
-        factor: above 1 things grow.
-        mode: ``bilinear`` or ``nearest``.
-
-    Returns:
-        The same shape and type.
-    """
+    """Rotate and resize a picture about its centre, in its own frame, continued by reflection."""
     height, width = picture.shape[-2:]
     cosine, sine = math.cos(angle) / factor, math.sin(angle) / factor
     # From where a pixel comes, in coordinates from -1 to 1 along both sides; hence the ratios of the sides.
@@ -141,17 +121,7 @@ def turn(picture: torch.Tensor, angle: float, factor: float, mode: str) -> torch
 def augmented_examples(
     rows: pd.DataFrame, augmentations: v2.Transform, copies: int = 5, seed: int = 0
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
-    """Some photos with their masks as they are, each followed by augmented copies: what ``sample_grid`` draws.
-
-    Args:
-        rows: rows of a sample table that have masks.
-        augmentations: from :func:`make_augmentations`.
-        copies: augmented copies of each.
-        seed: of the augmentation; the global random state is left alone.
-
-    Returns:
-        Photos (H, W, 3) uint8, masks (H, W) bool, and titles.
-    """
+    """Some photos with their masks as they are, each followed by augmented copies: what ``sample_grid`` draws."""
     photos, masks, titles = [], [], []
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -15,10 +15,10 @@ import pandas as pd
 
 from helpers.data.duplicates import near_duplicate_pairs, thumbnail
 from helpers.data.findings import Findings
-from helpers.data.images import ImageReadError, MissingImageError, decode_image, in_threads, remember_bit_depth
+from helpers.data.images import ImageReadError, MissingImageError, decode_image, remember_bit_depth
 from helpers.data.masks import are_marked, is_mask_like
 from helpers.data.samples import COLUMNS, SPLITS
-from helpers.progress import progress
+from helpers.progress import in_threads, progress
 
 MAX_PATH_LENGTH = 240
 _WINDOWS_CHARACTERS = frozenset('<>:"|?*\\')

@@ -13,10 +13,9 @@ import json
 import logging
 import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,11 @@ from helpers.analysis.outlines import connected_regions
 from helpers.data.coco import InstancePhoto, read_instances
 from helpers.data.folders import folder_name
 from helpers.data.formats import read_dataset
-from helpers.data.images import decode_image, exif_orientation, image_sizes, in_threads, known_bit_depth, read_mask
-from helpers.data.pieces import IMAGE_FORMATS, MIN_AREA, MODES, cut_outs, resized, tiles
+from helpers.data.images import decode_image, exif_orientation, image_sizes, known_bit_depth, read_mask
+from helpers.data.pieces import MIN_AREA, MODES, cut_outs, resized, tiles
 from helpers.data.samples import NORMAL, absolute_path, make_table, relative_path, write_table
 from helpers.paths import write_whole_folder
-from helpers.progress import progress
+from helpers.progress import in_threads, progress
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +61,9 @@ def write_dataset(
     """Write rows of a sample table as a new dataset, and return its own sample table.
 
     A row may bring what is to be written: ``image``, uint8 (H, W) or (H, W, 3), else its file is copied; ``mask``,
-    bool (H, W), else that of ``mask_path``; ``name``, the file's without suffix; ``file_format`` (png); ``shrunk``,
-    pixels of the old photo per new one, down and across. Further columns are kept. A row with ``left_out`` is not
-    written but counted, and one with ``note`` is both; a warning says how many there are of each.
+    bool (H, W), else that of ``mask_path``; ``name``, the file's without suffix; ``shrunk``, pixels of the old photo
+    per new one, down and across. Further columns are kept. A row with ``left_out`` is not written but counted, and one
+    with ``note`` is both; a warning says how many there are of each.
 
     ``mvtec`` knows no val and no defect in train: normal photos of val and of no split lie in ``train/good``, all
     abnormal ones in ``test/<type>``. ``samples.csv`` beside them has the exact split, type and group.
@@ -73,19 +72,10 @@ def write_dataset(
     an annotation of the photo's type, exact to the pixel. An abnormal photo without any gets one with the box of the
     whole photo and no outline, for it would count as normal. Records of photos that share a group have a key ``group``.
 
-    The folder appears under its name when it is complete; on any error nothing is left of it.
-
-    Args:
-        rows: a sample table, or its rows.
-        change: makes of one row those that are written, in threads; see `helpers.data.pieces`.
-        source: ``root``, ``name``, ``pixel_size`` and ``bit_depth`` of the old dataset; default: the table's.
-        about: more to be noted in ``dataset.json``.
-        force: replace a dataset that was written before; a folder without ``dataset.json`` is never replaced.
-
-    Raises:
-        FileExistsError: the folder is not empty.
-        ValueError: it lies in the old dataset, around it or holds its photos; nothing is to be written; or photos or
-            masks cannot be read, are missing or do not fit: all of them are listed.
+    ``change`` makes of one row those that are written, in threads (see `helpers.data.pieces`); ``source`` has ``root``,
+    ``name``, ``pixel_size`` and ``bit_depth`` of the old dataset (of a table: its own); ``about`` goes into
+    ``dataset.json``. ``force`` replaces a dataset that was written before, nothing else. The folder appears under its
+    name when it is complete; photos and masks that cannot be read or do not fit are all listed in one ValueError.
     """
     total = None
     if isinstance(rows, pd.DataFrame):
@@ -96,7 +86,7 @@ def write_dataset(
         rows = rows.assign(group=rows["group"].mask(alone, "")).to_dict("records")
     source, folder = source or {}, absolute_path(out)
     _require_new(folder, source.get("root"), force)
-    writer = (_Coco if format == "coco" else _Mvtec)(folder.name, source, dict(about or {}))
+    encode = connected_regions if format == "coco" else lambda mask: _encoded(mask.astype(np.uint8) * 255)
 
     def pictures(row: Row) -> list[_Picture | Row] | Exception:
         try:
@@ -104,33 +94,76 @@ def write_dataset(
                 if path and Path(path).is_relative_to(folder):
                     raise ValueError(f"{folder} holds {path}; a new dataset needs a folder of its own.")
             made = [row] if change is None else change(row)
-            return [each if "left_out" in each else _picture(each, writer.encode) for each in made]
+            return [each if "left_out" in each else _picture(each, encode) for each in made]
         except (ValueError, FileNotFoundError) as error:
             return error
 
     def write(partial: Path) -> None:
-        errors, said = [], Counter()
-        for result in progress(in_threads(pictures, rows), "Writing photos", total):
-            if isinstance(result, Exception):
-                errors.append(result)
-                continue
-            for each in result:
-                if isinstance(each, _Picture):
-                    said.update(each.note)
-                    writer.add(each, partial)
-                else:
-                    said[each["left_out"]] += 1
-        _raise_all(errors)
-        told = "; ".join(f"{count} {what}" for what, count in said.items())
-        if not writer.rows:
-            raise ValueError(f"There is nothing to write ({told or 'no photo'}); check the path and the parameters.")
-        if told:
-            logger.warning("%s: %s.", folder, told)
-        writer.finish(partial)
+        add = _adder(format, partial)
+        written.extend(_written(progress(in_threads(pictures, rows), "Writing photos", total), add, folder))
+        size, bits = _pixel_size(source, written), source.get("bit_depth")
+        # kept also where photos are written with 8 bits: so runs read others as these were read
+        bits = bits or next(filter(None, (known_bit_depth(each.source) for each in written)), None)
+        layout = format if format == "coco" or any(each.row["mask_path"] for each in written) else "plain"
+        facts.update({"layout": layout, "name": folder.name, "pixel_size": size, "bit_depth": bits})
+        if format == "coco":
+            _write_coco(partial, written, source.get("name") or "")
+        else:
+            write_table(_table(written, partial, facts), partial / TABLE_FILE)
+        described = {"name": folder.name, "layout": layout, "source": source.get("name") or ""}
+        described |= ({"pixel_size_mm": size} if size else {}) | ({"bit_depth": bits} if bits else {})
+        _write_json(partial / ABOUT_FILE, described | dict(about or {}))
         _require_new(folder, source.get("root"), force)  # somebody else may have been quicker
 
+    written: list[_Picture] = []
+    facts: dict[str, Any] = {}
     write_whole_folder(folder, write)
-    return writer.table(folder)
+    return _table(written, folder, facts)
+
+
+def _written(
+    results: Iterable[list[_Picture | Row] | Exception], add: Callable[[_Picture], None], folder: Path
+) -> list[_Picture]:
+    written, errors, said = [], [], Counter()
+    for result in results:
+        if isinstance(result, Exception):
+            errors.append(result)
+            continue
+        for each in result:
+            if isinstance(each, _Picture):
+                said.update(each.note)
+                add(each)
+                written.append(each)
+            else:
+                said[each["left_out"]] += 1
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        listed = "".join(f"\n- {error}" for error in errors[:MAX_LISTED])
+        more = f"\n- and {len(errors) - MAX_LISTED} more" if len(errors) > MAX_LISTED else ""
+        raise ValueError(f"{len(errors)} photos cannot be written, so nothing was; fix or remove them:{listed}{more}")
+    told = "; ".join(f"{count} {what}" for what, count in said.items())
+    if not written:
+        raise ValueError(f"There is nothing to write ({told or 'no photo'}); check the path and the parameters.")
+    if told:
+        logger.warning("%s: %s.", folder, told)
+    return written
+
+
+def _table(written: list[_Picture], root: Path, facts: Mapping[str, Any]) -> pd.DataFrame:
+    about = {name: facts[name] for name in ("layout", "name", "pixel_size")}
+    rows = [each.row for each in written]
+    table = make_table(rows, root=root, published_split=any(row["split"] for row in rows), **about)
+    table.attrs |= {"bit_depth": facts["bit_depth"]} if facts["bit_depth"] else {}
+    return table
+
+
+def _pixel_size(source: Mapping[str, Any], written: list[_Picture]) -> float | None:
+    size, scales = source.get("pixel_size"), np.array([each.shrunk for each in written])
+    if size and np.ptp(scales) > PIXEL_SIZE_TOLERANCE * scales.mean():
+        logger.warning("The photos are not all scaled alike, down and across, so they have no pixel size any more.")
+        return None
+    return float(size) * float(np.median(scales)) if size else None
 
 
 def _require_new(folder: Path, root: str | Path | None, force: bool) -> None:
@@ -149,23 +182,15 @@ def _require_new(folder: Path, root: str | Path | None, force: bool) -> None:
         )
 
 
-def _raise_all(errors: list[Exception]) -> None:
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        listed = "".join(f"\n- {error}" for error in errors[:MAX_LISTED])
-        more = f"\n- and {len(errors) - MAX_LISTED} more" if len(errors) > MAX_LISTED else ""
-        raise ValueError(f"{len(errors)} photos cannot be written, so nothing was; fix or remove them:{listed}{more}")
-
-
 # ------------------------------------------------------------------------------------------------------------- pictures
 
 
 @dataclass
 class _Picture:
-    """A photo ready to be written; ``mask`` is what the format makes of it."""
+    """A photo ready to be written; ``mask`` is PNG, or COCO's regions; paths of the row are new when it is written."""
 
     row: Row
+    source: str
     name: str
     suffix: str
     data: bytes
@@ -177,18 +202,18 @@ class _Picture:
 
 def _picture(row: Row, encode_mask: Callable[[np.ndarray], Any]) -> _Picture:
     row = {"image_path": "", "mask_path": "", "label_index": 0, "defect_type": NORMAL, "split": "", "group": ""} | row
-    photo = Path(row["image_path"])
+    source = row["image_path"]
     image, mask, note = (row.pop(key, None) for key in ("image", "mask", "note"))
-    name, kind, shrunk = row.pop("name", photo.stem), row.pop("file_format", "png"), row.pop("shrunk", (1.0, 1.0))
+    name, shrunk = row.pop("name", Path(source).stem), row.pop("shrunk", (1.0, 1.0))
     if image is None:
-        data, suffix, shape = _copied(photo)
+        data, suffix, shape = _copied(Path(source))
     else:
-        data, suffix, shape = _encoded(image, kind), f".{kind}", image.shape[:2]
+        data, suffix, shape = _encoded(image), ".png", image.shape[:2]
     abnormal = row["label_index"] == 1
     if abnormal and mask is None and row["mask_path"]:
         mask = read_mask(row["mask_path"], shape)
     mask = encode_mask(mask) if abnormal and mask is not None else None
-    return _Picture(row, name, suffix, data, shape, mask, shrunk, [note] if note else [])
+    return _Picture(row, source, name, suffix, data, shape, mask, shrunk, [note] if note else [])
 
 
 def _copied(photo: Path) -> tuple[bytes, str, tuple[int, int]]:
@@ -209,135 +234,62 @@ def _copied(photo: Path) -> tuple[bytes, str, tuple[int, int]]:
     return stream.getvalue(), photo.suffix if tables else ".png", decoded.shape
 
 
-def _encoded(picture: np.ndarray, kind: str = "png") -> bytes:
+def _encoded(picture: np.ndarray) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, **IMAGE_FORMATS[kind])
+    Image.fromarray(picture).save(stream, "PNG", compress_level=3)  # more would take most of the time
     return stream.getvalue()
 
 
 # -------------------------------------------------------------------------------------------------------------- formats
 
 
-class _Writer:
-    """What both formats share: names, the pixel size, ``dataset.json``."""
+def _adder(format: str, folder: Path) -> Callable[[_Picture], None]:
+    """What writes a photo, and its mask, to where the format has it, and notes that in its row."""
+    taken: set[str] = set()
+    kinds = {NORMAL: NORMAL}
 
-    layout = ""
-
-    def __init__(self, name: str, source: Mapping[str, Any], about: Row) -> None:
-        self.name, self.source, self.about = name, source, about
-        self.rows: list[Row] = []
-        self.taken: set[str] = set()
-        self.shrunk: list[tuple[float, float]] = []
-        self.bits = source.get("bit_depth")
-
-    def file(self, picture: _Picture, folder: Path, place: str, unique_in: str) -> str:
-        """Write the photo in a place under a name that is new in another; its relative path."""
-        relative = f"{place}/{_unique(picture.name, unique_in, self.taken)}{picture.suffix}".lstrip("/")
-        _write(folder / relative, picture.data)
-        self.shrunk.append(picture.shrunk)
-        self.bits = self.bits or known_bit_depth(picture.row["image_path"])
-        return relative
-
-    @cached_property
-    def pixel_size(self) -> float | None:
-        """In mm, of all photos that were written."""
-        size, scales = self.source.get("pixel_size"), np.array(self.shrunk)
-        if size and np.ptp(scales) > PIXEL_SIZE_TOLERANCE * scales.mean():
-            logger.warning("%s has no pixel size: its photos are not all scaled alike, down and across.", self.name)
-            return None
-        return float(size) * float(np.median(scales)) if size else None
-
-    def table(self, folder: Path) -> pd.DataFrame:
-        published = any(row["split"] for row in self.rows)
-        about = {"layout": self.layout, "name": self.name, "pixel_size": self.pixel_size}
-        table = make_table(self.rows, root=folder, published_split=published, **about)
-        table.attrs |= self._bits()
-        return table
-
-    def describe(self, folder: Path) -> None:
-        about = {"name": self.name, "layout": self.layout, "source": self.source.get("name") or ""}
-        about |= {"pixel_size_mm": self.pixel_size} if self.pixel_size else {}
-        _write_json(folder / ABOUT_FILE, about | self._bits() | self.about)
-
-    def _bits(self) -> dict[str, int]:
-        """Kept also where photos are written with 8 bits: so runs read others as these were read."""
-        return {"bit_depth": self.bits} if self.bits else {}
-
-
-class _Mvtec(_Writer):
-    layout = "plain"
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.folders = {NORMAL: NORMAL}
-
-    def encode(self, mask: np.ndarray) -> bytes:
-        return _encoded(mask.astype(np.uint8) * 255)
-
-    def add(self, picture: _Picture, folder: Path) -> None:
+    def add(picture: _Picture) -> None:
         row, abnormal = picture.row, picture.row["label_index"] == 1
-        kind = self._folder(row["defect_type"]) if abnormal else NORMAL
-        place = "test" if abnormal or row["split"] == "test" else "train"
-        # one name a type over all splits, for the masks of a type share a folder
-        image = self.file(picture, folder, f"{place}/{kind}", kind)
-        mask = f"ground_truth/{kind}/{Path(image).stem}_mask.png" if picture.mask else ""
-        if mask:
-            _write(folder / mask, picture.mask)
-            self.layout = "mvtec"
-        self.rows.append({**row, "image_path": image, "mask_path": mask})
+        if format == "coco":
+            unique_in = place = COCO_FOLDERS[row["split"]]
+        else:
+            if abnormal and row["defect_type"] not in kinds:
+                others = {f"/{kind}".lower() for kind in kinds.values()}
+                kinds[row["defect_type"]] = _unique(folder_name(row["defect_type"]), "", others)
+            # one name a type over all splits, for the masks of a type share a folder
+            unique_in = kinds[row["defect_type"]] if abnormal else NORMAL
+            place = f"{'test' if abnormal or row['split'] == 'test' else 'train'}/{unique_in}"
+        name = _unique(picture.name, unique_in, taken)
+        row["image_path"] = f"{place}/{name}{picture.suffix}".lstrip("/")
+        row["mask_path"] = f"ground_truth/{unique_in}/{name}_mask.png" if picture.mask and format != "coco" else ""
+        _write(folder / row["image_path"], picture.data)
+        picture.data = b""
+        if row["mask_path"]:
+            _write(folder / row["mask_path"], picture.mask)
 
-    def _folder(self, defect_type: str) -> str:
-        if defect_type not in self.folders:
-            taken = {f"/{folder}".lower() for folder in self.folders.values()}
-            self.folders[defect_type] = _unique(folder_name(defect_type), "", taken)
-        return self.folders[defect_type]
-
-    def finish(self, folder: Path) -> None:
-        write_table(self.table(folder), folder / TABLE_FILE)
-        self.describe(folder)
+    return add
 
 
-class _Coco(_Writer):
-    layout = "coco"
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.contents: dict[str, dict[str, list[Row]]] = {}
-
-    def encode(self, mask: np.ndarray) -> list[Row]:
-        return connected_regions(mask)
-
-    def add(self, picture: _Picture, folder: Path) -> None:
-        row, place, (height, width) = picture.row, COCO_FOLDERS[picture.row["split"]], picture.shape
-        image = self.file(picture, folder, place, place)
-        content = self.contents.setdefault(place, {"images": [], "annotations": []})
-        number = len(content["images"]) + 1
-        record = {"id": number, "file_name": Path(image).name, "height": height, "width": width}
-        content["images"].append(record | {"group": row["group"]})
-        regions = []
-        if row["label_index"] == 1:
-            whole = {"segmentation": [], "bbox": [0, 0, width, height], "area": height * width, "iscrowd": 0}
-            regions = picture.mask or [whole]
-        for region in regions:
-            about = {"id": len(content["annotations"]) + 1, "image_id": number, "category_id": row["defect_type"]}
-            content["annotations"].append(about | region)
-        self.rows.append({**row, "image_path": image, "mask_path": ""})
-
-    def finish(self, folder: Path) -> None:
-        kinds = sorted({row["defect_type"] for row in self.rows if row["label_index"] == 1})
-        numbers = {kind: number for number, kind in enumerate(kinds, start=1)}
-        categories = [{"id": numbers[kind], "name": folder_name(kind), "supercategory": "defect"} for kind in kinds]
-        groups = Counter(row["group"] for row in self.rows)
-        for place, content in self.contents.items():
-            for record in content["images"]:
-                if not record["group"] or groups[record["group"]] < 2:
-                    del record["group"]
-            for annotation in content["annotations"]:
-                annotation["category_id"] = numbers[annotation["category_id"]]
-            write_coco_file(
-                folder / place / COCO_FILE, categories, info={"description": self.source.get("name") or ""}, **content
-            )
-        self.describe(folder)
+def _write_coco(folder: Path, written: list[_Picture], description: str) -> None:
+    kinds = sorted({each.row["defect_type"] for each in written if each.row["label_index"] == 1})
+    categories = [{"id": n, "name": folder_name(kind), "supercategory": "defect"} for n, kind in enumerate(kinds, 1)]
+    shared = {group for group, count in Counter(each.row["group"] for each in written).items() if group and count > 1}
+    images: dict[str, list[Row]] = defaultdict(list)
+    annotations: dict[str, list[Row]] = defaultdict(list)
+    for picture in written:
+        row, (height, width) = picture.row, picture.shape
+        place = COCO_FOLDERS[row["split"]]
+        number = len(images[place]) + 1
+        record = {"id": number, "file_name": Path(row["image_path"]).name, "height": height, "width": width}
+        images[place].append(record | ({"group": row["group"]} if row["group"] in shared else {}))
+        whole = {"segmentation": [], "bbox": [0, 0, width, height], "area": height * width, "iscrowd": 0}
+        for region in (picture.mask or [whole]) if row["label_index"] == 1 else []:
+            about = {"id": len(annotations[place]) + 1, "image_id": number}
+            about["category_id"] = kinds.index(row["defect_type"]) + 1
+            annotations[place].append(about | region)
+    for place, records in images.items():
+        info = {"description": description}
+        write_coco_file(folder / place / COCO_FILE, categories, records, annotations[place], info=info)
 
 
 def write_coco_file(
@@ -402,7 +354,6 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--size", type=_numbers, metavar="H,W", help="new size in pixels; one number is both")
     group.add_argument("--crop", metavar="T,L,H,W", help="window cut before resizing, or center:HxW")
     group.add_argument("--keep-aspect", action="store_true", help="fit inside the size instead of stretching")
-    group.add_argument("--image-format", choices=list(IMAGE_FORMATS), help="file format of the photos (default png)")
     group = parser.add_argument_group("cut every photo into squares, each labelled by its part of the mask")
     group.add_argument("--tile", type=int, metavar="SIDE", help="side of a square in pixels")
     group.add_argument("--stride", type=int, help="pixels from one square to the next (default: their side)")
@@ -415,7 +366,7 @@ def _parser() -> argparse.ArgumentParser:
 def _rows_and_change(options: argparse.Namespace) -> tuple[pd.DataFrame | Iterable[Row], Row]:
     """What to write and further arguments of `write_dataset`, by the command's options."""
     given = {name: value for name, value in vars(options).items() if value not in (None, False)}
-    resize = {name: given[name] for name in ("mode", "size", "crop", "keep_aspect", "image_format") if name in given}
+    resize = {name: given[name] for name in ("mode", "size", "crop", "keep_aspect") if name in given}
     tile = {name: given[name] for name in ("stride", "min_area") if name in given}
     if len([way for way in (resize, "tile" in given or tile, "cut_out" in given) if way]) > 1:
         raise ValueError("--size and the like, --tile and --cut-out are three ways; take one after the other.")

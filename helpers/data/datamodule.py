@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,37 +25,14 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 from torchvision.tv_tensors import Mask
 
 from helpers.data.images import read_image, read_mask, require_resizable
-from helpers.data.samples import COLUMNS, SPLITS
+from helpers.data.samples import SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger(__name__)
 
-KEPT_BYTES = 2**29
-"""Decoded photos that a `PhotoMemory` keeps: decoding costs more than all else that is done to a small photo."""
-
-
-class PhotoMemory:
-    """Reads photos, each once, and keeps them for the next epoch, up to ``KEPT_BYTES``.
-
-    Worker processes, which end with an epoch, keep none.
-    """
-
-    def __init__(self, bits: int | None = None) -> None:
-        self.bits = bits
-        self._kept: dict[str | Path, np.ndarray] = {}
-        self._room = KEPT_BYTES
-
-    def __call__(self, path: str | Path) -> np.ndarray:
-        """As `helpers.data.images.read_image`; what comes back must not be written into."""
-        photo = self._kept.get(path)
-        if photo is None:
-            photo = read_image(path, self.bits)
-            if photo.nbytes <= self._room and get_worker_info() is None:
-                self._kept[path] = photo
-                self._room -= photo.nbytes
-        return photo
+KEPT_BYTES = 2**29  # of decoded photos that a dataset keeps: decoding costs more than all else done to a small photo
 
 
 class SampleDataset(TabularDataset):
@@ -69,17 +45,8 @@ class SampleDataset(TabularDataset):
     one lacks it, the whole split is read without masks (task "classification") and a warning says so: a photo without
     mask would otherwise count as free of defects in every pixel metric.
 
-    Photos of train and val, which every epoch sees, come from a `PhotoMemory`; those of test are read as they come.
-
-    Args:
-        table: a sample table.
-        split: "train", "val" or "test".
-        name: name of the dataset; default: from the table.
-        augmentations: transform applied to image and mask.
-
-    Raises:
-        ValueError: unknown split, or a column is missing.
-        FileNotFoundError: a photo or a mask of the split does not exist.
+    Photos of train and val, which every epoch sees, are read once and kept, up to ``KEPT_BYTES``; not by worker
+    processes, which end with an epoch.
     """
 
     def __init__(
@@ -89,9 +56,6 @@ class SampleDataset(TabularDataset):
         AnomalibDataset.__init__(self, augmentations=augmentations)
         if split not in SPLITS:
             raise ValueError(f"Unknown split {split!r}; known are {', '.join(SPLITS)}.")
-        missing = [column for column in COLUMNS if column not in table]
-        if missing:
-            raise ValueError(f"The sample table lacks the column(s) {', '.join(missing)}.")
         self._name = name or table.attrs.get("name") or "samples"
         self.split = split
         self.root = table.attrs.get("root")
@@ -105,44 +69,42 @@ class SampleDataset(TabularDataset):
         without = int((samples["mask_path"][abnormal] == "").sum())
         has_masks = bool((table["mask_path"] != "").any())
         if has_masks and without:
-            logger.warning(
-                "%d of %d abnormal photos in %s have no mask: %s is read without masks (image-level results only).",
-                without,
-                int(abnormal.sum()),
-                split,
-                split,
-            )
+            problem = "%d of %d abnormal photos in %s have no mask: it is read without (image-level results only)."
+            logger.warning(problem, without, int(abnormal.sum()), split)
         normal_label = DirType.NORMAL if split == "train" else DirType.NORMAL_TEST
         samples["label"] = abnormal.map({True: DirType.ABNORMAL.value, False: normal_label.value}).astype("str")
         samples.attrs = {"task": "segmentation" if has_masks and not without else "classification"}
         # past the setter, which sorts by the absolute path: the table's order stays
         self._samples = samples
-        bits = table.attrs.get("bit_depth")
         self.resized_to: Sequence[int] = (0, 0)  # by the augmentations: (height, width), or (shorter side,)
-        self._read = partial(read_image, bits=bits) if split == "test" else PhotoMemory(bits)
+        self._bits = table.attrs.get("bit_depth")
+        self._kept: dict[str, np.ndarray] = {}
+        self._room = 0 if split == "test" else KEPT_BYTES
+
+    def _photo(self, path: str) -> np.ndarray:
+        """A photo, which must not be written into."""
+        photo = self._kept.get(path)
+        if photo is None:
+            photo = read_image(path, self._bits)
+            if photo.nbytes <= self._room and get_worker_info() is None:
+                self._kept[path] = photo
+                self._room -= photo.nbytes
+        return photo
 
     def __getitem__(self, index: int) -> ImageItem:
-        """Read one photo, and its mask where this split has masks.
-
-        Raises:
-            ValueError: photo or mask cannot be read, or differ in size.
-        """
         row = self.samples.iloc[index]
-        photo = self._read(row.image_path)
+        photo = self._photo(row.image_path)
         require_resizable(photo.shape, self.resized_to, row.image_path)
         image = to_dtype(to_image(photo), torch.float32, scale=True)
         mask = None
         if self.task == "segmentation":
-            shape = (int(image.shape[-2]), int(image.shape[-1]))
-            if row.label_index == 1:
-                mask = Mask(torch.from_numpy(read_mask(row.mask_path, shape)), dtype=torch.uint8)
-            else:
-                mask = Mask(torch.zeros(shape, dtype=torch.uint8))
-        if self.augmentations:
-            if mask is None:
-                image = self.augmentations(image)
-            else:
-                image, mask = self.augmentations(image, mask)
+            shape = photo.shape[:2]
+            pixels = read_mask(row.mask_path, shape) if row.label_index == 1 else np.zeros(shape, bool)
+            mask = Mask(torch.from_numpy(pixels), dtype=torch.uint8)
+        if self.augmentations and mask is None:
+            image = self.augmentations(image)
+        elif self.augmentations:
+            image, mask = self.augmentations(image, mask)
         return ImageItem(
             image=image,
             gt_mask=mask,
@@ -184,25 +146,11 @@ class SampleDataModule(Tabular):
     Without ``val`` rows there is no validation (``val_dataloader()`` is an empty list, which Lightning skips). Train is
     shuffled from ``seed``, so that two runs see the photos in the same order; val and test keep the table's order.
 
-    Args:
-        table: a sample table in which every photo has a split, see `helpers.data.samples.assign_splits`.
-        name: name of the dataset; default: from the table.
-        train_batch_size: photos a training batch.
-        eval_batch_size: photos a batch of val, test and prediction.
-        num_workers: processes that read photos; 0: none.
-        train_augmentations: transform of train photos; default: ``augmentations``.
-        val_augmentations: transform of val photos; default: ``augmentations``.
-        test_augmentations: transform of test photos; default: ``augmentations``.
-        augmentations: transform of all photos without one of their own.
-        seed: of the order of the training photos.
-        allow_abnormal_train: let train hold abnormal photos, for supervised models.
-        abnormal_share: share of abnormal photos in a training epoch, 0 or more and below 1; 0: every photo once.
-        balance: column of the table each of whose values comes equally often in a training epoch; empty: as they come.
-        with_masks: whether masks are read where there are some.
-        drop_single: leave out a last training batch of one photo, which has no statistics.
-
-    Raises:
-        ValueError: photos without a split, no training and no test photos at all, or abnormal photos in train.
+    ``allow_abnormal_train`` lets train hold abnormal photos, for supervised models; ``abnormal_share`` is theirs in a
+    training epoch, at least 0 and below 1 (0: every photo once); ``balance`` names a column each of whose values comes
+    equally often in one; without ``with_masks`` masks are not read; ``drop_single`` leaves out a last training batch of
+    one photo, which has no statistics. ``options`` are `Tabular`'s: batch sizes (here 16), ``num_workers`` (here 0),
+    augmentations.
     """
 
     def __init__(
@@ -210,19 +158,13 @@ class SampleDataModule(Tabular):
         table: pd.DataFrame,
         *,
         name: str | None = None,
-        train_batch_size: int = 16,
-        eval_batch_size: int = 16,
-        num_workers: int = 0,
-        train_augmentations: Transform | None = None,
-        val_augmentations: Transform | None = None,
-        test_augmentations: Transform | None = None,
-        augmentations: Transform | None = None,
         seed: int = 0,
         allow_abnormal_train: bool = False,
         abnormal_share: float = 0.0,
         balance: str = "",
         with_masks: bool = True,
         drop_single: bool = False,
+        **options: Any,
     ) -> None:
         unsplit = table["split"] == ""
         if unsplit.any():
@@ -246,16 +188,10 @@ class SampleDataModule(Tabular):
             name=name or table.attrs.get("name") or "samples",
             samples=table,
             root=None,
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            train_augmentations=train_augmentations,
-            val_augmentations=val_augmentations,
-            test_augmentations=test_augmentations,
-            augmentations=augmentations,
             test_split_mode=TestSplitMode.NONE,
             val_split_mode=ValSplitMode.NONE,
             seed=seed,
+            **{"train_batch_size": 16, "eval_batch_size": 16, "num_workers": 0} | options,
         )
         self.table = table if with_masks else table.assign(mask_path="")
         self.abnormal_share, self.balance, self.drop_single = abnormal_share, balance, drop_single
@@ -286,27 +222,19 @@ class SampleDataModule(Tabular):
         """Leave the table's val split as it is."""
 
     def train_dataloader(self) -> DataLoader:
-        """Training photos, shuffled from the seed."""
         dataset, weights = self._dataset("train"), None
         if self.abnormal_share or self.balance:
             groups = dataset.samples[self.balance or "label_index"]
             share = np.where(groups == 1, self.abnormal_share, 1 - self.abnormal_share) if self.abnormal_share else 1.0
             weights = share / groups.map(groups.value_counts()).to_numpy(dtype=np.float64)
-        return DataLoader(
-            dataset=dataset,
-            sampler=EpochSampler(len(dataset), self.seed, weights),
-            drop_last=self.drop_single and len(dataset) % self.train_batch_size == 1,
-            batch_size=self.train_batch_size,
-            num_workers=self.num_workers,
-            collate_fn=self.external_collate_fn or dataset.collate_fn,
-        )
+        drop_last = self.drop_single and len(dataset) % self.train_batch_size == 1
+        sampler = EpochSampler(len(dataset), self.seed, weights)
+        return self._loader(dataset, sampler=sampler, drop_last=drop_last, batch_size=self.train_batch_size)
 
     def val_dataloader(self) -> DataLoader | list:
-        """Photos held out for calibration; an empty list if the table has none."""
         return super().val_dataloader() if hasattr(self, "val_data") else []
 
     def test_dataloader(self) -> DataLoader:
-        """Test photos."""
         self._dataset("test")
         return super().test_dataloader()
 
@@ -319,12 +247,11 @@ class SampleDataModule(Tabular):
         if self.predict_split == "train":
             as_tested = self._dataset("test" if hasattr(self, "test_data") else "val").augmentations
             dataset = SampleDataset(self.table, "train", name=self.name, augmentations=as_tested)
-        return DataLoader(
-            dataset=dataset,
-            batch_size=self.eval_batch_size,
-            num_workers=self.num_workers,
-            collate_fn=self.external_collate_fn or dataset.collate_fn,
-        )
+        return self._loader(dataset, batch_size=self.eval_batch_size)
+
+    def _loader(self, dataset: SampleDataset, **options: Any) -> DataLoader:
+        collate = self.external_collate_fn or dataset.collate_fn
+        return DataLoader(dataset, num_workers=self.num_workers, collate_fn=collate, **options)
 
     def _dataset(self, split: str) -> SampleDataset:
         if not hasattr(self, f"{split}_data"):

@@ -5,44 +5,35 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-T = TypeVar("T")
+from helpers.progress import in_threads
+
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp"})
 """Lower-case suffixes of the files that count as images."""
 
-BIT_DEPTHS = (8, 10, 12, 14, 16)
-"""Bits a channel that cameras deliver in files of 16."""
+BIT_DEPTHS = (8, 10, 12, 14, 16)  # a channel, that cameras deliver in files of 16
 
-MAX_RESIZED_PIXELS = 2**24
-"""Pixels of a photo resized for a network: one of 1x5000 would have 1.6 million times as many with a shorter side of
-1024."""
+MAX_RESIZED_PIXELS = 2**24  # for a network: 1x5000 with a shorter side of 1024 would have 1.6 million times as many
 
-LOSSY_MASK_THRESHOLD = 128
-"""Grey value from which a pixel of a lossy mask (JPEG and the like) is defect."""
+LOSSY_MASK_THRESHOLD = 128  # grey value from which a pixel of a mask in JPEG and the like is defect
 
-_UNREAD = (
-    "heic heif avif gif jp2 j2k jxl jpe psd tga pgm ppm pbm raw dng cr2 cr3 nef arw orf rw2 raf pef srw "
-    "exr hdr npy npz mat nii nrrd"
-)
-UNREAD_SUFFIXES = frozenset(f".{name}" for name in _UNREAD.split())
-"""Suffixes (lower case) of pictures in formats that are not read."""
+_UNREAD = "heic heif avif gif jp2 j2k jxl jpe psd tga pgm ppm pbm raw dng cr2 cr3 nef arw orf rw2 raf pef srw exr hdr"
+UNREAD_SUFFIXES = frozenset(f".{name}" for name in f"{_UNREAD} npy npz mat nii nrrd".split())
 
-CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-"""Lower-case names of files and folders that operating systems leave behind."""
+CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # what operating systems leave behind, lower case
 
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP")  # no others: Pillow would hand EPS files to Ghostscript
+_COLOURS = ("RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 _ORIENTATION_TAG = 0x0112
 _PHOTOMETRIC_TAG = 0x0106
 _SAMPLE_FORMAT_TAG = 0x0153
@@ -62,12 +53,9 @@ _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 class ImageReadError(ValueError):
     """A file that cannot be read as a photo or mask.
 
-    Attributes:
-        code: what is wrong: ``missing-file``, ``empty-file``, ``not-an-image``, ``truncated``,
-            ``unreadable``, ``too-large``, ``32-bit``, ``signed``, ``white-is-zero``, ``beyond-range``, ``too-thin``,
-            ``faint-mask`` or ``alpha-mask``.
-        problem: the same in words, without the path.
-        fix: what to do.
+    ``code`` is ``missing-file``, ``empty-file``, ``not-an-image``, ``truncated``, ``unreadable``, ``too-large``,
+    ``32-bit``, ``signed``, ``white-is-zero``, ``beyond-range``, ``too-thin``, ``faint-mask`` or ``alpha-mask``;
+    ``problem`` says the same in words, without the path, and ``fix`` what to do.
     """
 
     def __init__(self, path: str | Path, code: str, problem: str, fix: str) -> None:
@@ -83,63 +71,33 @@ class MissingImageError(ImageReadError, FileNotFoundError):
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """A fully decoded file, as it is stored.
-
-    Attributes:
-        path: the file.
-        image: the decoded pixels, not yet turned upright.
-        mode: Pillow's name of the pixel format in the file (``L``, ``RGB``, ``P``, ``CMYK``, ``I;16``, ...).
-        bits: bits a channel.
-        deep: the values of a 16-bit picture, uint16 (H, W) or (H, W, 3), not yet turned; None for all others.
-        alpha: whether there is transparency.
-        orientation: EXIF orientation, 1 to 8; 1 is upright.
-        turn: EXIF orientation that is still to be applied to ``image``.
-        lossy: whether the file format changes pixel values (JPEG and the like).
-        pages: number of pages or frames; only the first is used.
-        shape: (H, W) of the upright picture.
-    """
+    """A fully decoded file, as it is stored."""
 
     path: Path
-    image: Image.Image
-    mode: str
-    bits: int
-    deep: np.ndarray | None
+    image: Image.Image  # not yet turned upright
+    mode: str  # of the file, as Pillow names it
+    bits: int  # a channel
+    deep: np.ndarray | None  # of a 16-bit picture: uint16 (H, W) or (H, W, 3), not yet turned
     alpha: bool
-    orientation: int
-    turn: int
+    orientation: int  # EXIF, 1 is upright
+    turn: int  # what of it is still to be applied
     lossy: bool
-    pages: int
-    shape: tuple[int, int]
+    pages: int  # of which only the first is used
+    shape: tuple[int, int]  # (H, W), upright
 
     def pixels(self, bits: int | None = None) -> np.ndarray:
-        """Upright 8-bit pixels, uint8 (H, W) for grey pictures and (H, W, 3) for all others.
-
-        ``bits``: see `read_image`.
-
-        Raises:
-            ImageReadError: 32-bit or floating-point pixels, whose range is not known, or 16-bit ones beyond ``bits``.
-        """
+        """Upright 8-bit pixels, uint8 (H, W) for grey pictures and (H, W, 3) for all others; see `read_image`."""
         mode = self.image.mode
         if self.deep is not None:
             return self.upright(to_8_bits(self.deep, bits or known_bit_depth(self.path) or 16, self.path))
-        if mode in ("L", "RGB"):
-            return self.upright(np.asarray(self.image))
-        if mode in ("LA", "La", "1"):
-            return self.upright(np.asarray(self.image.convert("L")))
         if mode in ("I", "F"):
-            raise ImageReadError(
-                self.path,
-                "32-bit",
-                f"is a picture with 32 bits a pixel (mode {mode}), whose range of values is not known",
-                "scale it to 8 or 16 bits and save it again",
-            )
-        if mode == "P" and self.alpha:
-            # straight to RGB would mix the transparent colour in with a warning
-            return self.upright(np.asarray(self.image.convert("RGBA").convert("RGB")))
-        return self.upright(np.asarray(self.image.convert("RGB")))
+            problem = f"is a picture with 32 bits a pixel (mode {mode}), whose range of values is not known"
+            raise ImageReadError(self.path, "32-bit", problem, "scale it to 8 or 16 bits and save it again")
+        # straight to RGB would mix the transparent colour of a palette in with a warning
+        image = self.image.convert("RGBA") if mode == "P" and self.alpha else self.image
+        return self.upright(np.asarray(image.convert("L" if mode in ("L", "LA", "La", "1") else "RGB")))
 
     def rgb(self, bits: int | None = None) -> np.ndarray:
-        """Upright RGB pixels, uint8 (H, W, 3); ``bits``: see `read_image`."""
         pixels = self.pixels(bits)
         if pixels.ndim == 2:
             return np.repeat(pixels[:, :, None], 3, axis=2)
@@ -151,13 +109,9 @@ class DecodedImage:
         Of an indexed picture index 0 is background, unless the palette's black is another index: then colour counts.
         """
         image = self.image
-        if image.mode == "P" and not _zero_is_background(image):
-            image = image.convert("RGB")
-        elif image.mode in ("LA", "La"):
+        if image.mode in ("LA", "La", "PA"):
             image = image.getchannel(0)
-        elif image.mode in ("RGBA", "RGBa", "RGBX", "PA"):
-            image = image.convert("RGB") if image.mode != "PA" else image.getchannel(0)
-        elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        elif image.mode in _COLOURS or (image.mode == "P" and not _zero_is_background(image)):
             image = image.convert("RGB")
         values = np.asarray(image)
         if values.ndim == 3:
@@ -165,18 +119,13 @@ class DecodedImage:
         return self.upright(values)
 
     def mask(self) -> np.ndarray:
-        """Upright mask, bool (H, W): True is defect.
-
-        Raises:
-            ImageReadError: it looks empty, but marks pixels below the threshold of lossy files, or by alpha alone.
-        """
+        """Upright mask, bool (H, W): True is defect."""
         values = self.mask_values()
         mask = values >= LOSSY_MASK_THRESHOLD if self.lossy else values != 0
         fix = "save it as PNG with 0 and 255 only"
         if self.lossy and values.any() and not mask.any():
-            problem = (
-                f"is stored lossily, where {LOSSY_MASK_THRESHOLD} and more is defect, but has {values.max()} at most"
-            )
+            least = LOSSY_MASK_THRESHOLD
+            problem = f"is stored lossily, where {least} and more is defect, but has {values.max()} at most"
             raise ImageReadError(self.path, "faint-mask", problem, fix)
         if not mask.any() and self.image.mode in ("LA", "RGBA", "PA"):
             lowest, highest = self.image.getchannel("A").getextrema()
@@ -191,16 +140,7 @@ class DecodedImage:
 
 
 def decode_image(path: str | Path, data: bytes | None = None) -> DecodedImage:
-    """Decode a file to the last pixel.
-
-    Args:
-        path: the file.
-        data: its content, where it has been read already.
-
-    Raises:
-        MissingImageError: there is no such file.
-        ImageReadError: it is empty, no image, truncated or too large (a ValueError that names the file).
-    """
+    """Decode a file to the last pixel."""
     path = Path(path)
     with _opened(path, data) as image:
         return _decoded(path, image, data)
@@ -222,21 +162,18 @@ def _opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
         fix = "check the path, restore it, or remove its row"
         raise MissingImageError(path, "missing-file", "does not exist", fix) from error
     except UnidentifiedImageError as error:
-        raise ImageReadError(
-            path,
-            "not-an-image",
-            "is not an image that can be read (PNG, JPEG, BMP, TIFF, WebP of 8 or 16 bits)",
-            "save it as PNG, or remove it",
-        ) from error
+        problem = "is not an image that can be read (PNG, JPEG, BMP, TIFF, WebP of 8 or 16 bits)"
+        raise ImageReadError(path, "not-an-image", problem, "save it as PNG, or remove it") from error
     except Image.DecompressionBombError as error:
-        raise ImageReadError(
-            path,
-            "too-large",
-            f"is too large to be decoded safely ({error})",
-            "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it",
-        ) from error
+        fix = "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        problem = f"is too large to be decoded safely ({error})"
+        raise ImageReadError(path, "too-large", problem, fix) from error
     except Exception as error:  # decoders of broken files raise nearly anything: SyntaxError, struct.error, zlib.error
-        raise _unreadable(path, error) from error
+        text = str(error) or type(error).__name__
+        truncated = "truncat" in text.lower() or isinstance(error, EOFError)
+        code, problem = ("truncated", "is truncated") if truncated else ("unreadable", "cannot be decoded")
+        fix = "copy it again from its source, or remove it"
+        raise ImageReadError(path, code, f"{problem} ({text})", fix) from error
 
 
 def read_image(path: str | Path, bits: int | None = None) -> np.ndarray:
@@ -245,11 +182,6 @@ def read_image(path: str | Path, bits: int | None = None) -> np.ndarray:
     Of 16-bit values the upper 8 of the lower ``bits`` are kept; default: those of the photo's data set
     (`remember_bit_depth`), else 16. Palette, CMYK, grey and 1-bit pictures are converted; alpha is dropped; of several
     pages the first is read.
-
-    Raises:
-        MissingImageError: there is no such file (a FileNotFoundError).
-        ImageReadError: the file is empty, no image, truncated, too large, has 32 bits a pixel or values beyond
-            ``bits``; the message names it (a ValueError).
     """
     return decode_image(path).rgb(bits)
 
@@ -285,45 +217,29 @@ def measure_bit_depth(paths: Iterable[str | Path]) -> int | None:
             return -1
         return -1 if deep is None else int(deep.max(initial=0))
 
-    paths, most = list(paths), -1
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as executor:
-        # in parts, for one photo that needs all bits tells as much as all of them
-        for start in range(0, len(paths), 256):
-            if most < 1 << BIT_DEPTHS[-2]:
-                most = max(most, *executor.map(highest, paths[start : start + 256]))
+    most = -1
+    for value in in_threads(highest, paths):
+        most = max(most, value)
+        if most >= 1 << BIT_DEPTHS[-2]:  # one photo that needs all bits tells as much as all of them
+            break
     return None if most < 0 else next(bits for bits in BIT_DEPTHS if most < 1 << bits)
 
 
 def to_8_bits(values: np.ndarray, bits: int, name: str | Path) -> np.ndarray:
-    """The upper 8 of ``bits`` bits, uint8.
-
-    Raises:
-        ImageReadError: values beyond ``bits``: cut off or wrapped around they would show another photo.
-    """
+    """The upper 8 of ``bits`` bits, uint8."""
     highest = int(values.max(initial=0))
     if highest >= 1 << bits:
-        raise ImageReadError(
-            name,
-            "beyond-range",
-            f"has values up to {highest}, but the photos it belongs to hold {bits} bits (up to {(1 << bits) - 1})",
-            "take it with the same settings, or state the camera's bits in dataset.json (bit_depth) and train again",
-        )
+        problem = f"has values up to {highest}, but the photos it belongs to hold {bits} bits (up to {(1 << bits) - 1})"
+        fix = "take it with the same settings, or state the camera's bits in dataset.json (bit_depth) and train again"
+        raise ImageReadError(name, "beyond-range", problem, fix)
     return (values >> (bits - 8)).astype(np.uint8)
 
 
 def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> np.ndarray:
-    """Read a mask as bool (H, W), upright: True is defect.
+    """Read a mask as bool (H, W), upright: True is defect; ``shape`` is that of its photo, which it has to have.
 
     Every non-zero pixel is defect, so masks of 0/255, of 0/1 and of class indices read alike; of RGB(A) masks any
     non-zero colour channel counts, alpha never. Lossy files (JPEG and the like) are thresholded at 128.
-
-    Args:
-        path: the file.
-        shape: (H, W) the mask has to have, that of its upright photo.
-
-    Raises:
-        MissingImageError: there is no such file (a FileNotFoundError).
-        ValueError: the file is empty, no image, truncated or too large, or its shape differs; the message names it.
     """
     mask = decode_image(path).mask()
     if shape is not None and mask.shape != tuple(shape):
@@ -340,10 +256,15 @@ def files_below(folder: str | Path, loops: list[Path]) -> list[Path]:
     Links are followed, and a folder that several lead to is listed once, under its own name if it lies inside. A link
     to a folder above itself, or to one that ``folder`` lies in, is not followed but appended to ``loops``. An empty
     folder that is called as a picture (``1.png/``) is listed as one: nobody can read it, but it is missed.
-
-    Raises:
-        PermissionError: a folder may not be read, which would leave its photos out in silence.
     """
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            raise error
+
+    def wanted(name: str) -> bool:
+        return not name.startswith(".") and name.lower() not in CLUTTER
+
     root = Path(folder)
     files: list[Path] = []
     seen: set[str] = set()
@@ -352,7 +273,7 @@ def files_below(folder: str | Path, loops: list[Path]) -> list[Path]:
         if start.is_symlink() and is_loop(start, root):
             loops.append(start)
             continue
-        for parent, folders, names in os.walk(start, onerror=_refuse_secrets):
+        for parent, folders, names in os.walk(start, onerror=refuse):
             real = os.path.realpath(parent)
             if real in seen:
                 folders.clear()
@@ -360,25 +281,16 @@ def files_below(folder: str | Path, loops: list[Path]) -> list[Path]:
             seen.add(real)
             if not folders and not names and Path(parent).suffix.lower() in IMAGE_SUFFIXES:
                 files.append(Path(parent))
-            folders[:] = sorted(filter(_is_wanted, folders))
+            folders[:] = sorted(filter(wanted, folders))
             starts += [link for link in (Path(parent, name) for name in folders) if link.is_symlink()]
-            files += [Path(parent, name) for name in filter(_is_wanted, names)]
+            files += [Path(parent, name) for name in filter(wanted, names)]
     return sorted(files, key=lambda path: path.relative_to(root).as_posix())
-
-
-def _refuse_secrets(error: OSError) -> None:
-    if isinstance(error, PermissionError):
-        raise error
 
 
 def is_loop(link: Path, root: Path) -> bool:
     """Whether a link leads to a folder that it lies in itself, or that ``root`` lies in."""
     target = Path(os.path.realpath(link))
     return any(Path(os.path.realpath(place)).is_relative_to(target) for place in (link.parent, root.parent))
-
-
-def _is_wanted(name: str) -> bool:
-    return not name.startswith(".") and name.lower() not in CLUTTER
 
 
 def find_images(folder: str | Path) -> list[Path]:
@@ -463,14 +375,6 @@ def deep_values(path: Path, image: Image.Image, data: bytes | None = None) -> np
     return values if values.ndim == 2 else np.ascontiguousarray(values[:, :, 2::-1])
 
 
-def _unreadable(path: Path, error: Exception) -> ImageReadError:
-    text = str(error) or type(error).__name__
-    truncated = "truncat" in text.lower() or isinstance(error, EOFError)
-    problem = "is truncated" if truncated else "cannot be decoded"
-    code = "truncated" if truncated else "unreadable"
-    return ImageReadError(path, code, f"{problem} ({text})", "copy it again from its source, or remove it")
-
-
 def _zero_is_background(image: Image.Image) -> bool:
     palette = np.asarray(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
     used = np.unique(np.asarray(image))
@@ -492,25 +396,8 @@ def _is_lossless_webp(path: Path, data: bytes | None) -> bool:
     return False
 
 
-def in_threads(work: Callable[[Any], T], items: Iterable[Any], workers: int | None = None) -> Iterator[T]:
-    """Results of some work on each item, in order; few are ahead, so that neither items nor results pile up."""
-    workers = workers or os.cpu_count() or 1
-    waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(workers) as executor:
-        for item in items:
-            waiting.append(executor.submit(work, item))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
 def image_sizes(paths: Iterable[str | Path]) -> np.ndarray:
-    """Sizes of photos as they are read, (N, 2) int64 of (height, width) in pixels; only the headers are read.
-
-    Raises:
-        ImageReadError: a file is missing, not an image or too large; the message names it.
-    """
+    """Sizes of photos as they are read, (N, 2) int64 of (height, width) in pixels; only the headers are read."""
     sizes = []
     for path in map(Path, paths):
         with _opened(path) as image:
@@ -522,11 +409,7 @@ def image_sizes(paths: Iterable[str | Path]) -> np.ndarray:
 
 
 def exif_orientation(path: str | Path) -> int:
-    """EXIF orientation that is stored in a file, 1 to 8.
-
-    Raises:
-        ImageReadError: as `image_sizes`.
-    """
+    """EXIF orientation that is stored in a file, 1 to 8."""
     with _opened(Path(path)) as image:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     return orientation if orientation in _UPRIGHT else 1
@@ -539,28 +422,20 @@ def require_resizable(shape: Sequence[int], image_size: Sequence[int], name: str
         return
     pixels = height * width * (image_size[0] / max(1, min(height, width))) ** 2
     if pixels > MAX_RESIZED_PIXELS:
-        raise ImageReadError(
-            name,
-            "too-thin",
+        problem = (
             f"is {width}x{height} pixels (width x height): with a shorter side of {image_size[0]} it would have "
-            f"{pixels / 1e6:.0f} million, of which only the middle is looked at",
-            "cut it into tiles (python -m helpers.data.convert --tile), or squash it (KEEP_ASPECT false)",
+            f"{pixels / 1e6:.0f} million, of which only the middle is looked at"
         )
+        fix = "cut it into tiles (python -m helpers.data.convert --tile), or squash it (KEEP_ASPECT false)"
+        raise ImageReadError(name, "too-thin", problem, fix)
 
 
 def to_network_frame(picture: np.ndarray, parameters: Mapping[str, Any]) -> np.ndarray:
-    """Resize and crop a photo or a mask as the network's pre-processor does, without normalising it.
+    """Resize and crop a picture as the network's pre-processor does, to the size of the anomaly map, not normalised.
 
-    Args:
-        picture: (H, W, 3) uint8 photo (resized bilinearly, antialiased) or (H, W) bool mask (nearest pixel).
-        parameters: of the run: ``image_size``, (height, width) or (shorter side,), and ``center_crop``, (height, width)
-            or None.
-
-    Returns:
-        The same kind of array at the size of the anomaly map.
-
-    Raises:
-        ImageReadError: see `require_resizable`.
+    A photo, uint8 (H, W, 3), is resized bilinearly and antialiased; of a mask, bool (H, W), the nearest pixel is taken.
+    ``parameters`` of the run: ``image_size``, (height, width) or (shorter side,), and ``center_crop``, (height, width)
+    or None.
     """
     import torch
     from torchvision.transforms.v2 import functional
@@ -582,15 +457,7 @@ def map_at_photo_size(network_map: np.ndarray, shape: tuple[int, int], parameter
 
     The pixels at the middle of a cell have at least the cell's value. So what is above a threshold in the network's map
     is so in the photo, however small it is, and nothing else: bilinear values lie below those of the cells around them,
-    and without this a peak of one cell would be lost. Masks, sizes and outlines all come from this map.
-
-    Args:
-        network_map: (h, w) of floats.
-        shape: (H, W) of the photo.
-        parameters: of the run, as for :func:`to_network_frame`; no ``center_crop``: the map shows the whole photo.
-
-    Returns:
-        (H, W) float32.
+    and without this a peak of one cell would be lost. Masks, sizes and outlines all come from this map, (H, W) float32.
     """
     import torch
     from torch.nn import functional

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from helpers.analysis.regions import region_of
 from helpers.data.images import ImageReadError, decode_image, image_sizes, read_mask
 from helpers.data.layouts import Found, words_in
 from helpers.data.names import folded
-from helpers.progress import progress
+from helpers.progress import in_threads, progress
 
 MASK_WORDS = frozenset(
     words_in(
@@ -203,7 +201,7 @@ def are_marked(masks: Sequence[Sequence[Path]]) -> list[bool]:
         except ImageReadError:
             return True
 
-    return list(progress(_parallel(marked, masks), "Reading masks", total=len(masks)))
+    return list(progress(in_threads(marked, masks), "Reading masks", total=len(masks)))
 
 
 def united_mask(photo: Path, masks: Sequence[Path], found: Found) -> str:
@@ -222,9 +220,4 @@ def united_mask(photo: Path, masks: Sequence[Path], found: Found) -> str:
 
 def _masks_among(files: Iterable[Path]) -> set[Path]:
     files = list(files)
-    return {file for file, is_mask in zip(files, _parallel(looks_like_mask, files), strict=True) if is_mask}
-
-
-def _parallel(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as executor:
-        yield from executor.map(function, items)
+    return {file for file, is_mask in zip(files, in_threads(looks_like_mask, files), strict=True) if is_mask}

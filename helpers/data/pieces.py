@@ -17,16 +17,10 @@ from helpers.data.layouts import NORMAL_NAMES
 from helpers.data.samples import NORMAL, relative_path
 
 MODES = ("RGB", "L")
-IMAGE_FORMATS: dict[str, dict[str, Any]] = {
-    "png": {"format": "PNG", "compress_level": 3},  # more would take most of the time
-    "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
-    "bmp": {"format": "BMP"},
-    "tif": {"format": "TIFF"},
-    "webp": {"format": "WEBP", "lossless": True},
-}
 MIN_AREA = 64
 """Defect pixels from which a tile is abnormal; below, it shows too little of its defect to be called either."""
-BORDERS = {"reflect": "symmetric", "edge": "edge"}  # our name -> NumPy's
+MIRRORED = "symmetric"  # how a photo goes on beyond its border, as NumPy calls it
+GROWN = 2  # pixels by which an object is grown before its background is removed, so that its edge stays
 
 Row = dict[str, Any]
 
@@ -41,7 +35,6 @@ def resized(
     size: int | Sequence[int] | None = None,
     crop: Sequence[int] | str | None = None,
     keep_aspect: bool = False,
-    image_format: str = "png",
 ) -> Callable[[Row], list[Row]]:
     """A change that turns photos upright, makes them 8-bit, crops and resizes them, and their masks alike.
 
@@ -52,12 +45,9 @@ def resized(
         size: (height, width) in pixels, or one number for both; bilinear with antialiasing, masks to the nearest pixel.
         crop: (top, left, height, width) in pixels of the upright photo, or "center:HxW".
         keep_aspect: fit photos inside ``size`` instead of stretching them to it; nothing is padded.
-        image_format: one of ``IMAGE_FORMATS``.
     """
     if mode not in (*MODES, "keep"):
         raise ValueError(f"mode is {mode!r}; use {', '.join(MODES)} or keep.")
-    if image_format not in IMAGE_FORMATS:
-        raise ValueError(f"image_format is {image_format!r}; use one of {', '.join(IMAGE_FORMATS)}.")
     if keep_aspect and size is None:
         raise ValueError("keep_aspect needs a size; give one.")
     wanted, window = _parsed_size(size), _parsed_crop(crop)
@@ -74,7 +64,7 @@ def resized(
         photo = photo.crop(box)
         if new != (height, width):
             photo = photo.resize(new[::-1], Image.Resampling.BILINEAR)
-        made = row | {"image": np.asarray(photo), "file_format": image_format, "source": names[path]}
+        made = row | {"image": np.asarray(photo), "source": names[path]}
         made["shrunk"] = (height / new[0], width / new[1])
         if row["label_index"] == 1 and row["mask_path"]:
             mask = Image.fromarray(read_mask(row["mask_path"], decoded.shape))
@@ -205,11 +195,7 @@ def cut_outs(
     *,
     size: int = 256,
     margin: float = 0.1,
-    same_scale: bool = True,
-    border: str = "reflect",
     remove_background: bool = False,
-    fill: tuple[int, int, int] | None = None,
-    grow: int = 2,
     types: Sequence[Mapping[int, str]] | None = None,
     test_share: float = 0.3,
 ) -> Iterator[Row]:
@@ -223,22 +209,13 @@ def cut_outs(
     (what was cut; it may lie partly outside) in pixels of the photo, scale (pixels of the picture per pixel of the
     photo).
 
-    Args:
-        labels: for each photo (H, W) int: 0 is background, every other number an object.
-        size: side of the pictures in pixels.
-        margin: free room on each side, in parts of the object's longer side.
-        same_scale: one window for all, after the largest object, so that sizes stay comparable and a pixel has one
-            size in mm; otherwise every object fills its own picture alike.
-        border: how a photo goes on beyond its border: ``reflect`` (mirrored) or ``edge`` (its last pixel).
-        remove_background: paint over whatever is not the object, its neighbours included.
-        fill: the RGB colour for that; None: the median colour of the photo outside all objects.
-        grow: pixels of the photo by which an object is grown before its background is removed, so that its edge stays.
-        types: for each photo the defect type of every object by its number; ``good`` for good ones.
+    ``labels`` are, for each photo, (H, W) int: 0 is background, every other number an object; ``types`` the defect type
+    of every object by its number. One window serves all, after the largest object with a ``margin`` in parts of it on
+    each side, so that sizes stay comparable; beyond its border the photo is mirrored. ``remove_background`` paints over
+    whatever is not the object, with the median colour of the photo outside all objects.
     """
     if size < 1 or margin < 0:
         raise ValueError(f"size={size} must be at least 1, and margin={margin} at least 0.")
-    if border not in BORDERS:
-        raise ValueError(f"border={border!r} is unknown; known: {', '.join(BORDERS)}.")
     if not 0 <= test_share <= 1:
         raise ValueError(f"test_share={test_share} must lie between 0 and 1.")
     kinds = [None] * len(photos) if types is None else types
@@ -246,31 +223,32 @@ def cut_outs(
     longest = max((max(row["width"], row["height"]) for rows in objects for row in rows), default=0)
     if not longest:
         raise ValueError("There is no object in any of the labels; lower the threshold of separate(), or train longer.")
+    side = window_side(longest, margin)
     n_test = round(test_share * len(photos)) if types is not None else 0
     for_test = {int((k + 0.5) * len(photos) / n_test) for k in range(n_test)}
     for number, photo in enumerate(photos):
-        pixels, split = read_image(photo), "test" if number in for_test else "train"
-        if pixels.shape[:2] != labels[number].shape:
-            (height, width), (rows, columns) = pixels.shape[:2], labels[number].shape
-            raise ValueError(
-                f"{photo} is {width}x{height} pixels but its labels {columns}x{rows} (width x height); they must be of "
-                "one size."
-            )
-        colour = fill if remove_background else None
-        if remove_background and fill is None:
-            colour = background_colour(pixels, labels[number])
+        pixels, split = _photo_of(photo, labels[number]), "test" if number in for_test else "train"
+        colour = background_colour(pixels, labels[number]) if remove_background else None
         for row in objects[number]:
-            side = window_side(longest if same_scale else max(row["width"], row["height"]), margin)
             require_window(photo, side, pixels.shape)
             window = (row["x"] + (row["width"] - side) // 2, row["y"] + (row["height"] - side) // 2, side)
-            picture = cut_window(pixels, window, BORDERS[border])
+            picture = cut_window(pixels, window, MIRRORED)
             if colour is not None:
-                picture[~own_pixels(labels[number], row["label"], window, grow)] = colour
+                picture[~own_pixels(labels[number], row["label"], window, GROWN)] = colour
             way = cv2.INTER_AREA if size < side else cv2.INTER_LINEAR
             row |= {"image": cv2.resize(picture, (size, size), interpolation=way), "shrunk": (side / size, side / size)}
             row |= dict(zip(("window_x", "window_y", "window_side"), window, strict=True)) | {"scale": size / side}
             row |= {"name": f"{number:04d}_{row['label']:03d}", "split": "test" if row["label_index"] else split}
             yield row
+
+
+def _photo_of(photo: str | Path, labels: np.ndarray) -> np.ndarray:
+    pixels = read_image(photo)
+    if pixels.shape[:2] != labels.shape:
+        (height, width), (rows, columns) = pixels.shape[:2], labels.shape
+        sizes = f"{photo} is {width}x{height} pixels but its labels {columns}x{rows} (width x height)"
+        raise ValueError(f"{sizes}; they must be of one size.")
+    return pixels
 
 
 def _objects(photo: str | Path, labels: np.ndarray, types: Mapping[int, str] | None) -> Iterator[Row]:
