@@ -70,23 +70,8 @@ def test_the_difference_of_aurocs_is_delongs(pair):
 def test_the_same_ranking_differs_in_no_resample(pair):
     """What is drawn must be the same photos: a model against its own scores stretched, rows shuffled."""
     stretched = pair["a"].assign(score=np.exp(pair["a"]["score"])).sample(frac=1, random_state=1)
-    for metric in ("image_auroc", "image_ap", "image_f1max", "fpr_at_95_recall"):
-        row = paired_differences({"a": pair["a"], "again": stretched}, metric, n=200).iloc[0]
-        # the sums of average precision differ by rounding at most
-        assert max(abs(row["difference"]), abs(row["low"]), abs(row["high"])) < 1e-12
-
-
-def test_recall_at_each_models_threshold_by_hand():
-    labels = [0, 0, 1, 1, 1, 1]
-    tables = {"one": predicted([0, 1, 5, 5, 5, 5], labels), "two": predicted([0, 0, 50, 50, 0, 0], labels)}
-    row = paired_differences(tables, "recall_at_threshold", {"one": 2, "two": 20}, n=5000).iloc[0]
-    assert (row["value_a"], row["value_b"], row["difference"]) == (1.0, 0.5, 0.5)
-    # two finds half: the difference is 1 - Binomial(4, 1/2) / 4, above 0 unless all four drawn are those it finds
-    assert row["share_above"] == pytest.approx(15 / 16, abs=0.015)
-    assert row["share_below"] == 0
-    assert (row["low"], row["high"]) == (0.0, 1.0)
-    alarms = paired_differences(tables, "false_alarm_at_threshold", {"one": 0.5, "two": 20}, n=2000).iloc[0]
-    assert alarms["difference"] == 0.5 and alarms["share_above"] == pytest.approx(3 / 4, abs=0.04)
+    row = paired_differences({"a": pair["a"], "again": stretched}, n=200).iloc[0]
+    assert row[["difference", "low", "high", "share_above", "share_below"]].tolist() == [0] * 5
 
 
 def test_three_models_are_three_pairs_and_the_seed_decides(pair):
@@ -101,16 +86,9 @@ def test_three_models_are_three_pairs_and_the_seed_decides(pair):
 
 
 def test_what_cannot_be_paired_is_refused(pair):
-    a, b = pair["a"], pair["b"]
-    for tables, options, reason in (
-        ({"a": a, "b": b.iloc[1:]}, {}, "different photos .199 and 200"),
-        ({"a": a, "b": b.assign(label_index=1)}, {}, "different labels"),
-        (pair, {"metric": "auroc"}, "image_auroc"),
-        (pair, {"level": 1.0}, "level"),
-        (pair, {"n": 0}, "n must be"),
-    ):
-        with pytest.raises(ValueError, match=reason):
-            paired_differences(tables, **options)
+    for other in (pair["b"].iloc[1:], pair["b"].assign(label_index=1)):
+        with pytest.raises(ValueError, match="b and a were tested on different"):
+            paired_differences({"a": pair["a"], "b": other})
 
 
 # ---------------------------------------------------------------------------------------------------- operating points
@@ -190,9 +168,6 @@ def test_recall_by_size_by_hand():
     halves = recall_by_size(defects, size_edges(defects["size"], 2))
     assert halves["n"].tolist() == [3, 3] and halves["size_high"].iloc[-1] == 3
     np.testing.assert_array_equal(size_groups([0, 1, 2, 3], np.array([0, 1, 3])), [0, 1, 1, 1])
-    for bins, reason in (([0, 2], "2 of 6 sizes"), ([0, 2, 2], "rising")):
-        with pytest.raises(ValueError, match=reason):
-            size_edges(defects["size"], bins)
     for n in (1, 5):  # defects of one size are one bin
         same = pd.DataFrame({"size": [3.0] * n, "detected": [True] * n, "unit": "mm"})
         rows = recall_by_size(same, size_edges(same["size"], 4))

@@ -15,8 +15,6 @@ from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 
 from helpers.analysis.detection_probability import (
-    HIT_COLUMNS,
-    POD_COLUMNS,
     PodRefusedError,
     defect_hits,
     fit_pod,
@@ -114,10 +112,9 @@ def test_bounds_are_where_the_modified_root_has_its_quantiles():
         assert at == pytest.approx([norm.ppf(0.95), norm.ppf(0.05)], abs=2e-3)
 
 
-def test_the_lower_bound_crosses_90_percent_at_a90_95():
+def test_the_curve_lies_between_its_bounds():
     fit = fit_pod(draw(120, 4))
-    curve = pod_curve(fit, 150)
-    assert np.interp(0.9, curve["low"], curve["size"]) == pytest.approx(fit.a90_95, rel=1e-3)
+    curve = pod_curve(fit)
     assert (curve["low"] < curve["pod"]).all() and (curve["pod"] < curve["high"]).all()
     np.testing.assert_allclose(curve["pod"], fit.pod(curve["size"]))
     assert curve["size"].iloc[[0, -1]].tolist() == pytest.approx([fit.sizes.min(), fit.sizes.max()])
@@ -198,7 +195,6 @@ def test_bins_by_hand():
 def test_a_table_of_models_holds_numbers_or_the_reason():
     good, none = draw(80, 9), draw(80, 9).assign(detected=True)
     result = pod_table({"unet": good, "draem": none})
-    assert list(result.columns) == list(POD_COLUMNS)
     fit = fit_pod(good)
     assert result.loc[0, ["a50", "a90", "a90_95", "fit_p"]].tolist() == [fit.a50, fit.a90, fit.a90_95, fit.fit_p]
     assert result["refused"].iloc[0] == "" and "are found" in result["refused"].iloc[1]
@@ -218,16 +214,11 @@ def test_hits_by_hand():
     values[2, 2:6] = 0.9  # 4 of 40
     values[20:30, 20:30] = 0.5  # at the threshold is not above it
     hits = defect_hits([(mask, values), (np.zeros_like(mask), values)], ["a", "b"], ["x"] * 2, 0.5)
-    assert list(hits.columns) == list(HIT_COLUMNS)
     assert hits["image_path"].tolist() == ["a", "a"] and hits["unit"].tolist() == ["px", "px"]
     np.testing.assert_allclose(hits["size"], [np.hypot(11, 11), np.hypot(4, 10)])
     np.testing.assert_allclose(hits["covered"], [0, 0.1])
     assert hits["detected"].tolist() == [False, True]
     photos, names = [(mask, values)], (["a"], ["x"])
-    assert defect_hits(photos, *names, 0.5, min_share=0.1)["detected"].tolist() == [False, True]
-    assert defect_hits(photos, *names, 0.5, min_share=0.2)["detected"].tolist() == [False, False]
-    assert defect_hits(photos, *names, 0.4, min_share=0.2)["detected"].tolist() == [True, False]
-    assert len(defect_hits(photos, *names, 0.5, min_defect_area=1)) == 3
     size = PixelSize(0.1, 0.1, 0.0, "mm")
     millimetres = defect_hits(photos, *names, 0.5, pixel_size=size, measure="equivalent_diameter")
     assert set(millimetres["unit"]) == {"mm"}

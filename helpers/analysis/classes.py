@@ -15,10 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 from helpers.analysis.intervals import (
+    LEVEL,
     bootstrap,
     counts_by_score,
     interval_table,
     percentile_interval,
+    share_columns,
     share_interval,
     weighted_auroc,
     wilson_interval,
@@ -42,10 +44,9 @@ def learnable_classes(table: pd.DataFrame, least: int = 3) -> list[str]:
 
 
 class ClassificationReport(NamedTuple):
-    """``overall``: ``n``, ``n_classes`` (with photos), ``accuracy``, macro ``precision``, ``recall``, ``f1``, ``auroc``
-    (each class against the rest) and ``ece``, the expected calibration error (Guo et al. 2017, equation 3), without an
-    interval: it is biased upwards, more so in resamples. ``by_class``: ``n``, ``n_predicted`` and the same figures with
-    ``_low`` and ``_high``. ``confusion``: rows true, columns predicted. ``intervals``: as `interval_table`.
+    """``overall``: accuracy, macro means over the classes with photos, and ``ece``, the expected calibration error (Guo
+    et al. 2017, equation 3), without an interval: it is biased upwards, more so in resamples. AUROC is of each class
+    against the rest; ``confusion``: rows true, columns predicted; ``intervals``: as `interval_table`.
     """
 
     overall: dict[str, float]
@@ -59,10 +60,9 @@ def classification_report(
     truth: Sequence[str],
     predicted: Sequence[str],
     classes: Sequence[str],
-    probabilities: ArrayLike | None = None,
+    probabilities: ArrayLike,
     *,
     n_bootstrap: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> ClassificationReport:
     """Evaluate (N,) predicted names of photos of known classes; ``probabilities`` (N, C) in the order of the classes.
@@ -76,27 +76,24 @@ def classification_report(
     by_class = pd.DataFrame({"class": list(classes), "n": support, "n_predicted": called})
     by_class["precision"] = np.where(here | (called > 0), precision, np.nan)
     by_class["recall"], by_class["f1"] = np.where(here, recall, np.nan), np.where(here, f1, np.nan)
-    by_class["auroc"], ece, chances = np.nan, np.nan, None
-    reliability = reliability_table(np.empty(0), np.empty(0, bool))
-    if probabilities is not None:
-        chances = np.asarray(probabilities, dtype=np.float64)
-        asked = [label for label in labels if 0 < support[label] < true.size]
-        by_class.loc[asked, "auroc"] = [roc_auc_score(true == label, chances[:, label]) for label in asked]
-        reliability = reliability_table(chances[np.arange(true.size), named], true == named, level=level)
-        gaps = (reliability["accuracy"] - reliability["confidence"]).abs().fillna(0)
-        ece = float((reliability["n"] * gaps).sum() / true.size)
+    by_class["auroc"], chances = np.nan, np.asarray(probabilities, dtype=np.float64)
+    asked = [label for label in labels if 0 < support[label] < true.size]
+    by_class.loc[asked, "auroc"] = [roc_auc_score(true == label, chances[:, label]) for label in asked]
+    reliability = reliability_table(chances[np.arange(true.size), named], true == named)
+    gaps = (reliability["accuracy"] - reliability["confidence"]).abs().fillna(0)
+    ece = float((reliability["n"] * gaps).sum() / true.size)
     draws = _draws(true, named, chances, labels.size, n_bootstrap, seed)
     for name, counts in (("precision", called), ("recall", support)):
-        ends = [wilson_interval(share, int(n), level) for share, n in zip(by_class[name], counts, strict=True)]
+        ends = [wilson_interval(share, int(n)) for share, n in zip(by_class[name], counts, strict=True)]
         by_class[[f"{name}_low", f"{name}_high"]] = ends
     for name in ("f1", "auroc"):
-        by_class[[f"{name}_low", f"{name}_high"]] = [percentile_interval(each, level) for each in draws[name].T]
+        by_class[[f"{name}_low", f"{name}_high"]] = [percentile_interval(each) for each in draws[name].T]
     by_class = by_class[["class", "n", "n_predicted", *(f"{name}{end}" for name in _MACRO for end in _ENDS)]]
 
     values = {"accuracy": float((true == named).mean())}
     values |= {name: float(by_class.loc[here, name].mean(skipna=False)) for name in _MACRO}
     macro = {name: draws[name][:, here].mean(axis=1) for name in _MACRO}
-    intervals = interval_table(values, macro, {"accuracy": true.size}, level).assign(n=true.size)
+    intervals = interval_table(values, macro, {"accuracy": true.size}).assign(n=true.size)
     overall = {"n": int(true.size), "n_classes": int(here.sum()), **values, "ece": ece}
     return ClassificationReport(overall, by_class, confusion_table(truth, predicted, classes), reliability, intervals)
 
@@ -117,11 +114,8 @@ def confusion_table(
     return pd.DataFrame(counts, pd.Index(index, name="truth"), pd.Index(columns, name="predicted"))
 
 
-def reliability_table(confidence: ArrayLike, right: ArrayLike, *, level: float = 0.95) -> pd.DataFrame:
-    """Confidence (N,) in [0, 1] against accuracy (``right``, bool) in `N_BINS` bins (low, high] of equal width.
-
-    Columns ``low``, ``high``, ``n``, ``confidence`` (mean), ``accuracy``, ``accuracy_low``, ``accuracy_high``.
-    """
+def reliability_table(confidence: ArrayLike, right: ArrayLike) -> pd.DataFrame:
+    """Mean confidence (N,) in [0, 1] against accuracy (``right``, bool) in `N_BINS` bins (low, high] of equal width."""
     values, hits = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=bool)
     edges = np.linspace(0, 1, N_BINS + 1)
     place = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, N_BINS - 1)
@@ -129,29 +123,23 @@ def reliability_table(confidence: ArrayLike, right: ArrayLike, *, level: float =
     for number in range(N_BINS):
         inside = place == number
         mean = values[inside].mean() if inside.any() else np.nan
-        rows.append((edges[number], edges[number + 1], int(inside.sum()), mean, *share_interval(hits[inside], level)))
-    return pd.DataFrame(rows, columns=["low", "high", "n", "confidence", *(f"accuracy{end}" for end in _ENDS)])
+        row = {"low": edges[number], "high": edges[number + 1], "n": int(inside.sum()), "confidence": mean}
+        rows.append(row | share_columns("accuracy", hits[inside]))
+    return pd.DataFrame(rows)
 
 
-def threshold_rates(
-    thresholds: Mapping[str, Threshold], val: pd.DataFrame, test: pd.DataFrame, level: float = 0.95
-) -> pd.DataFrame:
+def threshold_rates(thresholds: Mapping[str, Threshold], val: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
     """What each threshold accepts of the good photos (``accepted``), and what it finds of the defects (``found``).
 
-    A row a threshold and split, shares with ``_low`` and ``_high``. On val, where thresholds were set, rates flatter.
+    On val, where thresholds were set, rates flatter.
     """
     rows = []
     for name, threshold in thresholds.items():
         for split, photos in (("val", val), ("test", test)):
             beyond, abnormal = threshold.exceeds(photos["score"]), photos["label_index"].to_numpy() == 1
             row: dict[str, Any] = {"name": name, "value": threshold.value, "origin": threshold.origin, "split": split}
-            for count, share, chosen in (
-                ("n_normal", "accepted", ~beyond[~abnormal]),
-                ("n_abnormal", "found", beyond[abnormal]),
-            ):
-                figures = share_interval(chosen, level)
-                row |= {count: chosen.size, **{f"{share}{end}": x for end, x in zip(_ENDS, figures, strict=True)}}
-            rows.append(row)
+            row |= {"n_normal": int((~abnormal).sum()), **share_columns("accepted", ~beyond[~abnormal])}
+            rows.append(row | {"n_abnormal": int(abnormal.sum()), **share_columns("found", beyond[abnormal])})
     return pd.DataFrame(rows)
 
 
@@ -188,8 +176,6 @@ def accepted_shares(
     test_scores: ArrayLike,
     val_confidence: ArrayLike | None = None,
     test_confidence: ArrayLike | None = None,
-    *,
-    level: float = 0.95,
 ) -> pd.DataFrame:
     """The share of known photos that each rule (tau, kappa, both) accepts, beside what was promised.
 
@@ -198,43 +184,38 @@ def accepted_shares(
     where nothing exact can be said: on val, for both rules together, for a threshold that promises nothing.
     ``promised`` of both rules is what Bonferroni leaves.
     """
-    rules = {"tau": ["tau"]} | (
-        {"kappa": ["kappa"], "tau and kappa": ["tau", "kappa"]} if "kappa" in thresholds else {}
-    )
     rows = []
-    for rule, names in list(rules.items())[: 3 if "kappa" in thresholds else 1]:
+    for names in (["tau"], ["kappa"], ["tau", "kappa"]) if "kappa" in thresholds else (["tau"],):
         used = {name: thresholds[name] for name in names}
         for split, scores, confidence in (("val", val_scores, val_confidence), ("test", test_scores, test_confidence)):
             accepted = ~decide(scores, confidence, used.get("tau"), used.get("kappa"))
-            row = {"rule": rule, "split": split, "n": accepted.size, "accepted": int(accepted.sum())}
-            row |= dict(zip(("share", "low", "high"), share_interval(accepted, level), strict=True))
+            row = {"rule": " and ".join(names), "split": split, "n": accepted.size, "accepted": int(accepted.sum())}
+            row |= dict(zip(("share", "low", "high"), share_interval(accepted), strict=True))
             for column, field in (("asked", "accept"), ("promised", "guaranteed")):
                 shares = [getattr(limit, field) for limit in used.values()]
                 row[column] = np.nan if None in shares else max(0.0, 1 - sum(1 - share for share in shares))
             if split == "test" and len(used) == 1:
-                row |= _expected(*used.values(), row, level)
+                row |= _expected(*used.values(), row)
             rows.append(row)
     last = ["expected_low", "expected_high", "as_promised"]
     columns = ["rule", "split", "n", "accepted", "share", "low", "high", "asked", "promised", *last]
     return pd.DataFrame(rows, columns=columns).astype({"as_promised": "boolean", **dict.fromkeys(last[:2], float)})
 
 
-def _expected(threshold: Threshold, row: Mapping[str, Any], level: float) -> dict[str, Any]:
+def _expected(threshold: Threshold, row: Mapping[str, Any]) -> dict[str, Any]:
     from scipy.stats import betabinom
 
     if threshold.rank is None or not row["n"]:
         return {}
     drawn = betabinom(row["n"], threshold.rank, threshold.n_normal + 1 - threshold.rank)
-    low, high = (float(drawn.ppf(end)) / row["n"] for end in ((1 - level) / 2, (1 + level) / 2))
+    low, high = (float(drawn.ppf(end)) / row["n"] for end in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return {"expected_low": low, "expected_high": high, "as_promised": bool(row["share"] >= low)}
 
 
 class OpenSetReport(NamedTuple):
-    """``intervals``: as `interval_table`, with ``n`` photos: ``auroc`` and ``fpr_at_95_tpr`` of known against unknown,
-    ``oscr`` (area under `oscr_curve`), ``closed_set_accuracy`` (known photos, nothing rejected), ``known_accepted``,
-    ``known_right``, ``unknown_detected``, ``open_set_accuracy``. ``by_class``: a row a class, known ones first: ``n``,
-    ``rejected``, ``right`` (verdicts) with ``_low`` and ``_high``, and ``auroc`` of unknown ones against all known.
-    ``curves``: ``fpr`` and ``ccr``, and 0-d ``oscr``, ``n_known``, ``n_unknown``.
+    """``intervals``: as `interval_table`, with ``n`` photos; ``oscr`` is the area under `oscr_curve`,
+    ``closed_set_accuracy`` that of known photos if nothing were rejected. ``by_class``: known ones first, ``right``
+    verdicts, and ``auroc`` of each unknown one against all known. ``curves``: ``fpr`` and ``ccr``, and 0-d numbers.
     """
 
     intervals: pd.DataFrame
@@ -250,7 +231,6 @@ def open_set_report(
     classes: Sequence[str],
     *,
     n_bootstrap: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> OpenSetReport:
     """Evaluate (N,) scores and rejections of test photos, however they came about.
@@ -277,7 +257,7 @@ def open_set_report(
     draws |= {"auroc": resampled["image_auroc"], "fpr_at_95_tpr": resampled["fpr_at_95_recall"]}
     shares = {name: float(photos.mean()) if photos.size else np.nan for name, photos in rates.items()}
     sizes = {name: photos.size for name, photos in rates.items()}
-    intervals = interval_table(figures | shares, draws, sizes, level)
+    intervals = interval_table(figures | shares, draws, sizes)
     intervals["n"] = [sizes.get(name, values.size) for name in intervals.index]
 
     rows = []
@@ -285,12 +265,11 @@ def open_set_report(
         chosen, pair = names == name, (names == name) | known
         auroc = np.nan if name in classes else image_metrics(chosen[pair], values[pair])["image_auroc"]
         share = float(away[chosen].mean()) if chosen.any() else np.nan
-        row = (name, name in classes, int(chosen.sum()), share, *share_interval(verdict[chosen], level), auroc)
-        rows.append(row)
-    columns = ["class", "known", "n", "rejected", *(f"right{end}" for end in _ENDS), "auroc"]
+        row = {"class": name, "known": name in classes, "n": int(chosen.sum()), "rejected": share}
+        rows.append(row | share_columns("right", verdict[chosen]) | {"auroc": auroc})
     curves = {"fpr": fpr, "ccr": ccr, "oscr": np.asarray(oscr)}
     curves |= {"n_known": np.asarray(known.sum()), "n_unknown": np.asarray((~known).sum())}
-    return OpenSetReport(intervals, pd.DataFrame(rows, columns=columns), curves)
+    return OpenSetReport(intervals, pd.DataFrame(rows), curves)
 
 
 def oscr_curve(
@@ -326,7 +305,7 @@ def _oscr_draws(values: NDArray, known: NDArray, right: NDArray, n: int, seed: i
 
 
 def _draws(
-    true: NDArray[np.intp], named: NDArray[np.intp], chances: NDArray[np.float64] | None, size: int, n: int, seed: int
+    true: NDArray[np.intp], named: NDArray[np.intp], chances: NDArray[np.float64], size: int, n: int, seed: int
 ) -> dict[str, NDArray[np.float64]]:
     """(n, C) draws of the figures of each class, photos drawn within their classes; NaN for a class without photos."""
     of_class, called = np.eye(size)[true], np.eye(size)[named]
@@ -334,15 +313,12 @@ def _draws(
 
     def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         hits, n_true, n_called = weights @ (of_class * called), weights @ of_class, weights @ called
-        auroc = np.full(hits.shape, np.nan)
-        if chances is not None:
-            sides = [weighted_auroc(true == label, chances[:, label], weights) for label in range(size)]
-            auroc = np.column_stack(sides)
+        sides = [weighted_auroc(true == label, chances[:, label], weights) for label in range(size)]
         return {
             "precision": missing + hits / np.maximum(n_called, 1),
             "recall": missing + hits / np.maximum(n_true, 1),
             "f1": missing + 2 * hits / np.maximum(n_called + n_true, 1),
-            "auroc": auroc,
+            "auroc": np.column_stack(sides),
         }
 
     return bootstrap(statistics, true, n=n, seed=seed)

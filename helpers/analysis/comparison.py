@@ -3,72 +3,52 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any, SupportsFloat
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from helpers.analysis.intervals import percentile_interval, share_interval
-from helpers.analysis.metrics import IMAGE_METRICS, check_scores, image_draws, image_metrics
+from helpers.analysis.intervals import percentile_interval, share_columns, share_interval
+from helpers.analysis.metrics import check_scores, image_draws, image_metrics
 from helpers.thresholds import Threshold, best_f1_threshold, zero_miss_threshold
 
-_ENDS = ("", "_low", "_high")
 
-
-def paired_differences(
-    predictions: Mapping[str, pd.DataFrame],
-    metric: str = "image_auroc",
-    thresholds: Mapping[str, SupportsFloat] | None = None,
-    *,
-    n: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """How much better is one model than another on the same photos, and how sure is that? One row a pair.
+def paired_differences(predictions: Mapping[str, pd.DataFrame], *, n: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """How much higher is one model's AUROC than another's on the same photos, and how sure is that? One row a pair.
 
     ``predictions``: model -> ``image_path``, ``label_index``, ``score`` of the same test photos. Each resample draws
     the same photos for all models, so that photos that are hard for all do not blur the difference. Photos are taken as
     independent. With many pairs some intervals exclude 0 by chance: at 95 %, one in twenty. ``share_above`` and
     ``share_below`` are the shares of resamples with a difference above and below 0; the rest are ties.
     """
-    if metric not in IMAGE_METRICS:
-        raise ValueError(f"metric must be one of {', '.join(IMAGE_METRICS)}; got {metric!r}.")
-    limits = dict(thresholds or {})
-    truth, scores = _same_photos(predictions)
-    values = {model: image_metrics(truth, column, limits.get(model))[metric] for model, column in scores.items()}
-    draws = {
-        model: image_draws(truth, column, limits.get(model), n=n, seed=seed)[metric] for model, column in scores.items()
-    }
+    (first, reference), *_ = predictions.items()
+    values, draws = {}, {}
+    for model, table in predictions.items():
+        if (
+            len({frozenset(zip(each["image_path"], each["label_index"], strict=True)) for each in (table, reference)})
+            > 1
+        ):
+            raise ValueError(
+                f"{model} and {first} were tested on different photos or labels ({len(table)} and {len(reference)}); a "
+                "paired difference needs the same. Load the runs with find_runs, which confines them to those."
+            )
+        aligned = table.set_index("image_path").loc[reference["image_path"]]
+        truth, scores = check_scores(aligned["label_index"], aligned["score"])
+        values[model] = image_metrics(truth, scores)["image_auroc"]
+        draws[model] = image_draws(truth, scores, None, n=n, seed=seed)["image_auroc"]
     rows = []
-    for first, second in itertools.combinations(scores, 2):
-        difference = draws[first] - draws[second]
-        low, high = percentile_interval(difference, level)
-        row = {"model_a": first, "model_b": second, "metric": metric}
-        row |= {"value_a": values[first], "value_b": values[second], "difference": values[first] - values[second]}
-        row |= {"low": low, "high": high, "share_above": np.nan, "share_below": np.nan}
+    for a, b in itertools.combinations(values, 2):
+        difference = draws[a] - draws[b]
+        low, high = percentile_interval(difference)
+        row = {"model_a": a, "model_b": b, "metric": "image_auroc", "value_a": values[a], "value_b": values[b]}
+        row |= {"difference": values[a] - values[b], "low": low, "high": high}
+        row |= {"share_above": np.nan, "share_below": np.nan}
         if not np.isnan(low):
             row |= {"share_above": (difference > 0).mean(), "share_below": (difference < 0).mean()}
         rows.append(row | {"n_normal": int((~truth).sum()), "n_abnormal": int(truth.sum()), "n_resamples": n})
     return pd.DataFrame(rows)
-
-
-def _same_photos(predictions: Mapping[str, pd.DataFrame]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Labels (N,) and each model's scores (N,), rows in the first model's order."""
-    (first, reference), *_ = predictions.items()
-    truth, scores = reference["label_index"].to_numpy().astype(bool), {}
-    for model, table in predictions.items():
-        if set(table["image_path"]) != set(reference["image_path"]):
-            raise ValueError(
-                f"{model} and {first} were tested on different photos ({len(table)} and {len(reference)}); a paired "
-                "difference needs the same ones. Load the runs with find_runs, which confines them to those."
-            )
-        aligned = table.set_index("image_path").loc[reference["image_path"]]
-        labels, scores[model] = check_scores(aligned["label_index"], aligned["score"])
-        if (labels != truth).any():
-            raise ValueError(f"{model} and {first} give some photos different labels; train them on one sample table.")
-    return truth, scores
 
 
 def operating_points(val: pd.DataFrame, test: pd.DataFrame, stored: Threshold) -> pd.DataFrame:
@@ -97,20 +77,16 @@ def operating_points(val: pd.DataFrame, test: pd.DataFrame, stored: Threshold) -
         row |= {"threshold": threshold.value, "origin": threshold.origin}
         for name, count, chosen in (("recall", "found", truth), ("false_alarm", "false_alarms", ~truth)):
             flagged = threshold.exceeds(scores)[chosen]
-            row[count] = int(flagged.sum())
-            row |= {f"{name}{end}": x for end, x in zip(_ENDS, share_interval(flagged), strict=True)}
+            row |= {count: int(flagged.sum()), **share_columns(name, flagged)}
         rows.append(row)
-    rates = [f"{name}{end}" for name in ("recall", "false_alarm") for end in _ENDS]
-    columns = ["point", "threshold", "origin", "n_val_normal", "n_val_abnormal", "n_test_normal", "n_test_abnormal"]
-    table = pd.DataFrame(rows, columns=[*columns, "found", *rates[:3], "false_alarms", *rates[3:], "refused"])
-    return table.astype({"found": "Int64", "false_alarms": "Int64"})
+    table = pd.DataFrame(rows).astype({"found": "Int64", "false_alarms": "Int64"})
+    return table[[*table.columns.drop("refused"), "refused"]]
 
 
 def threshold_counts(labels: ArrayLike, scores: ArrayLike) -> pd.DataFrame:
     """What every possible threshold leads to, rising from one below all scores: counts change at scores alone.
 
-    For looking at, not for choosing: a threshold picked on test photos flatters its own rates. Columns ``threshold``,
-    ``found``, ``missed``, ``false_alarms``, ``accepted``, ``recall``, ``false_alarm``.
+    For looking at, not for choosing: a threshold picked on test photos flatters its own rates.
     """
     truth, values = check_scores(labels, scores)
     values = values.astype(np.float32)  # as thresholds compare them
@@ -128,10 +104,7 @@ def threshold_counts(labels: ArrayLike, scores: ArrayLike) -> pd.DataFrame:
 
 
 def recall_by_size(defects: pd.DataFrame, edges: ArrayLike) -> pd.DataFrame:
-    """Share of true defects (``size``, ``detected``, ``unit``) that are found, in bins between the edges.
-
-    Columns ``size_low``, ``size_high``, ``unit``, ``n``, ``found``, ``recall``, ``low``, ``high`` (Wilson, 95 %).
-    """
+    """Share of true defects (``size``, ``detected``, ``unit``) that are found, in bins between the edges."""
     groups, detected = size_groups(defects["size"], edges), defects["detected"].to_numpy(dtype=bool)
     rows = []
     for number, (low, high) in enumerate(itertools.pairwise(edges)):
@@ -140,22 +113,10 @@ def recall_by_size(defects: pd.DataFrame, edges: ArrayLike) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["size_low", "size_high", "unit", "n", "found", "recall", "low", "high"])
 
 
-def size_edges(sizes: ArrayLike, bins: int | Sequence[float]) -> np.ndarray:
-    """Edges of bins: those given, checked, or as many quantiles of the sizes (fewer where sizes repeat)."""
-    values = np.asarray(sizes, dtype=float)
-    if isinstance(bins, int):
-        edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)))
-        return edges if len(edges) > 1 else np.array([edges[0], edges[0]])
-    edges = np.asarray(bins, dtype=float)
-    if len(edges) < 2 or not (np.diff(edges) > 0).all():
-        raise ValueError(f"bins={list(bins)} must be two or more rising edges, or a number of bins.")
-    outside = int(((values < edges[0]) | (values > edges[-1])).sum())
-    if outside:
-        raise ValueError(
-            f"{outside} of {len(values)} sizes ({values.min():.3g} to {values.max():.3g}) lie outside "
-            f"bins={list(bins)}; begin with 0 and end with inf to take all."
-        )
-    return edges
+def size_edges(sizes: ArrayLike, bins: int) -> np.ndarray:
+    """Edges of so many bins with about equally many sizes each; fewer where sizes repeat."""
+    edges = np.unique(np.quantile(np.asarray(sizes, dtype=float), np.linspace(0, 1, bins + 1)))
+    return edges if len(edges) > 1 else np.array([edges[0], edges[0]])
 
 
 def size_groups(sizes: ArrayLike, edges: ArrayLike) -> np.ndarray:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, SupportsFloat
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from helpers.analysis.intervals import wilson_interval
+from helpers.analysis.intervals import share_columns
 from helpers.thresholds import Threshold, exceeds, percent
 
 
@@ -34,25 +35,19 @@ class Prices:
     stage_ms: tuple[float, float] = (0.0, 0.0)
 
 
-def decision_rates(called: Mapping[str, ArrayLike], defect: ArrayLike, level: float = 0.95) -> pd.DataFrame:
+def decision_rates(called: Mapping[str, ArrayLike], defect: ArrayLike) -> pd.DataFrame:
     """Recall and false alarms of several ways to decide on the same photos, with Wilson's intervals.
 
-    ``called``: name -> (N,) bool, whether each photo is called defect; ``defect``: (N,) bool, whether it is one.
-
-    Returns:
-        A row a way (``decided_by``): ``n_normal``, ``n_defect``, ``found``, ``false_alarms``, and ``recall``,
-        ``false_alarm_rate``, each with ``_low`` and ``_high``; NaN where a class is missing.
+    ``called``: name -> (N,) bool, whether each photo is called defect; ``defect``: (N,) bool, whether it is one. NaN
+    where a class is missing.
     """
     defect, rows = np.asarray(defect, dtype=bool), []
     for name, flags in called.items():
         flagged = np.asarray(flags, dtype=bool)
         row: dict[str, Any] = {"decided_by": name, "n_normal": int((~defect).sum()), "n_defect": int(defect.sum())}
         row |= {"found": int(flagged[defect].sum()), "false_alarms": int(flagged[~defect].sum())}
-        for rate, photos in (("recall", flagged[defect]), ("false_alarm_rate", flagged[~defect])):
-            share = float(photos.mean()) if photos.size else np.nan
-            low, high = wilson_interval(share, photos.size, level)
-            row |= {rate: share, f"{rate}_low": low, f"{rate}_high": high}
-        rows.append(row)
+        row |= share_columns("recall", flagged[defect])
+        rows.append(row | share_columns("false_alarm_rate", flagged[~defect]))
     return pd.DataFrame(rows)
 
 
@@ -60,7 +55,6 @@ def expected_costs(
     scores: pd.DataFrame,
     thresholds_1: Iterable[float],
     threshold_2: SupportsFloat,
-    *,
     prevalence: float,
     prices: Prices,
 ) -> pd.DataFrame:
@@ -69,10 +63,8 @@ def expected_costs(
         cost = prevalence (1 - recall) miss + (1 - prevalence) false-alarm rate * false_alarm
                + (stage_ms[0] + passed * stage_ms[1]) / 1000 * second
 
-    Returns:
-        A row a threshold: ``threshold_1``; of the whole cascade ``recall`` and ``false_alarm_rate``; ``passed``, the
-        share of the line's photos that stage 2 sees; ``miss_cost``, ``false_alarm_cost``, ``time_cost`` and their sum
-        ``cost``.
+    ``recall`` and ``false_alarm_rate`` are the whole cascade's, ``passed`` the share of the line's photos that stage 2
+    sees, ``cost`` the sum of ``miss_cost``, ``false_alarm_cost`` and ``time_cost``.
     """
     defect, first, second = _columns(scores)
     limits = np.array([float(value) for value in thresholds_1], dtype=np.float32)
@@ -83,7 +75,7 @@ def expected_costs(
         passed[kind] = _above(first[defect == kind], limits, n)
         called[kind] = _above(first[(defect == kind) & flagged_2], limits, n)
     table = pd.DataFrame(
-        {"threshold_1": limits.astype(np.float64), "recall": called[True], "false_alarm_rate": called[False]}
+        {"threshold_1": limits.astype(float), "recall": called[True], "false_alarm_rate": called[False]}
     )
     table["passed"] = _mixed(passed[True], passed[False], prevalence)
     table["miss_cost"] = _mixed(1 - called[True], np.zeros(limits.size), prevalence) * prices.miss
@@ -119,10 +111,8 @@ def best_first_threshold(
     n_defect = int((val["label_index"] == 1).sum())
     return Threshold(
         value=float(table["threshold_1"][cheapest]),
-        origin=(
-            f"lowest expected cost on {len(val)} photos of val ({n_defect} defect) at {percent(prevalence)} defects, "
-            f"a miss at {prices.miss:g} and a false alarm at {prices.false_alarm:g}"
-        ),
+        origin=f"lowest expected cost on {len(val)} photos of val ({n_defect} defect) at {percent(prevalence)} "
+        f"defects, a miss at {prices.miss:g} and a false alarm at {prices.false_alarm:g}",
         n_normal=len(val) - n_defect,
         n_abnormal=n_defect,
         warning="Fitted to these photos: it promises no rate on new ones.",
@@ -134,7 +124,6 @@ def costs_by_case(
     test: pd.DataFrame,
     as_set: SupportsFloat,
     threshold_2: SupportsFloat,
-    *,
     prevalences: Iterable[float],
     price_ratios: Iterable[float],
     prices: Prices,
@@ -142,26 +131,21 @@ def costs_by_case(
     """The best first threshold on val for each share of defects and price of a miss, and what it comes to on test.
 
     ``price_ratios``: of a miss over a false alarm; ``as_set``: the first threshold in use. A column ``alone_2`` of test
-    (bool) says what stage 2 calls a defect with nothing in front of it.
-
-    Returns:
-        A row a case: ``prevalence``, ``price_ratio``, ``threshold_1`` (chosen on val); on test ``recall`` and
-        ``false_alarm_rate`` of the cascade with ``_low`` and ``_high``, ``passed`` (of the line's photos), and the
-        expected costs of a photo: ``cost`` at that threshold, ``cost_as_set``, ``cost_stage_2`` with stage 2 alone.
+    (bool) says what stage 2 calls a defect with nothing in front of it. Expected costs of a photo: ``cost`` at the
+    chosen threshold, ``cost_as_set``, ``cost_stage_2`` with stage 2 alone.
     """
     defect, first, second = _columns(test)
     flagged_2, alone = exceeds(second, threshold_2), test.assign(score_2=test["alone_2"].astype(float))
     rows = []
-    for prevalence in prevalences:
-        for ratio in price_ratios:
-            case = {"prevalence": prevalence, "prices": replace(prices, miss=ratio * prices.false_alarm)}
-            best = best_first_threshold(val, threshold_2, **case)
-            at = expected_costs(test, [best.value, float(as_set)], threshold_2, **case)
-            both = decision_rates({"both": best.exceeds(first) & flagged_2}, defect).iloc[0]
-            row = {"prevalence": prevalence, "price_ratio": ratio, "threshold_1": best.value}
-            row |= {name: both[name] for name in both.index if name.startswith(("recall", "false_alarm_rate"))}
-            row |= {"passed": at["passed"][0], "cost": at["cost"][0], "cost_as_set": at["cost"][1]}
-            rows.append(row | {"cost_stage_2": cost_without_stage_1(alone, 0.5, **case)})
+    for prevalence, ratio in product(prevalences, price_ratios):
+        case = {"prevalence": prevalence, "prices": replace(prices, miss=ratio * prices.false_alarm)}
+        best = best_first_threshold(val, threshold_2, **case)
+        at = expected_costs(test, [best.value, float(as_set)], threshold_2, **case)
+        both = best.exceeds(first) & flagged_2
+        row = {"prevalence": prevalence, "price_ratio": ratio, "threshold_1": best.value}
+        row |= share_columns("recall", both[defect]) | share_columns("false_alarm_rate", both[~defect])
+        row |= {"passed": at["passed"][0], "cost": at["cost"][0], "cost_as_set": at["cost"][1]}
+        rows.append(row | {"cost_stage_2": cost_without_stage_1(alone, 0.5, **case)})
     return pd.DataFrame(rows)
 
 

@@ -58,14 +58,12 @@ def defect_hits(
     pixel_size: PixelSizeLike = 1.0,
     unit: str = "px",
     measure: str = "length",
-    min_share: float = 0.0,
-    min_defect_area: int = 10,
 ) -> pd.DataFrame:
     """Of every true defect how large it is and whether the map shows it: `HIT_COLUMNS`, one row a defect.
 
     ``photos``: true mask (H, W) bool and anomaly map (H, W) of each. A defect is a connected region of the mask,
-    measured as it was drawn; smaller ones than ``min_defect_area`` pixels are specks. It is found where a share
-    ``min_share`` of its pixels (0: any pixel) is above the threshold.
+    measured as it was drawn; smaller ones than 10 pixels are specks. It is found where any pixel is above the
+    threshold; ``covered``: which share of them is.
     """
     size = as_pixel_size(pixel_size, unit)
     of_measure = f"{size.unit}²" if measure == "area" else size.unit
@@ -76,13 +74,12 @@ def defect_hits(
             flagged = exceeds(anomaly_map, threshold)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        labels = label_defects(mask, min_defect_area=min_defect_area, use_morphology=False, fill_holes=False)
+        labels = label_defects(mask, use_morphology=False, fill_holes=False)
         sizes = measure_labels(labels, size)[measure]
         pixels = np.bincount(labels.ravel(), minlength=1)[1:]
         covered = np.bincount(labels[flagged], minlength=len(pixels) + 1)[1:] / pixels
-        found = (covered > 0) & (covered >= min_share)
-        for number, (value, share, hit) in enumerate(zip(sizes, covered, found, strict=True), start=1):
-            rows.append((path, kind, number, value, of_measure, measure, share, hit))
+        for number, (value, share) in enumerate(zip(sizes, covered, strict=True), start=1):
+            rows.append((path, kind, number, value, of_measure, measure, share, share > 0))
     types = {"defect": int, "size": float, "covered": float, "detected": bool}
     return pd.DataFrame(rows, columns=list(HIT_COLUMNS)).astype(types)
 
@@ -92,7 +89,7 @@ def defect_hits(
 
 @dataclass(frozen=True)
 class PodFit:
-    """logit POD(a) = intercept + slope ln(a), fitted to ``n`` defects on ``n_photos`` photos (0: unknown).
+    """logit POD(a) = intercept + slope ln(a), fitted to ``n`` defects on ``n_photos`` photos.
 
     ``a50``, ``a90``, ``a90_95``: infinite where tested sizes do not reach them, minus infinity where all are larger.
     ``fit_p``: of Hosmer and Lemeshow's test (1980); small: the curve does not describe the data.
@@ -128,7 +125,7 @@ def fit_pod(defects: pd.DataFrame) -> PodFit:
     sizes, detected = defects["size"].to_numpy(dtype=float), defects["detected"].to_numpy(dtype=bool)
     words = {name: str(defects[name].iloc[0]) if len(defects) else "" for name in ("unit", "measure")}
     n, n_hits = len(sizes), int(detected.sum())
-    n_photos = defects["image_path"].nunique() if "image_path" in defects else 0
+    n_photos = defects["image_path"].nunique()
     _refuse_what_holds_no_curve(sizes, detected, words["unit"], n_photos)
     # Centred and scaled, so that the steps are well conditioned for any unit.
     logs = np.log(sizes)
@@ -209,11 +206,11 @@ def size_words(size: float, unit: str = "") -> str:
 
 def _refuse_what_holds_no_curve(sizes: np.ndarray, detected: np.ndarray, unit: str, n_photos: int) -> None:
     n, n_hits, n_sizes = len(sizes), int(detected.sum()), len(np.unique(sizes))
-    if n < MIN_DEFECTS or n_sizes < MIN_SIZES or 0 < n_photos < MIN_PHOTOS:
-        photos = f" on {n_photos} photos" if n_photos else ""
+    if n < MIN_DEFECTS or n_sizes < MIN_SIZES or n_photos < MIN_PHOTOS:
         raise PodRefusedError(
-            f"{n} defects of {n_sizes} sizes{photos} are too few: a curve needs {MIN_DEFECTS} defects of {MIN_SIZES} "
-            f"sizes on {MIN_PHOTOS} photos at least, and the handbook asks for {RECOMMENDED_DEFECTS}. Test more."
+            f"{n} defects of {n_sizes} sizes on {n_photos} photos are too few: a curve needs {MIN_DEFECTS} defects of "
+            f"{MIN_SIZES} sizes on {MIN_PHOTOS} photos at least, and the handbook asks for {RECOMMENDED_DEFECTS}. Test "
+            "more."
         )
     span = f"from {sizes.min():.3g} to {sizes.max():.3g} {unit}"
     one_sided = (1 - CONFIDENCE) ** (1 / n)  # exact (Clopper and Pearson) for n of n
@@ -275,7 +272,7 @@ def _warnings(n: int, n_photos: int, found: Mapping[str, float], sizes: np.ndarr
     warnings = []
     if n < RECOMMENDED_DEFECTS:
         warnings.append(f"{n} defects; the handbook asks for {RECOMMENDED_DEFECTS} at least.")
-    if 0 < n_photos < n:
+    if n_photos < n:
         warnings.append(f"{n} defects on {n_photos} photos are taken as independent; the true bounds are wider.")
     span = f"({sizes.min():.3g} to {sizes.max():.3g} {unit})"
     for name, size in found.items():

@@ -73,20 +73,14 @@ def image_curves(labels: ArrayLike, scores: ArrayLike, threshold: SupportsFloat 
 
 
 def image_intervals(
-    labels: ArrayLike,
-    scores: ArrayLike,
-    threshold: SupportsFloat | None = None,
-    *,
-    n: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
+    labels: ArrayLike, scores: ArrayLike, threshold: SupportsFloat | None = None, *, n: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """`interval_table` of `IMAGE_METRICS`: rates at the threshold get Wilson's, the others all the same resamples."""
     truth, values = check_scores(labels, scores)
     numbers = image_metrics(truth, values, threshold)
     draws = image_draws(truth, values, threshold, n=n, seed=seed)
     counts = {"recall_at_threshold": numbers["n_abnormal"], "false_alarm_at_threshold": numbers["n_normal"]}
-    table = interval_table({name: numbers[name] for name in IMAGE_METRICS}, draws, counts, level)
+    table = interval_table({name: numbers[name] for name in IMAGE_METRICS}, draws, counts)
     return table.assign(n_normal=numbers["n_normal"], n_abnormal=numbers["n_abnormal"])
 
 
@@ -181,12 +175,7 @@ def leaderboard_row(model: str, evaluation: Evaluation, **extra: Any) -> dict[st
     """`LEADERBOARD_COLUMNS` in their order, then ``extra`` (such as ``fit_seconds``), then the remaining figures."""
     overall = dict(evaluation.overall)
     known = {"model": model, "n_test_normal": overall.pop("n_normal"), "n_test_abnormal": overall.pop("n_abnormal")}
-    return (
-        dict.fromkeys(LEADERBOARD_COLUMNS, np.nan)
-        | known
-        | extra
-        | {name: value for name, value in overall.items() if name not in extra}
-    )
+    return dict.fromkeys(LEADERBOARD_COLUMNS, np.nan) | known | extra | (overall | extra)
 
 
 def check_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -122,9 +122,7 @@ def pixel_metrics(photos: Sequence[PhotoPixels]) -> dict[str, float]:
     return result | {name: float(each[0]) for name, each in _at_threshold(usable)(np.ones((1, len(usable)))).items()}
 
 
-def pixel_intervals(
-    photos: Sequence[PhotoPixels], *, n: int = 1000, level: float = 0.95, seed: int = 0
-) -> pd.DataFrame:
+def pixel_intervals(photos: Sequence[PhotoPixels], *, n: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Intervals of `PIXEL_METRICS` over photos, not pixels: photos with and without a mask are resampled apart.
 
     The ranking metrics of a resample come from `_BINS` bins, whose small offset from the exact value is taken out.
@@ -144,9 +142,8 @@ def pixel_intervals(
 
     draws = bootstrap(statistics, has_defect, n=n, seed=seed) if usable else {}
     counts = {"normal_photos_with_defect_pixels": n_normal}
-    return interval_table({name: numbers[name] for name in PIXEL_METRICS}, draws, counts, level).assign(
-        n_normal=n_normal, n_abnormal=n_abnormal
-    )
+    table = interval_table({name: numbers[name] for name in PIXEL_METRICS}, draws, counts)
+    return table.assign(n_normal=n_normal, n_abnormal=n_abnormal)
 
 
 def pro_curve(photos: Iterable[PhotoPixels]) -> tuple[np.ndarray, np.ndarray]:
