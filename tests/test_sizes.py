@@ -124,8 +124,8 @@ def test_edges_are_those_of_the_product(run):
     cut, dent = measured.table["edge_distance_px"]
     assert cut == 0, "it reaches over the product's left edge"
     assert dent == pytest.approx(60 - 40, abs=1)
-    with pytest.raises(ValueError, match=r"cut/0\.png: opening_diameter"):
-        measure_run(run, 2.0, SIZE, opening_diameter=4)
+    with pytest.raises(ValueError, match=r"cut/0\.png: min_defect_area"):
+        measure_run(run, 2.0, SIZE, min_defect_area=-1)
 
 
 def test_size_errors_over_thresholds_have_the_runs_own_among_them(run):

@@ -21,6 +21,7 @@ from skimage.segmentation import watershed
 
 from helpers.thresholds import exceeds
 
+LEAST_IOU = 0.5
 TOUCH_DISTANCE = 2.0  # pixels between the nearest pixel centres of two masks that count as touching
 
 
@@ -103,9 +104,9 @@ class Match(NamedTuple):
     foreground_iou: float
 
 
-def match_instances(true_masks: np.ndarray, labels: np.ndarray, iou: float = 0.5) -> Match:
-    """Match true masks (N, H, W) with labels (H, W) of `separate`, one to one with an IoU of ``iou`` at least, so that
-    the sum of the IoU is largest (Kuhn 1955, "The Hungarian method"). A mask with holes is compared with its holes.
+def match_instances(true_masks: np.ndarray, labels: np.ndarray) -> Match:
+    """Match true masks (N, H, W) with labels (H, W) of `separate`, one to one with an IoU of `LEAST_IOU` at least, so
+    that the sum of the IoU is largest (Kuhn 1955, "The Hungarian method"). A mask with holes is compared with them.
     """
     masks = np.asarray(true_masks, dtype=bool)
     numbers = np.unique(labels[labels > 0])
@@ -116,7 +117,7 @@ def match_instances(true_masks: np.ndarray, labels: np.ndarray, iou: float = 0.5
         shared = np.array([(inside == number).sum() for number in numbers], dtype=np.int64)
         overlap[index] = shared / np.maximum(mask.sum() + areas - shared, 1)
     # Pairs below the limit weigh nothing: they must not draw an object away from one it does match.
-    allowed = np.where(overlap >= iou, overlap, 0)
+    allowed = np.where(overlap >= LEAST_IOU, overlap, 0)
     pairs = [
         (int(row), int(numbers[column]), float(overlap[row, column]))
         for row, column in zip(*linear_sum_assignment(allowed, maximize=True), strict=True)
@@ -129,17 +130,13 @@ def match_instances(true_masks: np.ndarray, labels: np.ndarray, iou: float = 0.5
     return Match(pairs, len(masks), len(numbers), touching, n_separated, whole)
 
 
-def touching_pairs(masks: np.ndarray, distance: float = TOUCH_DISTANCE) -> list[tuple[int, int]]:
-    """Pairs of indices of masks (N, H, W) bool that have pixels ``distance`` pixels or less apart, centre to centre."""
-    boxes = [None if not mask.any() else cv2.boundingRect(mask.astype(np.uint8)) for mask in masks]
-    reach = int(np.ceil(distance))
+def touching_pairs(masks: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of indices of masks (N, H, W) bool that have pixels `TOUCH_DISTANCE` or less apart, centre to centre."""
     pairs = []
-    for i, box in enumerate(boxes):
-        if box is None:
-            continue
-        x, y, width, height = box
-        window = np.s_[max(y - reach, 0) : y + height + reach, max(x - reach, 0) : x + width + reach]
-        near = ndimage.distance_transform_edt(~masks[i][window]) <= distance
+    for i, mask in enumerate(masks):
+        x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))  # of no size without a pixel
+        window = np.s_[max(y - 2, 0) : y + height + 2, max(x - 2, 0) : x + width + 2] if width else np.s_[:0, :0]
+        near = ndimage.distance_transform_edt(~mask[window]) <= TOUCH_DISTANCE
         pairs += [(i, j) for j in range(i + 1, len(masks)) if (near & masks[j][window]).any()]
     return pairs
 

@@ -39,6 +39,7 @@ from helpers.thresholds import exceeds
 
 MM_PER_UNIT = {"mm": 1.0, "cm": 10.0, "inch": 25.4}
 UNITS = ("px", *MM_PER_UNIT)
+DISC, MARGIN = disk(1), 4  # what opens and closes, and how far beyond the pixels above a threshold it is felt
 LENGTHS = ("length", "width", "perimeter", "equivalent_diameter", "major_axis", "minor_axis", "edge_distance")
 MEASURES = ("area", *LENGTHS)
 COLUMNS: dict[str, str] = {
@@ -103,6 +104,7 @@ class PixelSize:
         return f"{both} ± {self.error:.1g} {self.unit} a pixel ({self.origin})"
 
 
+IN_PIXELS = PixelSize(1, 1, unit="px")
 PixelSizeLike = float | tuple[float, float] | PixelSize
 
 
@@ -135,30 +137,23 @@ def measure_defects(
 def label_defects(
     map_or_mask: np.ndarray,
     threshold: SupportsFloat = 0.5,
-    pixel_size: PixelSizeLike = 1.0,
-    unit: str = "px",
+    size: PixelSize = IN_PIXELS,
     *,
     min_defect_area: int = 10,
     use_morphology: bool = True,
-    opening_diameter: int = 3,
-    closing_diameter: int = 3,
     fill_holes: bool = True,
     merge_distance: float = 0.0,
 ) -> np.ndarray:
     """Number the defects of an (H, W) bool mask, or of a map where it exceeds the threshold; corners touch too.
 
     (H, W) int32: 0 is background, 1 to N the defects, the largest first; of equal ones the upper, then the left.
-    Diameters are odd pixels, or 0 for none. Opening is by reconstruction (Vincent 1993, "Morphological grayscale
-    reconstruction in image analysis"), for it must not cost a defect its tips: a region that nowhere holds a disc of
-    ``opening_diameter`` goes, any other keeps its outline. A thin region stays if it has ``min_defect_area`` pixels and
-    ``opening_diameter`` squared: a scratch of one or two pixels' width is no speck. ``fill_holes``: those that do not
-    reach the border belong to the defect. Fragments with a gap (edge to edge, in ``unit``) below ``merge_distance`` are
-    one defect; gaps are not filled. ``min_defect_area`` pixels are counted last.
+    ``use_morphology`` opens and closes by a disc of 3 px. Opening is by reconstruction (Vincent 1993, "Morphological
+    grayscale reconstruction in image analysis"), for it must not cost a defect its tips: a region that nowhere holds
+    the disc goes, any other keeps its outline. A thin region stays if it has ``min_defect_area`` pixels and 9: a
+    scratch of one or two pixels' width is no speck. ``fill_holes``: those that do not reach the border belong to the
+    defect. Fragments with a gap (edge to edge, in the unit) below ``merge_distance`` are one defect; gaps are not
+    filled. ``min_defect_area`` pixels are counted last.
     """
-    size = as_pixel_size(pixel_size, unit)
-    for name, value in (("opening_diameter", opening_diameter), ("closing_diameter", closing_diameter)):
-        if value < 0 or (value > 0 and value % 2 == 0):
-            raise ValueError(f"{name} must be an odd number of pixels, or 0 for none; got {value}.")
     if min_defect_area < 0 or not merge_distance >= 0:
         raise ValueError(f"min_defect_area={min_defect_area} and merge_distance={merge_distance} must not be negative.")
     picture = np.asarray(map_or_mask)
@@ -170,12 +165,10 @@ def label_defects(
     if not width:
         return labels
     # Nothing happens far from pixels above the threshold; the margin keeps the cut from acting as the photo's border.
-    margin = max(opening_diameter, closing_diameter) + 1
-    part = np.s_[max(0, top - margin) : top + height + margin, max(0, left - margin) : left + width + margin]
+    part = np.s_[max(0, top - MARGIN) : top + height + MARGIN, max(0, left - MARGIN) : left + width + MARGIN]
     mask = np.ascontiguousarray(whole[part])
     if use_morphology:
-        mask = _opened(mask, opening_diameter // 2, min_defect_area)
-        mask = _closed(mask, closing_diameter // 2)
+        mask = _closed(_opened(mask, min_defect_area))
     if fill_holes:
         mask = _filled(mask)
     _, regions = cv2.connectedComponents(mask, connectivity=8, ltype=cv2.CV_32S)
@@ -193,8 +186,7 @@ def label_defects(
 
 def measure_labels(
     labels: np.ndarray,
-    pixel_size: PixelSizeLike = 1.0,
-    unit: str = "px",
+    size: PixelSize = IN_PIXELS,
     *,
     score_map: np.ndarray | None = None,
     product_mask: np.ndarray | None = None,
@@ -214,7 +206,6 @@ def measure_labels(
     - relative_x, relative_y: of the centroid in the box around the product, or in the photo, 0 to 1.
     - mean_score, peak_score: of the (H, W) score map over its pixels; NaN without one.
     """
-    size = as_pixel_size(pixel_size, unit)
     columns = _measured(labels, size, score_map, product_mask)
     for name in MEASURES:
         columns[f"{name}_error"] = columns[name] * size.relative_error * (2 if name == "area" else 1)
@@ -233,8 +224,7 @@ def size_error_by_threshold(
     maps: Iterable[np.ndarray],
     masks: Iterable[np.ndarray],
     thresholds: Sequence[float],
-    pixel_size: PixelSizeLike = 1.0,
-    unit: str = "px",
+    size: PixelSize = IN_PIXELS,
     *,
     min_defect_area: int = 10,
     **options: Any,
@@ -242,12 +232,10 @@ def size_error_by_threshold(
     """How much of a detector's size error is the threshold: its maps against true masks, over thresholds.
 
     A true defect is compared with the measured one that covers most of its pixels; where none does, it is not found and
-    counts in no error. One row a threshold: threshold, n, n_found, found (share), area_error (median of measured over
-    true area, minus 1) and length_error (median of measured minus true, in the unit), each with quartiles ``_low`` and
-    ``_high``, unit.
+    counts in no error. ``area_error``: median of measured over true area, minus 1; ``length_error``: of measured minus
+    true, in the unit; each with quartiles ``_low`` and ``_high``.
     """
-    size = as_pixel_size(pixel_size, unit)
-    n_true = 0
+    n_true, scale = 0, np.array([size.value_x, size.value_y])
     errors: list[list[tuple[float, float]]] = [[] for _ in thresholds]
     for picture, mask in progress(zip(maps, masks, strict=True), "Measuring at every threshold"):
         true = label_defects(mask, 0, size, min_defect_area=min_defect_area, use_morphology=False)
@@ -258,7 +246,8 @@ def size_error_by_threshold(
             for row in truth.itertuples():
                 covered = np.bincount(found[true == row.defect], minlength=1)[1:]
                 if covered.any():
-                    area, length = _area_and_length(found == int(covered.argmax()) + 1, size)
+                    hull = hull_of(part := found == int(covered.argmax()) + 1)
+                    area, length = float(part.sum() * scale.prod()), feret(hull * scale)[0]
                     errors[place].append((area / row.area - 1, length - row.length))
     if not n_true:
         raise ValueError("masks holds no defect of min_defect_area or more: there is no truth to compare with.")
@@ -273,29 +262,23 @@ def size_error_by_threshold(
     return pd.DataFrame(rows)
 
 
-def _opened(mask: np.ndarray, radius: int, min_defect_area: int) -> np.ndarray:
-    if not radius:
-        return mask
-    opened = cv2.morphologyEx(mask, cv2.MORPH_OPEN, disk(radius))
+def _opened(mask: np.ndarray, min_defect_area: int) -> np.ndarray:
+    opened = cv2.morphologyEx(mask, cv2.MORPH_OPEN, DISC)
     _, regions = cv2.connectedComponents(mask, connectivity=8, ltype=cv2.CV_32S)
-    stays = np.bincount(regions.ravel()) >= max(min_defect_area, (2 * radius + 1) ** 2)  # faster than OpenCV's stats
+    stays = np.bincount(regions.ravel()) >= max(min_defect_area, 9)  # faster than OpenCV's stats
     stays[regions[opened > 0]] = True
     stays[0] = False
     return stays.astype(np.uint8)[regions]
 
 
-def _closed(mask: np.ndarray, radius: int) -> np.ndarray:
-    if not radius:
-        return mask
+def _closed(mask: np.ndarray) -> np.ndarray:
     # In a frame of background, so that nothing grows towards the photo's border.
-    padded = cv2.copyMakeBorder(mask, *[2 * radius] * 4, cv2.BORDER_CONSTANT, value=0)
-    height, width = mask.shape
-    inner = np.s_[2 * radius : 2 * radius + height, 2 * radius : 2 * radius + width]
-    return np.ascontiguousarray(cv2.morphologyEx(padded, cv2.MORPH_CLOSE, disk(radius))[inner])
+    padded = cv2.morphologyEx(np.pad(mask, 2), cv2.MORPH_CLOSE, DISC)
+    return np.ascontiguousarray(padded[2:-2, 2:-2])
 
 
 def _filled(mask: np.ndarray) -> np.ndarray:
-    padded = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    padded = np.pad(mask, 1)
     cv2.floodFill(padded, None, (0, 0), 2, flags=4)
     return np.ascontiguousarray((padded[1:-1, 1:-1] != 2).astype(np.uint8))
 
@@ -328,7 +311,6 @@ def _merged(labels: np.ndarray, distance: float, size: PixelSize) -> np.ndarray:
 def _measured(
     labels: np.ndarray, size: PixelSize, score_map: np.ndarray | None, product_mask: np.ndarray | None
 ) -> dict[str, Any]:
-    """The columns of `measure_labels` without those that follow from the unit."""
     wanted = ["label", "bbox", "num_pixels", "centroid"]
     if score_map is not None:
         score_map = np.asarray(score_map, dtype=np.float32)
@@ -382,11 +364,3 @@ def _measured(
         "mean_score": found.get("intensity_mean", np.full(n, np.nan)),
         "peak_score": found.get("intensity_max", np.full(n, np.nan)),
     }
-
-
-def _area_and_length(mask: np.ndarray, size: PixelSize) -> tuple[float, float]:
-    """Area and largest Feret diameter of a mask, in the unit."""
-    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    part = mask[top : top + height, left : left + width]
-    scale = np.array([size.value_x, size.value_y])
-    return float(part.sum() * scale.prod()), feret(hull_of(part) * scale)[0]
