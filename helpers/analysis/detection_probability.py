@@ -277,7 +277,7 @@ def _warnings(n: int, n_photos: int, found: Mapping[str, float], sizes: np.ndarr
     span = f"({sizes.min():.3g} to {sizes.max():.3g} {unit})"
     for name, size in found.items():
         if np.isinf(size):
-            warnings.append(f"{name} is {size_words(size)} {span}.")
+            warnings.append(f"{name.replace('_', '/')} is {size_words(size)} {span}.")
     if fit_p < 0.05:
         warnings.append(f"The curve does not describe the data well (Hosmer-Lemeshow p = {fit_p:.2g}); see the bins.")
     return " ".join(warnings)

@@ -83,9 +83,8 @@ def time_approaches(
     scorer: MahalanobisScorer,
     gate: Gate | None,
     photos: Sequence[str],
-    batch_sizes: Iterable[int] = (1, 16),
+    batch_sizes: Iterable[int],
     *,
-    repeats: int = 1,
     device: str = "auto",
 ) -> pd.DataFrame:
     """Milliseconds per photo of every stage of both approaches, and of each whole, on photos that have been read
@@ -121,4 +120,4 @@ def time_approaches(
 
         stages |= {"gate": let_through, f"{TWO_STAGES}: both": two_stages}
     wait = synchroniser(str(torch_device(device)))
-    return time_stages(stages, pictures, sizes, repeats=repeats, synchronise=wait)
+    return time_stages(stages, pictures, sizes, synchronise=wait)
