@@ -61,11 +61,10 @@ def test_it_is_what_auto_takes_without_network(monkeypatch):
 
 def test_patchcore_builds_on_it_and_gives_128_channels():
     from helpers.models.catalog import build_model
-    from helpers.models.patchcore import embedding_cost
+    from helpers.models.patchcore import patch_features
 
     model = build_model("patchcore", resolve_backbone("builtin:"), image_size=64)
-    cost, _ = embedding_cost(model, 10, (64, 64))
-    assert (cost["patches"], cost["channels"]) == (64, 128)
+    assert patch_features(model.model, torch.zeros(1, 3, 64, 64)).shape == (64, 128)
     stored = timm.create_model(NAME, pretrained=True)
     inside = model.model.feature_extractor.feature_extractor.model
     assert torch.equal(inside.head16.weight, stored.head16.weight)
@@ -87,13 +86,3 @@ def test_output_stride_16_keeps_the_last_map():
     assert net(torch.zeros(1, 3, 64, 64))[-1].shape == (1, 96, 4, 4)
     with pytest.raises(ValueError, match="output_stride"):
         timm.create_model(ARCHITECTURE, output_stride=8)
-
-
-def test_indices_choose_maps_without_computing_deeper_ones():
-    net = timm.create_model(ARCHITECTURE).eval()
-    calls = []
-    net.layer3.register_forward_hook(lambda *arguments: calls.append(1))
-    with torch.no_grad():
-        maps = net.forward_intermediates(torch.zeros(1, 3, 64, 64), [1, 2], intermediates_only=True)
-    assert [found.shape[1] for found in maps] == [64, 32]
-    assert not calls

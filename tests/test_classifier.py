@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -283,22 +282,6 @@ def test_loading_refuses_what_is_no_such_classifier(draft, tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "model.ckpt")
     with pytest.raises(ValueError, match="holds no classifier"):
         load_classifier(tmp_path / "model.ckpt", "helpers_r10t")
-
-
-def test_arguments_of_a_local_backbone_are_in_the_checkpoint(tmp_path, small):
-    import timm
-
-    torch.manual_seed(0)
-    options = {"pad_type": "same"}
-    network = timm.create_model("mobilenetv2_035", pretrained=False, **options)
-    timm.models.save_for_hf(network, tmp_path / "backbone", safe_serialization=True, model_args=options)
-    local = resolve_backbone(f"local-dir:{tmp_path / 'backbone'}")
-    run = train_classifier(tmp_path, small, local, **QUICK | {"epochs": 1})
-    shutil.rmtree(tmp_path / "backbone")
-    model = load_classifier(run.folder / "model.ckpt", run.info["parameters"]["backbone"]["architecture"])
-    assert model.hparams.model_args["pad_type"] == "same"
-    test = run.predictions("test")
-    np.testing.assert_allclose(classify(model, list(test["image_path"]))[0], test[["p_good", "p_square"]], rtol=1e-4)
 
 
 def test_thresholds_come_from_good_photos_of_val(draft):

@@ -10,10 +10,9 @@ import torch
 from conftest import draw_photos, split_table
 
 from helpers.data.datamodule import SampleDataset
-from helpers.inference.train import train_on_synthetic
+from helpers.inference.train import find_or_train
 from helpers.models.backbones import resolve_backbone
-from helpers.models.catalog import build_model, load_model
-from helpers.pictures.anomaly_source import resolve_anomaly_source
+from helpers.models.catalog import build_model, load_model, network_frame
 from helpers.thresholds import Threshold
 
 SIZE = 64
@@ -35,10 +34,10 @@ def build(name: str, source: str = ""):
     return build_model(name, backbone_of(name), image_size=SIZE, anomaly_source=source, **PARAMETERS[name])
 
 
-def train(folder, name, table, textures, epochs: int = 4, **options):
-    source, budget = resolve_anomaly_source(textures, folder), {"batch_size": 4, "predict_batch_size": 4}
-    options |= {"image_size": SIZE, "epochs": epochs, "device": "cpu", **budget}
-    return train_on_synthetic(folder, name, table, backbone_of(name), source, PARAMETERS[name], **options)
+def train(folder, name, table, textures, **options):
+    settings = network_frame(SIZE) | {"scheme": "one_class", "epochs": 4, "batch_size": 4, **options}
+    how = {"device": "cpu", "eval_batch_size": 4, "monitor": "val_auroc" if "select_on_val" in options else ""}
+    return find_or_train(folder, name, table, settings, lambda: build(name, textures), **how)
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +124,6 @@ def test_the_checkpoint_loads_as_plain_data_without_textures_or_pretrained_weigh
 
 
 def test_the_best_epoch_on_val_is_kept_beside_the_last(tmp_path, table, textures):
-    with pytest.raises(ValueError, match="SELECT_ON_VAL"):
-        train(tmp_path, "draem", table, textures, select_on_val=True)
     with_defects = table.copy()
     with_defects.attrs = table.attrs
     defects = with_defects.index[with_defects["label_index"] == 1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,14 +13,13 @@ from torch.nn import functional
 
 from helpers.data.datamodule import SampleDataModule
 from helpers.inference.train import make_trainer
-from helpers.models import patchcore
 from helpers.models.backbones import resolve_backbone
 from helpers.models.catalog import build_model, load_model
 from helpers.models.parts import make_pre_processor
 from helpers.models.patchcore import (
     PatchCore,
     PatchCoreModel,
-    embedding_cost,
+    patch_features,
     project_features,
 )
 
@@ -85,9 +83,9 @@ def test_training_twice_gives_the_same_bank(trained, make_model, table, tmp_path
     assert not torch.equal(other.model.memory_bank, trained.model.memory_bank)
 
 
-def test_features_are_held_once_and_cost_what_was_predicted(make_model, table, tmp_path, monkeypatch):
+def test_features_are_held_once_and_as_many_as_predicted(make_model, table, tmp_path, monkeypatch):
     model = make_model()
-    cost, _ = embedding_cost(model, n_photos=5, image_size=(64, 64))
+    rows = patch_features(model.model, torch.zeros(1, 3, 64, 64))
     seen = {}
     select = PatchCoreModel.subsample_embedding
 
@@ -99,26 +97,8 @@ def test_features_are_held_once_and_cost_what_was_predicted(make_model, table, t
     monkeypatch.setattr(PatchCoreModel, "subsample_embedding", spy)
     fit(model, table, tmp_path)
     assert seen["shape"] == (5 * 8 * 8, 240)
-    assert cost["total_bytes"] == seen["bytes"] == 5 * 8 * 8 * 240 * 4
-    assert (cost["patches"], cost["channels"], cost["bytes_per_photo"]) == (64, 240, 64 * 240 * 4)
-    assert abs(cost["bank_bytes"] - model.model.memory_bank.nbytes) < 240 * 4, "to a row"
+    assert 5 * rows.nbytes == seen["bytes"] == 5 * 8 * 8 * 240 * 4
     assert len(model.model.embedding_store) == 0, "the features are given back"
-
-
-# -------------------------------------------------------------------------------------------------------------- cost
-
-
-def test_cost_follows_size_and_crop(make_model):
-    model = make_model(layers=("layer2",))
-    assert embedding_cost(model, 10, (128, 96))[0]["total_bytes"] == 10 * 16 * 12 * 48 * 4
-    assert len(model.model.embedding_store) == 0
-
-
-def test_advice_when_it_will_not_fit(make_model, monkeypatch):
-    monkeypatch.setattr(patchcore.psutil, "virtual_memory", lambda: SimpleNamespace(available=3 * 2**30))
-    _, advice = embedding_cost(make_model(), 100_000, (64, 64))  # 100,000 x 64 x 240 x 4 bytes = 5.7 GiB
-    assert all(word in advice for word in ("5.7 GiB", "3.0 GiB free", "IMAGE_SIZE", "LAYERS"))
-    assert "fits" in embedding_cost(make_model(), 100, (64, 64))[1]
 
 
 # --------------------------------------------------------------------------------------------------------- inference

@@ -18,11 +18,10 @@ from helpers.data.samples import supervised_table
 from helpers.inference import Predictor
 from helpers.inference.object_mask import ObjectMasks, otsu_object_mask
 from helpers.inference.pictures import as_photo
-from helpers.inference.train import train_on_synthetic, train_segmenter
+from helpers.inference.train import find_or_train
 from helpers.models.backbones import resolve_backbone
-from helpers.models.catalog import load_model
+from helpers.models.catalog import build_model, load_model, network_frame
 from helpers.models.draem import smoothed_maximum
-from helpers.pictures.anomaly_source import resolve_anomaly_source
 from helpers.runs import MissingRunError, Run, open_run
 from helpers.thresholds import held_out_thresholds
 
@@ -30,40 +29,35 @@ SIZE = 64
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, table, settings, fit_run, backbone_folder) -> dict[str, Run]:
+def runs(tmp_path_factory, table, settings, fit_run, backbone_folder, textures) -> dict[str, Run]:
     """PatchCore with a centre crop, U-Net, and DRAEM confined to the object, all tiny."""
     folder = tmp_path_factory.mktemp("runs")
     backbone = resolve_backbone(f"local-dir:{backbone_folder}")
     parameters = settings | {"scheme": "one_class", "backbone": backbone.to_dict()}
     patchcore = fit_run(open_run(folder, "patchcore", parameters, table, seed=0))
     squares = draw_photos(tmp_path_factory.mktemp("data") / "squares", n_train=6, n_good=3, n_defect=8)
-    textures = folder / "textures"
-    textures.mkdir()
-    draw = np.random.default_rng(0)
-    Image.fromarray(draw.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(textures / "0.png")
-    common = {"image_size": SIZE, "batch_size": 4, "predict_batch_size": 4, "device": "cpu", "epochs": 1}
-    unet = train_segmenter(
+    common = network_frame(SIZE) | {"epochs": 1, "batch_size": 4, "backbone": backbone.to_dict()}
+    how = {"device": "cpu", "eval_batch_size": 4}
+    unet = find_or_train(
         folder,
         "unet",
         supervised_table(split_table(squares)),
-        backbone,
-        learning_rate=1e-3,
-        loss="dice_bce",
-        augmentation={},
-        abnormal_share=0.5,
-        **common,
+        common | {"scheme": "supervised", "abnormal_share": 0.5, "start_threshold": 0.3},
+        lambda: build_model("unet", backbone, image_size=SIZE, learning_rate=1e-3, loss="dice_bce"),
+        monitor="val_dice",
+        allow_abnormal_train=True,
+        **how,
     )
+    small = {"learning_rate": 1e-3, "base_width": 4, "discriminative_width": 4, "anomaly_source": textures}
     masks = ObjectMasks("otsu", {"image_size": [SIZE, SIZE], "center_crop": None})
-    draem = train_on_synthetic(
+    draem = find_or_train(
         folder,
         "draem",
         split_table(squares),
-        None,
-        resolve_anomaly_source(str(textures), folder),
-        {"learning_rate": 1e-3, "base_width": 4, "discriminative_width": 4},
-        object_masks=masks,
-        start_threshold=0.6,
-        **common,
+        common | {"scheme": "one_class", "backbone": None, "object_mask": "otsu", "start_threshold": 0.6},
+        lambda: build_model("draem", None, image_size=SIZE, **small),
+        refine=masks.refine(smoothed_maximum),
+        **how,
     )
     finished = [run.finish(held_out_thresholds(run.predictions("val"), 0.75)) for run in (unet, draem)]
     return {run.name: run for run in [patchcore, *finished]}

@@ -21,7 +21,7 @@ from helpers.data.datamodule import SampleDataModule
 from helpers.data.images import to_network_frame
 from helpers.data.samples import supervised_table, write_table
 from helpers.inference import train as training
-from helpers.inference.train import MapWriter, MinuteLines, make_trainer, train, trainer_precision
+from helpers.inference.train import MinuteLines, make_trainer, train, trainer_precision
 from helpers.models.backbones import resolve_backbone
 from helpers.models.catalog import build_model, load_model
 from helpers.models.segmentation import Segmenter
@@ -30,77 +30,41 @@ from helpers.thresholds import Threshold
 
 
 @pytest.fixture
-def two_gpus(monkeypatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+def machine(monkeypatch):
+    """Makes torch see so many CUDA devices, and an Apple one or none."""
+
+    def has(cuda: int = 0, mps: bool = False) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return has
 
 
-@pytest.fixture
-def no_gpu(monkeypatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-
-
-def test_devices_of_any_machine(no_gpu):
+def test_devices(machine):
+    machine()
     assert trainer_device("auto") == {"accelerator": "auto", "devices": 1}
     assert trainer_device("cpu") == {"accelerator": "cpu", "devices": 1}
     assert torch_device("auto") == torch_device("cpu") == "cpu"
-
-
-@pytest.mark.parametrize(("word", "index"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)])
-def test_nvidia_devices(two_gpus, word, index):
-    assert trainer_device(word) == {"accelerator": "gpu", "devices": [index]}
-    assert torch_device(word) == f"cuda:{index}"
-    assert torch_device("auto") == "cuda:0"
-
-
-def test_apple_device(no_gpu, monkeypatch):
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    for word in ("cuda", "cuda:0", "mps"):
+        with pytest.raises(ValueError, match=f"DEVICE='{word}'.*DEVICE='auto'"):
+            trainer_device(word)
+    machine(mps=True)
     assert trainer_device("mps") == {"accelerator": "mps", "devices": 1}
     assert torch_device("auto") == torch_device("mps") == "mps"
-
-
-def test_device_that_is_not_there(two_gpus):
-    with pytest.raises(ValueError, match=r"DEVICE='cuda:2': torch sees 2 CUDA devices"):
-        trainer_device("cuda:2")
-
-
-@pytest.mark.parametrize("word", ["cuda", "cuda:0", "mps"])
-def test_device_on_a_machine_without(no_gpu, word):
-    with pytest.raises(ValueError, match=f"DEVICE='{word}'.*DEVICE='auto'"):
-        trainer_device(word)
-
-
-@pytest.mark.parametrize("word", ["", "gpu", "CPU", "cuda:x", "cuda:-1", "cuda:0:1", "0"])
-def test_words_that_are_no_device(two_gpus, word):
-    with pytest.raises(ValueError, match="expected auto, cpu, cuda, cuda:N or mps"):
-        trainer_device(word)
+    machine(cuda=2)
+    for word, index in (("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)):
+        assert trainer_device(word) == {"accelerator": "gpu", "devices": [index]}
+        assert torch_device(word) == f"cuda:{index}"
+    assert torch_device("auto") == "cuda:0"
+    assert trainer_precision("auto", "auto") == trainer_precision("auto", "cuda:1") == "16-mixed"
+    assert trainer_precision("auto", "cpu") == "32-true" and trainer_precision("bf16-mixed", "cpu") == "bf16-mixed"
+    for word in ("cuda:2", "", "gpu", "CPU", "cuda:x", "cuda:-1", "cuda:0:1", "0"):
+        with pytest.raises(ValueError, match="DEVICE"):
+            trainer_device(word)
 
 
 # ------------------------------------------------------------------------------------------------------- predictions
-
-
-def batch(paths: list[str], maps: np.ndarray, scores: list[float]) -> SimpleNamespace:
-    return SimpleNamespace(
-        image_path=paths, pred_score=torch.tensor(scores), anomaly_map=torch.from_numpy(maps)[:, None].float()
-    )
-
-
-def test_writer_keeps_order_with_a_short_last_batch(tmp_path):
-    maps = np.random.default_rng(0).uniform(0, 30, (5, 6, 4)).astype(np.float32)
-    names, scores = list("abcde"), [5.0, 1.0, 4.0, 2.0, 3.0]
-    writer = MapWriter(5, tmp_path / "maps.npy")
-    for number, part in enumerate((slice(0, 2), slice(2, 4), slice(4, 5))):
-        writer.on_predict_batch_end(None, None, batch(names[part], maps[part], scores[part]), None, number)
-    rows = pd.concat(writer.rows)
-    assert rows["image_path"].tolist() == names
-    assert rows["score"].tolist() == scores
-    np.testing.assert_allclose(rows["map_max"], maps.reshape(5, -1).max(1), rtol=1e-7)
-    stored = np.load(tmp_path / "maps.npy")
-    assert stored.dtype == np.float16
-    assert stored.shape == (5, 6, 4)
-    assert np.array_equal(stored, maps.astype(np.float16))
 
 
 class Masks(Callback):
@@ -181,12 +145,6 @@ def test_one_line_a_minute(monkeypatch, capsys):
         "training, epoch 1/1: batch 2/40, 61 s",
         "predicting: batch 5/7, 122 s",
     ]
-
-
-def test_precision_is_mixed_on_an_nvidia_gpu_only(two_gpus):
-    assert trainer_precision("auto", "auto") == trainer_precision("auto", "cuda:1") == "16-mixed"
-    assert trainer_precision("auto", "cpu") == "32-true"
-    assert trainer_precision("bf16-mixed", "cpu") == "bf16-mixed"
 
 
 # ------------------------------------------------------------------------------------------------------- by epochs

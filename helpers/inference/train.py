@@ -22,15 +22,12 @@ from helpers.data.augment import make_augmentations
 from helpers.data.coco import InstancePhoto
 from helpers.data.datamodule import SampleDataModule
 from helpers.data.samples import NORMAL, SPLITS, relative_path, write_table
-from helpers.inference.object_mask import ObjectMasks, Refine
+from helpers.inference.object_mask import Refine
 from helpers.models.backbones import Backbone, model_args
-from helpers.models.catalog import build_model, network_frame
 from helpers.models.classifier import Classifier, abnormal_scores, build_classifier, known_classes, photo_classes
-from helpers.models.draem import smoothed_maximum
 from helpers.models.foreground import CHECKPOINT_NAME, ForegroundNet, FrameCrops, Onward, WholeFrames
 from helpers.models.segmentation import build_network
 from helpers.paths import write_csv, write_json, write_whole
-from helpers.pictures.anomaly_source import AnomalySource
 from helpers.progress import SECONDS_BETWEEN_LINES, is_interactive, quiet_libraries
 from helpers.runs import CHECKPOINTS, DRAFT_FILE, LAST_CHECKPOINT, Run, open_run
 from helpers.thresholds import Threshold, exceeds, held_out_thresholds
@@ -230,118 +227,34 @@ def _predict(
 # ------------------------------------------------------------------------------------------ from sample table to a run
 
 
-def _train_run(
+def find_or_train(
     folder: Path,
     name: str,
     table: pd.DataFrame,
     settings: dict[str, Any],
     build: Callable[[], LightningModule],
-    data: dict[str, Any],
     *,
     monitor: str = "",
     refine: Refine | None = None,
-    epochs: int,
-    batch_size: int,
-    predict_batch_size: int,
-    accept: float = 0.95,
-    precision: str = "auto",
-    num_workers: int = 0,
     device: str = "auto",
     seed: int = 0,
     note: str | None = None,
+    **data: Any,
 ) -> Run:
-    settings = settings | {"epochs": epochs, "batch_size": batch_size, "accept": accept, "precision": precision}
+    """The finished run with these photos and settings, or its draft, trained: that lacks its thresholds (`Run.finish`).
+
+    ``settings``, plain data, are all that decides the result: see `train`, and ``batch_size``, ``abnormal_share``.
+    ``build`` makes the untrained model; ``data``: further options of `SampleDataModule`.
+    """
     run = open_run(folder, name, settings, table, seed, note=note)
     if run.finished:
         print(f"found finished: {run.describe()}")
         return run
     seed_everything(seed, workers=True, verbose=False)
-    model = build()
-    sizes = {"train_batch_size": batch_size, "eval_batch_size": predict_batch_size, "num_workers": num_workers}
-    photos = SampleDataModule(table, seed=seed, **sizes, **data)
+    model, share = build(), settings.get("abnormal_share", 0.0)
+    photos = SampleDataModule(table, train_batch_size=settings["batch_size"], abnormal_share=share, seed=seed, **data)
     train(run, model, photos, device=device, monitor=monitor, refine=refine)
     return run
-
-
-def train_segmenter(
-    folder: Path,
-    name: str,
-    table: pd.DataFrame,
-    backbone: Backbone,
-    *,
-    image_size: int,
-    learning_rate: float,
-    loss: str,
-    augmentation: dict[str, Any],
-    abnormal_share: float,
-    patience: int = 0,
-    start_threshold: float = 0.3,
-    predict_train: bool = False,
-    **common: Any,
-) -> Run:
-    """Train U-Net or DeepLabV3+, or find the finished run with the same photos, parameters and libraries.
-
-    The weights are those of the epoch with the best ``val_dice``. ``table`` is of scheme ``supervised``;
-    ``augmentation`` is of `make_augmentations`; ``abnormal_share``, of defect photos in an epoch, is taken for 0 where
-    train has one class only; predictions note the share of each map above ``start_threshold``. ``common``, the same for
-    all families: epochs, batch_size, predict_batch_size, accept, precision, num_workers, device, seed, note.
-
-    What comes back lacks its thresholds (`Run.finish`) unless it was found finished.
-    """
-    if table.loc[table["split"] == "train", "label_index"].nunique() < 2:
-        abnormal_share = 0.0
-    size, network = (image_size, image_size), {"learning_rate": learning_rate, "loss": loss}
-    settings = {"image_size": [*size], "center_crop": None, "scheme": "supervised", "backbone": backbone.to_dict()}
-    settings |= {"augmentation": augmentation, "abnormal_share": abnormal_share, "start_threshold": start_threshold}
-    settings |= {"patience": patience, "predict_train": predict_train, **network}
-    data = {"train_augmentations": make_augmentations(image_size=size, **augmentation)}
-    data |= {"allow_abnormal_train": True, "abnormal_share": abnormal_share}
-    build = partial(build_model, name, backbone, image_size=image_size, **network)
-    return _train_run(folder, name, table, settings, build, data, monitor="val_dice", **common)
-
-
-def train_on_synthetic(
-    folder: Path,
-    name: str,
-    table: pd.DataFrame,
-    backbone: Backbone | None,
-    source: AnomalySource,
-    parameters: dict[str, Any],
-    *,
-    image_size: int,
-    keep_aspect: bool = False,
-    eval_epochs: int = 1,
-    select_on_val: bool = False,
-    object_masks: ObjectMasks | None = None,
-    start_threshold: float | None = None,
-    **common: Any,
-) -> Run:
-    """Train DRAEM (without a backbone) or GLASS, or find the finished run; ``parameters`` are the model's own.
-
-    The weights are those of the last epoch; with ``select_on_val`` of that with the best ``val_auroc``, which needs
-    defect photos in val. With ``object_masks`` GLASS invents defects on the object only and DRAEM's maps are confined
-    to it. ``common`` is as in `train_segmenter`.
-    """
-    if select_on_val and table.loc[table["split"] == "val", "label_index"].nunique() < 2:
-        raise ValueError(
-            "SELECT_ON_VAL: val has no defect photo, so no epoch is better than another by AUROC; keep the last epoch."
-        )
-    frame = network_frame(image_size, keep_aspect=keep_aspect)
-    masks = ObjectMasks(object_masks.kind, frame, object_masks.segment) if object_masks else None
-    settings = frame | {"scheme": table.attrs["scheme"], "backbone": backbone.to_dict() if backbone else None}
-    settings |= {"anomaly_source": source.to_dict(), "eval_epochs": eval_epochs, "select_on_val": select_on_val}
-    settings |= {"start_threshold": start_threshold, "model": parameters, "object_mask": masks.kind if masks else None}
-    refine = masks.refine(smoothed_maximum) if masks and name == "draem" else None
-
-    def build() -> LightningModule:
-        sizes = {"image_size": image_size, "keep_aspect": keep_aspect}
-        model = build_model(name, backbone, anomaly_source=source.folder, **sizes, **parameters)
-        if name == "glass":
-            model.object_masks = masks
-        return model
-
-    monitor = "val_auroc" if select_on_val else ""
-    return _train_run(folder, name, table, settings, build, {}, monitor=monitor, refine=refine, **common)
 
 
 def train_classifier(
@@ -352,21 +265,21 @@ def train_classifier(
     binary: bool = False,
     allow_unknown: bool = False,
     image_size: int,
+    epochs: int,
     batch_size: int,
+    predict_batch_size: int,
     augmentation: dict[str, Any],
-    learning_rate: float,
-    backbone_lr_factor: float = 0.1,
-    freeze_norm: bool = True,
-    hidden: int = 256,
-    dropout: float = 0.3,
-    loss: str = "cross_entropy",
-    label_smoothing: float = 0.1,
-    mixup: float = 0.0,
     weighted_sampling: bool = True,
     start_threshold: float = 0.4,
-    **common: Any,
+    accept: float = 0.95,
+    precision: str = "auto",
+    num_workers: int = 0,
+    device: str = "auto",
+    seed: int = 0,
+    note: str | None = None,
+    **layers: Any,
 ) -> Run:
-    """Train a classifier of `photo_classes`, or find the finished run; ``common`` is as in `train_segmenter`.
+    """Train a classifier of `photo_classes`, or find the finished run; ``layers`` are parameters of `Classifier`.
 
     The weights are those of the last epoch, so that val chooses nothing and its good photos can set the threshold.
     ``weighted_sampling`` shows every class equally often; ``allow_unknown`` is as in `known_classes`. Predictions
@@ -376,17 +289,12 @@ def train_classifier(
     size, names = (image_size, image_size), known_classes(table, binary, allow_unknown)
     if batch_size < 2:
         raise ValueError(f"batch_size must be 2 or more, got {batch_size}: a batch of one photo has no statistics.")
-    layers = {"hidden": hidden, "dropout": dropout, "loss": loss, "label_smoothing": label_smoothing, "mixup": mixup}
-    layers |= {"learning_rate": learning_rate, "backbone_lr_factor": backbone_lr_factor}
-    layers |= {"freeze_norm": freeze_norm and backbone.pretrained}
+    layers |= {"freeze_norm": layers.get("freeze_norm", True) and backbone.pretrained}
     settings = {"task": "classification", "classes": names, "binary": binary, "allow_unknown": allow_unknown}
     settings |= {"normal_class": NORMAL if NORMAL in names else None, "model": layers, "augmentation": augmentation}
     settings |= {"image_size": [*size], "center_crop": None, "scheme": "supervised", "backbone": backbone.to_dict()}
     settings |= {"weighted_sampling": weighted_sampling, "monitor": None, "start_threshold": start_threshold}
-    data = {"train_augmentations": make_augmentations(image_size=size, **augmentation), "augmentations": Resize(size)}
-    data |= {"allow_abnormal_train": True, "with_masks": False, "drop_single": True}
-    if weighted_sampling:
-        data["balance"] = "label_index" if binary else "defect_type"
+    settings |= {"epochs": epochs, "batch_size": batch_size, "accept": accept, "precision": precision}
 
     def build() -> LightningModule:
         model = build_classifier(backbone, names, **layers)
@@ -394,7 +302,11 @@ def train_classifier(
         model.class_of = dict(zip(table["image_path"], numbers.fillna(-1).astype(int), strict=True))
         return model
 
-    return _train_run(folder, "classifier", table, settings, build, data, batch_size=batch_size, **common)
+    how = {"device": device, "seed": seed, "note": note, "num_workers": num_workers}
+    how |= {"train_augmentations": make_augmentations(image_size=size, **augmentation), "augmentations": Resize(size)}
+    how |= {"eval_batch_size": predict_batch_size, "allow_abnormal_train": True, "with_masks": False}
+    how |= {"balance": ("label_index" if binary else "defect_type") if weighted_sampling else "", "drop_single": True}
+    return find_or_train(folder, "classifier", table, settings, build, **how)
 
 
 def classifier_thresholds(run: Run, accept: float = 0.95, start: float = 0.4) -> dict[str, Threshold]:

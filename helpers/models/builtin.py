@@ -96,10 +96,8 @@ class BuiltinNet(nn.Module):
         self,
         x: torch.Tensor,
         indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
         intermediates_only: bool = False,
+        **unused: Any,
     ) -> Any:
         """Feature maps at the asked for indices (timm's interface), shallow to deep."""
         take, deepest = feature_take_indices(len(self.feature_info), indices)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from anomalib.models import Patchcore
 from anomalib.models.components import GaussianBlur2d
@@ -155,29 +154,6 @@ def patch_features(model: PatchcoreModel, image: torch.Tensor) -> torch.Tensor:
     """Rows (patches, D) that a normalised photo (1, 3, H, W) gives."""
     features = model.feature_extractor(image.to(model.memory_bank.dtype))
     return model.reshape_embedding(model.generate_embedding(features))
-
-
-def embedding_cost(
-    model: PatchCore, n_photos: int, image_size: tuple[int, int], device: str = "cpu"
-) -> tuple[dict[str, int], str]:
-    """What the patch features will take before any of it is spent, and one sentence: it fits, or what to change.
-
-    ``patches`` a photo, ``channels``, ``bytes_per_photo``, ``total_bytes`` of all training photos, held until the
-    coreset is picked, and ``bank_bytes`` of the memory bank that stays. It fits where the features and as much again
-    for working space go into the free memory of the device (a torch name).
-    """
-    rows = patch_features(model.model, torch.zeros(1, 3, *image_size, device=model.device))
-    total, gib = rows.nbytes * n_photos, 2**30
-    cost = {"patches": len(rows), "channels": rows.shape[1], "bytes_per_photo": rows.nbytes, "total_bytes": total}
-    cost["bank_bytes"] = int(total * model.coreset_sampling_ratio)
-    cuda = device.startswith("cuda") and torch.cuda.is_available()
-    free = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
-    if 1.2 * total + cost["bank_bytes"] < free:
-        return cost, f"The features of all training photos take {total / gib:.2f} GiB; that fits."
-    return cost, (
-        f"The features of all training photos take {total / gib:.1f} GiB, of {free / gib:.1f} GiB free: "
-        "lower IMAGE_SIZE, use fewer training photos, a narrower backbone, or only its stride-16 layer (LAYERS)."
-    )
 
 
 def project_features(features: torch.Tensor, eps: float = PROJECTION_EPS, seed: int = 0) -> torch.Tensor:

@@ -29,13 +29,7 @@ if TYPE_CHECKING:
 STRIDE = 32  # sides of what the networks take are multiples of it
 ATROUS_RATES = (6, 12, 18)  # of DeepLabV3+ at output stride 16, by the paper; smp's own are those of stride 8
 POOLING_GROUPS = 32
-LOSSES = {
-    "dice_focal": ("dice", "focal"),
-    "dice_bce": ("dice", "bce"),
-    "dice": ("dice",),
-    "focal": ("focal",),
-    "bce": ("bce",),
-}
+LOSSES = ("dice_focal", "dice_bce", "dice", "focal", "bce")  # by their terms
 FOCAL_GAMMA = 2.0
 PRIOR = 0.01  # probability of a defect that an untrained network gives to every pixel, about
 
@@ -76,7 +70,7 @@ class PhotoDiceLoss(smp.losses.DiceLoss):
 
 
 class SegmentationLoss(nn.Module):
-    """The terms of a loss between logits and masks, by a name from `LOSSES`; the loss is their sum.
+    """The terms of a loss between logits and masks, by one of the names `LOSSES`; the loss is their sum.
 
     With p the probability of a pixel, t its truth, q = p where t is 1 and 1 - p where it is 0:
 
@@ -94,7 +88,7 @@ class SegmentationLoss(nn.Module):
             "focal": lambda: smp.losses.FocalLoss("binary", gamma=FOCAL_GAMMA),
             "bce": lambda: smp.losses.SoftBCEWithLogitsLoss(),
         }
-        self.terms = nn.ModuleDict({term: known[term]() for term in LOSSES[name]})
+        self.terms = nn.ModuleDict({term: known[term]() for term in name.split("_")})
 
     def forward(self, logits: torch.Tensor, masks: torch.Tensor) -> dict[str, torch.Tensor]:
         """Each term, scalars, of logits and masks (B, 1, H, W)."""
