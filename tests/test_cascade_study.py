@@ -16,7 +16,6 @@ from helpers.data.coco import InstancePhoto
 from helpers.data.samples import fingerprint, make_table
 from helpers.inference import Cascade, Predictor, predictor
 from helpers.inference.cutter import CutterStage
-from helpers.inference.presets import preset_names
 from helpers.inference.stages import RunStage
 from helpers.runs import MissingRunError
 from helpers.studies import cascades as study
@@ -53,12 +52,12 @@ def home(tmp_path) -> Path:
 
 @pytest.fixture
 def pair(home) -> Cascade:
-    first, second = (Predictor(write_run(home / name)) for name in ("first", "second"))
+    first, second = (Predictor(write_run(home / name), batch_size=3) for name in ("first", "second"))
     stages = [
         RunStage(first, "area >= 1", pixel_threshold="start", otherwise="OK"),
         RunStage(second, "score > image", then="DEFECT", otherwise="OK"),
     ]
-    return Cascade("pair", stages, batch_size=3)
+    return Cascade("pair", stages)
 
 
 def test_both_stages_see_every_photo_and_the_cascade_decides_as_they_do(pair, photos, tmp_path):
@@ -136,20 +135,6 @@ def test_the_photos_that_no_stage_learned_from(tmp_path, pair):
         study.unseen_photos(pair, table)
     other.table = table.assign(image_path=[f"/elsewhere/{n}.png" for n in range(4)])
     assert len(study.unseen_photos(pair, table)) == 3, "a run of other photos has seen none of these"
-
-
-def test_cascades_that_can_run_and_what_the_others_lack(home):
-    for name in ("unet", "deeplabv3plus"):
-        write_run(home / name)
-    places = {"ARTIFACTS": str(home.parents[1]), "DATASET": "wire", "PROFILE": "quick"}
-    found, state = study.open_cascades(preset_names(), dict.fromkeys((False, True), places))
-    assert list(found) == ["mesh"] and found["mesh"].parameters["area_thresh"] == 0
-    said = state.set_index("cascade")["state"]
-    assert said["mesh"] == "ready"
-    for name, notebook in {"bicycle": "05_train", "steel": "02_train_patchcore", "nuts": "03_train"}.items():
-        assert notebook in said[name]
-    with pytest.raises(MissingRunError, match="02_train_patchcore"):
-        study.open_cascades(["steel"], dict.fromkeys((False, True), places))
 
 
 # ------------------------------------------------------------------------------------------------- objects of frames

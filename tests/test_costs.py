@@ -10,7 +10,6 @@ from helpers.analysis.costs import (
     Prices,
     best_first_threshold,
     cost_without_stage_1,
-    costs_by_case,
     decision_rates,
     expected_costs,
     first_thresholds,
@@ -104,26 +103,10 @@ def test_best_threshold(prevalence, prices, best):
     assert (found.n_normal, found.n_abnormal, found.guaranteed) == (3, 2, None) and found.warning
 
 
-def test_cases_are_chosen_on_val_and_measured_on_test():
+def test_the_sliders_say_what_the_best_threshold_is():
     val = pd.DataFrame(
         {"label_index": [1, 1, 0, 0, 0, 0], "score_1": [0.2, 0.8, 0.1, 0.3, 0.4, 0.6], "score_2": [1.0] * 4 + [0.0] * 2}
     )
-    test = pd.DataFrame({"label_index": [1, 1, 0, 0], "score_1": [0.15, 0.9, 0.7, 0.05], "score_2": 1.0})
-    cases = {"prevalences": [0.5], "price_ratios": [1.0, 100.0], "prices": Prices(1.0)}
-    table = costs_by_case(val, test.assign(alone_2=True), 0.5, 0.5, **cases)
-    cheap, dear = table.iloc[0], table.iloc[1]
-    assert dear["threshold_1"] == pytest.approx(0.1) and cheap["threshold_1"] in (np.float32(0.1), np.float32(0.3))
-    # at 0.1 both test defects go on and are called; of two good photos one goes on and is a false alarm
-    assert (dear["recall"], dear["false_alarm_rate"], dear["cost"]) == pytest.approx((1, 0.5, 0.25))
-    assert dear["cost_as_set"] == pytest.approx(0.5 * 0.5 * 100 + 0.5 * 0.5), "at 0.5 one defect of two is lost"
-    assert dear["cost_stage_2"] == pytest.approx(0.5), "alone it calls all four a defect"
-    other = test.assign(score_1=[0.0, 9.0, 3.0, 1.0], alone_2=False)
-    assert costs_by_case(val, other, 0.5, 0.5, **cases)["threshold_1"].tolist() == table["threshold_1"].tolist()
-    many = {"prevalences": [0.001, 0.05, 0.5], "price_ratios": [1, 10, 1000], "prices": Prices(1, 1, 1, (5, 100))}
-    moves = costs_by_case(draw(), draw().assign(alone_2=True), 0, 0.7, **many)
-    values = moves.pivot(index="prevalence", columns="price_ratio", values="threshold_1").to_numpy()
-    assert (np.diff(values, axis=0) <= 0).all() and (np.diff(values, axis=1) <= 0).all()  # stop fewer photos
-    # the sliders say what the table says
     page = cost_explorer(val, 0.5, Prices(1.0, 1.0), prevalence=0.5, price_ratio=100.0)
     share, ratio, words, curve = page.children
     assert "lowest at 0.1:" in words.value and bytes(curve.value).startswith(b"\x89PNG")

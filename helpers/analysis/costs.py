@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -117,36 +116,6 @@ def best_first_threshold(
         n_abnormal=n_defect,
         warning="Fitted to these photos: it promises no rate on new ones.",
     )
-
-
-def costs_by_case(
-    val: pd.DataFrame,
-    test: pd.DataFrame,
-    as_set: SupportsFloat,
-    threshold_2: SupportsFloat,
-    prevalences: Iterable[float],
-    price_ratios: Iterable[float],
-    prices: Prices,
-) -> pd.DataFrame:
-    """The best first threshold on val for each share of defects and price of a miss, and what it comes to on test.
-
-    ``price_ratios``: of a miss over a false alarm; ``as_set``: the first threshold in use. A column ``alone_2`` of test
-    (bool) says what stage 2 calls a defect with nothing in front of it. Expected costs of a photo: ``cost`` at the
-    chosen threshold, ``cost_as_set``, ``cost_stage_2`` with stage 2 alone.
-    """
-    defect, first, second = _columns(test)
-    flagged_2, alone = exceeds(second, threshold_2), test.assign(score_2=test["alone_2"].astype(float))
-    rows = []
-    for prevalence, ratio in product(prevalences, price_ratios):
-        case = {"prevalence": prevalence, "prices": replace(prices, miss=ratio * prices.false_alarm)}
-        best = best_first_threshold(val, threshold_2, **case)
-        at = expected_costs(test, [best.value, float(as_set)], threshold_2, **case)
-        both = best.exceeds(first) & flagged_2
-        row = {"prevalence": prevalence, "price_ratio": ratio, "threshold_1": best.value}
-        row |= share_columns("recall", both[defect]) | share_columns("false_alarm_rate", both[~defect])
-        row |= {"passed": at["passed"][0], "cost": at["cost"][0], "cost_as_set": at["cost"][1]}
-        rows.append(row | {"cost_stage_2": cost_without_stage_1(alone, 0.5, **case)})
-    return pd.DataFrame(rows)
 
 
 def _above(values: NDArray[np.float32], limits: NDArray[np.float32], n: int) -> NDArray[np.float64]:

@@ -35,14 +35,13 @@ N_SHOWN = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     quiet_libraries()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names that the terminal has no letters for
     from helpers.inference.cascade import Cascade
-    from helpers.inference.saving import FOLDERS
+    from helpers.inference.stages import FOLDERS
 
     try:
         settings = dict(map(_setting, options.settings))

@@ -27,7 +27,7 @@ Results go to a folder:
     verdicts.csv, .json             one row a photo, see VERDICT_COLUMNS
     stages.csv, .json               one row a photo (or object) and stage, see STAGE_COLUMNS
     <stage>/inference_results.json  the rows of one stage
-    <stage>/masks, maps, overlays   see helpers.inference.saving
+    <stage>/masks, maps, overlays   what each stage saw and marked
     journal.jsonl                   what is done, one line a photo; a run that was killed goes on from it
 """
 
@@ -37,6 +37,7 @@ import hashlib
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -58,8 +59,7 @@ from helpers.inference.presets import (
     run_folder,
     stage_options,
 )
-from helpers.inference.saving import FOLDERS
-from helpers.inference.stages import CLASS, ERROR, STAGE_COLUMNS, Item, OpenSet, Rule, RunStage, sign_of
+from helpers.inference.stages import CLASS, ERROR, FOLDERS, STAGE_COLUMNS, Item, OpenSet, Rule, RunStage, sign_of
 from helpers.paths import check_name, hold, printable, project_path, short_name, write_json
 from helpers.progress import progress, sentence
 from helpers.runs import Run
@@ -88,13 +88,10 @@ class Cascade:
         *,
         parameters: Mapping[str, Any] | None = None,
         about: str = "",
-        batch_size: int = 8,
     ) -> None:
-        self.name, self.stages, self.about = name, list(stages), about
-        self.parameters, self.batch_size = dict(parameters or {}), batch_size
+        self.name, self.stages, self.about, self.parameters = name, list(stages), about, dict(parameters or {})
         _check_stages(name, self.stages)
-        if batch_size < 1:
-            raise CascadeError(f"batch_size must be 1 or more, got {batch_size}.")
+        self.batch_size = self.run_stages[0].predictor.batch_size
         depths = {stage.predictor.bit_depth for stage in self.run_stages}
         if len(depths) > 1:
             listed = " and ".join(map(str, sorted(depths)))
@@ -120,8 +117,8 @@ class Cascade:
                 raise
             except Exception as error:  # a damaged network raises what torch likes
                 raise CascadeError(f"{where}: {sentence(error)}") from error
-        about = {"about": str(content.get("about", "")), "parameters": parameters}
-        return cls(content.get("name", file.stem), stages, batch_size=options.get("batch_size", 8), **about)
+        name, about = content.get("name", file.stem), str(content.get("about", ""))
+        return cls(name, stages, parameters=parameters, about=about)
 
     @classmethod
     def of_run(cls, run_dir: str | Path | Run, settings: Mapping[str, Any] | None = None, **options: Any) -> Cascade:
@@ -141,12 +138,10 @@ class Cascade:
         elif predictor.classes:
             keys |= {"rule": "always", "then": CLASS, "otherwise": ""}
         stage = RunStage(predictor, pixel_threshold=parameters["pixel_threshold"], parameters=parameters, **keys)
-        about = {"about": f"run {predictor.run.folder}", "parameters": parameters}
-        return cls(stage.name, [stage], batch_size=predictor.batch_size, **about)
+        return cls(stage.name, [stage], parameters=parameters, about=f"run {predictor.run.folder}")
 
     @property
     def run_stages(self) -> list[RunStage]:
-        """The stages that judge."""
         return [stage for stage in self.stages if isinstance(stage, RunStage)]
 
     @property
@@ -156,7 +151,6 @@ class Cascade:
         return "; ".join(dict.fromkeys(notes)) or None
 
     def describe(self) -> dict[str, Any]:
-        """All that decides the results, plain data."""
         return {"name": self.name, "stages": [stage.describe() for stage in self.stages]}
 
     def run(
@@ -189,9 +183,7 @@ class Cascade:
         out = project_path(out_dir)
         # files that are listed one by one cannot be mistaken for results, whatever folder they have in common
         if root and isinstance(images, str | Path) and out.is_relative_to(root):
-            raise CascadeError(
-                f"{out} lies among the photos of {root}; the results need a folder of their own (--out)."
-            )
+            raise CascadeError(f"{out} lies among the photos of {root}; give the results another folder (--out).")
         if out.exists() and not out.is_dir():
             raise CascadeError(f"{out} is a file; give a folder for the results.")
         about = self.describe() | {"save": sorted(save), "root": root}
@@ -342,9 +334,7 @@ def _jobs(images: Picture | Iterable[Picture]) -> tuple[str, list[Job]]:
     try:
         root = given.absolute() if given and given.is_dir() else Path(os.path.commonpath([one.parent for one in paths]))
     except ValueError as error:  # two drives
-        raise CascadeError(
-            f"The photos have no folder in common ({error}); judge them one folder at a time."
-        ) from error
+        raise CascadeError(f"{error}: judge the photos of one folder at a time.") from error
     names = [path.relative_to(root).as_posix() for path in paths]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -370,9 +360,7 @@ def _unique_keys(names: Sequence[str]) -> list[str]:
     """
     keys = [Path(name).with_suffix("").as_posix() for name in names]
     keys = [(Path(key).parent / short_name(Path(key).name)).as_posix() for key in keys]
-    counts: dict[str, int] = {}
-    for key in keys:
-        counts[key.casefold()] = counts.get(key.casefold(), 0) + 1
+    counts = Counter(key.casefold() for key in keys)
     taken = {key for key, n in counts.items() if n == 1}
     unique = []
     for name, key in zip(names, keys, strict=True):

@@ -16,8 +16,7 @@ from helpers.compute import torch_device
 from helpers.data.pieces import background_colour, cut_window, own_pixels, require_window
 from helpers.drawing import draw_boxes
 from helpers.inference.predictor import NOTEBOOKS
-from helpers.inference.saving import save_overlay
-from helpers.inference.stages import Item
+from helpers.inference.stages import Item, save_overlay
 from helpers.runs import MissingRunError
 
 if TYPE_CHECKING:
@@ -71,12 +70,10 @@ class CutterStage:
         self.network = load_foreground(folder).to(torch_device(device))
 
     def describe(self) -> dict[str, Any]:
-        """All that decides its results, plain data."""
         plain = {name: getattr(self, name) for name in ("otherwise", "window", "background", "shrink")}
         return {"name": self.name, "foreground": self.about, **plain, "separate": self.options}
 
     def run(self, items: Sequence[Item], out: Path, save: Collection[str]) -> list[Item]:
-        """Find the objects of photos; returns them."""
         for item in items:
             started = time.perf_counter()
             try:
@@ -120,8 +117,8 @@ class CutterStage:
         if "overlay" in save and item.parts:
             with item.saving(self.name):
                 boxes, abnormal = [part.box for part in item.parts], [bool(part.abnormal) for part in item.parts]
-                path = save_overlay(out / self.name, item.key, draw_boxes(item.photo, boxes, abnormal))
-                next(row for row in item.rows if row["stage"] == self.name)["overlay"] = f"{self.name}/{path}"
+                path = save_overlay(out, self.name, item.key, draw_boxes(item.photo, boxes, abnormal))
+                next(row for row in item.rows if row["stage"] == self.name)["overlay"] = path
 
     def cut(self, item: Item, labels: np.ndarray) -> list[Item]:
         """One item for each object of a photo; ``labels`` (H, W) int says where they are, 0 is background."""

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.inference.presets import CascadeError
-from helpers.inference.saving import FOLDERS
-from helpers.inference.stages import STAGE_COLUMNS
+from helpers.inference.stages import FOLDERS, STAGE_COLUMNS
 from helpers.paths import PARTIAL, cell, remove_partial, write_whole
 
 JOURNAL, ABOUT, LOCK = "journal.jsonl", "cascade.json", ".lock"
@@ -43,9 +42,7 @@ class Journal:
                 return
             _remove_results(self.file)
         elif any(file.name != LOCK for file in folder.iterdir()):
-            raise CascadeError(
-                f"{folder} holds other files (no {JOURNAL}); give a new or empty folder for the results."
-            )
+            raise CascadeError(f"{folder} holds other files (no {JOURNAL}); give a new or empty folder.")
         self._begin()
 
     def has(self, key: str, stamp: str) -> bool:
@@ -113,19 +110,15 @@ class Journal:
         if header.get("version") != VERSION:
             raise CascadeError(f"{self.file} was written by another version; give another folder, or --restart.")
         different = sorted(name for name in {*there, *self._about} if there.get(name) != self._about.get(name))
-        what = f"of another cascade ({', '.join(different)} differ: other rules, thresholds or runs)"
+        what = f"another cascade ({', '.join(different)} differ: other rules, thresholds or runs)"
         if different == ["root"]:
-            roots = (there.get("root") or "memory", self._about["root"] or "memory")
-            what = f"of the photos in {roots[0]}, not of those in {roots[1]}"
+            what = f"the photos in {there.get('root') or 'memory'}, not of those in {self._about['root'] or 'memory'}"
         if different:
-            raise CascadeError(
-                f"{self.file.parent} holds results {what}. Give another folder (--out), or replace them "
-                "(restart=True, --restart)."
-            )
+            ways = "Give another folder (--out), or replace them (restart=True, --restart)."
+            raise CascadeError(f"{self.file.parent} holds results of {what}. {ways}")
 
 
 def _parse(line: bytes) -> Any:
-    """What a whole line says; None for one that breaks off."""
     try:
         return json.loads(line) if line.endswith(b"\n") else None
     except (ValueError, RecursionError):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -17,8 +17,7 @@ Picture = str | Path | np.ndarray | Image.Image
 PIXELS_AT_ONCE = 32_000_000  # photos of one batch together: large ones come in smaller batches
 
 
-@dataclass(frozen=True)
-class ReadPhoto:
+class ReadPhoto(NamedTuple):
     """A photo on its way: its file (or number), its pixels (H, W, 3) uint8, or what is wrong with it."""
 
     source: str

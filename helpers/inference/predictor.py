@@ -93,7 +93,6 @@ class Predictions:
 
     @property
     def predicted(self) -> list[str] | None:
-        """The most probable class of each photo; None for a detector."""
         return None if self.classes is None else [self.classes[index] for index in self.probabilities.argmax(1)]
 
 
@@ -152,14 +151,14 @@ class Predictor:
             raise ValueError("There is no photo to predict.")
         embedded = all(one.embedding is not None for one in found)
         return Predictions(
-            scores=np.array([one.score for one in found], dtype=np.float32),
-            labels=np.array([one.abnormal for one in found], dtype=bool),
-            maps=None if self.classes else [self.photo_map(one) for one in found],
-            classes=self.classes,
-            probabilities=np.stack([one.probabilities for one in found]) if self.classes else None,
-            confidences=np.array([one.confidence for one in found], dtype=np.float32),
-            embeddings=np.stack([one.embedding for one in found]) if embedded else None,
-            threshold=limit,
+            np.array([one.score for one in found], dtype=np.float32),
+            np.array([one.abnormal for one in found], dtype=bool),
+            None if self.classes else [self.photo_map(one) for one in found],
+            self.classes,
+            np.stack([one.probabilities for one in found]) if self.classes else None,
+            np.array([one.confidence for one in found], dtype=np.float32),
+            np.stack([one.embedding for one in found]) if embedded else None,
+            limit,
         )
 
     def predict_stream(

@@ -7,7 +7,7 @@ that stage 1 lost, and the costs of other thresholds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,37 +22,11 @@ from helpers.data.samples import NORMAL, origin
 from helpers.inference.cascade import Cascade
 from helpers.inference.cutter import CutterStage
 from helpers.inference.pictures import named, read_batches
-from helpers.inference.presets import read_cascade
 from helpers.inference.stages import CLASS, Item, RunStage
 from helpers.paths import read_csv
 from helpers.progress import progress
 from helpers.runs import MissingRunError
 from helpers.thresholds import Threshold
-
-
-def open_cascades(
-    names: Iterable[str], places: Mapping[bool, Mapping[str, Any]], **options: Any
-) -> tuple[dict[str, Cascade], pd.DataFrame]:
-    """The cascades (presets or YAML files) whose runs are there, by name, and a table that says of the others what is
-    missing and which notebook makes it: ``cascade``, ``dataset``, ``about``, ``state``. MissingRunError: none can run.
-
-    ``places``: whether the cascade cuts objects out of raw frames -> ARTIFACTS, DATASET and PROFILE of its runs.
-    """
-    found, rows = {}, []
-    for name in names:
-        file, content = read_cascade(name)
-        settings = places["foreground" in content["stages"][0]]
-        row = {"cascade": content.get("name", file.stem), "dataset": settings["DATASET"]}
-        row |= {"about": content.get("about", ""), "state": "ready"}
-        try:
-            found[row["cascade"]] = Cascade.from_yaml(name, settings, **options)
-        except MissingRunError as missing:
-            row["state"] = str(missing)
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    if not found:
-        raise MissingRunError("None of the cascades can run.\n" + "\n".join(table["cascade"] + ": " + table["state"]))
-    return found, table
 
 
 def unseen_photos(cascade: Cascade, table: pd.DataFrame) -> pd.DataFrame:

@@ -73,11 +73,10 @@ def read_upload(name: str, content: bytes, max_megapixels: float = 60, bits: int
     """
     width, height = _header_size(content)
     if width * height >= max_megapixels * 1e6:
-        megapixels = f"{width * height / 1e6:.4g} megapixels ({width} x {height})"
-        size = megapixels if np.isfinite(width) else "far too many pixels"
-        raise RefusedPhotoError(
-            f"{name} has {size}; a photo must have less than {max_megapixels:g}. Make it smaller first."
-        )
+        size = "far too many pixels"
+        if np.isfinite(width):
+            size = f"{width * height / 1e6:.4g} megapixels ({width} x {height})"
+        raise RefusedPhotoError(f"{name} has {size}; a photo must have less than {max_megapixels:g}. Make it smaller.")
     try:
         return decode_image(name, content).rgb(bits or 16)
     except ImageReadError as error:
@@ -99,8 +98,6 @@ def _header_size(content: bytes) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Knob:
-    """A threshold that can be moved."""
-
     stage: str
     of_map: bool  # of the stage's map, or of what its rule looks at
     label: str
@@ -118,7 +115,6 @@ class Looked:
 
     @property
     def photo(self) -> np.ndarray:
-        """(H, W, 3) uint8."""
         return self.item.photo
 
 
@@ -166,7 +162,6 @@ class Inspector:
 
     @classmethod
     def open(cls, choice: Choice, device: str = "auto") -> Inspector:
-        """Load the networks of a run or a cascade."""
         if choice.is_cascade:
             cascade = Cascade.from_yaml(PRESETS_FOLDER / f"{choice.name}.yml", choice.places, device=device)
         else:
@@ -202,7 +197,6 @@ class Inspector:
         setattr(self._stage(knob.stage), "pixel_limit" if knob.of_map else "limit", limit)
 
     def value(self, knob: Knob) -> float:
-        """Where a threshold stands."""
         stage = self._stage(knob.stage)
         return (stage.pixel_limit if knob.of_map else stage.limit).value
 
@@ -366,8 +360,6 @@ def _put(part: Item, found: np.ndarray, found_mask: np.ndarray, anomaly_map: np.
 
 @dataclass(frozen=True)
 class Sizes:
-    """The defects of a photo, measured."""
-
     labels: np.ndarray  # (H, W) int32, 0 is background
     table: pd.DataFrame  # of measure_labels, with defect_type and severity
     size: PixelSize
@@ -392,7 +384,7 @@ def measure(
     known.
     """
     by, anomaly_map, mask = inspection.measured or ("", None, np.zeros(inspection.photo.shape[:2], bool))
-    labels = label_defects(mask, size=size, min_defect_area=min_defect_area)
+    labels = label_defects(mask, pixel_size=size, min_defect_area=min_defect_area)
     table = measure_labels(labels, size, score_map=anomaly_map)
     named = inspection.deciding.get("class")
     table["defect_type"] = [named] * len(table) if named else shapes(table)
