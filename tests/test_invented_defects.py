@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from scipy import ndimage
 from scipy.spatial.distance import pdist
 
-from helpers import read_dataset
-from helpers.data.images import read_image, read_mask
-from helpers.pictures.defects import KINDS, main, simulate_defect, write_simulated
+from helpers.pictures.defects import KINDS, simulate_defect
 
 SHAPE = (100, 140)
 SEEDS = range(6)
@@ -154,82 +150,3 @@ def test_wrong_arguments_are_named(options, word):
     options = {"photo": PHOTO, "kind": "spot"} | options
     with pytest.raises(ValueError, match=word):
         simulate_defect(options.pop("photo"), options.pop("kind"), np.random.default_rng(0), **options)
-
-
-# --- folders
-
-
-@pytest.fixture
-def good(tmp_path) -> Path:
-    """Three good photos of three formats: a PNG in a subfolder, a JPEG that lies on its side, 16 bits."""
-    folder = tmp_path / "part" / "good"
-    (folder / "more").mkdir(parents=True)
-    Image.fromarray(noise((60, 80))).save(folder / "more" / "a.png")
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
-    Image.fromarray(noise((40, 90))).save(folder / "b.jpg", exif=exif)
-    Image.fromarray(noise((50, 50))[..., 0].astype(np.uint16) << 8).save(folder / "c.png")
-    return folder
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.png")}
-
-
-def test_written_folder_is_an_mvtec_dataset(good, tmp_path):
-    out = write_simulated(good, tmp_path / "new", n=7, kinds=("spot", "scratch"), seed=4)
-    table = read_dataset(out)
-    assert table.attrs["layout"] == "mvtec" and (table["label_index"] == 1).all()
-    assert table["defect_type"].value_counts().to_dict() == {"spot": 4, "scratch": 3}
-    shapes = {"a": (60, 80), "b": (90, 40), "c": (50, 50)}
-    found = [read_image(path).shape[:2] for path in table["image_path"]]
-    assert set(found) == set(shapes.values()), "upright"
-    for row in table.itertuples():
-        photo = read_image(row.image_path)
-        mask = read_mask(row.mask_path, photo.shape[:2])
-        if photo.shape[:2] == shapes["a"]:
-            source = read_image(good / "more" / "a.png")
-            np.testing.assert_array_equal(photo[~mask], source[~mask])
-            assert (photo[mask] != source[mask]).any()
-
-
-def test_each_picture_is_that_of_its_number(good, tmp_path, capsys):
-    """More pictures begin with the same ones, and another opacity leaves the masks as they are."""
-    options = {"kinds": ("spot", "cut_paste"), "seed": 2}
-    few = contents(write_simulated(good, tmp_path / "few", n=4, **options))
-    more = contents(write_simulated(good, tmp_path / "more", n=8, **options))
-    assert len(few) == 8 and all(more[name] == data for name, data in few.items())
-    out = tmp_path / "faint"
-    arguments = [str(good), str(out), "--n", "4", "--kinds", "spot", "cut_paste", "--opacity", "0.5", "--seed", "2"]
-    assert main(arguments) == 0
-    faint = contents(out)
-    assert all((few[name] == faint[name]) == name.startswith("ground_truth") for name in few)
-    assert main(arguments) == 1 and str(out) in capsys.readouterr().err, "it is not empty"
-    assert main([*arguments, "--force", "--seed", "3", "--size", "0.2", "0.4"]) == 0
-    assert all(data != few[name] for name, data in contents(out).items())
-
-
-@pytest.mark.parametrize("broken", [b"", b"no picture at all", "small"])
-def test_a_photo_that_cannot_be_used_is_named_and_nothing_is_left(good, tmp_path, capsys, broken):
-    if broken == "small":
-        Image.fromarray(PHOTO[:8, :8]).save(good / "broken.png")
-    else:
-        (good / "broken.png").write_bytes(broken)
-    before = sorted(tmp_path.iterdir())
-    assert main([str(good), str(tmp_path / "new"), "--n", "8", "--kinds", "spot"]) == 1
-    assert "broken.png" in capsys.readouterr().err
-    assert sorted(tmp_path.iterdir()) == before
-
-
-def test_what_cannot_be_used_is_refused(good, tmp_path, capsys):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "dataset" / "ground_truth").mkdir(parents=True)
-    Image.fromarray(PHOTO).save(tmp_path / "dataset" / "photo.png")
-    for folder in ("missing", "empty", "dataset"):
-        assert main([str(tmp_path / folder), str(tmp_path / "new")]) == 1
-        assert str(tmp_path / folder) in capsys.readouterr().err
-    assert main([str(good), str(good / "new")]) == 1
-    for options in ({"n": 0}, {"seed": -1}, {"kinds": ()}, {"kinds": ("spot", "spot")}, {"opacity": 0}):
-        with pytest.raises(ValueError, match=next(iter(options))):
-            write_simulated(good, tmp_path / "new", **options)
-    assert not (tmp_path / "new").exists() and not (good / "new").exists()

@@ -5,16 +5,12 @@
 ``scratch``, a thin curved stroke; ``spot``, a soft blob; the last two darker or lighter than what lies under them.
 
 All random numbers are drawn before the opacity counts: the same state of the generator gives the same defect at any
-opacity (:mod:`helpers.studies.weak_defects`). DRAEM and GLASS learn from defects much like the first kind, and find
-those more easily than others; none of them is a substitute for real ones.
-
-    python -m helpers.pictures.defects GOOD_FOLDER OUT --n 100 --kinds scratch spot --opacity 1.0 --seed 0
+opacity. :mod:`helpers.studies.weak_defects` writes them as a dataset. DRAEM and GLASS learn from defects much like the
+first kind, and find those more easily than others; none of them is a substitute for real ones.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from helpers.data.convert import write_dataset
-from helpers.data.images import find_images, read_image
-from helpers.data.samples import absolute_path
+from helpers.data.images import read_image
 from helpers.pictures import scene
 from helpers.pictures.scene import TURN, Float, pixel_centres, polygon_coverage
 from helpers.pictures.textures import draw_texture
@@ -239,9 +233,6 @@ def check_options(kinds: Sequence[str], opacity: float = 1.0, size: tuple[float,
         raise ValueError(f"size must be two shares, 0 < smallest <= largest <= 1, got {size}.")
 
 
-# --- folders
-
-
 def draw_on(
     path: str | Path, kind: str, seed: tuple[int, int], foreground: Callable[[Photo], Mask] | None = None, **how: Any
 ) -> tuple[Photo, Photo, Mask]:
@@ -252,77 +243,3 @@ def draw_on(
         return photo, *simulate_defect(photo, kind, np.random.default_rng(seed), foreground=area, **how)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def write_simulated(
-    good: str | Path,
-    out: str | Path,
-    *,
-    n: int = 100,
-    kinds: Sequence[str] = tuple(KINDS),
-    opacity: float = 1.0,
-    size: tuple[float, float] | None = None,
-    seed: int = 0,
-    force: bool = False,
-) -> Path:
-    """A dataset of ``n`` invented defects on the photos of a folder, in the MVTec layout.
-
-    Kinds and photos take turns. Pictures of one photo have one ``group``. Another opacity gives the same defects on the
-    same photos, a larger ``n`` more of them.
-    """
-    good, kinds = absolute_path(good), tuple(kinds)
-    if not good.is_dir():
-        raise FileNotFoundError(f"There is no folder {good}; give one of good photos.")
-    if (good / "ground_truth").is_dir():
-        raise ValueError(f"{good} holds masks of defects; give its folder of good photos, {good / 'train' / 'good'}.")
-    files = find_images(good)
-    if not files:
-        raise ValueError(f"{good} holds no photo (PNG, JPEG, BMP, TIFF, WebP); give a folder of good photos.")
-    if n < 1 or seed < 0:
-        raise ValueError(f"n must be 1 or more and seed not negative, got n={n}, seed={seed}.")
-    check_options(kinds, opacity, size)
-    order = np.random.default_rng(scene.photo_seed(seed, "order")).permutation(len(files))
-
-    def draw(row: dict[str, Any]) -> list[dict[str, Any]]:
-        how = {"opacity": opacity, "size": size}
-        _, image, mask = draw_on(row["image_path"], row["defect_type"], (seed, row.pop("number")), **how)
-        return [row | {"image": image, "mask": mask}]
-
-    rows = []
-    for number in range(n):
-        kind, turn = kinds[number % len(kinds)], number // len(kinds)
-        path = files[order[turn % len(files)]]
-        row = {"image_path": str(path), "label_index": 1, "defect_type": kind, "split": "test", "number": number}
-        rows.append(row | {"name": f"{turn:03d}", "group": path.relative_to(good).as_posix(), "opacity": opacity})
-    about = {"seed": seed, "opacity": float(opacity), "source": good.name}
-    write_dataset(rows, out, change=draw, source={"root": str(good)}, about=about, force=force)
-    return absolute_path(out)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m helpers.pictures.defects",
-        description="Draw invented defects on good photos and write them, with their masks, in the MVTec layout.",
-    )
-    parser.add_argument("good", type=Path, metavar="GOOD_FOLDER", help="folder of good photos")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the new folder")
-    parser.add_argument("--n", type=int, default=100, help="number of pictures (100)")
-    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=tuple(KINDS), help="kinds (all)")
-    parser.add_argument("--opacity", type=float, default=1.0, help="above 0, at most 1: the whole defect (1)")
-    size = "diameter of the defects as a share of the shorter side (default: by kind)"
-    parser.add_argument("--size", type=float, nargs=2, metavar=("LOW", "HIGH"), help=size)
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same defects (0)")
-    parser.add_argument("--force", action="store_true", help="replace the folder if it is there")
-    given = vars(parser.parse_args(arguments))
-    try:
-        out = write_simulated(**given)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"{given['n']} pictures written to {out}")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

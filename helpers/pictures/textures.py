@@ -13,9 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import scipy.fft
+from matplotlib import colormaps
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from skimage.color import hsv2rgb
 
 from helpers.pictures.scene import REFERENCE_SIZE, Float, read_note, smoothstep, write_once, write_png
 from helpers.progress import progress
@@ -24,6 +24,19 @@ Rng = np.random.Generator
 
 VERSION = 2  # raised when the same seed begins to give other pictures
 MIX_SHARE, GREY_SHARE = 0.5, 0.35
+COLOUR_MAPS = [
+    "gray",
+    "bone",
+    "copper",
+    "pink",
+    "gist_earth",
+    "terrain",
+    "cubehelix",
+    "viridis",
+    "twilight",
+    "RdGy",
+    "BrBG",
+]
 
 
 def _log_uniform(rng: Rng, low: float, high: float) -> float:
@@ -94,8 +107,12 @@ class _Cells:
         one, other = (of_points[self.nearest[..., k]] for k in (0, 1))
         return one * (1 - share) + other * share
 
-    def random(self, rng: Rng, low: float = 0, high: float = 1) -> Float:
-        return self.values(rng.uniform(low, high, len(self.points)))
+
+def _colours(rng: Rng, values: Float) -> Float:
+    """Values in [0, 1] in colour (..., 3): by a part of one of matplotlib's colour maps, its channels exchanged."""
+    low, high = rng.uniform([0, 0.6], [0.4, 1])
+    colours = colormaps[str(rng.choice(COLOUR_MAPS))](low + (high - low) * values)[..., rng.permutation(3)]
+    return 0.6 * colours + 0.4 * values[..., None]  # a map may fold light and dark onto each other
 
 
 # --- families: (rng, size) -> (S, S) or (S, S, 3), about 0 .. 1
@@ -136,7 +153,7 @@ def _cells(rng: Rng, size: int) -> Float:
     border = np.clip(cells.border / (cell * rng.uniform(0.08, 0.5)), 0, 1)
     values = (cells.first / cell, border, (cells.second - cells.first) / cell, np.sqrt(border))[kind]
     values = 1 - values if rng.uniform() < 0.5 else values
-    shade = cells.random(rng, 0.5, 1.0) if kind == 3 or rng.uniform() < 0.5 else 1
+    shade = cells.values(rng.uniform(0.5, 1, len(cells.points))) if kind == 3 or rng.uniform() < 0.5 else 1
     return _unit(values * shade * _surface(rng, size, rng.uniform(0.03, 0.15)))
 
 
@@ -148,7 +165,8 @@ def _mosaic(rng: Rng, size: int) -> Float:
     levels = np.linspace(0, 1, rng.integers(2, 9)) ** _log_uniform(rng, 0.6, 1.6)
     values = cells.values(rng.choice(levels, len(cells.points)))
     if rng.uniform() < 0.4:
-        values = 0.65 * values + 0.35 * _Cells(rng, x, y, cell / rng.uniform(2.5, 5)).random(rng)
+        small = _Cells(rng, x, y, cell / rng.uniform(2.5, 5))
+        values = 0.65 * values + 0.35 * small.values(rng.uniform(size=len(small.points)))
     if rng.uniform() < 0.5:
         joint = np.clip((cells.border - rng.uniform(0.3, 0.06 * cell + 0.4)) / 1.2, 0, 1)
         values = values * joint + rng.choice([0.0, 1.0, rng.uniform()]) * (1 - joint)
@@ -161,8 +179,7 @@ def _leaves(rng: Rng, size: int) -> Float:
     low, high = _log_uniform(rng, 2, 7), _log_uniform(rng, 30, 80)
     radii = (low**-2 - rng.uniform(size=n) * (low**-2 - high**-2)) ** -0.5 * scale  # density r**-3
     radii[: n // 8] = high * scale * rng.uniform(0.5, 1.0, n // 8)  # the ground is laid with large ones first
-    centres, palette = rng.uniform(-0.1 * size, 1.1 * size, (n, 2)), _colours(rng, int(rng.integers(4, 24)))
-    colours = palette[rng.integers(0, len(palette), n)] * rng.uniform(0.75, 1.0, (n, 1))
+    centres, colours = rng.uniform(-0.1 * size, 1.1 * size, (n, 2)), _colours(rng, rng.uniform(size=n))
     canvas = np.full((size, size, 3), 255 * colours[0], dtype=np.uint8)
     corners, dented, long = int(rng.choice([4, 5, 6, 40])), rng.choice([0.0, 0.2]), _log_uniform(rng, 0.25, 1)
     for radius, centre, colour in zip(radii, centres, colours, strict=True):
@@ -188,45 +205,17 @@ FAMILIES: dict[str, Callable[[Rng, int], Float]] = {
 # --- whole pictures
 
 
-def _colours(rng: Rng, n: int) -> Float:
-    """n colours (n, 3) of one palette: hues about one or two of the wheel, muted to vivid."""
-    hue = rng.uniform() + rng.normal(0, _log_uniform(rng, 0.01, 0.3), n)
-    hue += np.where(rng.uniform(size=n) < rng.choice([0.0, 0.3]), rng.uniform(0.25, 0.75), 0)
-    saturation = np.clip(rng.beta(1.5, rng.choice([1.5, 4.0])) + rng.normal(0, 0.15, n), 0.04, 1)
-    return hsv2rgb(np.column_stack([hue % 1, saturation, rng.uniform(0.05, 1.0, n)]))
-
-
-def _in_colour(rng: Rng, name: str, size: int) -> Float:
-    """One texture (S, S, 3): grey ones through a colour map, mostly from dark to light, or under a tint."""
-    values = FAMILIES[name](rng, size)
-    if values.ndim == 3:
-        return values
-    if rng.uniform() < 0.3:
-        return values[..., None] ** (1 + _log_uniform(rng, 0.05, 0.5) * rng.uniform(-1, 1, 3))
-    colours = _colours(rng, int(rng.integers(2, 7)))
-    if rng.uniform() < 0.65:
-        colours = colours[np.argsort(colours.sum(axis=1), kind="stable")]
-        wanted = np.linspace(rng.uniform(0, 0.3), rng.uniform(0.65, 1), len(colours))[:, None]
-        colours = np.clip(colours + 0.8 * (wanted - colours.mean(axis=1, keepdims=True)), 0, 1)
-    places = np.cumsum(np.append(0, rng.uniform(0.25, 1, len(colours) - 1)))
-    ramp = np.stack([np.interp(values, places / places[-1], channel) for channel in colours.T], axis=-1)
-    return 0.75 * ramp + 0.25 * values[..., None]  # a map may fold light and dark onto each other
-
-
 def _mixed(rng: Rng, first: Float, second: Float) -> Float:
-    """One texture through the holes of the other, in pieces beside it, laid over it, or as its coarse part."""
-    size, kind, light = len(first), rng.integers(4), second.mean(axis=2)
-    if kind == 2:
-        return rng.choice([first * (0.25 + 0.75 * second), 1 - (1 - first) * (1 - 0.7 * second)])
-    if kind == 3:
-        coarse = [cv2.GaussianBlur(one, (0, 0), _log_uniform(rng, 3, 16) * size / 256) for one in (first, second)]
-        return np.clip(coarse[0] + second - coarse[1], 0, 1)
+    """One texture through the holes of the other or of noise, in pieces beside it, or laid over it."""
+    size, kind = len(first), rng.integers(4)
     if kind == 0:
-        field = _noise(rng, size, rng.uniform(1, 2)) if rng.uniform() < 0.5 else light / (light.std() + 1e-6)
-        mask = smoothstep((field - np.quantile(field, rng.uniform(0.3, 0.75))) / _log_uniform(rng, 0.1, 1) + 0.5)
-    else:
+        return first * (0.25 + 0.75 * second)
+    if kind == 1:
         cells = _Cells(rng, *_plane(rng, size), _log_uniform(rng, 40, 130), rng.choice([0.0, 0.9]))
         mask = cells.values(rng.integers(0, 2, len(cells.points)))
+    else:
+        field = _noise(rng, size, rng.uniform(1, 2)) if kind == 2 else second.mean(axis=2) / second.std()
+        mask = smoothstep((field - np.quantile(field, rng.uniform(0.3, 0.75))) / _log_uniform(rng, 0.1, 1) + 0.5)
     return first + mask[..., None] * (second - first)
 
 
@@ -253,13 +242,13 @@ def _photographed(rng: Rng, picture: Float, grey: bool) -> NDArray[np.uint8]:
 
 def draw_texture(seed: int | Sequence[int], size: int = 256, *, family: str | None = None) -> NDArray[np.uint8]:
     """One texture (S, S, 3), RGB, the same for the same arguments; of any family where none is named."""
-    rng, names = np.random.default_rng(seed), list(FAMILIES)
-    drawn, second = rng.choice(names, 2)
-    picture, is_grey = _in_colour(rng, family or drawn, size), rng.uniform() < GREY_SHARE
-    if rng.uniform() < MIX_SHARE:
-        pair = [picture, _in_colour(rng, second, size)]
-        picture = _mixed(rng, *(pair if rng.uniform() < 0.7 else pair[::-1]))
-    return _photographed(rng, picture, is_grey)
+    rng = np.random.default_rng(seed)
+    names, pictures = rng.choice(list(FAMILIES), 2).tolist(), []
+    for name in (family or names[0], *names[1 : 1 + (rng.uniform() < MIX_SHARE)]):
+        picture = FAMILIES[name](rng, size)
+        pictures.append(picture if picture.ndim == 3 else _colours(rng, picture))
+    picture = _mixed(rng, *pictures[:: rng.choice([1, -1])]) if len(pictures) == 2 else pictures[0]
+    return _photographed(rng, picture, grey=rng.uniform() < GREY_SHARE)
 
 
 def write_textures(folder: Path, n: int, *, size: int = 256, seed: int = 0) -> Path:
