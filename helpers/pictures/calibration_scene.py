@@ -23,6 +23,7 @@ TILTS = ((12.0, -8.0, 4.0), (-25.0, 5.0, 0.0), (5.0, 28.0, 10.0), (22.0, 20.0, -
 
 _PLANE, _PER_MM = (60, 80), 16  # mm; pixels of the plane's drawing
 _FOCAL = 700.0  # pixels
+_CAMERA = np.array([[_FOCAL, 0, SHAPE[1] / 2 - 0.5], [0, _FOCAL, SHAPE[0] / 2 - 0.5], [0, 0, 1]])
 _DARK, _LIGHT = 30, 225
 
 
@@ -53,7 +54,7 @@ def photograph(
     """The plane, ``distance`` mm away, turned by ``tilt`` degrees, with blur and noise: `SHAPE` uint8."""
     height, width = SHAPE
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
-    rays = cv2.undistortPoints(np.stack([x, y], -1).reshape(-1, 1, 2), _camera(), _coefficients(lens))
+    rays = cv2.undistortPoints(np.stack([x, y], -1).reshape(-1, 1, 2), _CAMERA, np.array(lens or [0.0] * 5))
     # The drawing's pixels have their centres at whole numbers.
     to_mm = np.array([[1 / _PER_MM, 0, 0.5 / _PER_MM], [0, 1 / _PER_MM, 0.5 / _PER_MM], [0, 0, 1]])
     places = cv2.perspectiveTransform(rays, np.linalg.inv(_to_rays(tilt, distance) @ to_mm))
@@ -67,7 +68,7 @@ def project(points: np.ndarray, tilt: tuple[float, float, float], lens: tuple[fl
     """Where the camera of `photograph` sees points of the plane: (N, 2) in mm from its upper left, to pixels (N, 2)."""
     rays = cv2.perspectiveTransform(np.asarray(points, dtype=float)[:, None], _to_rays(tilt))[:, 0]
     solid = np.column_stack([rays, np.ones(len(rays))])
-    return cv2.projectPoints(solid, np.zeros(3), np.zeros(3), _camera(), _coefficients(lens))[0][:, 0]
+    return cv2.projectPoints(solid, np.zeros(3), np.zeros(3), _CAMERA, np.array(lens or [0.0] * 5))[0][:, 0]
 
 
 def bar_sizes(photo: np.ndarray, size: PixelSize) -> pd.DataFrame:
@@ -106,14 +107,6 @@ def calibration_trial() -> pd.DataFrame:
     table = pd.DataFrame(rows).assign(true_length=BAR_LENGTH)
     table["off"] = table["length"] - table["true_length"]
     return table.assign(off_percent=100 * table["off"] / table["true_length"])
-
-
-def _camera() -> np.ndarray:
-    return np.array([[_FOCAL, 0, SHAPE[1] / 2 - 0.5], [0, _FOCAL, SHAPE[0] / 2 - 0.5], [0, 0, 1]])
-
-
-def _coefficients(lens: tuple[float, ...]) -> np.ndarray:
-    return np.array(lens or [0.0] * 5)
 
 
 def _to_rays(tilt: tuple[float, float, float], distance: float = 95.0) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -14,19 +13,22 @@ from helpers.pictures.scene import TURN, Defect, Drawing, Float, Look, Points, S
 LOOK = scene.look("mesh")
 
 
-@dataclass
 class _Wires:
     """The parallel wires of one direction; index 0 is the wire with number ``first``."""
 
-    pitch: float
-    phase: float
-    first: int
-    offset: Float
-    amplitude: Float
-    frequency: Float
-    wave_phase: Float
-    tone: Float
-    streaks: Float  # (number of wires, length along the wire)
+    def __init__(self, rng: np.random.Generator, look: Look, size: int, scale: float) -> None:
+        self.pitch = look.pitch * scale * (1 + np.clip(rng.normal(0, look.pitch_spread), -0.08, 0.08))
+        self.first = -int(0.75 * size / self.pitch) - 3
+        n, wobble = -2 * self.first + 1, look.spacing_wobble
+        streaks = rng.standard_normal((n, int(1.6 * size) + 8), dtype=np.float32)
+        streaks = cv2.GaussianBlur(streaks, (0, 0), 2.0 * scale + 0.3, sigmaY=0.01)
+        self.streaks = streaks * (look.streaks / max(float(streaks.std()), 1e-6))  # (wires, length along them)
+        self.offset = (np.clip(rng.normal(0, wobble, n), -2.5 * wobble, 2.5 * wobble) * scale).astype(np.float32)
+        self.phase = rng.uniform(0, 1)
+        self.amplitude = (np.clip(rng.normal(0, look.wave_amplitude, n), -1.2, 1.2) * scale).astype(np.float32)
+        self.frequency = (2 * np.pi / (rng.uniform(90, 260, n) * scale)).astype(np.float32)
+        self.wave_phase = rng.uniform(0, 2 * np.pi, n).astype(np.float32)
+        self.tone = (1 + rng.normal(0, look.wire_tone, n)).astype(np.float32)
 
     def wave(self, index: np.ndarray | int, along: np.ndarray) -> np.ndarray:
         return self.amplitude[index] * np.sin(self.frequency[index] * along + self.wave_phase[index])
@@ -37,16 +39,15 @@ class _Wires:
         return (number + self.phase) * self.pitch + self.offset[i] + self.wave(i, along)
 
 
-@dataclass
 class _Weave:
     """One mesh, in its own coordinates: u across the wires of direction 0, v across those of direction 1."""
 
-    shape: tuple[int, int]
-    scale: float
-    angle: float
-    diameter: float
-    wires: tuple[_Wires, _Wires]
-    look: Look
+    def __init__(self, rng: np.random.Generator, look: Look, size: int) -> None:
+        self.shape, self.scale, self.look = (size, size), size / scene.REFERENCE_SIZE, look
+        self.angle = np.deg2rad(rng.uniform(-look.rotation, look.rotation))
+        spread = np.clip(rng.normal(0, look.diameter_spread), -0.08, 0.08)
+        self.diameter = look.wire_diameter * self.scale * (1 + spread)
+        self.wires = [_Wires(rng, look, size, self.scale) for _ in range(2)]
 
     def line(self, direction: int, across: np.ndarray, along: np.ndarray) -> Points:
         """Picture coordinates (N, 2) of places given across and along the wires of a direction."""
@@ -63,27 +64,6 @@ class _Weave:
 def _shift_profile(along: np.ndarray, start: float, stop: float, pitch: float) -> np.ndarray:
     """Share of the full sideways shift: 0 outside, 1 in the middle, smooth flanks of one pitch."""
     return smoothstep((along - start) / pitch) * smoothstep((stop - along) / pitch)
-
-
-def _draw_wires(rng: np.random.Generator, look: Look, size: int, scale: float) -> _Wires:
-    pitch = look.pitch * scale * (1 + np.clip(rng.normal(0, look.pitch_spread), -0.08, 0.08))
-    first = -int(0.75 * size / pitch) - 3
-    n = -2 * first + 1
-    streaks = rng.standard_normal((n, int(1.6 * size) + 8), dtype=np.float32)
-    streaks = cv2.GaussianBlur(streaks, (0, 0), 2.0 * scale + 0.3, sigmaY=0.01)
-    streaks *= look.streaks / max(float(streaks.std()), 1e-6)
-    wobble = np.clip(rng.normal(0, look.spacing_wobble, n), -2.5 * look.spacing_wobble, 2.5 * look.spacing_wobble)
-    return _Wires(
-        pitch=pitch,
-        phase=rng.uniform(0, 1),
-        first=first,
-        offset=(wobble * scale).astype(np.float32),
-        amplitude=(np.clip(rng.normal(0, look.wave_amplitude, n), -1.2, 1.2) * scale).astype(np.float32),
-        frequency=(2 * np.pi / (rng.uniform(90, 260, n) * scale)).astype(np.float32),
-        wave_phase=rng.uniform(0, 2 * np.pi, n).astype(np.float32),
-        tone=(1 + rng.normal(0, look.wire_tone, n)).astype(np.float32),
-        streaks=streaks,
-    )
 
 
 # --- defects: each looks for a place; `Defect.how` says how it is painted
@@ -244,25 +224,13 @@ def render_mesh(seed: Seed, defect_type: str | None = None, *, image_size: int =
     """One photo of woven wire; the same seed gives the same mesh, light and noise with a defect as without."""
     scene.check_request(defect_type, list(MESH_DEFECTS), image_size)
     rng, defect_rng, camera_rng = scene.random_states(seed)
-    shape, scale = (image_size, image_size), image_size / scene.REFERENCE_SIZE
-    weave = _Weave(
-        shape=shape,
-        scale=scale,
-        angle=np.deg2rad(rng.uniform(-look.rotation, look.rotation)),
-        diameter=look.wire_diameter * scale * (1 + np.clip(rng.normal(0, look.diameter_spread), -0.08, 0.08)),
-        wires=(_draw_wires(rng, look, image_size, scale), _draw_wires(rng, look, image_size, scale)),
-        look=look,
-    )
-    defects = []
+    weave, defects = _Weave(rng, look, image_size), []
     if defect_type is not None:
-        limits = {"area": image_size**2, "margin": 4 * scale, "distance": look.pitch * scale}
-        draw = MESH_DEFECTS[defect_type]
-        defects = scene.place_defects(
-            defect_rng, lambda: draw(defect_rng, weave), shape, two=look.two_defects, **limits
-        )
+        limits = {"area": image_size**2, "margin": 4 * weave.scale, "distance": look.pitch * weave.scale}
+        defects = scene.place_defects(defect_rng, MESH_DEFECTS[defect_type], weave, weave.shape, **limits)
     picture = _paint(rng, weave, defects)
-    _paint_matter(picture, defects, defect_rng, scale)
-    return Drawing(scene.take_photo(picture.astype(np.float32), camera_rng, look.camera, scale), defects)
+    _paint_matter(picture, defects, defect_rng, weave.scale)
+    return Drawing(scene.take_photo(picture.astype(np.float32), camera_rng, look.camera, weave.scale), defects)
 
 
 def _paint(rng: np.random.Generator, weave: _Weave, defects: list[Defect]) -> Float:
@@ -301,10 +269,7 @@ def _paint_matter(picture: Float, defects: list[Defect], rng: np.random.Generato
         coverage = scene.polygon_coverage(polygon, shape)
         soft = cv2.GaussianBlur(coverage, (0, 0), (2.5 if solid else 0.8) * scale + 0.2)
         relief = np.roll(soft, (1, 1), axis=(0, 1)) - np.roll(soft, (-1, -1), axis=(0, 1))
-        grain = (
-            0.16 * scene.smooth_noise(rng, shape, 1.0 * scale)
-            if solid
-            else 0.06 * scene.smooth_noise(rng, shape, 2.0 * scale)
-        )
+        size, strength = (1.0, 0.16) if solid else (2.0, 0.06)
+        grain = strength * scene.smooth_noise(rng, shape, size * scale)
         paint = colour * (1 + grain - (1.3 if solid else 0.5) * relief)[..., None]
         picture += (coverage * opacity)[..., None] * (paint - picture)

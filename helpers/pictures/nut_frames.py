@@ -59,7 +59,7 @@ def _scatter(rng: np.random.Generator, look: Look, frame_size: int, scale: float
             break
         flats = look.across_flats * scale * (1 + rng.uniform(-look.size_spread, look.size_spread))
         x, y = rng.uniform(largest, frame_size - largest, 2)
-        nut = single.draw_nut(rng, look, scale, x, y, flats)
+        nut = Nut(rng, look, scale, x, y, flats)
         if nuts and rng.random() < TOUCHING_SHARE:
             other = nuts[int(rng.integers(len(nuts)))]
             _push_against(nut, other, rng.uniform(0, 2 * np.pi))

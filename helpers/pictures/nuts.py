@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -14,19 +13,16 @@ from helpers.pictures.scene import TURN, Defect, Drawing, Float, Look, Points, S
 LOOK = scene.look("nuts")
 
 
-@dataclass
 class Nut:
     """One nut: where it lies, its size and its surface. ``angle`` is that of the first corner."""
 
-    x: float
-    y: float
-    angle: float
-    flats: float  # across flats, in pixels
-    scale: float
-    metal: Float  # (3,)
-    thread_phase: float
-    surface: np.random.Generator
-    look: Look
+    def __init__(self, rng: np.random.Generator, look: Look, scale: float, x: float, y: float, flats: float) -> None:
+        self.look, self.scale, self.x, self.y = look, scale, x, y
+        self.flats = flats  # across flats, in pixels
+        metal = rng.uniform(*look.metal) * np.array([1.0, 0.985, 0.95]) * (1 + rng.normal(0, 0.012, 3))
+        self.metal = metal.astype(np.float32)
+        self.angle, self.thread_phase = rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi)
+        self.surface = np.random.default_rng(int(rng.integers(2**62)))
 
     @property
     def corner_radius(self) -> float:
@@ -136,8 +132,7 @@ NUT_DEFECTS: dict[str, Callable[[np.random.Generator, Nut], Defect]] = {
 
 def nut_defects(rng: np.random.Generator, nut: Nut, defect_type: str, shape: tuple[int, int]) -> list[Defect]:
     limits = {"area": (scene.REFERENCE_SIZE * nut.scale) ** 2, "margin": 1, "distance": 6 * nut.scale}
-    draw = NUT_DEFECTS[defect_type]
-    return scene.place_defects(rng, lambda: draw(rng, nut), shape, two=nut.look.two_defects, **limits)
+    return scene.place_defects(rng, NUT_DEFECTS[defect_type], nut, shape, **limits)
 
 
 # --- the picture
@@ -318,13 +313,6 @@ def paint_nut(picture: Float, nut: Nut, light: np.ndarray, defects: list[Defect]
     picture[place.window] = place.below + place.coverage[..., None] * (surface - place.below)
 
 
-def draw_nut(rng: np.random.Generator, look: Look, scale: float, x: float, y: float, flats: float) -> Nut:
-    metal = rng.uniform(*look.metal) * np.array([1.0, 0.985, 0.95]) * (1 + rng.normal(0, 0.012, 3))
-    angle, phase = rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi)
-    surface = np.random.default_rng(int(rng.integers(2**62)))
-    return Nut(x, y, angle, flats, scale, metal.astype(np.float32), phase, surface, look)
-
-
 def draw_light(rng: np.random.Generator, look: Look) -> np.ndarray:
     azimuth = np.deg2rad(-130 + rng.uniform(-look.light_azimuth, look.light_azimuth))
     return np.array([0.60 * np.cos(azimuth), 0.60 * np.sin(azimuth), 0.80], dtype=np.float32)
@@ -338,7 +326,7 @@ def render_nut(seed: Seed, defect_type: str | None = None, *, image_size: int = 
     flats = look.across_flats * scale * (1 + rng.uniform(-look.size_spread, look.size_spread))
     margin = flats / np.sqrt(3) + 3 * scale
     x, y = rng.uniform(margin, image_size - margin, 2)
-    nut = draw_nut(rng, look, scale, x, y, flats)
+    nut = Nut(rng, look, scale, x, y, flats)
     light = draw_light(rng, look)
     picture = draw_bench(rng, look, shape, scale)
     defects = [] if defect_type is None else nut_defects(defect_rng, nut, defect_type, shape)

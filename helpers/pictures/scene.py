@@ -152,22 +152,22 @@ def _apart(polygon: Points, other: Points, distance: float) -> bool:
 
 def place_defects(
     rng: np.random.Generator,
-    draw: Callable[[], Defect],
+    draw: Callable[[np.random.Generator, Any], Defect],
+    part: Any,
     shape: tuple[int, int],
     *,
-    two: float,
     area: float,
     margin: float,
     distance: float,
 ) -> list[Defect]:
-    """One defect, or with probability ``two`` a second one ``distance`` away, ``margin`` from the picture's border and
-    a believable share of ``area``."""
+    """One defect of a part, at times a second one ``distance`` away, ``margin`` from the picture's border and a
+    believable share of ``area``."""
     defects: list[Defect] = []
-    wanted = 2 if rng.random() < two else 1
+    wanted = 2 if rng.random() < part.look.two_defects else 1
     for attempt in range(200):
         if len(defects) == wanted or (defects and attempt >= 60):
             break
-        defect = draw()
+        defect = draw(rng, part)
         if (
             AREA_SHARE[0] <= defect.area / area <= AREA_SHARE[1]
             and inside(defect.polygon, shape, margin)
