@@ -47,6 +47,7 @@ class _Weave:
         self.angle = np.deg2rad(rng.uniform(-look.rotation, look.rotation))
         spread = np.clip(rng.normal(0, look.diameter_spread), -0.08, 0.08)
         self.diameter = look.wire_diameter * self.scale * (1 + spread)
+        self.margin, self.distance = 4 * self.scale, look.pitch * self.scale  # of defects
         self.wires = [_Wires(rng, look, size, self.scale) for _ in range(2)]
 
     def line(self, direction: int, across: np.ndarray, along: np.ndarray) -> Points:
@@ -226,8 +227,7 @@ def render_mesh(seed: Seed, defect_type: str | None = None, *, image_size: int =
     rng, defect_rng, camera_rng = scene.random_states(seed)
     weave, defects = _Weave(rng, look, image_size), []
     if defect_type is not None:
-        limits = {"area": image_size**2, "margin": 4 * weave.scale, "distance": look.pitch * weave.scale}
-        defects = scene.place_defects(defect_rng, MESH_DEFECTS[defect_type], weave, weave.shape, **limits)
+        defects = scene.place_defects(defect_rng, MESH_DEFECTS[defect_type], weave, weave.shape)
     picture = _paint(rng, weave, defects)
     _paint_matter(picture, defects, defect_rng, weave.scale)
     return Drawing(scene.take_photo(picture.astype(np.float32), camera_rng, look.camera, weave.scale), defects)

@@ -6,7 +6,17 @@ import numpy as np
 
 from helpers.pictures import nuts as single
 from helpers.pictures.nuts import LOOK, NUT_DEFECTS, Nut
-from helpers.pictures.scene import REFERENCE_SIZE, Defect, Look, Points, Seed, inside, random_states, take_photo
+from helpers.pictures.scene import (
+    REFERENCE_SIZE,
+    Defect,
+    Look,
+    Points,
+    Seed,
+    inside,
+    place_defects,
+    random_states,
+    take_photo,
+)
 
 N_NUTS = (4, 9)  # fewest and most in a frame; fewer where it is too small for them
 TOUCHING_SHARE, DEFECT_SHARE = 0.5, 0.25  # of a frame's nuts: pushed against another one; with a defect
@@ -78,7 +88,7 @@ def render_frame(
     """A photo (S, S, 3) uint8 of several nuts, as large as in single photos of ``image_size``, and each one's outline
     (N, 2) and defects, mostly none. Outlines touch but do not overlap."""
     rng, defect_rng, camera_rng = random_states(seed)
-    look, names = LOOK, list(NUT_DEFECTS)
+    look, kinds = LOOK, list(NUT_DEFECTS.values())
     scale, shape = image_size / REFERENCE_SIZE, (frame_size, frame_size)
     nuts = _scatter(rng, look, frame_size, scale)
     light = single.draw_light(rng, look)
@@ -87,7 +97,8 @@ def render_frame(
     for nut in nuts:
         defects = []
         if defect_rng.random() < DEFECT_SHARE:
-            defects = single.nut_defects(defect_rng, nut, names[int(defect_rng.integers(len(names)))], shape)
+            draw = kinds[int(defect_rng.integers(len(kinds)))]
+            defects = place_defects(defect_rng, draw, nut, shape)
         corners = [point[None] for point in nut.outline()]
         for corner, broken in [one.how for one in defects if one.type == "chipped_corner"]:
             corners[corner] = broken

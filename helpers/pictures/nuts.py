@@ -19,6 +19,7 @@ class Nut:
     def __init__(self, rng: np.random.Generator, look: Look, scale: float, x: float, y: float, flats: float) -> None:
         self.look, self.scale, self.x, self.y = look, scale, x, y
         self.flats = flats  # across flats, in pixels
+        self.margin, self.distance = 1, 6 * scale  # of defects
         metal = rng.uniform(*look.metal) * np.array([1.0, 0.985, 0.95]) * (1 + rng.normal(0, 0.012, 3))
         self.metal = metal.astype(np.float32)
         self.angle, self.thread_phase = rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi)
@@ -128,11 +129,6 @@ NUT_DEFECTS: dict[str, Callable[[np.random.Generator, Nut], Defect]] = {
     "chipped_corner": _chipped_corner,
     "damaged_thread": _damaged_thread,
 }
-
-
-def nut_defects(rng: np.random.Generator, nut: Nut, defect_type: str, shape: tuple[int, int]) -> list[Defect]:
-    limits = {"area": (scene.REFERENCE_SIZE * nut.scale) ** 2, "margin": 1, "distance": 6 * nut.scale}
-    return scene.place_defects(rng, NUT_DEFECTS[defect_type], nut, shape, **limits)
 
 
 # --- the picture
@@ -329,7 +325,7 @@ def render_nut(seed: Seed, defect_type: str | None = None, *, image_size: int = 
     nut = Nut(rng, look, scale, x, y, flats)
     light = draw_light(rng, look)
     picture = draw_bench(rng, look, shape, scale)
-    defects = [] if defect_type is None else nut_defects(defect_rng, nut, defect_type, shape)
+    defects = [] if defect_type is None else scene.place_defects(defect_rng, NUT_DEFECTS[defect_type], nut, shape)
     cast_shadow(picture, nut, light)
     paint_nut(picture, nut, light, defects)
     return Drawing(scene.take_photo(picture, camera_rng, look.camera, scale), defects)

@@ -151,18 +151,12 @@ def _apart(polygon: Points, other: Points, distance: float) -> bool:
 
 
 def place_defects(
-    rng: np.random.Generator,
-    draw: Callable[[np.random.Generator, Any], Defect],
-    part: Any,
-    shape: tuple[int, int],
-    *,
-    area: float,
-    margin: float,
-    distance: float,
+    rng: np.random.Generator, draw: Callable[[np.random.Generator, Any], Defect], part: Any, shape: tuple[int, int]
 ) -> list[Defect]:
-    """One defect of a part, at times a second one ``distance`` away, ``margin`` from the picture's border and a
-    believable share of ``area``."""
+    """One defect of a part, at times a second one ``part.distance`` away, ``part.margin`` from the picture's border and
+    a believable share of a photo."""
     defects: list[Defect] = []
+    area = (REFERENCE_SIZE * part.scale) ** 2
     wanted = 2 if rng.random() < part.look.two_defects else 1
     for attempt in range(200):
         if len(defects) == wanted or (defects and attempt >= 60):
@@ -170,8 +164,8 @@ def place_defects(
         defect = draw(rng, part)
         if (
             AREA_SHARE[0] <= defect.area / area <= AREA_SHARE[1]
-            and inside(defect.polygon, shape, margin)
-            and all(_apart(defect.polygon, other.polygon, distance) for other in defects)
+            and inside(defect.polygon, shape, part.margin)
+            and all(_apart(defect.polygon, other.polygon, part.distance) for other in defects)
         ):
             defects.append(defect)
     if not defects:
