@@ -5,18 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from helpers.pictures import nuts as single
+from helpers.pictures import scene
 from helpers.pictures.nuts import LOOK, NUT_DEFECTS, Nut
-from helpers.pictures.scene import (
-    REFERENCE_SIZE,
-    Defect,
-    Look,
-    Points,
-    Seed,
-    inside,
-    place_defects,
-    random_states,
-    take_photo,
-)
+from helpers.pictures.scene import Defect, Look, Points, Seed
 
 N_NUTS = (4, 9)  # fewest and most in a frame; fewer where it is too small for them
 TOUCHING_SHARE, DEFECT_SHARE = 0.5, 0.25  # of a frame's nuts: pushed against another one; with a defect
@@ -39,7 +30,7 @@ def convex_gap(first: Points, second: Points) -> float:
 
 def _fits(nut: Nut, others: list[Nut], size: int, gap: float) -> bool:
     outline = nut.outline()
-    return inside(outline, (size, size), 2) and all(
+    return scene.inside(outline, (size, size), 2) and all(
         np.hypot(nut.x - other.x, nut.y - other.y) > nut.corner_radius + other.corner_radius + gap
         or convex_gap(outline, other.outline()) >= gap
         for other in others
@@ -87,9 +78,9 @@ def render_frame(
 ) -> tuple[np.ndarray, list[tuple[Points, list[Defect]]]]:
     """A photo (S, S, 3) uint8 of several nuts, as large as in single photos of ``image_size``, and each one's outline
     (N, 2) and defects, mostly none. Outlines touch but do not overlap."""
-    rng, defect_rng, camera_rng = random_states(seed)
+    rng, defect_rng, camera_rng = scene.random_states(seed)
     look, kinds = LOOK, list(NUT_DEFECTS.values())
-    scale, shape = image_size / REFERENCE_SIZE, (frame_size, frame_size)
+    scale, shape = image_size / scene.REFERENCE_SIZE, (frame_size, frame_size)
     nuts = _scatter(rng, look, frame_size, scale)
     light = single.draw_light(rng, look)
     picture = single.draw_bench(rng, look, shape, scale)
@@ -98,7 +89,7 @@ def render_frame(
         defects = []
         if defect_rng.random() < DEFECT_SHARE:
             draw = kinds[int(defect_rng.integers(len(kinds)))]
-            defects = place_defects(defect_rng, draw, nut, shape)
+            defects = scene.place_defects(defect_rng, draw, nut, shape)
         corners = [point[None] for point in nut.outline()]
         for corner, broken in [one.how for one in defects if one.type == "chipped_corner"]:
             corners[corner] = broken
@@ -106,4 +97,4 @@ def render_frame(
         single.cast_shadow(picture, nut, light)
     for nut, (_, defects) in zip(nuts, outlines, strict=True):
         single.paint_nut(picture, nut, light, defects)
-    return take_photo(picture, camera_rng, look.camera, scale), outlines
+    return scene.take_photo(picture, camera_rng, look.camera, scale), outlines
