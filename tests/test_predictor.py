@@ -56,7 +56,7 @@ def runs(tmp_path_factory, table, settings, fit_run, backbone_folder, textures) 
         split_table(squares),
         common | {"scheme": "one_class", "backbone": None, "object_mask": "otsu", "start_threshold": 0.6},
         lambda: build_model("draem", None, image_size=SIZE, **small),
-        refine=masks.refine(smoothed_maximum),
+        refine=masks.confine,
         **how,
     )
     finished = [run.finish(held_out_thresholds(run.predictions("val"), 0.75)) for run in (unet, draem)]

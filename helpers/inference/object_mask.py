@@ -7,7 +7,8 @@ any threshold is set, so that what is promised holds for what is shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +93,16 @@ class ObjectMasks:
                 return to_network_frame(read_mask(file), self.parameters)
         raise FileNotFoundError(f"OBJECT_MASK={self.kind!r}: no {name.name} for {image_path}; draw it, or use otsu.")
 
-    def __call__(self, image_paths: Sequence[str]) -> torch.Tensor:
-        """Masks of several photos, (B, 1, H, W) float, 0 or 1."""
-        return torch.from_numpy(np.stack([self.mask(path) for path in image_paths])[:, None]).float()
+    def __call__(self, image_paths: Sequence[str], photos: Iterable[np.ndarray | None] = repeat(None)) -> torch.Tensor:
+        """Masks of several photos, which are read where they are not given, (B, 1, H, W) float, 0 or 1."""
+        masks = [self.mask(path, photo) for path, photo in zip(image_paths, photos, strict=False)]
+        return torch.from_numpy(np.stack(masks)[:, None]).float()
 
-    def refine(self, score: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-        """What confines maps (B, H, W) of photos to the object and scores them anew: scores (B,) and maps."""
+    def confine(
+        self, image_paths: Sequence[str], maps: np.ndarray, photos: Iterable[np.ndarray | None] = repeat(None)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (B,), DRAEM's smoothed maximum, and maps (B, H, W) that are 0 beyond the object."""
+        from helpers.models.draem import smoothed_maximum
 
-        def confine(image_paths: Sequence[str], maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            confined = torch.from_numpy(maps)[:, None] * self(image_paths)
-            return score(confined).numpy(), confined[:, 0].numpy()
-
-        return confine
+        confined = torch.from_numpy(maps)[:, None] * self(image_paths, photos)
+        return smoothed_maximum(confined).numpy(), confined[:, 0].numpy()

@@ -195,7 +195,8 @@ class Predictor:
                 f"{len(self.classes)}; copy the run again, or train it again."
             )
         if self._masks is not None and output.maps is not None:
-            output = self._confine(output, photos, sources)
+            scores, maps = self._masks.confine(sources, output.maps, photos)
+            output = replace(output, scores=scores, maps=maps)
         _check_finite(sources, output)
         parts = (output.scores.tolist(), output.maps, output.probabilities, output.embeddings)
         rows = zip(*([None] * len(photos) if part is None else part for part in parts), strict=True)
@@ -276,14 +277,6 @@ class Predictor:
         as_high = n - int(np.searchsorted(self._normal_scores, np.float32(score), side="left"))
         p_value = (1 + as_high) / (n + 1)
         return 1 - p_value if abnormal else p_value
-
-    def _confine(self, output: Output, photos: Sequence[np.ndarray], sources: Sequence[str]) -> Output:
-        """Scores and maps confined to the object, as before the run's thresholds were set."""
-        from helpers.models.draem import smoothed_maximum
-
-        areas = [self._masks.mask(source, photo) for photo, source in zip(photos, sources, strict=True)]
-        confined = torch.from_numpy(output.maps)[:, None] * torch.from_numpy(np.stack(areas)[:, None])
-        return replace(output, scores=smoothed_maximum(confined).numpy(), maps=confined[:, 0].numpy())
 
 
 def open_finished(folder: Path) -> Run:
