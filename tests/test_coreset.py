@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from helpers.models.coreset import k_center_greedy, selection_radii
+from helpers.models.coreset import k_center_greedy
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -137,17 +137,6 @@ def test_anomalib_picks_the_same_without_its_projection(seed, monkeypatch):
     expected = theirs.select_coreset_idxs()
     assert len(expected) == 100
     assert k_center_greedy(features, 100, start=expected[0]).tolist() == expected
-
-
-@pytest.mark.parametrize("chunk_size", [1, 7, 8192])
-def test_radii_are_the_distances_of_the_farthest_point(chunk_size):
-    features = normal_points(300, 6).double()
-    selected = features[k_center_greedy(features, 50)]
-    expected = [float(torch.cdist(features, selected[:k]).amin(1).max()) for k in range(1, 50)]
-    radii = selection_radii(selected, chunk_size=chunk_size)
-    assert radii.shape == (49,)
-    np.testing.assert_allclose(radii.numpy(), expected, rtol=1e-9)
-    assert (radii.diff() <= 1e-12).all()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

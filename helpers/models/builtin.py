@@ -73,8 +73,6 @@ class BuiltinNet(nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        if output_stride not in (16, 32):
-            raise ValueError(f"output_stride must be 16 or 32, got {output_stride}.")
         self.blocks, self.channels = tuple(blocks), tuple(channels)
         # timm's resnet10t; its fourth stage is built as small as can be, since it is not used
         stages = {"layers": (*blocks, 1), "channels": (*channels, 32)}

@@ -54,22 +54,6 @@ def k_center_greedy(
     return torch.tensor(list(picks), dtype=torch.int64, device=features.device)
 
 
-def selection_radii(selected: torch.Tensor, *, chunk_size: int = CHUNK_SIZE) -> torch.Tensor:
-    """How far the farthest point was from its nearest centre when each pick was made.
-
-    Needs only the picked features (K, D) in picking order: greedy k-center picks that farthest point, so its distance
-    to the picks before is the radius. (K - 1,) Euclidean distances after 1, 2, ..., K - 1 picks; they never rise.
-    """
-    n_selected = len(selected)
-    radii = torch.empty(n_selected - 1, dtype=selected.dtype, device=selected.device)
-    for first in range(1, n_selected, chunk_size):
-        rows = torch.arange(first, min(first + chunk_size, n_selected), device=selected.device)
-        distances = torch.cdist(selected[rows], selected[: int(rows[-1])])
-        later = torch.arange(distances.shape[1], device=selected.device)[None] >= rows[:, None]
-        radii[rows - 1] = distances.masked_fill_(later, float("inf")).amin(1)
-    return radii
-
-
 class _LazySelection:
     """The state of one selection: for every point a bound of its squared distance, and how old that bound is."""
 

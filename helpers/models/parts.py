@@ -58,11 +58,9 @@ def adamw(module: LightningModule, groups: list[dict[str, Any]], rate: float, we
 
     A group of parameters may have a highest rate ``lr`` of its own.
     """
-    steps = module.trainer.estimated_stepping_batches
-    if math.isinf(steps):
-        raise ValueError("The learning rate falls until the last step: give the trainer max_epochs or max_steps.")
+    steps = int(module.trainer.estimated_stepping_batches)
     optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, int(steps)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

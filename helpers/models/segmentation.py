@@ -58,17 +58,6 @@ def build_network(architecture: str, encoder: str, *, pretrained: bool) -> nn.Mo
     return network
 
 
-class PhotoDiceLoss(smp.losses.DiceLoss):
-    """smp's Dice loss of each photo by itself, then the mean: over a batch, a large defect drowns a small one."""
-
-    def __init__(self) -> None:
-        super().__init__("multilabel")
-
-    def forward(self, y_pred: torch.Tensor, y_true: torch.Tensor) -> torch.Tensor:
-        # smp takes one Dice a channel: here each photo is one
-        return super().forward(y_pred.transpose(0, 1), y_true.transpose(0, 1))
-
-
 class SegmentationLoss(nn.Module):
     """The terms of a loss between logits and masks, by one of the names `LOSSES`; the loss is their sum.
 
@@ -84,7 +73,7 @@ class SegmentationLoss(nn.Module):
     def __init__(self, name: str = "dice_focal") -> None:
         super().__init__()
         known = {
-            "dice": PhotoDiceLoss,
+            "dice": lambda: smp.losses.DiceLoss("multilabel"),
             "focal": lambda: smp.losses.FocalLoss("binary", gamma=FOCAL_GAMMA),
             "bce": lambda: smp.losses.SoftBCEWithLogitsLoss(),
         }
@@ -94,7 +83,9 @@ class SegmentationLoss(nn.Module):
         """Each term, scalars, of logits and masks (B, 1, H, W)."""
         # Half precision cannot hold sums over the pixels of a batch.
         logits, masks = logits.float(), masks.float()
-        return {name: term(logits, masks) for name, term in self.terms.items()}
+        # smp takes one Dice a channel: here each photo is one. Over the batch, a large defect would drown a small one.
+        photos = logits.transpose(0, 1), masks.transpose(0, 1)
+        return {name: term(*(photos if name == "dice" else (logits, masks))) for name, term in self.terms.items()}
 
 
 class SegmenterModel(nn.Module):
