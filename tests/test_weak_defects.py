@@ -71,21 +71,9 @@ def test_the_seed_decides_and_an_older_study_is_replaced(table, weak, tmp_path):
     assert len(list((tmp_path / "weak").rglob("*.png"))) == 3 + 2, "three photos, two masks, and nothing of before"
 
 
-def test_more_photos_than_there_are_and_a_foreground(table, tmp_path):
-    def top(photo: np.ndarray) -> np.ndarray:
-        return np.arange(len(photo))[:, None].repeat(photo.shape[1], axis=1) < 36
-
-    options = {"opacities": [1], "n_photos": 99, "kinds": ["spot"], "size": (0.3, 0.3)}
-    drawn = weak_defect_photos(table, out=tmp_path / "weak", foreground=top, **options)
-    assert drawn["source_path"].nunique() == 5, "all good photos of test"
-    for path in drawn["mask_path"][drawn["mask_path"] != ""]:
-        mask = read_mask(path)
-        assert mask.any() and not mask[36:].any()
-
-
 def test_what_cannot_be_drawn_is_refused(table, tmp_path):
     wrong = [{"opacities": values} for values in ([0.5, 1.2], [0.0], [], [float("nan"), 1.0])]
-    for options in (*wrong, {"kinds": ["dent"]}, {"kinds": []}, {"n_photos": 0}, {"seed": -1}):
+    for options in (*wrong, {"n_photos": 0}, {"seed": -1}):
         with pytest.raises(ValueError, match=next(iter(options))):
             weak_defect_photos(table, out=tmp_path / "weak", **options)
     with pytest.raises(ValueError, match="test"):
@@ -102,7 +90,7 @@ def test_a_photo_that_cannot_be_read_is_named(tmp_path):
     photos = split_table(draw_photos(tmp_path / "stripes"))
     broken = Path(photos["image_path"][(photos["split"] == "test") & (photos["label_index"] == 0)].iloc[0])
     broken.write_bytes(b"")
-    with pytest.raises(ValueError, match=broken.name):
+    with pytest.raises(ValueError, match=broken.name):  # more photos are asked for than there are
         weak_defect_photos(photos, out=tmp_path / "weak", **OPTIONS | {"n_photos": 9})
 
 

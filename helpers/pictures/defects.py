@@ -11,15 +11,12 @@ first kind, and find those more easily than others; none of them is a substitute
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from helpers.data.images import read_image
 from helpers.pictures import scene
 from helpers.pictures.scene import TURN, Float, pixel_centres, polygon_coverage
 from helpers.pictures.textures import draw_texture
@@ -39,48 +36,28 @@ ATTEMPTS = 30
 
 
 def _place(
-    rng: Rng, draw: Callable[..., Float], extent: float, shape: tuple[int, int], foreground: Mask | None
+    rng: Rng, draw: Callable[..., Float], extent: float, shape: tuple[int, int]
 ) -> tuple[tuple[slice, slice], Float]:
-    """A part of the photo, and how much of the defect shows at each of its pixels: all of it on the foreground, or the
-    most that was found."""
-    room = None
-    if foreground is not None:  # distance to the nearest pixel that is no foreground, or lies outside
-        padded = np.pad(foreground.astype(np.uint8), 1)
-        room = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    best, best_kept = None, 0.0
+    """A part of the photo, and how much of the defect shows at each of its pixels: all of it, or the most there was."""
+    best, best_kept, side = None, 0.0, int(np.ceil(extent)) + 3
     for _ in range(ATTEMPTS):
-        x, y = _centre(rng, extent, shape, room)
+        x, y = (
+            float(rng.uniform(min(extent, length) / 2, max(length - extent / 2, length / 2))) for length in shape[::-1]
+        )
         left, top = (int(np.floor(middle - extent / 2)) - 1 for middle in (x, y))
-        side = int(np.ceil(extent)) + 3
         weight = draw(rng, extent, (x - left, y - top), side)
-        n_drawn = np.count_nonzero(weight)
-        rows = slice(max(top, 0), min(top + side, shape[0]))
-        columns = slice(max(left, 0), min(left + side, shape[1]))
-        weight = weight[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-        if foreground is not None:
-            weight = weight * foreground[rows, columns]
-        kept = np.count_nonzero(weight) / max(n_drawn, 1)
-        if np.count_nonzero(weight) >= MINIMUM_PIXELS and kept > best_kept:
-            best, best_kept = ((rows, columns), weight), kept
+        rows, columns = (
+            slice(max(low, 0), min(low + side, high)) for low, high in zip((top, left), shape, strict=True)
+        )
+        inside = weight[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        kept = np.count_nonzero(inside) / max(np.count_nonzero(weight), 1)
+        if np.count_nonzero(inside) >= MINIMUM_PIXELS and kept > best_kept:
+            best, best_kept = ((rows, columns), inside), kept
         if best_kept == 1:
             break
     if best is None:
-        raise ValueError("foreground has no room for the defect; is it empty, or that of another photo?")
+        raise ValueError("the photo has no room for the defect.")
     return best
-
-
-def _centre(rng: Rng, extent: float, shape: tuple[int, int], room: Float | None) -> tuple[float, ...]:
-    """x and y of a circle that lies in the photo and on the foreground, or where there is most room for it."""
-    radius = extent / 2
-    if room is None:
-        return tuple(
-            float(rng.uniform(min(radius, side / 2), max(side - radius, side / 2))) for side in (shape[1], shape[0])
-        )
-    places = np.flatnonzero(room >= max(min(radius + 1, 0.9 * float(room.max())), 1))
-    if not len(places):
-        raise ValueError("foreground is empty: there is nowhere to draw a defect.")
-    row, column = divmod(int(places[rng.integers(len(places))]), shape[1])
-    return column + 0.5, row + 0.5
 
 
 def _perlin_shape(rng: Rng, extent: float, centre: tuple[float, float], side: int) -> Float:
@@ -177,33 +154,19 @@ shorter side), shape and look."""
 
 
 def simulate_defect(
-    photo: Photo,
-    kind: str,
-    rng: Rng,
-    *,
-    opacity: float = 1.0,
-    size: tuple[float, float] | None = None,
-    foreground: Mask | None = None,
+    photo: Photo, kind: str, rng: Rng, *, opacity: float = 1.0, size: tuple[float, float] | None = None
 ) -> tuple[Photo, Mask]:
     """A photo (H, W, 3) uint8 with one defect, and where it lies (H, W), however faint; elsewhere no byte changes.
 
     Inside a pixel is ``photo * (1 - opacity) + defect * opacity``, less of it at soft edges; on a grey photo the defect
-    is grey too. ``size`` is as in `KINDS`, not less than 5 pixels. Where ``foreground`` (H, W) is too narrow for it,
-    the defect is cut off at its border. A ValueError where there is no room, or nothing that could be seen.
+    is grey too. ``size`` is as in `KINDS`, not less than 5 pixels. A ValueError where nothing could be seen.
     """
-    if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
-        raise ValueError(f"photo must be uint8 (H, W, 3), got {photo.dtype} {photo.shape}.")
     if min(photo.shape[:2]) < MINIMUM_SIDE:
         raise ValueError(f"photo is {photo.shape[1]}x{photo.shape[0]} pixels; a defect needs {MINIMUM_SIDE} each way.")
-    check_options([kind], opacity, size)
-    if foreground is not None and (foreground.dtype != bool or foreground.shape != photo.shape[:2]):
-        raise ValueError(
-            f"foreground must be bool {photo.shape[:2]} like the photo, got {foreground.dtype} {foreground.shape}."
-        )
     sizes, shape, look = KINDS[kind]
     low, high = size or sizes
     extent = float(np.exp(rng.uniform(np.log(low), np.log(high)))) * min(photo.shape[:2])
-    window, weight = _place(rng, shape, max(extent, MINIMUM_EXTENT), photo.shape[:2], foreground)
+    window, weight = _place(rng, shape, max(extent, MINIMUM_EXTENT), photo.shape[:2])
     under, inside = photo[window].astype(np.float32), weight > 0
     for _ in range(ATTEMPTS):
         defect = look(rng, photo, under, inside)
@@ -221,25 +184,3 @@ def simulate_defect(
     mask[window] = inside
     result[mask] = blend[inside]
     return result, mask
-
-
-def check_options(kinds: Sequence[str], opacity: float = 1.0, size: tuple[float, float] | None = None) -> None:
-    """A ValueError that names the option and what it may be."""
-    if not kinds or len(set(kinds)) < len(kinds) or not KINDS.keys() >= set(kinds):
-        raise ValueError(f"kinds must be some of {', '.join(KINDS)}, each once, got {', '.join(kinds) or 'none'}.")
-    if not 0 < opacity <= 1:
-        raise ValueError(f"opacity must be above 0 and at most 1, got {opacity}.")
-    if size is not None and not 0 < size[0] <= size[1] <= 1:
-        raise ValueError(f"size must be two shares, 0 < smallest <= largest <= 1, got {size}.")
-
-
-def draw_on(
-    path: str | Path, kind: str, seed: tuple[int, int], foreground: Callable[[Photo], Mask] | None = None, **how: Any
-) -> tuple[Photo, Photo, Mask]:
-    """The photo of a file, the same with a defect, and its mask; an error names the file."""
-    photo = read_image(path)
-    area = None if foreground is None else foreground(photo)
-    try:
-        return photo, *simulate_defect(photo, kind, np.random.default_rng(seed), foreground=area, **how)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error

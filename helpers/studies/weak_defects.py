@@ -6,7 +6,7 @@ Each detector keeps the threshold it was given before. What it says holds for th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from helpers.analysis.intervals import wilson_interval
 from helpers.data.convert import write_dataset
+from helpers.data.images import read_image
 from helpers.data.samples import NORMAL
 from helpers.inference.pictures import read_batches
 from helpers.inference.predictor import Predictor
-from helpers.pictures.defects import KINDS, check_options, draw_on
+from helpers.pictures.defects import KINDS, simulate_defect
 from helpers.pictures.scene import photo_seed
 from helpers.progress import progress
 from helpers.runs import MissingRunError, Run
@@ -36,20 +37,16 @@ def weak_defect_photos(
     n_photos: int = 100,
     kinds: Sequence[str] = tuple(KINDS),
     size: tuple[float, float] | None = None,
-    foreground: Callable[[NDArray[np.uint8]], NDArray[np.bool_]] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Draw one defect on each of some good test photos, at every opacity, 0 (the unchanged photo) among them.
 
     Kinds take turns, so that every photo counts once at each opacity: its rates come from independent photos. ``out``
     becomes a dataset of its own, which replaces an earlier study; its sample table, with further columns kind, opacity
-    and source_path, is returned. ``size`` and ``foreground`` (of a photo: where defects may lie) as in
-    `simulate_defect`.
+    and source_path, is returned. ``size`` as in `simulate_defect`.
     """
-    kinds = tuple(kinds)
     if not all(0 <= opacity <= 1 for opacity in opacities) or not any(opacity > 0 for opacity in opacities):
         raise ValueError(f"opacities must lie in [0, 1], one at least above 0, got {list(opacities)}.")
-    check_options(kinds, size=size)
     if n_photos < 1 or seed < 0:
         raise ValueError(f"n_photos must be 1 or more and seed not negative, got n_photos={n_photos}, seed={seed}.")
     normal = table[(table["split"] == "test") & (table["label_index"] == 0)].reset_index(drop=True)
@@ -58,11 +55,15 @@ def weak_defect_photos(
 
     def draw(row: dict[str, Any]) -> list[dict[str, Any]]:
         number, kind, rows = row.pop("number"), row["kind"], []
+        photo = read_image(row["source_path"])
         for opacity in sorted({0.0, *map(float, opacities)}):
-            how = {"opacity": opacity or 1.0, "size": size}
-            photo, picture, mask = draw_on(row["source_path"], kind, (seed, number), foreground, **how)
             new = {"image": photo, "label_index": 0, "defect_type": NORMAL}
             if opacity:
+                rng = np.random.default_rng((seed, number))
+                try:
+                    picture, mask = simulate_defect(photo, kind, rng, opacity=opacity, size=size)
+                except ValueError as error:
+                    raise ValueError(f"{row['source_path']}: {error}") from error
                 new = {"image": picture, "mask": mask, "label_index": 1, "defect_type": kind}
             rows.append(row | new | {"opacity": opacity, "name": f"{number:03d}_{kind}_{opacity:g}"})
         return rows
