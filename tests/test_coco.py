@@ -443,17 +443,6 @@ def test_files_that_disagree_whether_a_photo_is_normal(tmp_path):
     assert codes(table) == [("error", "photo-listed-twice")] and list(types(table)) == ["train/b.png"]
 
 
-def test_an_encoding_is_named_and_can_be_given(tmp_path):
-    content = coco(["a.png"], [annotation(1, 0, [SQUARE])], categories=[{"id": 1, "name": "\u5212\u75d5"}])
-    text = json.dumps(content, ensure_ascii=False).encode("gb18030")
-    root = write(tmp_path / "set", {"a.png": None, "labels.json": text})
-    with pytest.raises(LayoutError, match="gb18030"):
-        read(root)
-    assert types(read(root, encoding="gb18030")) == {"a.png": "\u5212\u75d5"}
-    with pytest.raises(ValueError, match="encoding"):
-        read(root, encoding="klingon")
-
-
 def test_boxes_without_outlines_give_no_mask(tmp_path):
     table = broken(tmp_path, [annotation(1, 0, [], bbox=[2, 3, 5, 3])])
     assert codes(table) == [("warning", "boxes-only")]

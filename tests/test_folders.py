@@ -14,7 +14,7 @@ from helpers.data.formats import describe
 from helpers.data.images import read_mask
 from helpers.data.layouts import LayoutError
 from helpers.data.pieces import resized
-from helpers.data.samples import assign_splits, make_table, split_counts
+from helpers.data.samples import make_table, split_counts
 
 MAGNETIC_TILE = Path(__file__).parents[2] / "shared" / "data" / "magnetic_tile"
 MVTEC = photos("train/good/000.png", "train/good/001.png", "test/good/000.png", "test/hole/000.png", "test/cut/010.png")
@@ -240,22 +240,6 @@ def test_folders_that_are_no_classes_or_may_be_none(tmp_path):
     assert ("named-as-masks", "") in warnings and ("defect-types", "") in told(table, "info")
 
 
-def test_splits_70_15_15(tmp_path):
-    picture = np.zeros((2, 2), np.uint8)
-    write(
-        tmp_path,
-        dict.fromkeys([*(f"intact/{i}.png" for i in range(200)), *(f"bent/{i}.png" for i in range(100))], picture),
-    )
-    # each share counts from what is left: 15 of the 85 % that test leaves
-    fractions = {"test_fraction": 0.15, "val_fraction": 0.15 / 0.85}
-    counts = split_counts(assign_splits(read_dataset(tmp_path), "supervised", **fractions))
-    assert counts["normal"].to_dict() == {"train": 140, "val": 30, "test": 30}
-    assert counts["bent"].to_dict() == {"train": 70, "val": 15, "test": 15}
-    # photos of one part stay together
-    table = assign_splits(read_dataset(tmp_path, group=r"(\d)\.png$"), "supervised", **fractions)
-    assert table.groupby("group")["split"].nunique().tolist() == [1] * 10
-
-
 @pytest.mark.skipif(not MAGNETIC_TILE.is_dir(), reason="../shared/data/magnetic_tile is not there")
 def test_magnetic_tiles():
     table = read_dataset(MAGNETIC_TILE)
@@ -263,10 +247,6 @@ def test_magnetic_tiles():
     assert counts == {"good": 952, "Blowhole": 115, "Break": 85, "Crack": 57, "Fray": 32, "Uneven": 103}
     abnormal = table["label_index"] == 1
     assert abnormal.sum() == 392 and all(Path(mask).is_file() for mask in table["mask_path"][abnormal])
-    counts = split_counts(assign_splits(table, val_fraction=0.2, test_fraction=0.2, val_abnormal_fraction=0.1))
-    assert counts["normal"].to_dict() == {"train": 610, "val": 152, "test": 190}  # 190.4; 0.2 of 762 = 152.4
-    val = {"Blowhole": 12, "Break": 9, "Crack": 6, "Fray": 3, "Uneven": 10}  # 11.5 and 8.5 round up
-    assert counts.loc["val"].drop(["normal", "abnormal"]).to_dict() == val
 
 
 # -------------------------------------------------------------------------------------------------------- the word good

@@ -12,7 +12,6 @@ from PIL import Image
 from readers import columns, read, write
 
 from helpers.analysis.regions import draw_box, draw_polygon, draw_rle, pixels_of
-from helpers.data.annotations import known_id
 
 SIZES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 ODD = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(10**12), 10**12) | st.floats(-30, 30)
@@ -97,13 +96,6 @@ def test_an_outline_without_end_is_refused():
     # each edge crosses the picture: pycocotools would take memory for all of them
     zigzag = np.stack([np.arange(400_000) % 2 * 1000.0, np.arange(400_000) / 400.0], axis=1)
     assert draw_polygon(zigzag, (1000, 1000)).code == "invalid-polygon"
-
-
-@given(st.integers(0, 10**30))
-@quick
-def test_ids_are_one_in_every_type(number):
-    assert known_id(number) == known_id(str(number)) == known_id(f" 00{number} ") == known_id(f"{number}.0")
-    assert [known_id(value) for value in (None, True, math.nan, math.inf, [], {}, "", " ")] == [None] * 8
 
 
 @pytest.mark.parametrize("layout", ["coco", "labelme", "voc", "yolo"])

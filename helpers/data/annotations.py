@@ -41,16 +41,12 @@ def read_text(file: Path, encoding: str | None = None) -> str:
     try:
         return data.decode(encoding or ("utf-16" if marked else "utf-8-sig"))
     except (UnicodeDecodeError, LookupError):
-        likely = next((name for name in _ENCODINGS if name != encoding and _decodes(data, name)), "latin-1")
+        readable = (
+            name for name in _ENCODINGS if name != encoding and data.decode(name, "ignore").encode(name) == data
+        )
+        likely = next(readable, "latin-1")
         fix = f"read it with encoding={likely!r} if it is that, or convert it: iconv -f {likely.upper()} -t UTF-8"
         raise AnnotationError(file, f"is not encoded as {(encoding or 'UTF-8').upper()}", fix) from None
-
-
-def _decodes(data: bytes, encoding: str) -> bool:
-    try:
-        return bool(data.decode(encoding)) or True
-    except UnicodeDecodeError:
-        return False
 
 
 def read_json(file: Path, encoding: str | None = None) -> Any:
@@ -170,7 +166,8 @@ def photo_size(photo: Path, stated: tuple[int, int] | None, source: Path, found:
     try:
         height, width = (int(value) for value in image_sizes([photo])[0])
     except ImageReadError as error:
-        found.note_unread(photo, error)
+        row = {"code": error.code, "severity": "error", "path": found.relative(photo), "fix": error.fix}
+        found.findings.append(row | {"problem": f"{error.problem}; it is left out"})
         return None
     if stated is not None and stated != (height, width):
         turned = ", turned: see its EXIF orientation" if stated == (width, height) else ""

@@ -35,7 +35,7 @@ from helpers.data.layouts import (
     split_folders,
     tree,
 )
-from helpers.data.names import SPLIT_NAMES, match_names
+from helpers.data.names import SPLIT_NAMES, match_names, splits_of
 from helpers.data.samples import NORMAL, absolute_path
 from helpers.progress import progress
 
@@ -65,9 +65,7 @@ class InstancePhoto:
 
     def instance_masks(self) -> np.ndarray:
         """One mask an object, bool (N, H, W), in the order of the file."""
-        if not self.regions:
-            return np.zeros((0, *self.size), dtype=bool)
-        return np.stack([pixels_of(region) for region in self.regions])
+        return np.array([pixels_of(region) for region in self.regions], dtype=bool).reshape(-1, *self.size)
 
     def objects(self, objects_are_defects: bool = True) -> list[tuple[str, Region | None]]:
         """Names that say what is a defect, with its pixels."""
@@ -194,7 +192,7 @@ def _is_wanted(file: Path, root: Path, patterns: list[str]) -> bool:
 
 def _split_of_file(file: Path) -> str:
     """Split that the file's name speaks of, as ``instances_train2017.json`` does."""
-    splits = {SPLIT_NAMES[word] for word in re.split(r"[^a-z]+", file.stem.lower()) if word in SPLIT_NAMES}
+    splits = splits_of(re.split(r"[^a-z]+", file.stem.lower()))
     return splits.pop() if len(splits) == 1 else ""
 
 
@@ -244,7 +242,7 @@ def _photos(
     if not root.is_dir():
         raise LayoutError(f"{root} is no folder; give the folder that holds the photos and the COCO files.")
     pictures, others = files_in(root)
-    folder_splits = {file: _folder_splits(file, root) for file in pictures + others}
+    folder_splits = {file: splits_of(file.relative_to(root).parts[:-1]) for file in pictures + others}
     there = set().union(*(folder_splits[file] for file in pictures))
     photos: dict[Path, list[InstancePhoto]] = defaultdict(list)
     listed: set[Path] = set()
@@ -272,10 +270,6 @@ def _photos(
     for folder, files in sorted(unlisted.items()):
         found.note("photos-not-annotated:unlisted", folder, n=len(files), first=first_names(files, 3))
     return kept
-
-
-def _folder_splits(path: Path, root: Path) -> set[str]:
-    return {SPLIT_NAMES.get(part.lower(), "") for part in path.relative_to(root).parts[:-1]} - {""}
 
 
 @dataclass
@@ -354,42 +348,31 @@ class _File:
                 records.append((number, name, record))
             else:
                 self.found.note("invalid-photo", self.file, index=index)
-        matches = match_names((name for _, name, _ in records), self.files, self.found.root, self.folders)
-        self.listed.update(matches[0].values(), *matches[1].values())
+        named, refused = match_names((name for _, name, _ in records), self.files, self.found.root, self.folders)
+        self.listed.update(named.values(), *refused.values())
         by_id: dict[str, InstancePhoto | None] = {}
         names: dict[str, str] = {}
-        by_path: dict[Path, InstancePhoto] = {}
+        by_path: dict[Path | None, InstancePhoto] = {}
         for number, name, record in records:
-            if number not in names:
-                names[number] = name
-                by_id[number] = self._photo(name, record, *matches, by_path)
+            if number in names:
+                kind = "duplicate-photo-id" if names[number] == name else "duplicate-photo-id:other"
+                self.found.note(kind, self.file, number=number, name=name, other=names[number])
+                by_id[number] = by_id[number] if names[number] == name else None
                 continue
-            kind = "duplicate-photo-id" if names[number] == name else "duplicate-photo-id:other"
-            self.found.note(kind, self.file, number=number, name=name, other=names[number])
-            by_id[number] = by_id[number] if names[number] == name else None
+            names[number], path = name, named.get(name)
+            if name in refused:
+                self.found.note_ambiguous(self.file, name, refused[name])
+            elif path is None:
+                where = ", ".join(self.found.relative(folder) or "." for folder in self.folders[:3])
+                self.found.note("missing-photo:coco", self.file, name=name, where=where)
+            elif path in by_path:
+                self.found.note("photo-listed-twice:entries", path)
+            elif size := photo_size(path, _stated_size(record), self.file, self.found):
+                group = record.get("group")
+                group = str(group) if isinstance(group, str | int) else ""
+                by_path[path] = InstancePhoto(path, size, split=self.split, group=group)
+            by_id[number] = by_path.get(path)
         return by_id
-
-    def _photo(
-        self,
-        name: str,
-        record: dict[str, Any],
-        found: dict[str, Path],
-        refused: dict[str, list[Path]],
-        by_path: dict[Path, InstancePhoto],
-    ) -> InstancePhoto | None:
-        path = found.get(name)
-        if name in refused:
-            self.found.note_ambiguous(self.file, name, refused[name])
-        elif path is None:
-            where = ", ".join(self.found.relative(folder) or "." for folder in self.folders[:3])
-            self.found.note("missing-photo:coco", self.file, name=name, where=where)
-        elif path in by_path:
-            self.found.note("photo-listed-twice:entries", path)
-        elif size := photo_size(path, _stated_size(record), self.file, self.found):
-            group = record.get("group")
-            group = str(group) if isinstance(group, str | int) else ""
-            by_path[path] = InstancePhoto(path, size, split=self.split, group=group)
-        return by_path.get(path) if path else None
 
     def _is_copy(self, annotation: dict[str, Any], seen: dict[str, Any]) -> bool:
         """Whether the very same annotation came before; an id used twice for different ones is noted, no more."""
@@ -405,21 +388,18 @@ class _File:
         """Draw one annotation and give it to its photo."""
         category, region = annotation.get("category_id"), None
         name = categories.get(known_id(category) or "")
+        what, box = f"annotation {number}", Drawn(None)
         if not name:
-            drawn = Drawn(None, "unknown-category", f"has the unknown category {category!r}")
-            note_drawn(drawn, photo.image_path, f"annotation {number}", self.found)
+            box = Drawn(None, "unknown-category", f"has the unknown category {category!r}")
         elif annotation.get("segmentation"):
             region = self._region(photo, annotation["segmentation"], number)
         else:
-            box = draw_box(annotation.get("bbox"), photo.size)
-            if box.region is None:
-                note_drawn(box, photo.image_path, f"annotation {number} has no outline, and its box", self.found)
-                name = None
-            else:
-                self.boxes_only += 1
-        if not name or (annotation.get("segmentation") and region is None):
+            what, box = f"{what} has no outline, and its box", draw_box(annotation.get("bbox"), photo.size)
+        if region is None and box.region is None:
+            note_drawn(box, photo.image_path, what, self.found)
             photo.lost += 1
             return
+        self.boxes_only += region is None
         photo.categories.append(name)
         photo.regions.append(region)
         photo.crowd.append(bool(annotation.get("iscrowd")))
@@ -454,14 +434,6 @@ def _stated_size(record: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def _one_inside_another(regions: list[Region]) -> bool:
-    boxes = coco_mask.toBbox(regions)
-    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    for i, inner in enumerate(corners):
-        around = (corners[:, :2] <= inner[:2]).all(axis=1) & (corners[:, 2:] >= inner[2:]).all(axis=1)
-        for j in np.flatnonzero(around):
-            if i == j or coco_mask.area(regions[i]) > coco_mask.area(regions[j]):
-                continue
-            common = coco_mask.merge([regions[i], regions[j]], intersect=True)
-            if coco_mask.area(common) == coco_mask.area(regions[i]):
-                return True
-    return False
+    share = coco_mask.iou(regions, regions, [True] * len(regions))  # of the first's own pixels, that the second has too
+    np.fill_diagonal(share, 0)
+    return bool((share == 1).any())

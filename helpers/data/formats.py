@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from helpers.data import coco, folders, image_masks, labelme, severstal, tables, voc, yolo
+from helpers.data.annotations import read_json
 from helpers.data.images import BIT_DEPTHS, UNREAD_SUFFIXES, measure_bit_depth, remember_bit_depth
 from helpers.data.layouts import Found, LayoutError, entries, files_in, folders_in, pictures_in, split_folders, tree
 from helpers.data.masks import are_all_masks
@@ -189,10 +189,7 @@ def _dataset_json(folder: Path, layout: str) -> dict[str, Any]:
     file = folder / "dataset.json"
     if layout == "table" or not file.is_file():
         return {}
-    try:
-        about = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not valid JSON ({error}); fix or remove it.") from error
+    about = read_json(file)
     if not isinstance(about, dict):
         return {}
     if about.get("pixel_size_mm") is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from helpers.data.annotations import read_json
 from helpers.data.images import UNREAD_SUFFIXES
 from helpers.data.layouts import (
     NORMAL_NAMES,
@@ -109,8 +109,7 @@ def _pairs(path: Path) -> list[_Pair]:
     """Pairs of folders whose names are alike but for words for images and masks, here or else in the split folders."""
     pairs: list[_Pair] = []
     for split, folder in {"": path, **split_folders(path)}.items():
-        images: dict[tuple[str, ...], Path] = {}
-        masks: dict[tuple[str, ...], Path] = {}
+        images, masks = {}, {}
         for entry in folders_in(folder):
             words = words_in(entry.name)
             for kind, known in ((images, PHOTO_WORDS), (masks, MASK_WORDS)):
@@ -203,10 +202,7 @@ def _read_metadata(
 
 def _records(file: Path) -> dict[str, dict[str, Any]]:
     """Records by the name of their photo."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LayoutError(f"{file} is not valid JSON ({error}); fix or remove it.") from error
+    content = read_json(file)
     if isinstance(content, list):
         names = [_text(record, *_NAME_KEYS) if isinstance(record, dict) else "" for record in content]
         if not all(names):

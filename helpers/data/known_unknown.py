@@ -31,11 +31,11 @@ class ClassSplit:
             if len(classes) < least:
                 raise ValueError(f"Split {self.name}: {field} has {len(classes)} class(es); name {least} or more.")
         both = [*self.known, *self.unknown]
-        twice = sorted({name for name in both if both.count(name) > 1})
-        if twice:
-            raise ValueError(f"Split {self.name} names {', '.join(twice)} twice; a class is known or unknown, once.")
-        if normal := [name for name in both if name.lower() in NORMAL_NAMES]:
-            raise ValueError(f"Split {self.name} names {normal[0]}; normal photos are no class of defects: omit it.")
+        for name in both:
+            if both.count(name) > 1:
+                raise ValueError(f"Split {self.name} names {name} twice; a class is known or unknown, once.")
+            if name.lower() in NORMAL_NAMES:
+                raise ValueError(f"Split {self.name} names {name}; normal photos are no class of defects: omit it.")
 
 
 def read_split(path: str | Path) -> ClassSplit:
@@ -47,13 +47,12 @@ def read_split(path: str | Path) -> ClassSplit:
     if not isinstance(content, dict) or set(content) != set(_FIELDS):
         has = ", ".join(map(str, content)) if isinstance(content, dict) else "none of them"
         raise ValueError(f"{file} needs the fields {', '.join(_FIELDS)} and no others; it has {has}.")
-    for field in ("name", "dataset"):
-        if not isinstance(content[field], str) or not content[field]:
-            raise ValueError(f"{file}: {field} is {content[field]!r}; give a text (in quotes, where it is a number).")
-    for field in ("known", "unknown"):
-        classes = content[field]
-        if not isinstance(classes, list) or not all(isinstance(name, str) and name for name in classes):
-            raise ValueError(f"{file}: {field} is {classes!r}; give a list of names (numbers in quotes).")
+    for field, value in content.items():
+        several = field in ("known", "unknown")
+        texts = value if several and isinstance(value, list) else [None if several else value]
+        if not all(isinstance(text, str) and text for text in texts):
+            kind = "a list of names" if several else "a text"
+            raise ValueError(f"{file}: {field} is {value!r}; give {kind} (numbers in quotes).")
     try:
         return ClassSplit(content["name"], tuple(content["known"]), tuple(content["unknown"]), content["dataset"])
     except ValueError as error:
@@ -91,14 +90,12 @@ def open_set_table(table: pd.DataFrame, split: ClassSplit, *, seed: int = 0) -> 
     """
     classes = sorted(set(table["defect_type"]) - {NORMAL})
     named = [*split.known, *split.unknown]
-    foreign = [name for name in named if name not in classes]
-    if foreign:
+    if foreign := [name for name in named if name not in classes]:
         raise ValueError(
             f"Split {split.name}: {table.attrs.get('name') or 'the dataset'} has no class {foreign[0]!r}; it has: "
             f"{', '.join(classes) or 'none'}."
         )
-    left_out = [name for name in classes if name not in named]
-    if left_out:
+    if left_out := [name for name in classes if name not in named]:
         raise ValueError(
             f"Split {split.name} does not say whether {', '.join(left_out)} is known; add it to known or unknown."
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -17,7 +17,7 @@ from PIL import Image
 
 from helpers.analysis.regions import Region, pixels_of, united
 from helpers.data.findings import FINDINGS
-from helpers.data.images import CLUTTER, IMAGE_SUFFIXES, ImageReadError, files_below, is_loop
+from helpers.data.images import CLUTTER, IMAGE_SUFFIXES, files_below, is_loop
 from helpers.data.names import SPLIT_NAMES
 from helpers.data.samples import NORMAL
 from helpers.paths import printable, project_path, write_whole
@@ -156,22 +156,19 @@ def tree(path: Path, limit: int = 20) -> str:
     """A few lines that show what lies in a folder: some of its folders, and the first file of each."""
     if path.is_file():
         return f"  {path.name} (a file)"
-    lines = [f"  {path.name}/"]
 
-    def show(folder: Path, depth: int) -> None:
-        inside = entries(folder)
-        folders = [entry for entry in inside if entry.is_dir()]
-        files = [entry for entry in inside if not entry.is_dir()]
-        indent, shown = "  " * (depth + 1), folders[: 6 if depth == 1 else 3]
-        for entry in shown:
-            lines.append(f"{indent}{entry.name}/")
-            if depth < 3:
-                show(entry, depth + 1)
-        lines.extend([f"{indent}... {len(folders) - len(shown)} more folders"] * (len(folders) > len(shown)))
-        lines.extend(f"{indent}{file.name}" for file in files[:1])
-        lines.extend([f"{indent}... {len(files) - 1} more files"] * (len(files) > 1))
+    def lines_of(folder: Path, depth: int) -> Iterator[str]:
+        indent = "  " * depth
+        yield f"{indent}{folder.name}/"
+        folders = [entry for entry in entries(folder) if entry.is_dir()] if depth < 4 else []
+        files = [entry for entry in entries(folder) if not entry.is_dir()] if depth < 4 else []
+        for what, those, shown in (("folders", folders, 6 if depth == 1 else 3), ("files", files, 1)):
+            for entry in those[:shown]:
+                yield from lines_of(entry, depth + 1) if entry.is_dir() else [f"{indent}  {entry.name}"]
+            if len(those) > shown:
+                yield f"{indent}  ... {len(those) - shown} more {what}"
 
-    show(path, 1)
+    lines = list(lines_of(path, 1))
     lines += ["    (empty)"] * (len(lines) == 1)
     return "\n".join(lines if len(lines) <= limit else [*lines[: limit - 1], "    ..."])
 
@@ -215,11 +212,6 @@ class Found:
         words = {column: FINDINGS[kind][column].format(**facts) for column in ("problem", "fix")}
         row = {"code": kind.partition(":")[0], **about, **words}
         self.findings.append({column: printable(text) for column, text in row.items()})
-
-    def note_unread(self, path: Path, error: ImageReadError) -> None:
-        """Add a finding for a photo that cannot be read and is left out."""
-        row = {"code": error.code, "severity": "error", "path": self.relative(path), "fix": error.fix}
-        self.findings.append({**row, "problem": f"{error.problem}; it is left out"})
 
     def note_ambiguous(self, path: Path, name: str, files: Sequence[Path]) -> None:
         """Add a finding for a name that `match_names` refused."""

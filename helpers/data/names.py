@@ -48,7 +48,7 @@ def match_names(
         absolute = _is_absolute(name)
         for parts, raw in spelled:
             # another machine's folders may be called test
-            splits = _splits_of(parts[starts[absolute] if absolute else 0 : -1])
+            splits = splits_of(parts[starts[absolute] if absolute else 0 : -1])
             hits, whole = index.lookup(parts, raw, bases, starts[absolute], splits)
             if len(hits) == 1:
                 found[name] = hits[0]
@@ -84,7 +84,8 @@ def folded(text: str) -> str:
     return unicodedata.normalize("NFC", text).lower()
 
 
-def _splits_of(folders: Iterable[str]) -> set[str]:
+def splits_of(folders: Iterable[str]) -> set[str]:
+    """Splits that names of folders, or other words, stand for."""
     return {SPLIT_NAMES.get(part.lower(), "") for part in folders} - {""}
 
 
@@ -171,7 +172,7 @@ class _Index:
         """Those whose folders speak of no split, or of one of these."""
         if not splits or len(hits) > _ALIKE:
             return hits
-        return [file for file in hits if not (of := _splits_of(self._parts_of(file)[:-1])) or of & splits]
+        return [file for file in hits if not (of := splits_of(self._parts_of(file)[:-1])) or of & splits]
 
     def _nearest(self, hits: list[Path], parts: list[str], raw: list[str]) -> list[Path]:
         """Of files that differ by case or encoding alone, the one that is written as the name is."""

@@ -76,13 +76,9 @@ def read_severstal(found: Found, *, image_dir: str | Path = "train_images") -> N
 
 
 def runs_to_counts(runs: str, size: tuple[int, int] = SIZE) -> tuple[list[int], int]:
-    """COCO's counts of pairs of first pixel (from 1, down the columns) and length, in any order.
+    """COCO's counts of pairs of first pixel (from 1, down the columns) and length, and how many pixels are repeated.
 
-    Gives lengths of background and defect in turn, which add up to H * W, and the number of pixels that more than one
-    run holds.
-
-    Raises:
-        ValueError: the text is no such list, or a run reaches beyond the picture; the message begins with a verb.
+    ValueError, whose message begins with a verb: the text is no such list, or a run reaches beyond the picture.
     """
     try:
         values = np.array(runs.split(), dtype=np.int64)
@@ -99,15 +95,13 @@ def runs_to_counts(runs: str, size: tuple[int, int] = SIZE) -> tuple[list[int], 
         run = f"{starts[beyond][0] + 1} {lengths[beyond][0]}"
         picture = f"{pixels} pixels of a picture of {size[1]}x{size[0]} (width x height)"
         raise ValueError(f"has the run {run}, which reaches beyond the {picture}")
-    order = np.argsort(starts, kind="stable")
-    starts, ends = starts[order], (starts + lengths)[order]
-    reach = np.maximum.accumulate(ends)
+    order = np.argsort(starts)
+    starts, reach = starts[order], np.maximum.accumulate((starts + lengths)[order])
     # a run that does not begin behind all before it goes on with them
     new = starts > np.r_[-1, reach][:-1]
-    starts, ends = starts[new], reach[np.r_[new, True][1:]]
-    edges = np.stack([starts, ends], axis=1).ravel()
-    overlap = int(lengths.sum() - (ends - starts).sum())
-    return np.diff(edges, prepend=0, append=pixels).tolist(), overlap
+    edges = np.stack([starts[new], reach[np.r_[new, True][1:]]], axis=1)
+    overlap = int(lengths.sum() - np.diff(edges).sum())
+    return np.diff(edges.ravel(), prepend=0, append=pixels).tolist(), overlap
 
 
 def _rows(file: Path) -> pd.DataFrame:
@@ -158,4 +152,4 @@ def _draw(runs: str, where: str, file: Path, found: Found) -> Drawn:
         return Drawn(None, "invalid-rle", str(error))
     if overlap:
         found.note("overlapping-runs", file, where=where, n=overlap)
-    return draw_rle({"size": list(SIZE), "counts": counts}, SIZE)
+    return draw_rle({"size": [*SIZE], "counts": counts}, SIZE)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+import numpy as np
+
 from helpers.analysis.regions import Drawn, Region, draw_box, draw_polygon
 from helpers.data.annotations import (
     AnnotationError,
@@ -257,11 +259,10 @@ def _draw(corners: list[str], size: tuple[int, int]) -> Drawn:
     return draw_box([left, top, right - left, bottom - top], size)
 
 
-def _corners_of(x: float, y: float, width: float, height: float, angle: float) -> list[float]:
+def _corners_of(x: float, y: float, width: float, height: float, angle: float) -> np.ndarray:
     """Corners x, y, ... of a box around (x, y) that is turned clockwise by an angle in radians."""
     if not all(map(math.isfinite, (x, y, width, height, angle))):
-        return [math.nan] * 8
-    along = (math.cos(angle) * width / 2, math.sin(angle) * width / 2)
-    across = (-math.sin(angle) * height / 2, math.cos(angle) * height / 2)
-    signs = ((-1, -1), (1, -1), (1, 1), (-1, 1))
-    return [c + a * along[i] + b * across[i] for a, b in signs for i, c in enumerate((x, y))]
+        return np.full(8, np.nan)
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    half = np.array([(-width, -height), (width, -height), (width, height), (-width, height)]) / 2
+    return (half @ turn.T + (x, y)).ravel()

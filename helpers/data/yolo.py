@@ -139,12 +139,9 @@ def _splits(photos: list[Path], about: dict[str, Any], others: list[Path], found
     splits = {photo: split_in(photo, root) for photo in photos}
     folders: dict[str, list[Path]] = defaultdict(list)
     for word in ("train", "val", "test"):
-        for entry in about[word] if isinstance(about.get(word), list) else [about.get(word)]:
-            parts = [
-                part
-                for part in (entry if isinstance(entry, str) else "").replace("\\", "/").split("/")
-                if part not in ("", ".", "..")
-            ]
+        entries = about[word] if isinstance(about.get(word), list) else [about.get(word)]
+        for entry in (entry for entry in entries if isinstance(entry, str)):
+            parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".", "..")]
             folders[word] += [root.joinpath(*parts)] * bool(parts)
     for photo in (photo for photo in photos if not splits[photo]):
         named = (word for word, those in folders.items() if any(photo.is_relative_to(folder) for folder in those))
