@@ -20,7 +20,7 @@ from pycocotools.coco import COCO
 from scipy import ndimage
 
 from helpers import read_dataset
-from helpers.analysis.outlines import connected_regions, outlines
+from helpers.analysis.regions import connected_regions, outlines
 from helpers.data.checks import check_dataset
 from helpers.data.convert import FORMATS, main, write_dataset
 from helpers.data.images import read_image, read_mask

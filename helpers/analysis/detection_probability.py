@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -37,11 +38,11 @@ from helpers.thresholds import exceeds, percent
 CONFIDENCE = 0.95
 MIN_DEFECTS, MIN_PHOTOS, MIN_SIZES = 20, 10, 5  # fewer hold no curve
 RECOMMENDED_DEFECTS = 60  # what the handbook asks for in a hit/miss study
-HIT_COLUMNS = ("image_path", "defect_type", "defect", "size", "unit", "measure", "covered", "detected")
 POD_NUMBERS = ("a50", "a90", "a90_95", "fit_p", "warning")
 POD_COLUMNS = ("model", "unit", "measure", "n", "n_hits", "n_photos", *POD_NUMBERS, "refused")
 
 _ROOT = float(norm.ppf(CONFIDENCE))  # signed root of the likelihood ratio at a one-sided bound
+_LOGIT_90 = float(logit(0.9))
 _FLOOR_RATIO = float(chi2.ppf(0.99, 2))  # rise of twice the log-likelihood by a floor and a ceiling
 
 
@@ -59,7 +60,7 @@ def defect_hits(
     unit: str = "px",
     measure: str = "length",
 ) -> pd.DataFrame:
-    """Of every true defect how large it is and whether the map shows it: `HIT_COLUMNS`, one row a defect.
+    """Of every true defect how large it is and whether the map shows it, one row a defect.
 
     ``photos``: true mask (H, W) bool and anomaly map (H, W) of each. A defect is a connected region of the mask,
     measured as it was drawn; smaller ones than 10 pixels are specks. It is found where any pixel is above the
@@ -80,39 +81,129 @@ def defect_hits(
         covered = np.bincount(labels[flagged], minlength=len(pixels) + 1)[1:] / pixels
         for number, (value, share) in enumerate(zip(sizes, covered, strict=True), start=1):
             rows.append((path, kind, number, value, of_measure, measure, share, share > 0))
+    columns = ["image_path", "defect_type", "defect", "size", "unit", "measure", "covered", "detected"]
     types = {"defect": int, "size": float, "covered": float, "detected": bool}
-    return pd.DataFrame(rows, columns=list(HIT_COLUMNS)).astype(types)
+    return pd.DataFrame(rows, columns=columns).astype(types)
 
 
 # ------------------------------------------------------------------------------------------------------------- the fit
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PodFit:
-    """logit POD(a) = intercept + slope ln(a), fitted to ``n`` defects on ``n_photos`` photos.
+    """logit POD(a) = intercept + slope ln(a), the likeliest curve through hits and misses.
 
     ``a50``, ``a90``, ``a90_95``: infinite where tested sizes do not reach them, minus infinity where all are larger.
-    ``fit_p``: of Hosmer and Lemeshow's test (1980); small: the curve does not describe the data.
     """
 
     intercept: float
     slope: float
     unit: str
     measure: str
-    n: int
-    n_hits: int
     n_photos: int
-    a50: float
-    a90: float
-    a90_95: float
-    fit_p: float
-    warning: str
-    sizes: np.ndarray = field(repr=False, compare=False)
-    detected: np.ndarray = field(repr=False, compare=False)
+    sizes: np.ndarray = field(repr=False)
+    detected: np.ndarray = field(repr=False)
+
+    @property
+    def n(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def n_hits(self) -> int:
+        return int(self.detected.sum())
 
     def pod(self, sizes: ArrayLike) -> np.ndarray:
         """Probability of detection, in (0, 1), at sizes above 0."""
         return expit(self.intercept + self.slope * np.log(np.asarray(sizes, dtype=float)))
+
+    @cached_property
+    def logs(self) -> np.ndarray:
+        return np.log(self.sizes)
+
+    @cached_property
+    def a50(self) -> float:
+        return self._tested(-self.intercept / self.slope)
+
+    @cached_property
+    def a90(self) -> float:
+        return self._tested((_LOGIT_90 - self.intercept) / self.slope)
+
+    @cached_property
+    def a90_95(self) -> float:
+        """The largest size at which the POD may still be 0.9."""
+        start, end = (_LOGIT_90 - self.intercept) / self.slope, self.logs.max()
+        if start >= end or self._root(end, _LOGIT_90) <= _ROOT:
+            return float("inf")
+        return self._tested(brentq(lambda size: self._root(size, _LOGIT_90) - _ROOT, start, end, xtol=1e-8))
+
+    def _tested(self, log_size: float) -> float:
+        if self.logs.min() <= log_size <= self.logs.max():
+            return float(np.exp(log_size))
+        return float("inf") if log_size > self.logs.max() else float("-inf")
+
+    @cached_property
+    def fit_p(self) -> float:
+        """p of Hosmer and Lemeshow's test (1980); small: the curve does not describe the data.
+
+        Groups are of equal counts by size, ten of them, or fewer so that each has ten defects.
+        """
+        n_groups, statistic = int(np.clip(self.n // 10, 3, 10)), 0.0
+        pod = expit(self.intercept + self.slope * self.logs)
+        for group in np.array_split(np.argsort(self.sizes, kind="stable"), n_groups):
+            expected, mean = pod[group].sum(), pod[group].mean()
+            statistic += (self.detected[group].sum() - expected) ** 2 / max(expected * (1 - mean), 1e-12)
+        return float(chi2.sf(statistic, n_groups - 2))
+
+    @property
+    def warning(self) -> str:
+        warnings = []
+        if self.n < RECOMMENDED_DEFECTS:
+            warnings.append(f"{self.n} defects; the handbook asks for {RECOMMENDED_DEFECTS} at least.")
+        if self.n_photos < self.n:
+            warnings.append(
+                f"{self.n} defects on {self.n_photos} photos are taken as independent; the true bounds are wider."
+            )
+        for name in ("a50", "a90", "a90_95"):
+            if np.isinf(size := getattr(self, name)):
+                span = f"({self.sizes.min():.3g} to {self.sizes.max():.3g} {self.unit})"
+                warnings.append(f"{name.replace('_', '/')} is {size_words(size)} {span}.")
+        if self.fit_p < 0.05:
+            p = f"Hosmer-Lemeshow p = {self.fit_p:.2g}"
+            warnings.append(f"The curve does not describe the data well ({p}); see the bins.")
+        return " ".join(warnings)
+
+    def bounds_at(self, log_size: float) -> tuple[float, float]:
+        """Lower and upper bound of the POD at a size."""
+        middle = self.intercept + self.slope * log_size
+
+        def beyond(target: float) -> float:
+            return np.sign(middle - target) * self._root(log_size, target) - _ROOT
+
+        ends = (brentq(beyond, middle, _step_out(beyond, middle, step), xtol=1e-6) for step in (-0.5, 0.5))
+        low, high = (float(expit(end)) for end in ends)
+        return low, high
+
+    def _root(self, log_size: float, target: float) -> float:
+        """r* of the hypothesis logit POD(size) = target; above 0 where the fitted curve is higher.
+
+        logit POD(size) and the slope are both canonical parameters, so q needs the information of both at the likeliest
+        curve, and that of the slope at the likeliest curve through the target.
+        """
+        distance = self.logs - log_size
+        scale = np.abs(distance).max()  # the slope's unit shrinks as the size goes far from the data
+        # the likeliest slope through the target: the score falls in it, and hits and misses overlap in size
+        unit = distance / scale
+        slope = brentq(lambda each: unit @ (self.detected - expit(target + each * unit)), -1e4, 1e4)
+        through = _log_likelihood(target + slope * unit, self.detected)
+        logits = self.intercept + self.slope * self.logs
+        above = self.intercept + self.slope * log_size - target
+        r = np.sign(above) * np.sqrt(max(2 * (_log_likelihood(logits, self.detected) - through), 0.0))
+        if abs(r) < 0.01:
+            return float(r)  # 0 / 0; bounds lie far from here
+        design = np.column_stack([np.ones(len(distance)), distance])
+        full = (design * _variance(logits)[:, None]).T @ design
+        of_slope = _variance(target + slope * unit) @ distance**2
+        return float(r + np.log(above * np.sqrt(np.linalg.det(full) / of_slope) / r) / r)
 
 
 def fit_pod(defects: pd.DataFrame) -> PodFit:
@@ -146,22 +237,13 @@ def fit_pod(defects: pd.DataFrame) -> PodFit:
         )
     _refuse_floor_and_ceiling(x, detected, beta, best)
     slope, intercept = float(beta[1] / scale), float(beta[0] - beta[1] * centre / scale)
-    likelihood = _Likelihood(logs, detected, intercept, slope)
-    places = (-intercept / slope, (logit(0.9) - intercept) / slope, likelihood.upper_log_size(float(logit(0.9))))
-    found = {name: _size_within(float(at), logs) for name, at in zip(("a50", "a90", "a90_95"), places, strict=True)}
-    fit_p = _hosmer_lemeshow(sizes, detected, expit(intercept + slope * logs))
-    warning = _warnings(n, n_photos, found, sizes, words["unit"], fit_p)
-    counts = {"n": n, "n_hits": n_hits, "n_photos": n_photos}
-    return PodFit(
-        intercept, slope, **words, **counts, **found, fit_p=fit_p, warning=warning, sizes=sizes, detected=detected
-    )
+    return PodFit(intercept, slope, **words, n_photos=n_photos, sizes=sizes, detected=detected)
 
 
 def pod_curve(fit: PodFit, n: int = 60) -> pd.DataFrame:
     """``size``, ``pod``, ``low`` and ``high`` (each one-sided at 95 %) over the tested sizes, equally spaced in log."""
     sizes = np.geomspace(fit.sizes.min(), fit.sizes.max(), n)
-    likelihood = _Likelihood(np.log(fit.sizes), fit.detected, fit.intercept, fit.slope)
-    low, high = np.array([likelihood.bounds_at(np.log(size)) for size in sizes]).T
+    low, high = np.array([fit.bounds_at(np.log(size)) for size in sizes]).T
     return pd.DataFrame({"size": sizes, "pod": fit.pod(sizes), "low": low, "high": high})
 
 
@@ -262,37 +344,6 @@ def _refuse_floor_and_ceiling(x: np.ndarray, detected: np.ndarray, beta: np.ndar
         )
 
 
-def _size_within(log_size: float, logs: np.ndarray) -> float:
-    if logs.min() <= log_size <= logs.max():
-        return float(np.exp(log_size))
-    return float("inf") if log_size > logs.max() else float("-inf")
-
-
-def _warnings(n: int, n_photos: int, found: Mapping[str, float], sizes: np.ndarray, unit: str, fit_p: float) -> str:
-    warnings = []
-    if n < RECOMMENDED_DEFECTS:
-        warnings.append(f"{n} defects; the handbook asks for {RECOMMENDED_DEFECTS} at least.")
-    if n_photos < n:
-        warnings.append(f"{n} defects on {n_photos} photos are taken as independent; the true bounds are wider.")
-    span = f"({sizes.min():.3g} to {sizes.max():.3g} {unit})"
-    for name, size in found.items():
-        if np.isinf(size):
-            warnings.append(f"{name.replace('_', '/')} is {size_words(size)} {span}.")
-    if fit_p < 0.05:
-        warnings.append(f"The curve does not describe the data well (Hosmer-Lemeshow p = {fit_p:.2g}); see the bins.")
-    return " ".join(warnings)
-
-
-def _hosmer_lemeshow(sizes: np.ndarray, detected: np.ndarray, pod: np.ndarray) -> float:
-    """p-value with groups of equal counts by size, ten of them, or fewer so that each has ten defects."""
-    n_groups = int(np.clip(len(sizes) // 10, 3, 10))
-    statistic = 0.0
-    for group in np.array_split(np.argsort(sizes, kind="stable"), n_groups):
-        expected, mean = pod[group].sum(), pod[group].mean()
-        statistic += (detected[group].sum() - expected) ** 2 / max(expected * (1 - mean), 1e-12)
-    return float(chi2.sf(statistic, n_groups - 2))
-
-
 # ---------------------------------------------------------------------------------------------------------- likelihood
 
 
@@ -312,56 +363,6 @@ def _maximise(x: np.ndarray, detected: np.ndarray) -> tuple[np.ndarray, float]:
         options={"gtol": 1e-9},
     )
     return found.x, -float(found.fun)
-
-
-@dataclass(frozen=True)
-class _Likelihood:
-    """Of hits and misses around the likeliest curve."""
-
-    logs: np.ndarray
-    detected: np.ndarray
-    intercept: float
-    slope: float
-
-    def root(self, log_size: float, target: float) -> float:
-        """r* of the hypothesis logit POD(size) = target; above 0 where the fitted curve is higher.
-
-        logit POD(size) and the slope are both canonical parameters, so q needs the information of both at the likeliest
-        curve, and that of the slope at the likeliest curve through the target.
-        """
-        distance = self.logs - log_size
-        scale = np.abs(distance).max()  # the slope's unit shrinks as the size goes far from the data
-        # the likeliest slope through the target: the score falls in it, and hits and misses overlap in size
-        unit = distance / scale
-        slope = brentq(lambda each: unit @ (self.detected - expit(target + each * unit)), -1e4, 1e4)
-        through = _log_likelihood(target + slope * unit, self.detected)
-        logits = self.intercept + self.slope * self.logs
-        above = self.intercept + self.slope * log_size - target
-        r = np.sign(above) * np.sqrt(max(2 * (_log_likelihood(logits, self.detected) - through), 0.0))
-        if abs(r) < 0.01:
-            return float(r)  # 0 / 0; bounds lie far from here
-        design = np.column_stack([np.ones(len(distance)), distance])
-        full = (design * _variance(logits)[:, None]).T @ design
-        of_slope = _variance(target + slope * unit) @ distance**2
-        return float(r + np.log(above * np.sqrt(np.linalg.det(full) / of_slope) / r) / r)
-
-    def upper_log_size(self, target: float) -> float:
-        """Largest size at which the POD may still be the target's; infinite beyond the tested ones."""
-        start, end = (target - self.intercept) / self.slope, self.logs.max()
-        if start >= end or self.root(end, target) <= _ROOT:
-            return float("inf")
-        return float(brentq(lambda log_size: self.root(log_size, target) - _ROOT, start, end, xtol=1e-8))
-
-    def bounds_at(self, log_size: float) -> tuple[float, float]:
-        """Lower and upper bound of the POD at a size."""
-        middle = self.intercept + self.slope * log_size
-
-        def beyond(target: float) -> float:
-            return np.sign(middle - target) * self.root(log_size, target) - _ROOT
-
-        ends = (brentq(beyond, middle, _step_out(beyond, middle, step), xtol=1e-6) for step in (-0.5, 0.5))
-        low, high = (float(expit(end)) for end in ends)
-        return low, high
 
 
 def _variance(logits: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Outlines drawn with pycocotools.
+"""Outlines drawn with pycocotools, and the exact outline of a mask, as COCO stores it.
 
 A region is a run-length encoding as pycocotools takes it, ``{"size": [H, W], "counts": bytes}``. Coordinates are in
 pixels from the upper left corner of the picture, so that the pixel in row r and column c covers x from c to c + 1 and
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
+from scipy import ndimage
 
 Region = dict[str, Any]
 
@@ -147,3 +148,68 @@ def pixels_of(region: Region) -> np.ndarray:
 def united(regions: Sequence[Region]) -> Region:
     """All pixels of one region or more."""
     return coco_mask.merge(list(regions))
+
+
+def run_lengths(pixels: np.ndarray) -> dict[str, Any]:
+    """A bool mask (H, W) as COCO's compressed run lengths, in plain JSON types."""
+    region = region_of(pixels)
+    return {"size": region["size"], "counts": region["counts"].decode("ascii")}
+
+
+def connected_regions(mask: np.ndarray) -> list[dict[str, Any]]:
+    """COCO's outline of each connected region (8 neighbours) of a bool mask (H, W), from top to bottom.
+
+    Each has ``segmentation`` (one polygon, or compressed run lengths for a region with holes, which COCO's polygons
+    cannot have), ``bbox`` [x, y, width, height], ``area`` in pixels and ``iscrowd`` 0. pycocotools draws exactly the
+    pixels of the mask from it.
+    """
+    labels, _ = ndimage.label(mask, structure=np.ones((3, 3), dtype=int))
+    regions = []
+    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+        part = labels[rows, columns] == number
+        loops = outlines(part)
+        segmentation: Any = [(loops[0] + (columns.start, rows.start)).ravel().tolist()]
+        if len(loops) > 1:
+            segmentation = run_lengths(labels == number)
+        bbox = [columns.start, rows.start, part.shape[1], part.shape[0]]
+        regions.append({"segmentation": segmentation, "bbox": bbox, "area": int(part.sum()), "iscrowd": 0})
+    return regions
+
+
+def outlines(mask: np.ndarray) -> list[np.ndarray]:
+    """Closed lines along the edges between True and False of a bool mask (H, W), pixels that touch at a corner joined.
+
+    Each is its corners in order, int (N, 2) of x and y from 0 to W and H. A region that is connected by 8 neighbours
+    has one line around it and one around each of its holes.
+    """
+    padded = np.pad(mask.astype(np.int8), 1)
+    # edges of one pixel with the object on their right (y points down): clockwise around it, the other way around holes
+    down = np.diff(padded, axis=0)[:, 1:-1]
+    across = np.diff(padded, axis=1)[1:-1]
+    kinds = (
+        (down == 1, (0, 0), (1, 0)),  # upper edge, to the right
+        (down == -1, (1, 0), (-1, 0)),  # lower edge, to the left
+        (across == -1, (0, 0), (0, 1)),  # right edge, down
+        (across == 1, (0, 1), (0, -1)),  # left edge, up
+    )
+    steps_at: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for there, (right, below), step in kinds:
+        for y, x in np.argwhere(there).tolist():
+            steps_at.setdefault((x + right, y + below), []).append(step)
+    lines = []
+    done: set[tuple[tuple[int, int], tuple[int, int]]] = set()
+    for start, first_steps in steps_at.items():
+        for first in first_steps:
+            point, step = start, first
+            edges = []
+            while (point, step) not in done:
+                done.add((point, step))
+                edges.append((point, step))
+                point = (point[0] + step[0], point[1] + step[1])
+                ways = steps_at[point]
+                # where pixels meet at a corner only, turning left keeps them in one line
+                step = ways[0] if len(ways) == 1 else (step[1], -step[0])
+            corners = [edges[i][0] for i in range(len(edges)) if edges[i][1] != edges[i - 1][1]]
+            if corners:
+                lines.append(np.array(corners))
+    return lines

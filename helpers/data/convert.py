@@ -24,7 +24,7 @@ import pandas as pd
 from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
-from helpers.analysis.outlines import connected_regions
+from helpers.analysis.regions import connected_regions
 from helpers.data.coco import InstancePhoto, read_instances
 from helpers.data.folders import folder_name
 from helpers.data.formats import read_dataset

@@ -5,6 +5,8 @@ Here the truth is known to any digit, so that ways to find a pixel size can be c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -18,11 +20,13 @@ BAR_LENGTH = float(np.hypot(30.0, 4.0))  # mm, largest diameter of the dark bar 
 DISC = 20.0  # mm, diameter of the reference object, which has a photo of its own
 SHAPE = (480, 640)  # (H, W) of the photos
 LENS = (-0.28, 0.07, 0.001, -0.001, 0.0)  # barrel distortion, as OpenCV counts it: k1, k2, p1, p2, k3
+NO_LENS = (0.0,) * 5
+Angles = tuple[float, float, float]
 TILTS = ((12.0, -8.0, 4.0), (-25.0, 5.0, 0.0), (5.0, 28.0, 10.0), (22.0, 20.0, -12.0), (-18.0, -24.0, 30.0))
 """Of the camera in five photos, degrees about x, y and z; the first is the one that parts are measured at."""
 
 _PLANE, _PER_MM = (60, 80), 16  # mm; pixels of the plane's drawing
-_FOCAL = 700.0  # pixels
+_FOCAL, _DISTANCE = 700.0, 95.0  # pixels; mm from the camera to the plane
 _CAMERA = np.array([[_FOCAL, 0, SHAPE[1] / 2 - 0.5], [0, _FOCAL, SHAPE[0] / 2 - 0.5], [0, 0, 1]])
 _DARK, _LIGHT = 30, 225
 
@@ -44,31 +48,25 @@ def draw_plane(what: str = "board") -> np.ndarray:
     return plane
 
 
-def photograph(
-    tilt: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    lens: tuple[float, ...] = (),
-    *,
-    distance: float = 95.0,
-    what: str = "board",
-) -> np.ndarray:
-    """The plane, ``distance`` mm away, turned by ``tilt`` degrees, with blur and noise: `SHAPE` uint8."""
+def photograph(tilt: Angles = (0.0, 0.0, 0.0), lens: Sequence[float] = NO_LENS, *, what: str = "board") -> np.ndarray:
+    """The plane, turned by ``tilt`` degrees, with blur and noise: `SHAPE` uint8."""
     height, width = SHAPE
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
-    rays = cv2.undistortPoints(np.stack([x, y], -1).reshape(-1, 1, 2), _CAMERA, np.array(lens or [0.0] * 5))
+    rays = cv2.undistortPoints(np.stack([x, y], -1).reshape(-1, 1, 2), _CAMERA, np.array(lens))
     # The drawing's pixels have their centres at whole numbers.
     to_mm = np.array([[1 / _PER_MM, 0, 0.5 / _PER_MM], [0, 1 / _PER_MM, 0.5 / _PER_MM], [0, 0, 1]])
-    places = cv2.perspectiveTransform(rays, np.linalg.inv(_to_rays(tilt, distance) @ to_mm))
+    places = cv2.perspectiveTransform(rays, np.linalg.inv(_to_rays(tilt) @ to_mm))
     places = places.reshape(height, width, 2).astype(np.float32)
-    plane = cv2.GaussianBlur(draw_plane(what), (0, 0), _PER_MM * distance / _FOCAL / 2)
+    plane = cv2.GaussianBlur(draw_plane(what), (0, 0), _PER_MM * _DISTANCE / _FOCAL / 2)
     photo = cv2.remap(plane, places[..., 0], places[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.clip(photo + np.random.default_rng(0).normal(0, 2, photo.shape), 0, 255).astype(np.uint8)
 
 
-def project(points: np.ndarray, tilt: tuple[float, float, float], lens: tuple[float, ...] = ()) -> np.ndarray:
+def project(points: np.ndarray, tilt: Angles, lens: Sequence[float] = NO_LENS) -> np.ndarray:
     """Where the camera of `photograph` sees points of the plane: (N, 2) in mm from its upper left, to pixels (N, 2)."""
     rays = cv2.perspectiveTransform(np.asarray(points, dtype=float)[:, None], _to_rays(tilt))[:, 0]
     solid = np.column_stack([rays, np.ones(len(rays))])
-    return cv2.projectPoints(solid, np.zeros(3), np.zeros(3), _CAMERA, np.array(lens or [0.0] * 5))[0][:, 0]
+    return cv2.projectPoints(solid, np.zeros(3), np.zeros(3), _CAMERA, np.array(lens))[0][:, 0]
 
 
 def bar_sizes(photo: np.ndarray, size: PixelSize) -> pd.DataFrame:
@@ -85,11 +83,10 @@ def calibration_trial() -> pd.DataFrame:
     """The same bar by every way of calibration, seen by a straight camera and by one that is tilted and distorts.
 
     The two points are the ends of a side of the board, clicked to the pixel; the disc is photographed where the board
-    was. One row a camera and way: camera, calibration, length (mm), length_error (its standard error as far as the
-    calibration knows it), true_length, off (measured minus true, mm), off_percent.
+    was. ``length_error`` is the standard error as far as the calibration knows it, ``off`` measured minus true, mm.
     """
     rows = []
-    for camera, tilts, lens in (("straight", ((0.0, 0.0, 0.0),), ()), ("tilted, distorting lens", TILTS, LENS)):
+    for camera, tilts, lens in (("straight", ((0.0, 0.0, 0.0),), NO_LENS), ("tilted, distorting lens", TILTS, LENS)):
         photos = [photograph(tilt, lens) for tilt in tilts]
         ends = np.round(project(np.array([[8.0, 6.0], [58.0, 6.0]]), tilts[0], lens))
         disc = photograph(tilts[0], lens, what="disc") < 128
@@ -109,9 +106,9 @@ def calibration_trial() -> pd.DataFrame:
     return table.assign(off_percent=100 * table["off"] / table["true_length"])
 
 
-def _to_rays(tilt: tuple[float, float, float], distance: float = 95.0) -> np.ndarray:
+def _to_rays(tilt: Angles) -> np.ndarray:
     """Homography (3, 3) from mm in the plane to rays, its middle in the camera's axis."""
     turned = cv2.Rodrigues(np.deg2rad([0.0, 0, tilt[2]]))[0]
     rotation = cv2.Rodrigues(np.deg2rad([tilt[0], tilt[1], 0.0]))[0] @ turned
     centred = np.array([[1, 0, -_PLANE[1] / 2], [0, 1, -_PLANE[0] / 2], [0, 0, 1]])
-    return np.column_stack([rotation[:, 0], rotation[:, 1], [0, 0, distance]]) @ centred
+    return np.column_stack([rotation[:, 0], rotation[:, 1], [0, 0, _DISTANCE]]) @ centred

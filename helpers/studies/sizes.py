@@ -17,8 +17,7 @@ import pandas as pd
 from PIL import Image
 from scipy.sparse import csr_array
 
-from helpers.analysis.outlines import connected_regions
-from helpers.analysis.regions import region_of
+from helpers.analysis.regions import connected_regions, run_lengths
 from helpers.analysis.severity import COMPACT, LONG, Rule, SeverityLimits, shapes
 from helpers.analysis.sizing import label_defects, measure_labels, size_error_by_threshold
 from helpers.data.images import image_sizes, map_at_photo_size, read_image, read_mask
@@ -288,8 +287,7 @@ def _segmentation(mask: np.ndarray) -> list[list[float]] | dict[str, Any]:
     outlines = [region["segmentation"] for region in connected_regions(mask)]
     if all(isinstance(outline, list) for outline in outlines):
         return [polygon for outline in outlines for polygon in outline]
-    region = region_of(mask)
-    return {"size": region["size"], "counts": region["counts"].decode("ascii")}
+    return run_lengths(mask)
 
 
 def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
