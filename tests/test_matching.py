@@ -34,9 +34,7 @@ def test_touching_discs_of_two_sizes_are_two_objects_of_their_own_size():
     assert min(iou for *_, iou in match.pairs) > 0.97
 
 
-def test_without_restoring_the_border_an_object_shrinks_by_the_threshold():
-    labels = separate(exact_map(disc(50, 40, 30)), threshold=0.4, restore=False)
-    assert (labels > 0).sum() == pytest.approx(np.pi * (0.6 * 30) ** 2, rel=0.05)
+def test_an_object_does_not_shrink_by_the_threshold():
     restored = separate(exact_map(disc(50, 40, 30)), threshold=0.4)
     assert (restored > 0).sum() == pytest.approx(np.pi * 30**2, rel=0.05)
 
@@ -44,8 +42,8 @@ def test_without_restoring_the_border_an_object_shrinks_by_the_threshold():
 def test_a_peak_that_hardly_rises_over_the_saddle_is_no_object_of_its_own():
     profile = np.interp(np.arange(60), [0, 10, 25, 40, 50, 59], [0, 0.9, 0.7, 1.0, 0, 0])  # rises 0.2 over the saddle
     surface = np.tile(profile, (20, 1))
-    assert separate(surface, h=0.25, restore=False).max() == 1
-    assert separate(surface, h=0.15, restore=False).max() == 2
+    assert separate(surface, h=0.25).max() == 1
+    assert separate(surface, h=0.15).max() == 2
 
 
 def test_low_and_small_objects_are_dropped():

@@ -21,7 +21,6 @@ from helpers.pictures.calibration_scene import (
     bar_sizes,
     calibration_trial,
     photograph,
-    project,
 )
 
 HEIGHT, WIDTH = SHAPE
@@ -33,18 +32,6 @@ def test_two_points():
     assert size.relative_error == pytest.approx(math.hypot(2 * math.sqrt(2) / 500, 0.05 / 25))
     assert size.unit == "mm"
     assert "25 mm" in size.origin
-
-
-def test_the_error_of_two_points_is_that_of_repeated_clicks():
-    draw = np.random.default_rng(0)
-    sizes = [
-        pixel_size_from_points(
-            tuple(draw.normal((50, 50), 1.5)), tuple(draw.normal((250, 200), 1.5)), 10.0, click_error=1.5
-        )
-        for _ in range(4000)
-    ]
-    spread = np.std([size.value_x for size in sizes])
-    assert sizes[0].error == pytest.approx(spread, rel=0.06)
 
 
 def test_units_and_their_conversion():
@@ -159,13 +146,6 @@ def test_the_rectified_photo_stays_upright_and_keeps_its_kind():
     np.testing.assert_allclose(place, [120 / HEIGHT, 120 / WIDTH], atol=0.12)
 
 
-def test_an_upright_camera_needs_no_mending():
-    photo = photograph((0.0, 0.0, 0.0))
-    calibration = calibrate_checkerboard([photo], PATTERN, SQUARE)
-    assert calibration.pixel_size.value_x == pytest.approx(95 / 700, rel=0.002)
-    assert calibration.rectified_shape == pytest.approx((HEIGHT, WIDTH), abs=3)
-
-
 def test_several_photos_calibrate_the_lens():
     photos = [photograph(tilt, LENS) for tilt in TILTS]
     alone = calibrate_checkerboard(photos[:1], PATTERN, SQUARE)
@@ -192,21 +172,6 @@ def test_boards_that_cannot_be_used_are_refused():
         calibrate_checkerboard([photo], (2, 6), SQUARE)
     with pytest.raises(ValueError, match="one size"):
         calibrate_checkerboard([], PATTERN, SQUARE)
-
-
-def test_points_are_projected_where_the_camera_sees_them():
-    """The board's inner corners, as OpenCV finds them in the photo."""
-    across, down = np.meshgrid(np.arange(PATTERN[0]), np.arange(PATTERN[1]))
-    corners = np.column_stack([across.ravel(), down.ravel()]) * SQUARE + (8 + SQUARE, 6 + SQUARE)
-    photo = photograph(TILTS[0], LENS)
-    found, seen = cv2.findChessboardCornersSB(photo, PATTERN)
-    assert found
-    seen, expected = seen.reshape(-1, 2), project(corners, TILTS[0], LENS)
-    gaps = np.linalg.norm(seen[:, None] - expected[None], axis=-1)
-    assert gaps.min(1).max() < 0.25, "pixels"
-    assert len(set(gaps.argmin(1))) == len(corners)
-    with pytest.raises(ValueError, match="bars"):
-        bar_sizes(photograph(what="disc"), PixelSize(0.1, 0.1))
 
 
 def test_only_the_checkerboard_holds_for_a_camera_that_is_tilted_and_distorts():

@@ -134,6 +134,9 @@ def test_size_errors_over_thresholds_have_the_runs_own_among_them(run):
     assert (curve["n"] == 2).all() and curve["threshold"].is_monotonic_increasing
     own = curve[curve["own"]].iloc[0]
     assert own["found"] == 1 and abs(own["area_error"]) < 0.12
+    assert (curve["area_error_low"] <= curve["area_error"]).all()
+    with pytest.raises(ValueError, match="MIN_DEFECT_AREA"):
+        threshold_errors(run, 3, SIZE, min_defect_area=10**6)
     row = threshold_summary({"patchcore": curve}).iloc[0]
     assert row["area_error"] == own["area_error"]
     assert abs(row["least_area_error"]) <= abs(row["area_error"])

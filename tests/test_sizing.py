@@ -19,7 +19,6 @@ from helpers.analysis.sizing import (
     label_defects,
     measure_defects,
     measure_labels,
-    size_error_by_threshold,
 )
 from helpers.thresholds import Threshold
 
@@ -341,19 +340,3 @@ def test_what_cannot_be_measured_is_refused():
             measure_defects(heat, **options)
     with pytest.raises(ValueError, match="negative"):
         as_pixel_size(PixelSize(1, 1, -0.1))
-
-
-def test_the_size_error_of_a_blurred_map_against_its_threshold():
-    """Blurred, a disc's edge passes one half where it was: there the error is least, and it changes sign."""
-    mask = disc(20) | disc(12, (100.0, 100.0))
-    soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 3)
-    curve = size_error_by_threshold([soft], [mask], [0.1, 0.5, 0.9, 2.0], PixelSize(0.1, 0.1))
-    assert curve["n"].tolist() == [2] * 4
-    assert curve["found"].tolist() == [1, 1, 1, 0]
-    assert curve["area_error"].iloc[0] > 0.2 and curve["area_error"].iloc[2] < -0.2
-    assert abs(curve["area_error"].iloc[1]) < 0.04
-    assert curve["length_error"].iloc[0] > 0.5 and abs(curve["length_error"].iloc[1]) < 0.1
-    assert (curve["area_error_low"] <= curve["area_error"]).iloc[:3].all()
-    assert np.isnan(curve.loc[3, "area_error"])
-    with pytest.raises(ValueError, match="no defect"):
-        size_error_by_threshold([soft], [np.zeros_like(mask)], [0.5])

@@ -32,7 +32,6 @@ def separate(
     h: float = 0.2,
     min_peak: float = 0.5,
     min_area: int = 50,
-    restore: bool = True,
 ) -> np.ndarray:
     """Cut an (H, W) distance map into objects: int32, 0 background, numbered by topmost row, then leftmost column.
 
@@ -41,8 +40,8 @@ def separate(
     whose peak is below ``min_peak``, or of fewer pixels than ``min_area``, are dropped.
 
     What lies above the threshold is smaller than the object: of a depth ``d`` out of a largest depth ``r``, it lacks a
-    border of ``threshold * r`` pixels. ``restore`` gives it back, but never a pixel that is nearer to another object: a
-    higher threshold then costs no area and is safe from the noise of the background.
+    border of ``threshold * r`` pixels. It is given back, but never a pixel that is nearer to another object: a higher
+    threshold then costs no area and is safe from the noise of the background.
     """
     surface = np.asarray(distance_map, dtype=np.float64)
     if not 0 < threshold < 1 or h <= 0:
@@ -53,9 +52,7 @@ def separate(
     labels = watershed(-surface, _peaks(surface, h), mask=inside)
     highest = np.zeros(labels.max() + 1)
     np.maximum.at(highest, labels[inside], surface[inside])
-    labels = np.where(highest[labels] >= min_peak, labels, 0)
-    if restore:
-        labels = _restore_border(labels, threshold)
+    labels = _restore_border(np.where(highest[labels] >= min_peak, labels, 0), threshold)
     regions = [region for region in regionprops(labels) if region.area >= min_area]
     numbers = np.zeros(labels.max() + 1, dtype=np.int32)
     ordered = sorted(regions, key=lambda region: (region.bbox[0], region.bbox[1], region.label))

@@ -30,12 +30,6 @@ def feret(hull: np.ndarray) -> tuple[float, float, tuple[int, int]]:
     return math.sqrt(squared[first, second]), float((heights / np.hypot(*edges.T)).min()), (first, second)
 
 
-def polygon_area(polygon: np.ndarray) -> float:
-    """Of (N, 2) points, by the shoelace formula."""
-    x, y = polygon.T
-    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
-
-
 def second_moments(part: np.ndarray) -> tuple[float, float, float]:
     """Variances of x and y and their covariance over a mask's area."""
     y, x = np.nonzero(part)

@@ -10,7 +10,6 @@ wide in any mask. The columns ``*_error`` carry the error of the pixel size alon
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, SupportsFloat
 
@@ -31,10 +30,8 @@ from helpers.analysis.shapes import (
     feret,
     hull_of,
     perimeter,
-    polygon_area,
     second_moments,
 )
-from helpers.progress import progress
 from helpers.thresholds import exceeds
 
 MM_PER_UNIT = {"mm": 1.0, "cm": 10.0, "inch": 25.4}
@@ -220,46 +217,10 @@ def measure_labels(
     return table
 
 
-def size_error_by_threshold(
-    maps: Iterable[np.ndarray],
-    masks: Iterable[np.ndarray],
-    thresholds: Sequence[float],
-    size: PixelSize = IN_PIXELS,
-    *,
-    min_defect_area: int = 10,
-    **options: Any,
-) -> pd.DataFrame:
-    """How much of a detector's size error is the threshold: its maps against true masks, over thresholds.
-
-    A true defect is compared with the measured one that covers most of its pixels; where none does, it is not found and
-    counts in no error. ``area_error``: median of measured over true area, minus 1; ``length_error``: of measured minus
-    true, in the unit; each with quartiles ``_low`` and ``_high``.
-    """
-    n_true, scale = 0, np.array([size.value_x, size.value_y])
-    errors: list[list[tuple[float, float]]] = [[] for _ in thresholds]
-    for picture, mask in progress(zip(maps, masks, strict=True), "Measuring at every threshold"):
-        true = label_defects(mask, 0, size, min_defect_area=min_defect_area, use_morphology=False)
-        truth = measure_labels(true, size)
-        n_true += len(truth)
-        for place, threshold in enumerate(thresholds):
-            found = label_defects(picture, threshold, size, min_defect_area=min_defect_area, **options)
-            for row in truth.itertuples():
-                covered = np.bincount(found[true == row.defect], minlength=1)[1:]
-                if covered.any():
-                    hull = hull_of(part := found == int(covered.argmax()) + 1)
-                    area, length = float(part.sum() * scale.prod()), feret(hull * scale)[0]
-                    errors[place].append((area / row.area - 1, length - row.length))
-    if not n_true:
-        raise ValueError("masks holds no defect of min_defect_area or more: there is no truth to compare with.")
-    rows = []
-    for threshold, found_errors in zip(thresholds, errors, strict=True):
-        values = np.array(found_errors).reshape(-1, 2)
-        quartiles = np.quantile(values, [0.25, 0.5, 0.75], axis=0) if len(values) else np.full((3, 2), np.nan)
-        row = {"threshold": float(threshold), "n": n_true, "n_found": len(values), "found": len(values) / n_true}
-        for name, (low, middle, high) in zip(("area_error", "length_error"), quartiles.T, strict=True):
-            row |= {name: middle, f"{name}_low": low, f"{name}_high": high}
-        rows.append(row | {"unit": size.unit})
-    return pd.DataFrame(rows)
+def area_and_length(mask: np.ndarray, size: PixelSize) -> tuple[float, float]:
+    """Of one defect (H, W) bool, in the unit: what `measure_labels` says, without the rest."""
+    scale = np.array([size.value_x, size.value_y])
+    return float(mask.sum() * scale.prod()), feret(hull_of(mask) * scale)[0]
 
 
 def _opened(mask: np.ndarray, min_defect_area: int) -> np.ndarray:
@@ -350,7 +311,7 @@ def _measured(
     centroid_x, centroid_y = found["centroid-1"] + 0.5, found["centroid-0"] + 0.5
     return columns | {
         "orientation_deg": orientation,
-        "solidity": area / np.maximum([polygon_area(hull) for hull in hulls], 1),
+        "solidity": area / np.maximum([cv2.contourArea(hull.astype(np.float32)) for hull in hulls], 1),
         "centroid_x": centroid_x,
         "centroid_y": centroid_y,
         "relative_x": (centroid_x - box_left) / box_width,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,10 +45,10 @@ def overall_leaderboard(artifacts: str | Path) -> pd.DataFrame:
     return pd.concat(tables).sort_values(order, ascending=[True, True, False], ignore_index=True)
 
 
-def run_defect_hits(run: Run, threshold: SupportsFloat | None = None, **options: Any) -> pd.DataFrame:
+def run_defect_hits(run: Run, **options: Any) -> pd.DataFrame:
     """`defect_hits` of a finished run on its test photos with masks: the maps it stored, at the photos' own size.
 
-    What a centre crop kept the network from seeing is missed. ``threshold``: of the maps' pixels; None: the run's own.
+    What a centre crop kept the network from seeing is missed.
     """
     test, maps = run.predictions("test"), run.test_maps()
     rows = test[(test["label_index"] == 1) & (test["mask_path"] != "")]
@@ -58,7 +58,5 @@ def run_defect_hits(run: Run, threshold: SupportsFloat | None = None, **options:
             mask = read_mask(path)
             yield mask, map_at_photo_size(maps[index], mask.shape, run.info["parameters"])
 
-    limit = run.thresholds.get("pixel") if threshold is None else threshold
-    if limit is None:
-        raise ValueError(f"{run.name} has no pixel threshold; give threshold=, a value of its maps' pixels.")
-    return defect_hits(photos(), rows["image_path"].tolist(), rows["defect_type"].tolist(), limit, **options)
+    names = rows["image_path"].tolist(), rows["defect_type"].tolist()
+    return defect_hits(photos(), *names, run.thresholds["pixel"], **options)

@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 
 from helpers.analysis.regions import connected_regions, run_lengths
 from helpers.analysis.severity import COMPACT, LONG, Rule, SeverityLimits, shapes
-from helpers.analysis.sizing import label_defects, measure_labels, size_error_by_threshold
+from helpers.analysis.sizing import area_and_length, label_defects, measure_labels
 from helpers.data.images import image_sizes, map_at_photo_size, read_image, read_mask
 from helpers.data.samples import relative_path
 from helpers.drawing import annotate_photo
@@ -151,23 +151,42 @@ def photo_maps(run: Run, rows: pd.DataFrame) -> Iterator[np.ndarray]:
 
 
 def threshold_errors(run: Run, n_thresholds: int, calibration: Calibration, **options: Any) -> pd.DataFrame:
-    """`size_error_by_threshold` of a run's test defects with masks, its ``own`` threshold among them.
+    """How much of the size error is the threshold: a run's test defects against their masks, over thresholds.
 
-    The others lie evenly between the 90 and the 99.9 % quantile of the maps' pixels: from where background begins to
-    pass to where hardly anything does.
+    Thresholds are the run's ``own`` and others evenly between the 90 and the 99.9 % quantile of the maps' pixels: from
+    where background begins to pass to where hardly anything does. A true defect is compared with the measured one that
+    covers most of its pixels; where none does, it is not found and counts in no error. ``area_error``: median of
+    measured over true area, minus 1; ``length_error``: of measured minus true, in the unit; each with quartiles.
     """
-    test = run.predictions("test")
+    test, own, size = run.predictions("test"), run.thresholds["pixel"].value, calibration.pixel_size
     rows = test[(test["label_index"] == 1) & (test["mask_path"] != "")]
-    own = run.thresholds["pixel"].value
     low, high = np.quantile(np.asarray(run.test_maps()[:: max(1, len(test) // 50)], dtype=np.float32), [0.9, 0.999])
-    masks = (
-        calibration.rectify(read_mask(path, tuple(shape)))
-        for path, shape in zip(rows["mask_path"], image_sizes(rows["image_path"]).tolist(), strict=True)
-    )
-    maps = (calibration.rectify(found) for found in photo_maps(run, rows))
     thresholds = sorted({*np.linspace(low, high, n_thresholds).tolist(), own})
-    table = size_error_by_threshold(maps, masks, thresholds, calibration.pixel_size, **options)
-    return table.assign(own=table["threshold"] == own)
+    errors: list[list[tuple[float, float]]] = [[] for _ in thresholds]
+    n_true, plain = 0, {"min_defect_area": options.get("min_defect_area", 10), "use_morphology": False}
+    paths = progress(rows["mask_path"], "Measuring at every threshold", total=len(rows))
+    for path, found_map in zip(paths, photo_maps(run, rows), strict=True):
+        true = label_defects(calibration.rectify(read_mask(path, found_map.shape)), 0, size, **plain)
+        truth, score_map = measure_labels(true, size), calibration.rectify(found_map)
+        n_true += len(truth)
+        for place, threshold in enumerate(thresholds):
+            found = label_defects(score_map, threshold, size, **options)
+            for row in truth.itertuples():
+                covered = np.bincount(found[true == row.defect], minlength=1)[1:]
+                if covered.any():
+                    area, length = area_and_length(found == int(covered.argmax()) + 1, size)
+                    errors[place].append((area / row.area - 1, length - row.length))
+    if not n_true:
+        raise ValueError(f"No mask of {run.name}'s test photos holds a defect of MIN_DEFECT_AREA pixels or more.")
+    table = []
+    for threshold, found_errors in zip(thresholds, errors, strict=True):
+        values = np.array(found_errors).reshape(-1, 2)
+        quartiles = np.quantile(values, [0.25, 0.5, 0.75], axis=0) if len(values) else np.full((3, 2), np.nan)
+        row = {"threshold": float(threshold), "n": n_true, "n_found": len(values), "found": len(values) / n_true}
+        for name, (first, middle, last) in zip(("area_error", "length_error"), quartiles.T, strict=True):
+            row |= {name: middle, f"{name}_low": first, f"{name}_high": last}
+        table.append(row | {"unit": size.unit, "own": threshold == own})
+    return pd.DataFrame(table)
 
 
 def threshold_summary(curves: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
