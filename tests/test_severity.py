@@ -211,12 +211,8 @@ def test_the_examples_are_read(table):
         "no spot with area over 2 mm²",
         "no defect with edge distance below 1 mm",
     ]
-
-
-def test_the_examples_in_pixels_are_as_many(table):
     in_pixels = read_severity_limits(EXAMPLES / "severity_px.yml"), read_rules(EXAMPLES / "drawing_px.yml")
-    in_mm = read_severity_limits(EXAMPLES / "severity.yml"), read_rules(EXAMPLES / "drawing.yml")
-    for ours, theirs in zip(in_pixels, in_mm, strict=True):
+    for ours, theirs in zip(in_pixels, (limits, rules), strict=True):
         assert [(one.measure, one.defect_type) for one in ours] == [(one.measure, one.defect_type) for one in theirs]
     assert all(rule.limit.unit == "px" for rule in in_pixels[1])
 

@@ -87,28 +87,26 @@ class BoardCalibration:
     """What a checkerboard tells of a camera that stays where it is, and what photos of ``photo_shape`` become.
 
     ``to_photo`` (3, 3) leads from rectified pixels to those of the photo without lens distortion; ``camera_matrix``
-    (3, 3) and ``distortion`` (5,) are OpenCV's, None where the lens was not calibrated; ``residual`` is the root mean
-    square distance of the board's corners from where they belong, in the unit.
+    (3, 3) and ``distortion`` (5,) are OpenCV's; ``residual`` is the root mean square distance of the board's corners
+    from where they belong, in the unit.
     """
 
     pixel_size: PixelSize
     photo_shape: tuple[int, int]
     rectified_shape: tuple[int, int]
     to_photo: np.ndarray
-    camera_matrix: np.ndarray | None
-    distortion: np.ndarray | None
+    camera_matrix: np.ndarray
+    distortion: np.ndarray
     residual: float
 
     def rectify(self, photo: np.ndarray) -> np.ndarray:
         """A photo (H, W) or (H, W, 3) of the same camera seen straight from above; what it did not see is black."""
         if photo.shape[:2] != self.photo_shape:
             raise ValueError(f"The photo has the size {photo.shape[:2]} and the calibration {self.photo_shape}.")
-        camera = np.eye(3) if self.camera_matrix is None else self.camera_matrix
         # OpenCV's "rectification" takes any homography from rays to rectified pixels.
-        from_rays = np.linalg.inv(np.linalg.inv(camera) @ self.to_photo)
-        maps = cv2.initUndistortRectifyMap(
-            camera, self.distortion, from_rays, np.eye(3), self.rectified_shape[::-1], cv2.CV_32FC1
-        )
+        from_rays, size = np.linalg.inv(np.linalg.inv(self.camera_matrix) @ self.to_photo), self.rectified_shape[::-1]
+        lens = self.camera_matrix, self.distortion
+        maps = cv2.initUndistortRectifyMap(*lens, from_rays, np.eye(3), size, cv2.CV_32FC1)
         if photo.dtype == bool:
             return cv2.remap(photo.astype(np.uint8), *maps, cv2.INTER_NEAREST).astype(bool)
         return cv2.remap(photo, *maps, cv2.INTER_LINEAR)
@@ -141,7 +139,12 @@ def calibrate_checkerboard(
     corners = [_board_corners(photo, pattern, number) for number, photo in enumerate(photos, start=1)]
     across, down = np.meshgrid(np.arange(pattern[0]), np.arange(pattern[1]))
     board = np.column_stack([across.ravel(), down.ravel()]) * float(square)
-    camera, distortion = _lens(corners, board, shape)
+    camera, distortion = np.eye(3), np.zeros(5)
+    if len(photos) >= MIN_PHOTOS_FOR_LENS:
+        solid = np.column_stack([board, np.zeros(len(board))]).astype(np.float32)
+        seen = [points.astype(np.float32)[:, None] for points in corners]
+        _, camera, distortion, _, _ = cv2.calibrateCamera([solid] * len(seen), seen, shape[::-1], None, None)
+        distortion = distortion.ravel()[:5]
     straight = _undistorted(corners[0], camera, distortion)
     to_board, _ = cv2.findHomography(straight, board)
     # Unit a pixel in the middle of the board, so that the rectified photo is about as large as the photo.
@@ -157,21 +160,10 @@ def calibrate_checkerboard(
     grid = found.reshape(pattern[1], pattern[0], 2)
     steps = np.concatenate([np.hypot(*np.moveaxis(np.diff(grid, axis=axis), -1, 0)).ravel() for axis in (0, 1)])
     relative = math.hypot(float(np.sqrt(((steps - square) ** 2).mean())) / square, square_error / square)
-    lens = "lens calibrated" if camera is not None else "lens taken as free of distortion"
+    lens = "lens calibrated" if len(photos) >= MIN_PHOTOS_FOR_LENS else "lens taken as free of distortion"
     origin = f"checkerboard of {square:g} {unit} squares, {len(photos)} photo{'s' * (len(photos) > 1)}, {lens}"
     size = PixelSize(value, value, value * relative, unit, origin)
     return BoardCalibration(size, shape, rectified, np.linalg.inv(shift @ upright), camera, distortion, residual)
-
-
-def _lens(
-    corners: Sequence[np.ndarray], board: np.ndarray, shape: tuple[int, int]
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    if len(corners) < MIN_PHOTOS_FOR_LENS:
-        return None, None
-    solid = np.column_stack([board, np.zeros(len(board))]).astype(np.float32)
-    seen = [points.astype(np.float32)[:, None] for points in corners]
-    _, camera, distortion, _, _ = cv2.calibrateCamera([solid] * len(seen), seen, shape[::-1], None, None)
-    return camera, distortion.ravel()[:5]
 
 
 def _board_corners(photo: np.ndarray, pattern: tuple[int, int], number: int) -> np.ndarray:
@@ -194,7 +186,7 @@ def _turn_and_scale(to_board: np.ndarray, place: np.ndarray) -> tuple[np.ndarray
 
 
 def _extent(
-    upright: np.ndarray, shape: tuple[int, int], camera: np.ndarray | None, distortion: np.ndarray | None
+    upright: np.ndarray, shape: tuple[int, int], camera: np.ndarray, distortion: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Smallest and largest x and y of the photo's border in the rectified plane."""
     height, width = shape
@@ -213,9 +205,7 @@ def _mapped(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
     return cv2.perspectiveTransform(points[:, None].astype(np.float64), homography)[:, 0]
 
 
-def _undistorted(points: np.ndarray, camera: np.ndarray | None, distortion: np.ndarray | None) -> np.ndarray:
-    if camera is None:
-        return points
+def _undistorted(points: np.ndarray, camera: np.ndarray, distortion: np.ndarray) -> np.ndarray:
     return cv2.undistortPoints(points[:, None].astype(np.float64), camera, distortion, P=camera)[:, 0]
 
 
