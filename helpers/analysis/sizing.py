@@ -219,8 +219,9 @@ def measure_labels(
 
 def area_and_length(mask: np.ndarray, size: PixelSize) -> tuple[float, float]:
     """Of one defect (H, W) bool, in the unit: what `measure_labels` says, without the rest."""
-    scale = np.array([size.value_x, size.value_y])
-    return float(mask.sum() * scale.prod()), feret(hull_of(mask) * scale)[0]
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    part, scale = mask[top : top + height, left : left + width], np.array([size.value_x, size.value_y])
+    return float(part.sum() * scale.prod()), feret(hull_of(part) * scale)[0]
 
 
 def _opened(mask: np.ndarray, min_defect_area: int) -> np.ndarray:
