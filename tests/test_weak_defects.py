@@ -19,7 +19,7 @@ from helpers.runs import MissingRunError, Run, open_run
 from helpers.studies.weak_defects import detection_rates, score_photos, weak_defect_photos
 from helpers.thresholds import Threshold
 
-OPTIONS = {"opacities": (1.0, 0.2), "n_photos": 4, "kinds": ("spot", "cut_paste")}
+OPTIONS = {"opacities": (1.0, 0.2), "n_photos": 4}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_every_photo_once_at_every_opacity(weak, table):
     assert list(weak.columns[: len(COLUMNS)]) == list(COLUMNS) and len(weak) == 4 * 3
     assert (weak.groupby("source_path")["opacity"].nunique() == 3).all()
     assert (weak.groupby("source_path")["kind"].nunique() == 1).all()
-    assert weak.groupby("opacity")["kind"].value_counts().unique().tolist() == [2]
+    assert weak.groupby("opacity")["kind"].value_counts().unique().tolist() == [1]
     drawn, unchanged = weak[weak["opacity"] > 0], weak[weak["opacity"] == 0]
     assert (drawn["label_index"] == 1).all() and (drawn["defect_type"] == drawn["kind"]).all()
     assert (unchanged["label_index"] == 0).all() and (unchanged["mask_path"] == "").all()
@@ -174,13 +174,3 @@ def test_rates_by_hand():
         detection_rates(scores[0], {"patchcore": 1})
     with pytest.raises(ValueError, match="not finite"):
         detection_rates(scores[2].assign(score=[0.1, np.nan]), {"patchcore": 1})
-
-
-def test_a_bright_patch_is_found_the_more_the_stronger_it_is(run, table, tmp_path):
-    """The whole study with a detector that knows stripes: a texture on most of the photo is found at full strength."""
-    options = {"opacities": [0.02, 1.0], "n_photos": 5, "kinds": ["perlin_texture"], "size": (0.8, 0.8)}
-    drawn = weak_defect_photos(table, out=tmp_path / "weak", **options)
-    scores = drawn.assign(model="patchcore", score=score_photos(run, drawn))
-    highest_good = float(scores["score"][scores["opacity"] == 0].max())
-    rates = detection_rates(scores, {"patchcore": highest_good}).set_index("opacity")["rate"]
-    assert rates[0.0] == 0 and rates[0.02] <= rates[1.0] == 1

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from helpers.pictures import scene
-from helpers.pictures.scene import TURN, Defect, Drawing, Float, Look, Points, Seed, smoothstep
+from helpers.pictures.scene import TURN, Defect, Drawing, Float, Points, Seed, smoothstep
 
 LOOK = scene.look("mesh")
 
@@ -16,7 +16,8 @@ LOOK = scene.look("mesh")
 class _Wires:
     """The parallel wires of one direction; index 0 is the wire with number ``first``."""
 
-    def __init__(self, rng: np.random.Generator, look: Look, size: int, scale: float) -> None:
+    def __init__(self, rng: np.random.Generator, size: int, scale: float) -> None:
+        look = LOOK
         self.pitch = look.pitch * scale * (1 + np.clip(rng.normal(0, look.pitch_spread), -0.08, 0.08))
         self.first = -int(0.75 * size / self.pitch) - 3
         n, wobble = -2 * self.first + 1, look.spacing_wobble
@@ -42,13 +43,14 @@ class _Wires:
 class _Weave:
     """One mesh, in its own coordinates: u across the wires of direction 0, v across those of direction 1."""
 
-    def __init__(self, rng: np.random.Generator, look: Look, size: int) -> None:
-        self.shape, self.scale, self.look = (size, size), size / scene.REFERENCE_SIZE, look
+    def __init__(self, rng: np.random.Generator, size: int) -> None:
+        look = self.look = LOOK
+        self.shape, self.scale = (size, size), size / scene.REFERENCE_SIZE
         self.angle = np.deg2rad(rng.uniform(-look.rotation, look.rotation))
         spread = np.clip(rng.normal(0, look.diameter_spread), -0.08, 0.08)
         self.diameter = look.wire_diameter * self.scale * (1 + spread)
         self.margin, self.distance = 4 * self.scale, look.pitch * self.scale  # of defects
-        self.wires = [_Wires(rng, look, size, self.scale) for _ in range(2)]
+        self.wires = [_Wires(rng, size, self.scale) for _ in range(2)]
 
     def line(self, direction: int, across: np.ndarray, along: np.ndarray) -> Points:
         """Picture coordinates (N, 2) of places given across and along the wires of a direction."""
@@ -197,13 +199,12 @@ def _layer(
             coverage = coverage * np.where(number == k, 1 - gap, 1).astype(np.float32)
     coverage = coverage * _hole_factor(defects, number, direction, x, y)
 
-    # Plain weave: up at every second crossing wire. Twill: up at two, down at two.
-    turn, lag = (np.pi, 0.0) if weave.look.weave == "plain" else (np.pi / 2, np.pi / 4)
+    # Plain weave: up at every second crossing wire.
     sign = np.float32(1 if direction == 0 else -1)
-    argument = np.float32(turn) * (along / np.float32(other.pitch) - np.float32(other.phase) + number) - np.float32(lag)
+    argument = np.float32(np.pi) * (along / np.float32(other.pitch) - np.float32(other.phase) + number)
     crimp = np.float32(0.48) * radius
     height = sign * crimp * np.cos(argument)
-    slope = -sign * crimp * np.float32(turn / other.pitch) * np.sin(argument)
+    slope = -sign * crimp * np.float32(np.pi / other.pitch) * np.sin(argument)
     side = np.clip(distance / radius, -1, 1)
     up = np.sqrt(1 - side * side)
     norm = 1 / np.sqrt(1 + (slope * up) ** 2)
@@ -221,16 +222,16 @@ def _layer(
     return coverage, height + radius * up, tone, surface * hidden * shine
 
 
-def render_mesh(seed: Seed, defect_type: str | None = None, *, image_size: int = 256, look: Look = LOOK) -> Drawing:
+def render_mesh(seed: Seed, defect_type: str | None = None, *, image_size: int = 256) -> Drawing:
     """One photo of woven wire; the same seed gives the same mesh, light and noise with a defect as without."""
     scene.check_request(defect_type, list(MESH_DEFECTS), image_size)
     rng, defect_rng, camera_rng = scene.random_states(seed)
-    weave, defects = _Weave(rng, look, image_size), []
+    weave, defects = _Weave(rng, image_size), []
     if defect_type is not None:
         defects = scene.place_defects(defect_rng, MESH_DEFECTS[defect_type], weave, weave.shape)
     picture = _paint(rng, weave, defects)
     _paint_matter(picture, defects, defect_rng, weave.scale)
-    return Drawing(scene.take_photo(picture.astype(np.float32), camera_rng, look.camera, weave.scale), defects)
+    return Drawing(scene.take_photo(picture.astype(np.float32), camera_rng, LOOK.camera, weave.scale), defects)
 
 
 def _paint(rng: np.random.Generator, weave: _Weave, defects: list[Defect]) -> Float:

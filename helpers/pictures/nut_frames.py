@@ -7,7 +7,7 @@ import numpy as np
 from helpers.pictures import nuts as single
 from helpers.pictures import scene
 from helpers.pictures.nuts import LOOK, NUT_DEFECTS, Nut
-from helpers.pictures.scene import Defect, Look, Points, Seed
+from helpers.pictures.scene import Defect, Points, Seed
 
 N_NUTS = (4, 9)  # fewest and most in a frame; fewer where it is too small for them
 TOUCHING_SHARE, DEFECT_SHARE = 0.5, 0.25  # of a frame's nuts: pushed against another one; with a defect
@@ -48,9 +48,9 @@ def _push_against(nut: Nut, other: Nut, direction: float) -> None:
     nut.x, nut.y = other.x + far * np.cos(direction), other.y + far * np.sin(direction)
 
 
-def _scatter(rng: np.random.Generator, look: Look, frame_size: int, scale: float) -> list[Nut]:
+def _scatter(rng: np.random.Generator, frame_size: int, scale: float) -> list[Nut]:
     """Nuts that do not overlap, about half of them pushed against another one."""
-    largest = look.across_flats * scale * (1 + look.size_spread) / np.sqrt(3) + 3
+    largest = LOOK.across_flats * scale * (1 + LOOK.size_spread) / np.sqrt(3) + 3
     if 2 * largest > frame_size:
         raise ValueError(f"frame_size={frame_size} is too small for one nut; use at least {int(2 * largest) + 1}")
     wanted = int(rng.integers(N_NUTS[0], N_NUTS[1] + 1))
@@ -58,9 +58,9 @@ def _scatter(rng: np.random.Generator, look: Look, frame_size: int, scale: float
     for _ in range(60 * wanted):
         if len(nuts) == wanted:
             break
-        flats = look.across_flats * scale * (1 + rng.uniform(-look.size_spread, look.size_spread))
+        flats = LOOK.across_flats * scale * (1 + rng.uniform(-LOOK.size_spread, LOOK.size_spread))
         x, y = rng.uniform(largest, frame_size - largest, 2)
-        nut = Nut(rng, look, scale, x, y, flats)
+        nut = Nut(rng, scale, x, y, flats)
         if nuts and rng.random() < TOUCHING_SHARE:
             other = nuts[int(rng.integers(len(nuts)))]
             _push_against(nut, other, rng.uniform(0, 2 * np.pi))
@@ -78,12 +78,12 @@ def render_frame(
 ) -> tuple[np.ndarray, list[tuple[Points, list[Defect]]]]:
     """A photo (S, S, 3) uint8 of several nuts, as large as in single photos of ``image_size``, and each one's outline
     (N, 2) and defects, mostly none. Outlines touch but do not overlap."""
+    kinds = list(NUT_DEFECTS.values())
     rng, defect_rng, camera_rng = scene.random_states(seed)
-    look, kinds = LOOK, list(NUT_DEFECTS.values())
     scale, shape = image_size / scene.REFERENCE_SIZE, (frame_size, frame_size)
-    nuts = _scatter(rng, look, frame_size, scale)
-    light = single.draw_light(rng, look)
-    picture = single.draw_bench(rng, look, shape, scale)
+    nuts = _scatter(rng, frame_size, scale)
+    light = single.draw_light(rng)
+    picture = single.draw_bench(rng, shape, scale)
     outlines = []
     for nut in nuts:
         defects = []
@@ -97,4 +97,4 @@ def render_frame(
         single.cast_shadow(picture, nut, light)
     for nut, (_, defects) in zip(nuts, outlines, strict=True):
         single.paint_nut(picture, nut, light, defects)
-    return scene.take_photo(picture, camera_rng, look.camera, scale), outlines
+    return scene.take_photo(picture, camera_rng, LOOK.camera, scale), outlines

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from helpers.pictures import scene
-from helpers.pictures.scene import TURN, Defect, Drawing, Float, Look, Points, Seed, smoothstep
+from helpers.pictures.scene import TURN, Defect, Drawing, Float, Points, Seed, smoothstep
 
 LOOK = scene.look("nuts")
 
@@ -16,11 +16,11 @@ LOOK = scene.look("nuts")
 class Nut:
     """One nut: where it lies, its size and its surface. ``angle`` is that of the first corner."""
 
-    def __init__(self, rng: np.random.Generator, look: Look, scale: float, x: float, y: float, flats: float) -> None:
-        self.look, self.scale, self.x, self.y = look, scale, x, y
+    def __init__(self, rng: np.random.Generator, scale: float, x: float, y: float, flats: float) -> None:
+        self.look, self.scale, self.x, self.y = LOOK, scale, x, y
         self.flats = flats  # across flats, in pixels
         self.margin, self.distance = 1, 6 * scale  # of defects
-        metal = rng.uniform(*look.metal) * np.array([1.0, 0.985, 0.95]) * (1 + rng.normal(0, 0.012, 3))
+        metal = rng.uniform(*LOOK.metal) * np.array([1.0, 0.985, 0.95]) * (1 + rng.normal(0, 0.012, 3))
         self.metal = metal.astype(np.float32)
         self.angle, self.thread_phase = rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi)
         self.surface = np.random.default_rng(int(rng.integers(2**62)))
@@ -134,9 +134,9 @@ NUT_DEFECTS: dict[str, Callable[[np.random.Generator, Nut], Defect]] = {
 # --- the picture
 
 
-def draw_bench(rng: np.random.Generator, look: Look, shape: tuple[int, int], scale: float) -> Float:
+def draw_bench(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> Float:
     """A cast, slightly worn workbench: (H, W, 3)."""
-    tone = rng.uniform(*look.bench)
+    tone = rng.uniform(*LOOK.bench)
     grain = 0.06 * scene.smooth_noise(rng, shape, 0.8 * scale) + 0.05 * scene.smooth_noise(rng, shape, 2.6 * scale)
     patches = 0.06 * scene.smooth_noise(rng, shape, 24 * scale)
     colour = np.array([0.94, 1.0, 1.05]) * (1 + rng.normal(0, 0.015, 3))
@@ -309,23 +309,23 @@ def paint_nut(picture: Float, nut: Nut, light: np.ndarray, defects: list[Defect]
     picture[place.window] = place.below + place.coverage[..., None] * (surface - place.below)
 
 
-def draw_light(rng: np.random.Generator, look: Look) -> np.ndarray:
-    azimuth = np.deg2rad(-130 + rng.uniform(-look.light_azimuth, look.light_azimuth))
+def draw_light(rng: np.random.Generator) -> np.ndarray:
+    azimuth = np.deg2rad(-130 + rng.uniform(-LOOK.light_azimuth, LOOK.light_azimuth))
     return np.array([0.60 * np.cos(azimuth), 0.60 * np.sin(azimuth), 0.80], dtype=np.float32)
 
 
-def render_nut(seed: Seed, defect_type: str | None = None, *, image_size: int = 256, look: Look = LOOK) -> Drawing:
+def render_nut(seed: Seed, defect_type: str | None = None, *, image_size: int = 256) -> Drawing:
     """One photo of a nut; the same seed gives the same nut, light and noise with a defect as without."""
     scene.check_request(defect_type, list(NUT_DEFECTS), image_size)
     rng, defect_rng, camera_rng = scene.random_states(seed)
     shape, scale = (image_size, image_size), image_size / scene.REFERENCE_SIZE
-    flats = look.across_flats * scale * (1 + rng.uniform(-look.size_spread, look.size_spread))
+    flats = LOOK.across_flats * scale * (1 + rng.uniform(-LOOK.size_spread, LOOK.size_spread))
     margin = flats / np.sqrt(3) + 3 * scale
     x, y = rng.uniform(margin, image_size - margin, 2)
-    nut = Nut(rng, look, scale, x, y, flats)
-    light = draw_light(rng, look)
-    picture = draw_bench(rng, look, shape, scale)
+    nut = Nut(rng, scale, x, y, flats)
+    light = draw_light(rng)
+    picture = draw_bench(rng, shape, scale)
     defects = [] if defect_type is None else scene.place_defects(defect_rng, NUT_DEFECTS[defect_type], nut, shape)
     cast_shadow(picture, nut, light)
     paint_nut(picture, nut, light, defects)
-    return Drawing(scene.take_photo(picture, camera_rng, look.camera, scale), defects)
+    return Drawing(scene.take_photo(picture, camera_rng, LOOK.camera, scale), defects)

@@ -7,6 +7,7 @@ Each detector keeps the threshold it was given before. What it says holds for th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -35,15 +36,13 @@ def weak_defect_photos(
     out: str | Path,
     opacities: Sequence[float] = OPACITIES,
     n_photos: int = 100,
-    kinds: Sequence[str] = tuple(KINDS),
-    size: tuple[float, float] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Draw one defect on each of some good test photos, at every opacity, 0 (the unchanged photo) among them.
 
-    Kinds take turns, so that every photo counts once at each opacity: its rates come from independent photos. ``out``
-    becomes a dataset of its own, which replaces an earlier study; its sample table, with further columns kind, opacity
-    and source_path, is returned. ``size`` as in `simulate_defect`.
+    The kinds take turns, so that every photo counts once at each opacity: its rates come from independent photos.
+    ``out`` becomes a dataset of its own, which replaces an earlier study; its sample table, with further columns kind,
+    opacity and source_path, is returned.
     """
     if not all(0 <= opacity <= 1 for opacity in opacities) or not any(opacity > 0 for opacity in opacities):
         raise ValueError(f"opacities must lie in [0, 1], one at least above 0, got {list(opacities)}.")
@@ -61,7 +60,7 @@ def weak_defect_photos(
             if opacity:
                 rng = np.random.default_rng((seed, number))
                 try:
-                    picture, mask = simulate_defect(photo, kind, rng, opacity=opacity, size=size)
+                    picture, mask = simulate_defect(photo, kind, rng, opacity=opacity)
                 except ValueError as error:
                     raise ValueError(f"{row['source_path']}: {error}") from error
                 new = {"image": picture, "mask": mask, "label_index": 1, "defect_type": kind}
@@ -70,7 +69,7 @@ def weak_defect_photos(
 
     order = np.random.default_rng(photo_seed(seed, "order")).permutation(len(normal))[:n_photos]
     chosen = normal.iloc[order][["image_path", "group"]].assign(split="test", number=range(len(order)))
-    chosen = chosen.assign(source_path=chosen["image_path"], kind=[kinds[i % len(kinds)] for i in range(len(order))])
+    chosen = chosen.assign(source_path=chosen["image_path"], kind=list(islice(cycle(KINDS), len(order))))
     return write_dataset(chosen.to_dict("records"), out, change=draw, source=table.attrs, force=True)
 
 
