@@ -86,35 +86,6 @@ def test_noise_has_its_standard_deviation():
     assert float((noisy - 0.5).std()) == pytest.approx(0.05, rel=0.03)  # of 30,000 values
 
 
-def test_all_together_stay_in_range_and_need_no_mask():
-    augment = make_augmentations(rotation=90, scale=0.5, light=0.9, noise=0.5)
-    torch.manual_seed(2)
-    for _ in range(10):
-        photo = augment(texture())
-        assert isinstance(photo, Image)
-        assert photo.dtype == torch.float32
-        assert photo.shape == (3, 40, 50)
-        assert 0 <= photo.min() <= photo.max() <= 1
-
-
-def test_a_seed_repeats_it():
-    augment = make_augmentations()
-
-    def draw(seed: int) -> list[torch.Tensor]:
-        torch.manual_seed(seed)
-        return [part for _ in range(3) for part in augment(texture(60, 90), pair()[1])]
-
-    first, again, other = draw(5), draw(5), draw(6)
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
-
-
-def test_nothing_on_changes_nothing():
-    photo, mask = make_augmentations(**OFF)(texture(60, 90), pair()[1])
-    assert torch.equal(photo, texture(60, 90))
-    assert torch.equal(mask, pair()[1])
-
-
 def test_resize_first_gives_the_network_frame():
     from helpers.data.images import to_network_frame
 

@@ -20,7 +20,7 @@ from pycocotools.coco import COCO
 from scipy import ndimage
 
 from helpers import read_dataset
-from helpers.analysis.regions import connected_regions, outlines
+from helpers.analysis.regions import connected_regions
 from helpers.data.checks import check_dataset
 from helpers.data.convert import FORMATS, main, write_dataset
 from helpers.data.images import read_image, read_mask
@@ -120,15 +120,6 @@ def test_every_mask_of_three_by_four_pixels_is_redrawn_exactly():
 def test_blobs_are_redrawn_exactly(seed, height, width, smooth, level):
     blobs = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(height, width)), smooth)
     assert_exact(blobs > level * blobs.std())
-
-
-def test_outlines_have_the_corners_of_the_pixels():
-    ring = np.ones((3, 3), bool)
-    ring[1, 1] = False
-    corners = sorted(sorted(map(tuple, line.tolist())) for line in outlines(ring))
-    assert corners == [[(0, 0), (0, 3), (3, 0), (3, 3)], [(1, 1), (1, 2), (2, 1), (2, 2)]]
-    (line,) = outlines(np.eye(2, dtype=bool))
-    assert len(line) == 8, "one line through the corner, twice"
 
 
 # -------------------------------------------------------------------------------------------------------------- copies
@@ -254,15 +245,6 @@ def test_a_photo_that_exif_turns_is_written_as_its_mask_lies(tmp_path, format, s
         assert content["annotations"][0]["bbox"] == [3, 2, 4, 7]
 
 
-@pytest.mark.skipif(not CAR_DAMAGE.is_dir(), reason=f"{CAR_DAMAGE} is not there: real photos are not part of it")
-def test_car_damage_in_both_directions(tmp_path):
-    table = read_dataset(CAR_DAMAGE, annotations="COCO_{split}_annos.json", mask_cache=tmp_path / "cache")
-    assert len(table) == 59 + 11 and (table["mask_path"] != "").all()
-    assert_same(table, write_dataset(table, tmp_path / "mvtec"))
-    write_dataset(table, tmp_path / "coco", format="coco")
-    assert_same(table, read_dataset(tmp_path / "coco", mask_cache=tmp_path / "cache"))
-
-
 # --------------------------------------------------------------------------------------------------------- the folder
 
 
@@ -311,15 +293,6 @@ def test_never_into_the_dataset_or_around_it(tmp_path, mixed):
     assert files(tmp_path) == sorted([*before, "other/dataset.json", "other/x.png"])
 
 
-def test_nothing_is_left_when_interrupted(tmp_path, mixed):
-    def interrupted(row):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_dataset(mixed, tmp_path / "new", change=interrupted)
-    assert [path.name for path in tmp_path.iterdir()] == ["old"]
-
-
 # ------------------------------------------------------------------------------------------------------------- resized
 
 
@@ -362,7 +335,7 @@ def test_orientation_mode_and_crop(tmp_path, turned):
     grey, *_ = write_resized(table, tmp_path / "grey", mode="L")
     # ITU-R 601 luma, as Pillow documents it for RGB -> L
     assert np.abs(grey - good @ np.array([299, 587, 114]) / 1000).max() <= 1
-    for crop, (top, left) in {(1, 2, 2, 3): (1, 2), "1,2,2,3": (1, 2), "center:2x3": (1, 1)}.items():
+    for crop, (top, left) in {"1,2,2,3": (1, 2), "center:2x3": (1, 1)}.items():
         pictures = write_resized(table, tmp_path / str(crop), crop=crop, mode="keep")
         for picture, whole in zip(pictures, (good, upright, mask * 255), strict=True):
             np.testing.assert_array_equal(picture, whole[top : top + 2, left : left + 3])
@@ -386,7 +359,7 @@ def test_sizes_keep_masks_binary_and_average_photos(tmp_path, turned):
 
 @pytest.mark.parametrize(
     ("options", "expected"),
-    [({}, 0.1), ({"size": (2, 3)}, 0.2), ({"crop": (0, 0, 4, 4), "size": 8}, 0.05), ({"size": 8}, None)],
+    [({}, 0.1), ({"size": (2, 3)}, 0.2), ({"crop": "0,0,4,4", "size": 8}, 0.05), ({"size": 8}, None)],
 )
 def test_pixel_size_follows_the_scale(tmp_path, turned, options, expected):
     table = turned[0]
@@ -402,8 +375,8 @@ def test_pixel_size_follows_the_scale(tmp_path, turned, options, expected):
         {"size": 0},
         {"size": (4, 4, 4)},
         {"crop": "middle:2x2"},
-        {"crop": (0, 0, 0, 2)},
-        {"crop": (0, 0, 5, 2)},
+        {"crop": "0,0,0,2"},
+        {"crop": "0,0,5,2"},
         {"crop": "1,2"},
         {"keep_aspect": True},
     ],
@@ -415,7 +388,7 @@ def test_invalid_parameters(tmp_path, turned, options):
 
 
 def test_lost_masks_are_said(tmp_path, turned, caplog):
-    write_dataset(turned[0], tmp_path / "new", change=resized(turned[0], crop=(0, 0, 1, 1)))
+    write_dataset(turned[0], tmp_path / "new", change=resized(turned[0], crop="0,0,1,1"))
     assert "1 mask(s)" in caplog.text
 
 

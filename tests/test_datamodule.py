@@ -12,7 +12,7 @@ import pytest
 import torch
 from anomalib.data import Tabular
 from PIL import Image
-from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, Resize
+from torchvision.transforms.v2 import Resize
 from torchvision.tv_tensors import Image as TensorImage
 from torchvision.tv_tensors import Mask
 
@@ -104,18 +104,6 @@ def test_anomalib_alone_loses_val_and_halves_test(table):
     assert len(ours.test_data) == 18
 
 
-def test_setup_again_changes_nothing(table):
-    module = SampleDataModule(table)
-    for stage in (None, "fit", "test"):
-        module.setup(stage)
-    assert seen(module.test_dataloader()) == of(table, "test")
-    assert seen(module.val_dataloader()) == of(table, "val")
-
-
-def test_loaders_work_before_setup(table):
-    assert len(seen(SampleDataModule(table).train_dataloader())) == 15
-
-
 def test_without_val_rows_there_is_no_validation(table):
     module = SampleDataModule(table[table["split"] != "val"])
     module.setup()
@@ -165,21 +153,6 @@ def test_resize_applies_to_photo_and_mask(table):
     numbers = [int(Path(path).stem) for path in batch.image_path[12:]]
     assert batch.gt_mask[12:].sum(dim=(1, 2)).tolist() == [4 * 2 * min(i + 1, 6) for i in numbers]
     assert next(iter(module.train_dataloader())).image.shape[-2:] == (12, 16)
-
-
-def test_stage_augmentations_stay_with_their_stage(table):
-    flip = Compose([RandomHorizontalFlip(p=1.0)])
-    module = SampleDataModule(table, train_augmentations=flip)
-    module.setup()
-    assert module.train_data.augmentations is flip
-    assert module.val_data.augmentations is None and module.test_data.augmentations is None
-
-
-def test_photos_of_different_size_are_collated(table, tmp_path):
-    Image.fromarray(np.full((12, 16, 3), 9, np.uint8)).save(of(table, "train")[0])
-    module = SampleDataModule(table, train_batch_size=15)
-    module.setup()
-    assert next(iter(module.train_dataloader())).image.shape == (15, 3, 12, 16)
 
 
 def test_order_of_train_follows_the_seed(table):
@@ -245,20 +218,6 @@ def test_missing_file_is_named(table):
         module.setup()
 
 
-def test_mask_of_another_size_is_refused(table):
-    dataset = SampleDataset(table, "test")
-    index = len(dataset) - 1
-    Image.fromarray(np.zeros((3, 3), np.uint8)).save(dataset.samples["mask_path"].iloc[index])
-    with pytest.raises(ValueError, match=Path(dataset.samples["mask_path"].iloc[index]).name):
-        dataset[index]
-
-
-def test_workers_read_the_same(table):
-    module = SampleDataModule(table, num_workers=1)
-    module.setup()
-    assert seen(module.test_dataloader()) == of(table, "test")
-
-
 @pytest.mark.parametrize(("room", "in_worker", "again"), [(2**20, False, 0), (300, False, 13), (2**20, True, 15)])
 def test_a_photo_is_decoded_once_while_there_is_room(table, monkeypatch, room, in_worker, again):
     """15 photos of 6 * 8 * 3 = 144 bytes: 300 bytes hold two."""
@@ -274,14 +233,6 @@ def test_a_photo_is_decoded_once_while_there_is_room(table, monkeypatch, room, i
     by_hand = [torch.from_numpy(read_image(path)).permute(2, 0, 1) / 255 / 2 for path in of(table, "train")]
     for found in (first, second):
         torch.testing.assert_close(torch.stack(found), torch.stack(by_hand))
-
-
-def test_photos_of_test_are_not_kept(table, monkeypatch):
-    read = []
-    monkeypatch.setattr(datamodule, "read_image", lambda path, bits=None: read.append(path) or read_image(path, bits))
-    dataset = SampleDataset(table, "test")
-    assert [len(list(dataset)), len(list(dataset))] == [len(of(table, "test"))] * 2
-    assert read == of(table, "test") * 2
 
 
 def test_order_follows_from_seed_and_epoch_alone():

@@ -312,14 +312,6 @@ def test_supervised_shares_against_hashes_worked_out_here():
     assert all(one_class[path] == name for path, name in split.items() if path.startswith("good"))
 
 
-@pytest.mark.parametrize(("n", "counts"), [(1, (1, 0, 0)), (2, (1, 0, 1)), (3, (1, 1, 1)), (10, (6, 2, 2))])
-def test_supervised_shares_of_few_photos(n, counts):
-    """15 % of ten is 1.5, and half rounds up."""
-    split = assign_splits(table_of(photos(3, hole=n)), "supervised")
-    found = split[split["label_index"] == 1]["split"].value_counts()
-    assert tuple(int(found.get(name, 0)) for name in ("train", "val", "test")) == counts
-
-
 @settings(max_examples=30, deadline=None)
 @given(tables(), fractions, fractions, st.floats(0, 0.85), st.integers(0, 1000))
 def test_supervised_never_leaks_and_its_test_lies_in_that_of_one_class(table, val, test, val_abnormal, seed):
@@ -408,13 +400,6 @@ def test_table_survives_a_file(tmp_path, suffix):
     moved = read_table(path, root=tmp_path / "elsewhere")
     assert moved["image_path"].iloc[0] == str(tmp_path / "elsewhere" / "NA" / "0.png")
     assert moved["mask_path"].iloc[0] == "" and by_path(moved) == by_path(table)
-
-
-def test_published_split_survives_a_file(tmp_path):
-    rows = [{"image_path": f"{i}.png", "split": "train" if i < 8 else "test"} for i in range(10)]
-    table = assign_splits(table_of(rows, True), seed=1)
-    back = read_table(write_table(table, tmp_path / "samples.csv"))
-    assert by_path(assign_splits(back, seed=2)) == by_path(assign_splits(table_of(rows, True), seed=2))
 
 
 def test_failed_write_leaves_the_old_table(tmp_path, monkeypatch):

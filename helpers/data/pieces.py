@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def resized(
     *,
     mode: str = "RGB",
     size: int | Sequence[int] | None = None,
-    crop: Sequence[int] | str | None = None,
+    crop: str = "",
     keep_aspect: bool = False,
 ) -> Callable[[Row], list[Row]]:
     """A change that turns photos upright, makes them 8-bit, crops and resizes them, and their masks alike.
@@ -43,7 +44,7 @@ def resized(
     Args:
         mode: "RGB", "L" (grey), or "keep": grey photos stay grey, all others become RGB.
         size: (height, width) in pixels, or one number for both; bilinear with antialiasing, masks to the nearest pixel.
-        crop: (top, left, height, width) in pixels of the upright photo, or "center:HxW".
+        crop: "TOP,LEFT,HEIGHT,WIDTH" in pixels of the upright photo, or "center:HxW".
         keep_aspect: fit photos inside ``size`` instead of stretching them to it; nothing is padded.
     """
     if mode not in (*MODES, "keep"):
@@ -60,7 +61,10 @@ def resized(
         photo = photo if mode in ("keep", photo.mode) else photo.convert(mode)
         box = _box(window, decoded.shape, path)
         height, width = box[3] - box[1], box[2] - box[0]
-        new = _fitted(height, width, wanted, keep_aspect)
+        new = wanted or (height, width)
+        if keep_aspect:
+            scale = min(new[0] / height, new[1] / width)
+            new = max(1, round(height * scale)), max(1, round(width * scale))
         photo = photo.crop(box)
         if new != (height, width):
             photo = photo.resize(new[::-1], Image.Resampling.BILINEAR)
@@ -78,55 +82,35 @@ def resized(
 
 
 def _parsed_size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    values = (size,) if isinstance(size, int) else tuple(size)
-    if len(values) not in (1, 2) or not all(isinstance(value, int) and value > 0 for value in values):
+    values = (size,) if isinstance(size, int) else tuple(size or ())
+    if size is not None and (
+        len(values) not in (1, 2) or not all(isinstance(each, int) and each > 0 for each in values)
+    ):
         raise ValueError(f"size is {size!r}; give the height and width as positive whole numbers, or one for both.")
-    return values[0], values[-1]
+    return (values[0], values[-1]) if values else None
 
 
-def _parsed_crop(crop: Sequence[int] | str | None) -> tuple[int | None, int | None, int, int] | None:
-    """(top, left, height, width); top and left are None where it is centred."""
-    if crop is None:
-        return None
-    try:
-        kind, _, numbers = crop.rpartition(":") if isinstance(crop, str) else ("", "", crop)
-        parts = numbers.lower().replace("x", ",").split(",") if isinstance(numbers, str) else numbers
-        window = [int(part) for part in parts]
-        if kind in ("center", "centre"):
-            window = [None, None, *window]
-        elif kind:
-            raise ValueError(kind)
-        top, left, height, width = window
-        if height < 1 or width < 1 or (top or 0) < 0 or (left or 0) < 0:
-            raise ValueError("no pixel")
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"crop is {crop!r}; give top, left, height, width in pixels, or center:HxW, that hold a pixel."
-        ) from error
-    return top, left, height, width
+def _parsed_crop(crop: str) -> re.Match[str] | None:
+    """With the groups top, left (None where it is centred), height and width."""
+    window = re.fullmatch(r"(?:(\d+),(\d+),|cent(?:er|re):)([1-9]\d*)[x,]([1-9]\d*)", crop.lower().replace(" ", ""))
+    if crop and not window:
+        raise ValueError(f"crop is {crop!r}; give TOP,LEFT,HEIGHT,WIDTH in pixels, or center:HxW.")
+    return window
 
 
-def _box(crop: tuple[int | None, int | None, int, int] | None, shape: tuple[int, int], path: str) -> tuple[int, ...]:
+def _box(window: re.Match[str] | None, shape: tuple[int, int], path: str) -> tuple[int, int, int, int]:
     """Pillow's (left, upper, right, lower)."""
     height, width = shape
-    top, left, rows, columns = crop or (0, 0, height, width)
-    top = (height - rows) // 2 if top is None else top
-    left = (width - columns) // 2 if left is None else left
+    if window is None:
+        return 0, 0, width, height
+    rows, columns = int(window[3]), int(window[4])
+    top, left = (height - rows) // 2, (width - columns) // 2
+    if window[1]:
+        top, left = int(window[1]), int(window[2])
     if top < 0 or left < 0 or top + rows > height or left + columns > width:
-        raise ValueError(
-            f"{path}: the photo is {height}x{width} (height x width), which the crop of {rows}x{columns} at ({top}, "
-            f"{left}) does not lie in; choose a smaller crop"
-        )
+        photo = f"{path}: the photo is {height}x{width} (height x width)"
+        raise ValueError(f"{photo}, which the crop {window[0]} does not lie in; choose a smaller crop.")
     return left, top, left + columns, top + rows
-
-
-def _fitted(height: int, width: int, size: tuple[int, int] | None, keep_aspect: bool) -> tuple[int, int]:
-    if size is None or not keep_aspect:
-        return size or (height, width)
-    scale = min(size[0] / height, size[1] / width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 # ---------------------------------------------------------------------------------------------------------------- tiles
