@@ -102,6 +102,12 @@ def test_mpdd_is_fetched_by_hand(tmp_path, monkeypatch):
     assert download_dataset("mpdd", "tubes", out=tmp_path) == tmp_path / "mpdd" / "tubes"
 
 
+def test_half_a_folder_put_there_by_hand_is_named(tmp_path):
+    (tmp_path / "mvtec_ad").mkdir()
+    with pytest.raises(DownloadError, match="exists but holds no bottle"):
+        download_dataset("mvtec_ad", "bottle", out=tmp_path)
+
+
 def test_unknown_names_list_the_known():
     with pytest.raises(ValueError, match="known are: mvtec_ad, visa, mpdd"):
         download_dataset("imagenet", out=".")

@@ -298,6 +298,15 @@ def test_link_to_a_folder_around_it_is_not_followed(tmp_path, target, caplog):
     assert "again" in caplog.text
 
 
+def test_photo_with_links_to_it_is_listed_once(tmp_path):
+    save(tmp_path / "in/z.png", np.zeros((2, 2), np.uint8))
+    save(tmp_path / "out/y.png", np.zeros((2, 2), np.uint8))
+    linked(tmp_path / "in/latest.png", tmp_path / "in/z.png")
+    linked(tmp_path / "in/one.png", tmp_path / "out/y.png")
+    linked(tmp_path / "in/two.png", tmp_path / "out/y.png")
+    assert names(tmp_path / "in") == ["one.png", "z.png"]
+
+
 def test_links_between_folders_outside_end(tmp_path):
     for name in ("root/a.png", "one/b.png", "two/c.png"):
         save(tmp_path / name, np.zeros((2, 2), np.uint8))
