@@ -177,10 +177,7 @@ def best_f1_threshold(scores: ArrayLike, labels: ArrayLike) -> Threshold:
 
 
 def zero_miss_threshold(scores: ArrayLike, labels: ArrayLike) -> Threshold:
-    """The highest threshold that misses no labelled defect photo of val: just below the lowest of their n scores.
-
-    A new defect photo that is exchangeable with these is found with probability n / (n + 1) at least (by its rank).
-    """
+    """The highest threshold that misses no labelled defect photo of val: just below the lowest of their n scores."""
     values, truth = _finite_vector(scores), np.asarray(labels).astype(bool)
     n = int(truth.sum())
     return Threshold(
@@ -221,11 +218,7 @@ def best_dice_threshold(maps: Sequence[np.ndarray], masks: Iterable[np.ndarray |
 
 
 def held_out_thresholds(val: pd.DataFrame, accept: float = 0.95, *, start: float | None = None) -> dict[str, Threshold]:
-    """The thresholds that every run stores, from its ``predictions("val")``: columns label_index, score and map_max.
-
-    ``image`` and ``pixel`` on good photos; with defect photos in val also ``image_best_f1``. Where val holds no good
-    photo they are ``start``, and their origin says that nothing was calibrated.
-    """
+    """The thresholds that every run stores, from its ``predictions("val")``; without a good photo: ``start``."""
     normal = val[val["label_index"] == 0]
     if normal.empty and start is not None:
         origin = "starting value, not calibrated: val holds no good photo"

@@ -109,29 +109,38 @@ def test_limits_in_millimetres_need_a_pixel_size(severity, drawing):
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("kind", "line", "message"),
     [
-        ({"measure": "length"}, "line 1: no level"),
-        ({"measure": "weight", "high": "1 mm"}, "measure='weight'"),
-        ({"measure": "length", "high": 1.0}, "high: 1.0 is no size with a unit"),
-        ({"measure": "length", "high": "1"}, "'1' is no size"),
-        ({"measure": "length", "high": "-1 mm"}, "'-1 mm' is no size"),
-        ({"measure": "length", "high": "1 yard"}, "'1 yard' is no size"),
-        ({"measure": "length", "high": "1 mm2"}, "length is given in mm, not in '1 mm2'"),
-        ({"measure": "area", "high": "1 mm"}, "area is given in mm2"),
-        ({"measure": "length", "medium": "2 mm", "high": "1 mm"}, "must rise"),
-        ({"measure": "length", "medium": "1 mm", "high": "1 mm"}, "must rise"),
-        ({"measure": "edge_distance", "medium": "1 mm", "high": "2 mm"}, "must fall"),
-        ({"measure": "length", "medium": "1 mm", "high": "2 cm"}, "one unit"),
-        ({"measure": "length", "severe": "1 mm"}, "unknown severe"),
-        ({"measure": "length", "low": "1 mm"}, "unknown low"),
-        ({"measure": "length", "high": "1 mm", "type": 3}, "type=3"),
-        ("length", "expected keys and values"),
+        ("severity", {"measure": "length"}, "line 1: no level"),
+        ("severity", {"measure": "weight", "high": "1 mm"}, "measure='weight'"),
+        ("severity", {"measure": "length", "high": 1.0}, "high: 1.0 is no size with a unit"),
+        ("severity", {"measure": "length", "high": "1"}, "'1' is no size"),
+        ("severity", {"measure": "length", "high": "-1 mm"}, "'-1 mm' is no size"),
+        ("severity", {"measure": "length", "high": "1 yard"}, "'1 yard' is no size"),
+        ("severity", {"measure": "length", "high": "1 mm2"}, "length is given in mm, not in '1 mm2'"),
+        ("severity", {"measure": "area", "high": "1 mm"}, "area is given in mm2"),
+        ("severity", {"measure": "length", "medium": "2 mm", "high": "1 mm"}, "must rise"),
+        ("severity", {"measure": "length", "medium": "1 mm", "high": "1 mm"}, "must rise"),
+        ("severity", {"measure": "edge_distance", "medium": "1 mm", "high": "2 mm"}, "must fall"),
+        ("severity", {"measure": "length", "medium": "1 mm", "high": "2 cm"}, "one unit"),
+        ("severity", {"measure": "length", "severe": "1 mm"}, "unknown severe"),
+        ("severity", {"measure": "length", "low": "1 mm"}, "unknown low"),
+        ("severity", {"measure": "length", "high": "1 mm", "type": 3}, "type=3"),
+        ("severity", "length", "expected keys and values"),
+        ("drawing", {"measure": "length"}, "give either max"),
+        ("drawing", {"measure": "length", "max": "1 mm", "min": "2 mm"}, "give either max"),
+        ("drawing", {"measure": "length", "over": "1 mm"}, "give either max"),
+        ("drawing", {"measure": "length", "over": "1 mm", "at_most": -1}, "at_most=-1"),
+        ("drawing", {"measure": "length", "over": "1 mm", "at_most": True}, "at_most=True"),
+        ("drawing", {"measure": "length", "over": "1 mm", "at_most": 1.5}, "at_most=1.5"),
+        ("drawing", {"measure": "length", "max": "1 mm2"}, "length is given in mm"),
+        ("drawing", {"max": "1 mm"}, "measure=None"),
+        ("drawing", {"measure": "length", "maximum": "1 mm"}, "unknown maximum"),
     ],
 )
-def test_limits_that_cannot_be_read_are_refused(line, message, severity):
+def test_lines_that_cannot_be_read_are_refused(kind, line, message, request):
     with pytest.raises(SeverityError, match=message):
-        severity([line])
+        request.getfixturevalue(kind)([line])
 
 
 # ---------------------------------------------------------------------------------------------------------------- rules
@@ -173,25 +182,6 @@ def test_at_a_limit_a_defect_passes(table, drawing):
         table_b = table[table["image_path"] == "b.png"]
         assert check_rules(table_b, drawing([line]), ["b.png"])["passed"].all()
     assert check_rules(table, drawing([{"measure": "area", "over": "0.5 mm2", "at_most": 4}]), PHOTOS)["passed"].all()
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ({"measure": "length"}, "give either max"),
-        ({"measure": "length", "max": "1 mm", "min": "2 mm"}, "give either max"),
-        ({"measure": "length", "over": "1 mm"}, "give either max"),
-        ({"measure": "length", "over": "1 mm", "at_most": -1}, "at_most=-1"),
-        ({"measure": "length", "over": "1 mm", "at_most": True}, "at_most=True"),
-        ({"measure": "length", "over": "1 mm", "at_most": 1.5}, "at_most=1.5"),
-        ({"measure": "length", "max": "1 mm2"}, "length is given in mm"),
-        ({"max": "1 mm"}, "measure=None"),
-        ({"measure": "length", "maximum": "1 mm"}, "unknown maximum"),
-    ],
-)
-def test_rules_that_cannot_be_read_are_refused(line, message, drawing):
-    with pytest.raises(SeverityError, match=message):
-        drawing([line])
 
 
 def test_long_and_compact():

@@ -95,23 +95,16 @@ def classification_report(
     macro = {name: draws[name][:, here].mean(axis=1) for name in _MACRO}
     intervals = interval_table(values, macro, {"accuracy": true.size}).assign(n=true.size)
     overall = {"n": int(true.size), "n_classes": int(here.sum()), **values, "ece": ece}
-    return ClassificationReport(overall, by_class, confusion_table(truth, predicted, classes), reliability, intervals)
+    confusion = confusion_table(truth, predicted, classes, classes)
+    return ClassificationReport(overall, by_class, confusion, reliability, intervals)
 
 
 def confusion_table(
-    truth: Sequence[str],
-    predicted: Sequence[str],
-    classes: Sequence[str],
-    *,
-    rows: Sequence[str] | None = None,
-    unknown: bool = False,
+    truth: Sequence[str], predicted: Sequence[str], rows: Sequence[str], columns: Sequence[str]
 ) -> pd.DataFrame:
-    """Counts of photos, rows true (those of ``classes`` if not given), columns predicted; ``unknown`` adds a column."""
-    columns = [*classes, *([UNKNOWN] if unknown else [])]
-    index = list(classes if rows is None else rows)
-    counts = np.zeros((len(index), len(columns)), int)
-    np.add.at(counts, (_codes(truth, index, "truth"), _codes(predicted, columns, "predicted")), 1)
-    return pd.DataFrame(counts, pd.Index(index, name="truth"), pd.Index(columns, name="predicted"))
+    """Counts of photos: rows true, columns predicted."""
+    names = pd.DataFrame({"truth": np.asarray(truth, str), "predicted": np.asarray(predicted, str)})
+    return pd.crosstab(names["truth"], names["predicted"]).reindex(index=rows, columns=columns, fill_value=0)
 
 
 def reliability_table(confidence: ArrayLike, right: ArrayLike) -> pd.DataFrame:
@@ -159,10 +152,9 @@ def decide(
 def open_set_thresholds(
     val_scores: ArrayLike, val_confidence: ArrayLike | None = None, accept: float = 0.95
 ) -> dict[str, Threshold]:
-    """``tau`` and, where there are confidences, ``kappa``: conformal, each accepting a share of held-out known photos.
+    """``tau`` and, where there are confidences, ``kappa``, each accepting a share of held-out known photos.
 
-    Photos that pass both are fewer: at least 2 accept - 1 (Bonferroni). Set ``accept`` to (1 + share) / 2 for a share
-    of both together.
+    Photos that pass both are fewer: at least 2 accept - 1 (Bonferroni).
     """
     thresholds = {"tau": conformal_threshold(val_scores, accept, population="known")}
     if val_confidence is not None:

@@ -2,10 +2,9 @@
 
 A photo goes on to stage 2 when its ``score_1`` is above the first threshold, and is called defect when its ``score_2``
 is above the second one too. All it needs are both scores of every photo, of those too that stage 1 would stop:
-DataFrames with ``label_index`` (0 normal, 1 defect), ``score_1`` and ``score_2``.
-
-The share of defects in a test set is rarely that of the line. Costs are therefore put together from the rates of normal
-and of defect photos, each measured apart, at a stated share of defects (``prevalence``).
+DataFrames with ``label_index`` (0 normal, 1 defect), ``score_1`` and ``score_2``. The share of defects in a test set is
+rarely that of the line, so costs are put together from the rates of normal and of defect photos at a stated share of
+defects (``prevalence``).
 """
 
 from __future__ import annotations

@@ -1,15 +1,13 @@
 """Probability of detection (POD) against defect size, from hits and misses, as non-destructive testing asks for it.
 
 After MIL-HDBK-1823A (2009), "Nondestructive evaluation system reliability assessment", hit/miss analysis: a logistic
-curve in the logarithm of the size is fitted by maximum likelihood, logit POD(a) = intercept + slope * ln(a). a50 and
-a90 are the sizes found with probability 0.5 and 0.9; a90/95 is the size of which one can be 95 % confident that at
-least 90 % are found. Bounds are one-sided at 95 % and hold at one size at a time. They come from the likelihood ratio
-profiled over the slope. Its signed root r alone covers 91 to 94 % with few defects, so it is corrected to
-r* = r + ln(q / r) / r (Barndorff-Nielsen 1986; q for canonical parameters as in Davison, "Statistical models", 2003,
-section 12.3). Of 3,000 studies each, simulated with 30, 60 and 120 defects of a curve of slope 3, a90/95 lay above the
-true a90 in 96.1, 94.7 and 94.9 % (slope 2: 94.4, 94.5, 94.9; slope 4: 97.6, 95.6, 95.3, since what few defects of a
-steep curve often give, no overlap of hits and misses, is refused). `python tests/test_detection_probability.py` draws
-them again.
+curve in the logarithm of the size is fitted by maximum likelihood, logit POD(a) = intercept + slope * ln(a). a90 is
+found with probability 0.9; a90/95 is the size of which one can be 95 % confident that at least 90 % are found. Bounds
+are one-sided at 95 % and hold at one size at a time. They come from the likelihood ratio profiled over the slope. Its
+signed root r alone covers 91 to 94 % with few defects, so it is corrected to r* = r + ln(q / r) / r (Barndorff-Nielsen
+1986; q for canonical parameters as in Davison, "Statistical models", 2003, section 12.3): of 3,000 simulated studies
+each with 30, 60 and 120 defects and slopes 2 to 4, a90/95 lay above the true a90 in 94.4 to 97.6 %.
+`python tests/test_detection_probability.py` draws them again.
 
 Sizes outside those that were tested are not given, nor a curve where the share found does not run from 0 to 1. A curve
 speaks of the kinds and sizes in the test set, and belongs beside the false-alarm rate at the same threshold. Defects
@@ -209,9 +207,7 @@ class PodFit:
 def fit_pod(defects: pd.DataFrame) -> PodFit:
     """Fit a POD curve to what `defect_hits` gave.
 
-    Raises `PodRefusedError` for too few defects, photos or sizes; where all are found or all missed; where hits and
-    misses do not overlap in size; where larger defects are found less often, or not clearly more often; or where the
-    share found does not come down to 0 or up to 1.
+    Raises `PodRefusedError` for too few defects, photos or sizes, and where hits and misses hold no such curve.
     """
     sizes, detected = defects["size"].to_numpy(dtype=float), defects["detected"].to_numpy(dtype=bool)
     words = {name: str(defects[name].iloc[0]) if len(defects) else "" for name in ("unit", "measure")}
@@ -248,8 +244,8 @@ def pod_curve(fit: PodFit, n: int = 60) -> pd.DataFrame:
 
 
 def pod_bins(fit: PodFit, n_bins: int = 6) -> pd.DataFrame:
-    """The curve against plain shares, in bins of about equally many defects: `recall_by_size`, with ``expected`` (mean
-    POD of the bin's defects) and ``agrees``: whether it lies in the interval. One in twenty is expected not to.
+    """`recall_by_size` in bins of about equally many defects, with the curve's mean (``expected``) and whether it lies
+    in the interval (``agrees``); one in twenty is expected not to.
     """
     edges = size_edges(fit.sizes, n_bins)
     bins = recall_by_size(pd.DataFrame({"size": fit.sizes, "detected": fit.detected, "unit": fit.unit}), edges)

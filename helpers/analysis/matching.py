@@ -1,8 +1,7 @@
-"""From a distance map to separate objects, and how well they agree with the truth.
+"""From a distance map of `helpers.models.foreground` to separate objects, and how well they agree with the truth.
 
-The map is that of `helpers.models.foreground`: depth inside an object, 0 on the background, 1 in the middle of every
-object. Its peaks are the objects; the watershed (Vincent & Soille 1991, "Watersheds in digital spaces") draws the lines
-between touching ones. Objects of the truth and of the result are matched one to one by intersection over union (IoU).
+The map is depth inside an object, 1 in its middle. The watershed (Vincent & Soille 1991, "Watersheds in digital
+spaces") draws the lines between touching objects.
 """
 
 from __future__ import annotations
@@ -139,10 +138,9 @@ def touching_pairs(masks: np.ndarray) -> list[tuple[int, int]]:
 
 
 def match_table(matches: Sequence[Match], names: Sequence[str]) -> pd.DataFrame:
-    """One row a photo, and a last row ``all`` over all their objects (not the mean of the rows).
+    """One row a photo, and a last row ``all`` over all their objects.
 
-    ``count_error`` is found minus true (in ``all`` the mean absolute value over photos), ``mean_iou`` that of matched
-    pairs, ``foreground_iou`` in ``all`` the mean over photos, ``separated`` the share of touching pairs.
+    In ``all``, ``count_error`` (found minus true) is the mean absolute value over photos, ``foreground_iou`` the mean.
     """
 
     def row(photos: Sequence[Match]) -> dict[str, float]:

@@ -1,8 +1,4 @@
-"""What is known about one model on one test set: image and pixel metrics with counts and bootstrap intervals.
-
-One rule everywhere: abnormal is what `helpers.thresholds.exceeds` says. A metric that needs a class which is not there
-is NaN.
-"""
+"""What is known about one model on one test set; a metric that needs a class which is not there is NaN."""
 
 from __future__ import annotations
 

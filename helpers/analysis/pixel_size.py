@@ -1,8 +1,7 @@
 """How large a pixel is: from two points, from an object of known size, or from photos of a checkerboard.
 
-Each way gives a `PixelSize` with its standard error. It holds in the plane of what was measured, at that distance from
-the camera; parts that lie higher or lower are measured too large or small. The checkerboard also tells how the camera
-distorts: its calibration rectifies photos, so that one pixel size holds all over them.
+It holds in the plane of what was measured; parts that lie higher or lower are measured too large or small. A board also
+tells how the camera distorts: its calibration rectifies photos, so that one pixel size holds all over them.
 """
 
 from __future__ import annotations

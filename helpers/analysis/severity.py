@@ -1,8 +1,6 @@
-"""Is a defect severe, and does a part pass? Limits and rules in YAML, read strictly, over the table of defects.
+"""Is a defect severe, and does a part pass? Limits of severity and a drawing's rules, over the table of defects.
 
-Limits rate each defect low, medium, high or critical. Rules are those of a drawing ("no scratch longer than 2 mm; at
-most 3 spots over 0.5 mm²; nothing within 1 mm of the edge") and give each photo PASS or FAIL with the rule that failed.
-``notebooks/params/sizes`` has an example of each.
+``notebooks/params/sizes`` has an example of each YAML file.
 """
 
 from __future__ import annotations
@@ -101,9 +99,7 @@ class Rule:
 
 
 def shapes(table: pd.DataFrame) -> list[str]:
-    """``scratch`` for each defect that is at least three times as long as wide, else ``spot``: types without a
-    classifier.
-    """
+    """``scratch`` for each defect that is at least three times as long as wide, else ``spot``."""
     return np.where(table["length"] >= ELONGATION * table["width"], LONG, COMPACT).tolist()
 
 
@@ -207,9 +203,8 @@ def rate_severity(table: pd.DataFrame, limits: Sequence[SeverityLimits]) -> pd.S
 def check_rules(table: pd.DataFrame, rules: Sequence[Rule], image_paths: Sequence[str]) -> pd.DataFrame:
     """What each rule says of each of the photos: one without a defect keeps to every rule.
 
-    Columns image_path, rule (in words), passed, measured (of the worst defect, in the rule's unit; NaN where no defect
-    is concerned; for ``at_most`` the number over the limit), limit, unit ("" for numbers of defects), defect (number of
-    the worst; 0 where none is concerned).
+    ``measured`` is of the worst ``defect`` (0 and NaN where none is concerned), in the rule's unit; for ``at_most`` the
+    number over the limit, whose unit is "".
     """
     values = [rule.limit.values_of(table, rule.measure) for rule in rules]
     types, owner = table["defect_type"].to_numpy(), table["image_path"].to_numpy()

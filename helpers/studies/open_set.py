@@ -33,7 +33,7 @@ from helpers.analysis.classes import (
     open_set_report,
     open_set_thresholds,
 )
-from helpers.analysis.intervals import share_interval
+from helpers.analysis.intervals import share_columns
 from helpers.data.known_unknown import ClassSplit, open_set_table, read_split, rotating_splits
 from helpers.data.samples import NORMAL, supervised_table
 from helpers.inference.stages import THRESHOLDS_FILE
@@ -261,15 +261,15 @@ def approach_row(found: pd.DataFrame, name: str, classes: Sequence[str]) -> dict
     }
     row: dict[str, Any] = {"approach": name, "n_known": int(known.sum()), "n_unknown": int((~known).sum())}
     for column, photos in shares.items():
-        row |= dict(zip((column, f"{column}_low", f"{column}_high"), share_interval(photos), strict=True))
+        row |= share_columns(column, photos)
     return row
 
 
 def confusion(found: pd.DataFrame, name: str, classes: Sequence[str]) -> pd.DataFrame:
     """Counts by true class, known ones first, and an approach's outcome: known classes, ``no_defect``, ``unknown``."""
     strange = sorted(set(found["defect_type"]) - set(classes))
-    columns = [*classes, *([NO_DEFECT] if (found[name] == NO_DEFECT).any() else [])]
-    return confusion_table(found["defect_type"], found[name], columns, rows=[*classes, *strange], unknown=True)
+    columns = [*classes, *([NO_DEFECT] if (found[name] == NO_DEFECT).any() else []), UNKNOWN]
+    return confusion_table(found["defect_type"], found[name], [*classes, *strange], columns)
 
 
 def _write(result: SplitResult, scorer: MahalanobisScorer) -> None:

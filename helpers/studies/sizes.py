@@ -1,8 +1,4 @@
-"""Sizes of all defects of a finished run: from its stored maps to measured defects, annotated photos and files.
-
-Notebook 08 decides (threshold, pixel size, limits, rules); what is done to every photo is here. Maps are enlarged to
-each photo's own size before anything is measured, so that a photo that the network saw squeezed is measured as it is.
-"""
+"""Sizes of all defects of a finished run: from its stored maps, enlarged to each photo's own size, to files."""
 
 from __future__ import annotations
 
@@ -190,10 +186,8 @@ def threshold_errors(run: Run, n_thresholds: int, calibration: Calibration, **op
 
 
 def threshold_summary(curves: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """What each detector's own threshold makes of sizes, and what the threshold of the least area error would.
-
-    ``least_area_error`` is the median at the best of the thresholds that find at least half of what the own one finds
-    (``found_there``); ``spread_there``, between its quartiles, is what no single threshold takes away.
+    """What each detector's own threshold makes of sizes, and what the threshold of the least area error would, of those
+    that find at least half as much; ``spread_there``, between its quartiles, is what no single threshold takes away.
     """
     rows = []
     for name, curve in curves.items():
@@ -275,10 +269,9 @@ def write_measurements(
 
 
 def coco_of_defects(photos: Iterable[tuple[str, np.ndarray]], table: pd.DataFrame) -> dict[str, Any]:
-    """Measured defects as a COCO file's content; ``photos``: image path and `label_defects` (H, W) of each.
+    """Measured defects as a COCO file's content, with the custom keys length, width, unit and severity.
 
-    An outline without holes is stored as polygons along the edges of its pixels, any other as compressed run lengths.
-    ``defect_type`` names the category; the custom keys length, width, unit and severity are those of the table.
+    ``photos``: image path and `label_defects` (H, W) of each. An outline with holes is stored as run lengths.
     """
     names = sorted(table["defect_type"].unique())
     categories = [{"id": number, "name": name, "supercategory": "defect"} for number, name in enumerate(names, 1)]
