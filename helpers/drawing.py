@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from helpers.analysis.severity import LEVELS
-from helpers.analysis.sizing import PixelSizeLike, as_pixel_size
+from helpers.analysis.sizing import IN_PIXELS, PixelSize
 
 # Okabe and Ito (2008): told apart with any colour vision
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -132,8 +132,7 @@ def annotate_photo(
     photo: np.ndarray,
     labels: np.ndarray,
     table: pd.DataFrame,
-    pixel_size: PixelSizeLike = 1.0,
-    unit: str = "px",
+    size: PixelSize = IN_PIXELS,
     *,
     measure: str = "length",
     caption: str = "",
@@ -151,7 +150,7 @@ def annotate_photo(
         raise ValueError(f"labels have the shape {labels.shape} and the photo {photo.shape[:2]}: resize them first.")
     if measure not in table:
         raise ValueError(f"The table has no column {measure!r}; give what measure_labels returns.")
-    size, factor = as_pixel_size(pixel_size, unit), enlargement(*labels.shape)
+    factor = enlargement(*labels.shape)
     colour_photo = photo if photo.ndim == 3 else np.dstack([photo] * 3)
     canvas = cv2.resize(colour_photo, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     side = min(canvas.shape[:2])

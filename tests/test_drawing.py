@@ -7,22 +7,23 @@ import pandas as pd
 import pytest
 
 from helpers import drawing
-from helpers.analysis.sizing import measure_labels
+from helpers.analysis.sizing import PixelSize, measure_labels
 from helpers.inference.frame_drawing import LAYOUTS, FrameContent, MapScale, draw_frame
 
 SHAPE = (100, 160)
+MM = PixelSize(0.1, 0.1, unit="mm")
 PHOTO = np.full((*SHAPE, 3), 128, np.uint8)
 
 
 def _square() -> tuple[np.ndarray, pd.DataFrame]:
     labels = np.zeros(SHAPE, np.int32)
     labels[40:60, 60:100] = 1
-    return labels, measure_labels(labels, 0.1, "mm")
+    return labels, measure_labels(labels, MM)
 
 
 def test_small_photos_are_enlarged_and_the_outline_lies_on_the_edge():
     labels, table = _square()
-    photo = drawing.annotate_photo(PHOTO, labels, table, 0.1, "mm")
+    photo = drawing.annotate_photo(PHOTO, labels, table, MM)
     assert photo.dtype == np.uint8
     assert photo.shape == (700, 1120, 3), "700 is the first multiple of 100 from 640 on"
     orange = (photo == (230, 159, 0)).all(-1)
@@ -41,7 +42,7 @@ def test_small_photos_are_enlarged_and_the_outline_lies_on_the_edge():
 def test_the_scale_bar_is_as_long_as_it_says(pixel_size, unit, pixels):
     """22 % of 160 pixels are 35: the next round length below is 20 pixels, 2 mm or 0.2 inch."""
     labels = np.zeros(SHAPE, np.int32)
-    photo = drawing.annotate_photo(PHOTO, labels, measure_labels(labels), pixel_size, unit)
+    photo = drawing.annotate_photo(PHOTO, labels, measure_labels(labels), PixelSize(pixel_size, pixel_size, unit=unit))
     white = (photo[600:, 700:] == 255).all(-1)
     assert white.sum(axis=1).max() == pytest.approx(pixels, abs=2)
 
@@ -49,7 +50,7 @@ def test_the_scale_bar_is_as_long_as_it_says(pixel_size, unit, pixels):
 def test_severity_gives_the_colour():
     labels, table = _square()
     severe = table.assign(severity="critical", defect_type="scratch")
-    photo = drawing.annotate_photo(PHOTO, labels, severe, 0.1, "mm", caption="FAIL")
+    photo = drawing.annotate_photo(PHOTO, labels, severe, MM, caption="FAIL")
     assert (photo == (213, 94, 0)).all(-1).sum() > 500
     assert (photo[:60, :200] == 255).all(-1).any(), "the caption"
 

@@ -41,7 +41,7 @@ NAMES = ["hole (n=10)", "scratch (n=4)", "dent (n=0)"]
 SIZES = np.geomspace(1, 20, 120)
 DEFECTS = pd.DataFrame(
     {"size": SIZES, "detected": DRAW.uniform(size=120) < expit(4 * np.log(SIZES / 4)), "unit": "mm"}
-).assign(measure="length")
+).assign(measure="length", image_path=[f"{n}.png" for n in range(120)], defect_type="dent")
 FIT = fit_pod(DEFECTS)
 TEST = pd.DataFrame({"label_index": LABELS.astype(int), "score": SCORES})
 POINTS = operating_points(TEST.iloc[:20], TEST, Threshold(0.5, "given"))
