@@ -384,7 +384,7 @@ def measure(
     known.
     """
     by, anomaly_map, mask = inspection.measured or ("", None, np.zeros(inspection.photo.shape[:2], bool))
-    labels = label_defects(mask, pixel_size=size, min_defect_area=min_defect_area)
+    labels = label_defects(mask, size=size, min_defect_area=min_defect_area)
     table = measure_labels(labels, size, score_map=anomaly_map)
     named = inspection.deciding.get("class")
     table["defect_type"] = [named] * len(table) if named else shapes(table)
