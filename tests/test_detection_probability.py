@@ -16,14 +16,12 @@ from sklearn.linear_model import LogisticRegression
 
 from helpers.analysis.detection_probability import (
     PodRefusedError,
-    defect_hits,
     fit_pod,
     pod_bins,
     pod_curve,
     pod_table,
     size_words,
 )
-from helpers.analysis.sizing import PixelSize
 from helpers.runs import Run
 from helpers.studies.evaluation import run_defect_hits
 
@@ -196,37 +194,6 @@ def test_a_table_of_models_holds_numbers_or_the_reason():
 # ------------------------------------------------------------------------------------------------------ hits and misses
 
 
-def test_hits_by_hand():
-    mask = np.zeros((40, 60), bool)
-    mask[2:6, 2:12] = True  # 4 x 10, 40 pixels
-    mask[20:30, 20:30] = True  # 10 x 10
-    mask[35, 50:53] = True  # 3 pixels: a speck
-    mask[30, 30] = True  # touches the square at its corner
-    values = np.zeros((40, 60), np.float16)
-    values[2, 2:6] = 0.9  # 4 of 40
-    values[20:30, 20:30] = 0.5  # at the threshold is not above it
-    hits = defect_hits([(mask, values), (np.zeros_like(mask), values)], ["a", "b"], ["x"] * 2, 0.5)
-    assert hits["image_path"].tolist() == ["a", "a"] and hits["unit"].tolist() == ["px", "px"]
-    np.testing.assert_allclose(hits["size"], [np.hypot(11, 11), np.hypot(4, 10)])
-    np.testing.assert_allclose(hits["covered"], [0, 0.1])
-    assert hits["detected"].tolist() == [False, True]
-    photos, names = [(mask, values)], (["a"], ["x"])
-    size = PixelSize(0.1, 0.1, 0.0, "mm")
-    millimetres = defect_hits(photos, *names, 0.5, pixel_size=size, measure="equivalent_diameter")
-    assert set(millimetres["unit"]) == {"mm"}
-    np.testing.assert_allclose(millimetres["size"], 0.1 * np.sqrt(4 / np.pi * np.array([101, 40])))
-    area = defect_hits(photos, *names, 0.5, pixel_size=size, measure="area")
-    assert set(area["unit"]) == {"mm²"}
-    np.testing.assert_allclose(area["size"], [1.01, 0.4])
-
-
-def test_a_map_that_is_no_number_names_its_photo():
-    mask, values = np.ones((20, 20), bool), np.full((20, 20), np.nan)
-    with pytest.raises(ValueError, match="a.png: 400 of 400"):
-        defect_hits([(mask, values)], ["a.png"], ["x"], 0.5)
-    assert defect_hits([], [], [], 0.5)["detected"].tolist() == []
-
-
 def test_hits_of_a_run_see_masks_at_the_photos_size(tmp_path):
     """Photos 80 x 100 resized to 40 x 50 and cropped to 32 x 40: the crop begins at (4, 5), at (8, 10) of the photo."""
     boxes = {"seen": (30, 40), "missed": (60, 70), "cropped": (0, 0)}
@@ -234,6 +201,8 @@ def test_hits_of_a_run_see_masks_at_the_photos_size(tmp_path):
     for name, (top, left) in boxes.items():
         mask = np.zeros((80, 100), np.uint8)
         mask[top : top + 6, left : left + 8] = 255
+        if name == "seen":
+            mask[36, 48] = mask[75, 5:8] = 255  # one pixel touches the defect at its corner; a speck of three
         Image.fromarray(mask).save(tmp_path / f"{name}_mask.png")
         Image.fromarray(mask).save(tmp_path / f"{name}.png")
         rows.append([f"{name}.png", f"{name}_mask.png", 1, "dent", "test", name])
@@ -259,7 +228,14 @@ def test_hits_of_a_run_see_masks_at_the_photos_size(tmp_path):
     hits = run_defect_hits(Run.load(tmp_path), pixel_size=0.5, unit="mm")
     assert [path.rsplit("/", 1)[-1] for path in hits["image_path"]] == ["seen.png", "missed.png", "cropped.png"]
     assert hits["detected"].tolist() == [True, False, False]
-    np.testing.assert_allclose(hits["size"], 0.5 * np.hypot(6, 8))
+    np.testing.assert_allclose(hits["size"], 0.5 * np.hypot([7, 6, 6], [9, 8, 8]))
+    area = run_defect_hits(Run.load(tmp_path), measure="area", pixel_size=0.5, unit="mm")
+    assert set(area["unit"]) == {"mm²"} and set(hits["unit"]) == {"mm"}
+    np.testing.assert_allclose(area["size"], [0.25 * 49, 12, 12])
+    assert 0 < area["covered"].iloc[0] < 0.5
+    np.save(tmp_path / "maps_test.npy", maps * np.nan)
+    with pytest.raises(ValueError, match="seen.png: .* not finite"):
+        run_defect_hits(Run.load(tmp_path))
 
 
 if __name__ == "__main__":  # the long study that the module's docstring quotes: PYTHONPATH=. python tests/test_...

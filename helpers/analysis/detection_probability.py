@@ -16,10 +16,10 @@ are taken as independent; several on one photo or part make the true bounds wide
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, SupportsFloat
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,9 +29,7 @@ from scipy.special import expit, logit
 from scipy.stats import chi2, norm
 
 from helpers.analysis.comparison import recall_by_size, size_edges, size_groups
-from helpers.analysis.sizing import PixelSizeLike, as_pixel_size, label_defects, measure_labels
-from helpers.progress import progress
-from helpers.thresholds import exceeds, percent
+from helpers.thresholds import percent
 
 CONFIDENCE = 0.95
 MIN_DEFECTS, MIN_PHOTOS, MIN_SIZES = 20, 10, 5  # fewer hold no curve
@@ -46,45 +44,6 @@ _FLOOR_RATIO = float(chi2.ppf(0.99, 2))  # rise of twice the log-likelihood by a
 
 class PodRefusedError(ValueError):
     """These hits and misses hold no POD curve; the message says why and what would help."""
-
-
-def defect_hits(
-    photos: Iterable[tuple[np.ndarray, np.ndarray]],
-    image_paths: Sequence[str],
-    defect_types: Sequence[str],
-    threshold: SupportsFloat,
-    *,
-    pixel_size: PixelSizeLike = 1.0,
-    unit: str = "px",
-    measure: str = "length",
-) -> pd.DataFrame:
-    """Of every true defect how large it is and whether the map shows it, one row a defect.
-
-    ``photos``: true mask (H, W) bool and anomaly map (H, W) of each. A defect is a connected region of the mask,
-    measured as it was drawn; smaller ones than 10 pixels are specks. It is found where any pixel is above the
-    threshold; ``covered``: which share of them is.
-    """
-    size = as_pixel_size(pixel_size, unit)
-    of_measure = f"{size.unit}²" if measure == "area" else size.unit
-    rows: list[tuple[Any, ...]] = []
-    photos = progress(photos, "Finding true defects", total=len(image_paths))
-    for (mask, anomaly_map), path, kind in zip(photos, image_paths, defect_types, strict=True):
-        try:
-            flagged = exceeds(anomaly_map, threshold)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        labels = label_defects(mask, use_morphology=False, fill_holes=False)
-        sizes = measure_labels(labels, size)[measure]
-        pixels = np.bincount(labels.ravel(), minlength=1)[1:]
-        covered = np.bincount(labels[flagged], minlength=len(pixels) + 1)[1:] / pixels
-        for number, (value, share) in enumerate(zip(sizes, covered, strict=True), start=1):
-            rows.append((path, kind, number, value, of_measure, measure, share, share > 0))
-    columns = ["image_path", "defect_type", "defect", "size", "unit", "measure", "covered", "detected"]
-    types = {"defect": int, "size": float, "covered": float, "detected": bool}
-    return pd.DataFrame(rows, columns=columns).astype(types)
-
-
-# ------------------------------------------------------------------------------------------------------------- the fit
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +164,7 @@ class PodFit:
 
 
 def fit_pod(defects: pd.DataFrame) -> PodFit:
-    """Fit a POD curve to what `defect_hits` gave.
+    """Fit a POD curve to defects: ``size``, ``detected``, ``unit``, ``measure``, ``image_path``.
 
     Raises `PodRefusedError` for too few defects, photos or sizes, and where hits and misses hold no such curve.
     """

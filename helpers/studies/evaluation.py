@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from helpers.analysis.detection_probability import defect_hits
+from helpers.analysis.sizing import PixelSizeLike, as_pixel_size, label_defects, measure_labels
 from helpers.data.images import map_at_photo_size, read_mask
 from helpers.paths import read_csv
+from helpers.progress import progress
 from helpers.runs import RUN_FILE, Run
 
 BYTES_PER_MB = 1e6
@@ -45,18 +45,33 @@ def overall_leaderboard(artifacts: str | Path) -> pd.DataFrame:
     return pd.concat(tables).sort_values(order, ascending=[True, True, False], ignore_index=True)
 
 
-def run_defect_hits(run: Run, **options: Any) -> pd.DataFrame:
-    """`defect_hits` of a finished run on its test photos with masks: the maps it stored, at the photos' own size.
+def run_defect_hits(
+    run: Run, *, pixel_size: PixelSizeLike = 1.0, unit: str = "px", measure: str = "length"
+) -> pd.DataFrame:
+    """Of every true defect on a run's test photos how large it is and whether its map shows it, one row a defect.
 
-    What a centre crop kept the network from seeing is missed.
+    A defect is a connected region of the mask, measured as it was drawn; smaller ones than 10 pixels are specks. It is
+    found where any pixel is above the run's threshold; ``covered``: which share of them is. What a centre crop kept the
+    network from seeing is missed.
     """
-    test, maps = run.predictions("test"), run.test_maps()
-    rows = test[(test["label_index"] == 1) & (test["mask_path"] != "")]
-
-    def photos() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for index, path in rows["mask_path"].items():
-            mask = read_mask(path)
-            yield mask, map_at_photo_size(maps[index], mask.shape, run.info["parameters"])
-
-    names = rows["image_path"].tolist(), rows["defect_type"].tolist()
-    return defect_hits(photos(), *names, run.thresholds["pixel"], **options)
+    size, maps, test = as_pixel_size(pixel_size, unit), run.test_maps(), run.predictions("test")
+    of_measure = f"{size.unit}²" if measure == "area" else size.unit
+    photos = test[(test["label_index"] == 1) & (test["mask_path"] != "")]
+    rows: list[tuple[Any, ...]] = []
+    for photo in progress(photos.itertuples(), "Finding true defects", total=len(photos)):
+        mask = read_mask(photo.mask_path)
+        try:
+            above = run.thresholds["pixel"].exceeds(
+                map_at_photo_size(maps[photo.Index], mask.shape, run.info["parameters"])
+            )
+        except ValueError as error:
+            raise ValueError(f"{photo.image_path}: {error}") from error
+        labels = label_defects(mask, use_morphology=False, fill_holes=False)
+        sizes, pixels = measure_labels(labels, size)[measure], np.bincount(labels.ravel(), minlength=1)[1:]
+        covered = np.bincount(labels[above], minlength=len(pixels) + 1)[1:] / pixels
+        for number, (value, share) in enumerate(zip(sizes, covered, strict=True), start=1):
+            about = (photo.image_path, photo.defect_type, number)
+            rows.append((*about, value, of_measure, measure, share, share > 0))
+    columns = ["image_path", "defect_type", "defect", "size", "unit", "measure", "covered", "detected"]
+    types = {"defect": int, "size": float, "covered": float, "detected": bool}
+    return pd.DataFrame(rows, columns=columns).astype(types)
