@@ -86,7 +86,7 @@ def size_error_curves(
 ) -> Figure:
     """How the error of size depends on the pixel threshold, a column a detector: their scores have different units.
 
-    ``tables`` are of `helpers.analysis.sizing.size_error_by_threshold`; ``thresholds`` are marked. Shaded are the
+    ``tables`` are of `helpers.studies.sizes.threshold_errors`; ``thresholds`` are marked. Shaded are the
     quartiles over the defects found; how many of all those are is in the last row.
     """
     figure = new_figure(6.6, note, width=max(6.0, min(12.0, 1.6 + 2.8 * len(tables))))
