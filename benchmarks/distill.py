@@ -76,7 +76,7 @@ def held_out_pictures() -> np.ndarray:
 def _drawn(n_textures: int, n_built_in: int, seed: int) -> np.ndarray:
     families, pictures = list(FAMILIES), []
     for index in progress(range(n_textures), "drawing textures"):
-        pictures.append(draw_texture((seed, index), SIDE, family=families[index % len(families)]))
+        pictures.append(draw_texture((seed, index), families[index % len(families)]))
     for name, (render, defects, _) in DRAWN.items():
         kinds = [None, *defects]
         for index in progress(range(n_built_in), f"drawing {name}"):

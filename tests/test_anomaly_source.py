@@ -49,7 +49,6 @@ def test_the_same_pictures_elsewhere_are_the_same_source_and_others_are_not(tmp_
 
 def test_the_built_in_pictures_are_drawn_once_with_every_family(tmp_path, monkeypatch):
     monkeypatch.setattr(anomaly_source, "BUILTIN_COUNT", len(FAMILIES))
-    monkeypatch.setattr(anomaly_source, "BUILTIN_SIZE", 32)
     source = resolve_anomaly_source("builtin:", tmp_path)
     assert (source.kind, source.n_pictures, source.folder) == ("built in", len(FAMILIES), str(tmp_path / "textures"))
     assert {path.parent.name for path in texture_files(source.folder)} == set(FAMILIES)

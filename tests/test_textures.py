@@ -15,14 +15,14 @@ from helpers.pictures.textures import FAMILIES, draw_texture, write_textures
 
 @pytest.fixture(scope="module")
 def drawn() -> dict[str, list[np.ndarray]]:
-    return {name: [draw_texture((1, seed), 64, family=name) for seed in range(16)] for name in FAMILIES}
+    return {name: [draw_texture((1, seed), name) for seed in range(8)] for name in FAMILIES}
 
 
 def test_seeds_decide(drawn):
     before = np.random.get_state()[1].copy()
-    np.testing.assert_array_equal(draw_texture((1, 3), 64, family="leaves"), drawn["leaves"][3])
+    np.testing.assert_array_equal(draw_texture((1, 3), "leaves"), drawn["leaves"][3])
     np.testing.assert_array_equal(np.random.get_state()[1], before)
-    pictures = [draw_texture(seed, 48) for seed in (0, (0, 1), (1, 0), (1, 1), (0, 0, 1))]
+    pictures = [draw_texture(seed) for seed in (0, (0, 1), (1, 0), (1, 1), (0, 0, 1))]
     for one, other in itertools.combinations(pictures, 2):
         assert np.abs(one.astype(int) - other).mean() > 3
 
@@ -30,7 +30,7 @@ def test_seeds_decide(drawn):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_pictures_are_rgb_with_contrast(drawn, name):
     for picture in drawn[name]:
-        assert (picture.dtype, picture.shape) == (np.uint8, (64, 64, 3))
+        assert (picture.dtype, picture.shape) == (np.uint8, (256, 256, 3))
         grey = picture.mean(axis=2)
         assert grey.std() > 8 and 15 < grey.mean() < 240
         assert ((picture == 0).all(axis=2) | (picture == 255).all(axis=2)).mean() < 0.6
@@ -39,10 +39,10 @@ def test_pictures_are_rgb_with_contrast(drawn, name):
 
 
 def test_stripes_have_dominant_frequencies_and_mosaics_are_flat_within_their_pieces():
-    window, frequency = np.outer(np.hanning(128), np.hanning(128)), np.hypot(*np.meshgrid(*[np.fft.fftfreq(128)] * 2))
+    window, frequency = np.outer(np.hanning(256), np.hanning(256)), np.hypot(*np.meshgrid(*[np.fft.fftfreq(256)] * 2))
     peaks, flat = {}, {}
     for name, draw in FAMILIES.items():
-        pictures = [draw(np.random.default_rng([2, seed]), 128) for seed in range(12)]
+        pictures = [draw(np.random.default_rng([2, seed])) for seed in range(8)]
         pictures = [picture if picture.ndim == 2 else picture.mean(axis=2) for picture in pictures]
         spectra = [
             np.abs(np.fft.fft2((picture - picture.mean()) * window))[frequency > 0.03] ** 2 for picture in pictures
@@ -54,20 +54,18 @@ def test_stripes_have_dominant_frequencies_and_mosaics_are_flat_within_their_pie
 
 
 def test_folder_has_a_subfolder_a_family_and_is_drawn_once(tmp_path, monkeypatch):
-    folder = write_textures(tmp_path / "deep" / "textures", 7, size=24, seed=4)
+    folder = write_textures(tmp_path / "deep" / "textures", 7, seed=4)
     assert {path.parent.name: 1 for path in folder.rglob("*.png")}.keys() == FAMILIES.keys()
-    np.testing.assert_array_equal(
-        read_image(folder / "stripes" / "0001.png"), draw_texture((4, 6), 24, family="stripes")
-    )
+    np.testing.assert_array_equal(read_image(folder / "stripes" / "0001.png"), draw_texture((4, 6), "stripes"))
     about = json.loads((folder / "textures.json").read_text())
-    assert (about["n"], about["size"], about["seed"], about["families"]) == (7, 24, 4, list(FAMILIES))
+    assert (about["n"], about["seed"], about["families"]) == (7, 4, list(FAMILIES))
     stamp = (folder / "cells" / "0000.png").stat().st_mtime_ns
-    assert write_textures(folder, 7, size=24, seed=4) == folder
+    assert write_textures(folder, 7, seed=4) == folder
     assert (folder / "cells" / "0000.png").stat().st_mtime_ns == stamp
     with pytest.raises(FileExistsError, match="textures"):
-        write_textures(folder, 8, size=24, seed=4)
+        write_textures(folder, 8, seed=4)
     monkeypatch.setattr(textures, "VERSION", textures.VERSION + 1)
-    assert len(list(write_textures(folder, 8, size=24, seed=4).rglob("*.png"))) == 8, "an older version is replaced"
+    assert len(list(write_textures(folder, 8, seed=4).rglob("*.png"))) == 8, "an older version is replaced"
     (tmp_path / "mine").mkdir()
     with pytest.raises(FileExistsError, match="mine"):
         write_textures(tmp_path / "mine", 7)

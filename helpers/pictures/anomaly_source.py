@@ -19,7 +19,7 @@ from helpers.data.images import find_images
 from helpers.pictures.textures import write_textures
 
 BUILTIN_SOURCE = "builtin:"
-BUILTIN_COUNT, BUILTIN_SIZE = 200, 256
+BUILTIN_COUNT = 200
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def resolve_anomaly_source(name: str, cache: Path) -> AnomalySource:
     built_in = name == BUILTIN_SOURCE
     folder = Path(name).expanduser()
     if built_in:
-        folder = write_textures(cache / "textures", BUILTIN_COUNT, size=BUILTIN_SIZE)
+        folder = write_textures(cache / "textures", BUILTIN_COUNT)
     files, digest = texture_files(folder), hashlib.sha256()
     for path in files:
         try:

@@ -107,7 +107,7 @@ def _spot_shape(rng: Rng, extent: float, centre: tuple[float, float], side: int)
 
 def _texture(rng: Rng, photo: Photo, under: Float, inside: Mask) -> Float:
     """A piece of a texture that is as large as the photo, turned at will."""
-    picture, side = draw_texture(int(rng.integers(2**32)), 256), min(photo.shape[:2])
+    picture, side = draw_texture(int(rng.integers(2**32))), min(photo.shape[:2])
     picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA if side < 256 else cv2.INTER_LINEAR)
     return _piece(rng, picture, inside.shape, rng.uniform(-180, 180))
 
