@@ -40,7 +40,7 @@ def test_the_same_pictures_elsewhere_are_the_same_source_and_others_are_not(tmp_
     assert (one.kind, one.n_pictures, one.to_dict()) == ("folder", 4, two.to_dict()) and one.folder != two.folder
     assert set(one.to_dict()) == {"kind", "n_pictures", "sha256"}
     monkeypatch.setattr(download, "DTD_COUNT", 4)
-    monkeypatch.setattr(download, "DTD_CLASSES", 2)
+    monkeypatch.setattr(anomaly_source, "DTD_CLASSES", 2)
     assert resolve_anomaly_source(str(tmp_path / "two"), tmp_path).kind == "DTD", "all of it"
     write_picture(tmp_path / "two" / "dotted" / "3.jpg")
     more = resolve_anomaly_source(str(tmp_path / "two"), tmp_path)

@@ -19,7 +19,7 @@ from helpers.data.images import find_images
 from helpers.pictures.textures import write_textures
 
 BUILTIN_SOURCE = "builtin:"
-BUILTIN_COUNT = 200
+BUILTIN_COUNT, DTD_CLASSES = 200, 47
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,6 @@ def resolve_anomaly_source(name: str, cache: Path) -> AnomalySource:
                 f"{path} is no picture that can be read ({error}); remove it from the textures."
             ) from error
         digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
-    is_dtd = len(files) == download.DTD_COUNT and len({path.parent.name for path in files}) == download.DTD_CLASSES
+    is_dtd = len(files) == download.DTD_COUNT and len({path.parent.name for path in files}) == DTD_CLASSES
     kind = "built in" if built_in else "DTD" if is_dtd else "folder"
     return AnomalySource(str(folder.resolve()), kind, len(files), digest.hexdigest())
