@@ -20,8 +20,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,7 @@ from helpers.paths import printable, project_path, stopped_alike, uninterrupted,
 from helpers.progress import quiet_libraries, sentence
 
 if TYPE_CHECKING:
-    from helpers.inference.clips import Frame, FrameSource
+    from helpers.inference.clips import FrameSource
     from helpers.inference.frames import VideoResult
 
 QUEUE = 64  # frames that may wait with --queue
@@ -65,7 +64,7 @@ def _source(options: argparse.Namespace) -> tuple[FrameSource, float | None]:
     if options.photos:
         table = read_dataset(options.source)
         table, mm_a_pixel = unseen_photos(table, run) if run else table, table.attrs.get("pixel_size")
-        source = dataset_source(table, options.photos, fps=options.fps, seed=None if options.in_order else 0)
+        source = dataset_source(table, options.photos, fps=options.fps)
     else:
         bits = run.info["parameters"].get("bit_depth", 16) if run else None
         source = open_source(options.source, fps=options.fps, bits=bits)
@@ -91,27 +90,18 @@ def _copy(options: argparse.Namespace, source: FrameSource) -> int:
     from helpers.inference.clip_writer import extract_frames, write_clip
     from helpers.inference.frame_drawing import labelled_frame
 
-    broken: list[Frame] = []
-
-    def read() -> Iterator[Frame]:
-        for frame in source:
-            if frame.error:
-                broken.append(frame)
-            yield frame
-
-    noted = replace(source, read=read)
-    out = Path(options.out) / "train/good" if options.extract else _video_path(options, source)
     if options.extract:
-        count = extract_frames(noted, options.out)
+        out = Path(options.out) / "train/good"
+        count, errors = extract_frames(source, options.out)
     else:
-        count = write_clip(noted, out, labelled_frame if options.labels else None)
+        out = _video_path(options, source)
+        count, errors = write_clip(source, out, labelled_frame if options.labels else None)
     print(f"{count} frames: {out}")
-    for frame in broken[:_MOST_LISTED]:
-        words = frame.error if frame.source in frame.error else f"{frame.source} {frame.error}"
-        print(printable(words), file=sys.stderr)
-    if broken:
-        print(f"{len(broken)} broken or doubtful frames", file=sys.stderr)
-    return 1 if broken else 0
+    for error in errors[:_MOST_LISTED]:
+        print(printable(error), file=sys.stderr)
+    if errors:
+        print(f"{len(errors)} broken or doubtful frames", file=sys.stderr)
+    return 1 if errors else 0
 
 
 def _judge(options: argparse.Namespace, source: FrameSource, mm_a_pixel: float | None) -> VideoResult:
@@ -122,7 +112,7 @@ def _judge(options: argparse.Namespace, source: FrameSource, mm_a_pixel: float |
 
     pixel_size, unit = 1.0, "px"
     if options.pixel_size:
-        pixel_size, unit = _pair(options.pixel_size), options.unit
+        pixel_size, unit = options.pixel_size, options.unit
     elif mm_a_pixel:
         pixel_size, unit = mm_a_pixel / MM_PER_UNIT[options.unit], options.unit
     predictor = Predictor(options.run, options.backend, device=options.device)
@@ -141,7 +131,7 @@ def _judge(options: argparse.Namespace, source: FrameSource, mm_a_pixel: float |
     )
     with uninterrupted():
         note = predictor.run.note
-        figure = score_timeline(result.frames(), result.threshold.value, result.other_thresholds, note=note)
+        figure = score_timeline(result.frames, result.threshold.value, result.other_thresholds, note=note)
         write_whole(result.video.with_suffix(".png"), lambda file: figure.savefig(file, dpi=110))
     return result
 
@@ -163,14 +153,9 @@ def _report(result: VideoResult) -> int:
     return 1 if counts["n_broken"] else 0
 
 
-def _pair(text: str) -> float | tuple[float, float]:
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) not in (1, 2):
-        raise ValueError(f"--pixel-size {text}: give one number, or two with a comma for a pixel that is not square.")
-    return values[0] if len(values) == 1 else (values[0], values[1])
+def _pixel_size(text: str) -> tuple[float, float]:
+    across, _, down = text.partition(",")
+    return float(across), float(down or across)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -186,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     threshold += "calibrated threshold), or normalised: 0.8, where the tools of GLASS begin; default: image"
     add("--threshold", default="image", metavar="NAME|NUMBER", help=threshold)
     add("--pixel-threshold", metavar="NAME|NUMBER", help="of the map, likewise; default: pixel")
-    add("--pixel-size", metavar="SIZE[,SIZE]", help="of a pixel, in --unit; default: sizes in pixels")
+    add("--pixel-size", type=_pixel_size, metavar="SIZE[,SIZE]", help="of a pixel, in --unit; default: sizes in pixels")
     add("--unit", default="mm", choices=("mm", "cm", "inch"))
     add("--min-defect-area", type=int, default=10, metavar="PIXELS", help="smaller ones do not count")
     slower = parser.add_mutually_exclusive_group()
@@ -197,7 +182,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-frames", type=int, metavar="N", help="stop after N frames")
     add("--fps", type=float, help="frames a second, where the source has none or a wrong one")
     add("--photos", metavar="all|good|TYPE", help="IN is a dataset: its test photos become the frames")
-    add("--in-order", action="store_true", help="with --photos: as in the dataset, types not mixed")
     add("--labels", action="store_true", help="burn in the labels of a dataset's photos")
     add("--extract", action="store_true", help="write frames to OUT/train/good, to train on")
     add("--backend", default="torch", help="torch, onnx or openvino")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import av
 import cv2
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
-from PIL import Image
+from PIL import Image, ImageOps
 
 from helpers.inference.clips import Frame, FrameSource
 from helpers.paths import PARTIAL, partial_path, remove_partial, uninterrupted, write_whole
@@ -36,7 +36,6 @@ class ClipWriter:
         self.path = Path(path)
         if self.path.suffix.lower() not in VIDEO_SUFFIXES:
             raise ValueError(f"{path}: a video is written as {', '.join(VIDEO_SUFFIXES)}; give such a name.")
-        self.n_written = 0
         self._fps = Fraction(fps).limit_denominator(1001)
         self._partial = partial_path(self.path)
         self._container: av.container.OutputContainer | None = None
@@ -50,13 +49,18 @@ class ClipWriter:
         """
         if self._container is None:
             self._open(picture)
-        frame = av.VideoFrame.from_ndarray(fitted(picture, (self._stream.height, self._stream.width)), format="rgb24")
+        height, width = self._stream.height, self._stream.width
+        down, right = height - picture.shape[0], width - picture.shape[1]
+        if 0 <= down <= 1 and 0 <= right <= 1:
+            picture = cv2.copyMakeBorder(picture, 0, down, 0, right, cv2.BORDER_REPLICATE)
+        else:
+            picture = np.asarray(ImageOps.pad(Image.fromarray(picture), (width, height)))
         colours = {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
         frame = frame.reformat(format="yuv420p", interpolation="BICUBIC", **colours)
         self._last = max(self._last + 1, round(seconds * TICKS))
         frame.pts, frame.time_base = self._last, Fraction(1, TICKS)
         self._container.mux(self._stream.encode(frame))
-        self.n_written += 1
 
     def _open(self, picture: np.ndarray) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,52 +91,45 @@ class ClipWriter:
                 self._partial.unlink(missing_ok=True)
 
 
-def fitted(picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A picture (H, W, 3) uint8 of a given (height, width): a row or column short is repeated, others are scaled to
-    fit, with black beside."""
-    height, width = shape
-    down, right = height - picture.shape[0], width - picture.shape[1]
-    if 0 <= down <= 1 and 0 <= right <= 1:
-        return cv2.copyMakeBorder(picture, 0, down, 0, right, cv2.BORDER_REPLICATE)
-    scale = min(height / picture.shape[0], width / picture.shape[1])
-    size = max(1, min(width, round(picture.shape[1] * scale))), max(1, min(height, round(picture.shape[0] * scale)))
-    scaled = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    down, right = height - scaled.shape[0], width - scaled.shape[1]
-    return cv2.copyMakeBorder(scaled, down // 2, down - down // 2, right // 2, right - right // 2, cv2.BORDER_CONSTANT)
-
-
-def write_clip(source: FrameSource, out: str | Path, draw: Callable[[Frame], np.ndarray] | None = None) -> int:
-    """Write frames as an H.264 file, not judged; broken ones are left out. The number of frames comes back.
+def write_clip(
+    source: FrameSource, out: str | Path, draw: Callable[[Frame], np.ndarray] | None = None
+) -> tuple[int, list[str]]:
+    """Write frames as an H.264 file, not judged; broken ones are left out. How many there are, and what was wrong.
 
     ``draw`` makes what is written of a frame (say with its label burnt in: for people; a detector would judge it too).
 
     Raises:
         ValueError: no frame can be read.
     """
-    error = ""
+    count, errors = 0, []
     with ClipWriter(out, source.fps) as clip:
-        for frame in progress(source, source.name, source.n_frames):
-            error = error or frame.error
-            if frame.photo is not None:
-                clip.write(frame.photo if draw is None else draw(frame), frame.seconds)
-        if not clip.n_written:
-            raise ValueError(f"{source.name}: no frame can be read. {error or NONE_CAME}")
-    return clip.n_written
+        for frame in _readable(source, errors, True):
+            clip.write(frame.photo if draw is None else draw(frame), frame.seconds)
+            count += 1
+    return count, errors
 
 
-def extract_frames(source: FrameSource, folder: str | Path, split: str = "train/good") -> int:
+def extract_frames(source: FrameSource, folder: str | Path) -> tuple[int, list[str]]:
     """Write frames as PNG files of a dataset to train on, ``<folder>/train/good/000000.png``; broken and doubtful ones
-    are left out, files of earlier frames stay. The number of frames comes back.
+    are left out, files of earlier frames stay. How many there are, and what was wrong with others.
 
     Raises:
         ValueError: no frame can be read.
     """
-    count, error = 0, ""
+    count, errors = 0, []
+    for frame in _readable(source, errors, False):
+        write_whole(Path(folder) / "train/good" / f"{frame.number:06d}.png", Image.fromarray(frame.photo).save)
+        count += 1
+    return count, errors
+
+
+def _readable(source: FrameSource, errors: list[str], doubtful: bool) -> Iterator[Frame]:
+    came = False
     for frame in progress(source, source.name, source.n_frames):
-        error = error or frame.error
-        if frame.photo is not None and not frame.error:
-            write_whole(Path(folder) / split / f"{frame.number:06d}.png", Image.fromarray(frame.photo).save)
-            count += 1
-    if not count:
-        raise ValueError(f"{source.name}: no frame can be read. {error or NONE_CAME}")
-    return count
+        if frame.error:
+            errors.append(frame.error if frame.source in frame.error else f"{frame.source} {frame.error}")
+        if frame.photo is not None and (doubtful or not frame.error):
+            came = True
+            yield frame
+    if not came:
+        raise ValueError(f"{source.name}: no frame can be read. {errors[0] if errors else NONE_CAME}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-import math
 import re
 import sys
 import threading
@@ -11,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,16 +31,11 @@ _FOLLOWS_BROKEN = "follows a broken frame: its picture may be damaged"
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame on its way.
+    """One frame on its way: its place in the source, from 0, and its time since the first.
 
-    number: its place in the source, from 0; broken ones count.
-    seconds: since the source's first frame.
-    photo: (H, W, 3) uint8 RGB, upright; None where it is broken or dropped.
-    source: its file, or the clip's name and its number.
-    label: the type of defect that is known to be in it (``good``: none); empty: not known.
-    error: why there is no photo, or what is doubtful about it.
-    dropped: given up because others waited.
-    arrived: reading of ``time.perf_counter`` when it was there.
+    ``photo`` is (H, W, 3) uint8 RGB, upright; None where it is broken or was dropped because others waited. ``error``
+    says why there is none, or what is doubtful about it. ``label`` is the type of defect that is known to be in it.
+    ``arrived`` is a reading of ``time.perf_counter``.
     """
 
     number: int
@@ -75,7 +67,7 @@ class FrameSource:
 
     def part(self, *, start: float = 0.0, every: int = 1, max_frames: int | None = None) -> FrameSource:
         """From ``start`` seconds on every so-manyth frame, each with its own number and time; broken ones are always
-        taken, so that they are counted.
+        taken, so that they are counted. How many frames that makes is not known beforehand after a ``start``.
 
         Raises:
             ValueError: naming the argument that is out of range.
@@ -89,13 +81,10 @@ class FrameSource:
             late = (frame for frame in self if frame.seconds >= start)
             return islice((one for one in late if one.number % every == 0 or one.photo is None), max_frames)
 
-        n_frames = self.n_frames
-        if n_frames is not None:
-            first = math.ceil(start * self.fps)
-            first -= first > 0 and (first - 1) / self.fps >= start  # as frames are compared: 0.28 * 25 is above 7
-            n_frames = max(0, -(-n_frames // every) - -(-first // every))
-        if max_frames is not None:
-            n_frames = max_frames if n_frames is None else min(n_frames, max_frames)
+        n_frames = None
+        if self.n_frames is not None and not start:
+            n_frames = -(-self.n_frames // every)
+            n_frames = n_frames if max_frames is None else min(n_frames, max_frames)
         return replace(self, fps=self.fps / every, n_frames=n_frames, read=read)
 
 
@@ -118,27 +107,27 @@ def open_source(what: str | Path, *, fps: float | None = None, bits: int | None 
         raise ValueError(f"fps={fps} must be above 0.")
     text, path = str(what), Path(what).expanduser()
     if (text.isdigit() and not path.exists()) or text.startswith("/dev/video"):
-        return _camera(text, fps)
+        kinds = {"darwin": ("avfoundation", f"{text}:none"), "win32": ("dshow", f"video={text}")}
+        kind, name = kinds.get(sys.platform, ("v4l2", f"/dev/video{text}" if text.isdigit() else text))
+        options = {"framerate": f"{fps:g}"} if fps else {}
+        return FrameSource(f"camera {text}", fps or CAMERA_FPS, None, True, lambda: _live_frames(name, kind, options))
     if "://" in text:
         return FrameSource(text, fps or CAMERA_FPS, None, True, lambda: _live_frames(text, None, {}))
-    photos = None
     if path.is_dir():
         photos = find_images(path)
-    elif not path.exists() and re.search(r"[*?\[]|%\d*d", text):
-        # what is there is a folder, whatever marks its name has; beside %04d a bracket is one too
-        folder = next(parent for parent in path.parents if parent.is_dir())
-        pattern = path.relative_to(folder).as_posix()
-        if re.search(r"%\d*d", pattern):
-            pattern = re.sub(r"%\d*d", "*", pattern.replace("[", "[[]"))
-        photos = [file for file in folder.glob(pattern) if file.suffix.lower() in IMAGE_SUFFIXES]
-    elif not path.is_file():
-        raise FileNotFoundError(f"There is no {what}; give a video, a folder or pattern of images, or a camera (0).")
-    elif path.suffix.lower() in IMAGE_SUFFIXES:
+    elif path.is_file():
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            return _video_file(path, fps)
         photos = [path]
-    if photos is None:
-        return _video_file(path, fps)
+    elif re.search(r"[*?\[]|%\d*d", path.name):
+        pattern = path.name
+        if re.search(r"%\d*d", pattern):  # beside it a bracket is one
+            pattern = re.sub(r"%\d*d", "*", pattern.replace("[", "[[]"))
+        photos = [file for file in path.parent.glob(pattern) if file.suffix.lower() in IMAGE_SUFFIXES]
+    else:
+        raise FileNotFoundError(f"There is no {what}; give a video, a folder or pattern of images, or a camera (0).")
     bits = bits or measure_bit_depth(photos)
-    return photo_sequence(sorted(photos, key=_natural), fps=fps or SEQUENCE_FPS, name=text, bits=bits)
+    return _photos(sorted(photos, key=_natural), [], fps, text, bits)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
@@ -147,21 +136,13 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
-def photo_sequence(
-    photos: Sequence[str | Path],
-    *,
-    fps: float = SEQUENCE_FPS,
-    labels: Sequence[str] = (),
-    name: str = "photos",
-    bits: int | None = None,
+def _photos(
+    photos: Sequence[str | Path], labels: Sequence[str], fps: float | None, name: str, bits: int | None = None
 ) -> FrameSource:
-    """Photos as the frames of a clip, as they are: no video compression lies between.
-
-    Raises:
-        FileNotFoundError: there is no photo.
-    """
+    """Photos as the frames of a clip, as they are: no video compression lies between."""
     if not photos:
         raise FileNotFoundError(f"{name} holds no image (PNG, JPEG, BMP, TIFF, WebP); give another folder or pattern.")
+    fps = fps or SEQUENCE_FPS
 
     def read() -> Iterator[Frame]:
         for number, file in enumerate(photos):
@@ -175,18 +156,10 @@ def photo_sequence(
     return FrameSource(name, fps, len(photos), False, read)
 
 
-def dataset_source(
-    table: pd.DataFrame,
-    photos: str = "all",
-    *,
-    fps: float | None = None,
-    max_frames: int | None = None,
-    seed: int | None = 0,
-) -> FrameSource:
-    """Test photos of a sample table (without any split: all photos) as the frames of a clip, each with its label.
+def dataset_source(table: pd.DataFrame, photos: str = "all", *, fps: float | None = None) -> FrameSource:
+    """Test photos of a sample table (without any split: all photos), types mixed as on a line, each with its label.
 
-    ``photos`` is ``all``, ``good``, or a type of defect. Types are mixed as on a line, by ``seed``; None: in the
-    table's order.
+    ``photos`` is ``all``, ``good``, or a type of defect.
 
     Raises:
         ValueError: there is no such photo; the message lists what there is.
@@ -197,12 +170,9 @@ def dataset_source(
     if chosen.empty:
         known = ", ".join(["all", *sorted(test["defect_type"].unique())]) if len(test) else "no test photo at all"
         raise ValueError(f"photos={photos!r}: the dataset has no such test photo; it has {known}.")
-    if seed is not None:
-        chosen = chosen.sample(frac=1, random_state=seed)
-    chosen = chosen.head(max_frames) if max_frames is not None else chosen
+    chosen = chosen.sample(frac=1, random_state=0)
     name = f"{table.attrs.get('name') or 'dataset'} ({photos})"
-    paths, labels = chosen["image_path"].tolist(), chosen["defect_type"].tolist()
-    return photo_sequence(paths, fps=fps or SEQUENCE_FPS, labels=labels, name=name)
+    return _photos(chosen["image_path"].tolist(), chosen["defect_type"].tolist(), fps, name)
 
 
 def unseen_photos(table: pd.DataFrame, run: Run) -> pd.DataFrame:
@@ -213,7 +183,7 @@ def unseen_photos(table: pd.DataFrame, run: Run) -> pd.DataFrame:
     return kept
 
 
-# -------------------------------------------------------------------------------------------------------------- files
+# ---------------------------------------------------------------------------------------------------- files and cameras
 
 
 def _video_file(path: Path, fps: float | None) -> FrameSource:
@@ -222,110 +192,80 @@ def _video_file(path: Path, fps: float | None) -> FrameSource:
             if not container.streams.video:
                 raise ValueError(f"{path} holds no picture, only sound or data; give a video.")
             stream = container.streams.video[0]
-            stated, count = _rate(stream), stream.frames or None
+            rate, count = float(stream.average_rate or stream.guessed_rate or SEQUENCE_FPS), stream.frames or None
     except av.error.FFmpegError as error:
         raise ValueError(
             f"{path} cannot be opened as a video ({_words(error)}); it is damaged or no video: copy it again."
         ) from error
-    return FrameSource(path.name, fps or stated, count, False, lambda: _file_frames(path, fps))
+    return FrameSource(path.name, fps or rate, count, False, lambda: _file_frames(path, rate, fps))
 
 
-def _rate(stream: av.VideoStream) -> float:
-    return float(stream.average_rate or stream.guessed_rate or SEQUENCE_FPS)
-
-
-def _file_frames(path: Path, fps: float | None) -> Iterator[Frame]:
-    """Frames of a file. Damaged ones are said to be so, not patched up: a patch would be judged."""
+def _file_frames(path: Path, rate: float, fps: float | None) -> Iterator[Frame]:
+    """Frames of a file. Damaged ones are said to be so, not patched up: a patch would be judged. One is taken to be
+    shown right after the frame that was decoded before it."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         # Threads over frames would report an error several frames late; without "explode" FFmpeg conceals damage.
         stream.thread_type = "SLICE"
         stream.codec_context.options = {"err_detect": "explode"}
-        rate = _rate(stream)
-        first, end, number = None, 0.0, -1
-        for number, (stamp, item, doubtful) in enumerate(_in_order(_decoded(container, stream))):
-            first = stamp if first is None else first
-            since = None if stamp is None else max(0.0, stamp - first)
-            seconds = number / (fps or rate) if fps or since is None else since
-            shown_for = getattr(item, "duration", None)
-            end = max(end, (since or 0.0) + max(1 / rate, float(shown_for * item.time_base) if shown_for else 0.0))
-            photo, error = (None, item) if isinstance(item, str) else (_pixels(item), _FOLLOWS_BROKEN * doubtful)
-            yield Frame(number, seconds, photo, f"{path.name}#{number}", error=error)
-        lost = _lost_frames(container, stream, number + 1, end)
+        first, seconds, end, number, doubtful = None, 0.0, 0.0, -1, False
+        for number, item in enumerate(_decoded(container, stream)):
+            since, shown_for, photo, error = end, 1 / rate, None, item
+            if isinstance(item, str):
+                doubtful = True
+            else:
+                doubtful = doubtful and not item.key_frame
+                photo, error = _pixels(item), _FOLLOWS_BROKEN * doubtful
+                if item.time is not None:
+                    first = item.time if first is None else first
+                    since = item.time - first
+                if item.duration:
+                    shown_for = max(shown_for, float(item.duration * item.time_base))
+            seconds = max(seconds, since)
+            end = max(end, seconds + shown_for)
+            yield Frame(number, number / fps if fps else seconds, photo, f"{path.name}#{number}", error=error)
+        lost = _lost_frames(container, stream, number + 1, end, rate)
         if lost:
+            number, seconds = number + 1, (number + 1) / fps if fps else end
             error = f"is where the file breaks off: {lost} frames that it states are missing; copy it again"
-            yield Frame(number + 1, (number + 1) / (fps or rate), None, f"{path.name}#{number + 1}", error=error)
+            yield Frame(number, seconds, None, f"{path.name}#{number}", error=error)
 
 
-def _lost_frames(container: av.container.InputContainer, stream: av.VideoStream, count: int, seconds: float) -> int:
-    """Frames that the file states, by number and by time, and that did not come.
-
-    By both, where it states both, and then so many as are missing by number: a trimmed clip has more frames than are
-    shown, and the last may be shown for long.
-    """
-    missing, rate = [], _rate(stream)
-    if stream.frames:
-        missing.append(stream.frames - count)
-    if stream.duration or container.duration:
-        stated = stream.duration * stream.time_base if stream.duration else Fraction(container.duration, av.time_base)
-        gap = float(stated) - seconds
-        # another stream, such as sound, may be the longer one
-        sure = 1.0 if not stream.duration and len(container.streams) > 1 else 1.5 / rate
-        missing.append(round(gap * rate) if gap > max(sure, 0.01 * float(stated)) else 0)
-    return missing[0] if min(missing, default=0) > 0 else 0
+def _lost_frames(
+    container: av.container.InputContainer, stream: av.VideoStream, count: int, end: float, rate: float
+) -> int:
+    """Frames that did not come though the file's length states them: a trimmed clip holds more than are shown."""
+    if not (stream.duration or container.duration) or (stream.frames and count >= stream.frames):
+        return 0
+    stated = float(stream.duration * stream.time_base) if stream.duration else container.duration / av.time_base
+    # another stream, such as sound, may be the longer one
+    sure = 1.0 if not stream.duration and len(container.streams) > 1 else 1.5 / rate
+    gap = stated - end
+    if gap <= max(sure, 0.01 * stated):
+        return 0
+    return stream.frames - count if stream.frames else round(gap * rate)
 
 
-def _in_order(
-    decoded: Iterator[av.VideoFrame | tuple[float | None, str]],
-) -> Iterator[tuple[float | None, av.VideoFrame | str, bool]]:
-    """Time, frame (or what is wrong with it), and whether it was decoded after a broken one and before a key frame.
-
-    Frames come in the order in which they are shown, packets that break in that in which they are decoded: they wait
-    here until their time has come.
-    """
-    broken: list[tuple[float, str]] = []
-    now, doubtful = 0.0, False
-    for item in decoded:
-        if isinstance(item, tuple):
-            doubtful = True
-            heapq.heappush(broken, (now if item[0] is None else item[0], item[1]))
-            continue
-        doubtful = doubtful and not item.key_frame
-        now = now if item.time is None else item.time
-        while broken and broken[0][0] < now:
-            yield *heapq.heappop(broken), False
-        yield item.time, item, doubtful
-    for stamp, error in sorted(broken):
-        yield stamp, error, False
-
-
-def _decoded(
-    container: av.container.InputContainer, stream: av.VideoStream
-) -> Iterator[av.VideoFrame | tuple[float | None, str]]:
-    """Frames as they come; for one that cannot be decoded its time, where known, and what is wrong."""
-    packets = container.demux(stream)
-    in_a_row = 0
+def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame | str]:
+    """Frames as they come; for one that cannot be decoded, what is wrong."""
+    packets, in_a_row = container.demux(stream), 0
     while in_a_row < _MOST_BROKEN_READS:
         try:
-            packet = next(packets)
-        except StopIteration:
-            return
+            packet = next(packets, None)
         except av.error.FFmpegError as error:
             in_a_row += 1
             packets = container.demux(stream)  # a generator that has raised is over
-            yield None, f"cannot be read ({_words(error)})"
+            yield f"cannot be read ({_words(error)})"
             continue
+        if packet is None:
+            return
         in_a_row = 0
         try:
             frames = packet.decode()
         except av.error.FFmpegError as error:
-            yield (
-                None if packet.pts is None else float(packet.pts * packet.time_base),
-                (f"cannot be decoded ({_words(error)})"),
-            )
+            yield f"cannot be decoded ({_words(error)})"
             continue
-        for frame in frames:
-            yield (frame.time, "is damaged") if frame.is_corrupt else frame
+        yield from ("is damaged" if frame.is_corrupt else frame for frame in frames)
 
 
 def _pixels(frame: av.VideoFrame) -> np.ndarray:
@@ -337,16 +277,6 @@ def _pixels(frame: av.VideoFrame) -> np.ndarray:
 
 def _words(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
-
-
-# ------------------------------------------------------------------------------------------------------------- cameras
-
-
-def _camera(device: str, fps: float | None) -> FrameSource:
-    kinds = {"darwin": ("avfoundation", f"{device}:none"), "win32": ("dshow", f"video={device}")}
-    kind, name = kinds.get(sys.platform, ("v4l2", f"/dev/video{device}" if device.isdigit() else device))
-    options = {"framerate": f"{fps:g}"} if fps else {}
-    return FrameSource(f"camera {device}", fps or CAMERA_FPS, None, True, lambda: _live_frames(name, kind, options))
 
 
 def _live_frames(name: str, kind: str | None, options: dict[str, str]) -> Iterator[Frame]:
@@ -361,7 +291,7 @@ def _live_frames(name: str, kind: str | None, options: dict[str, str]) -> Iterat
         begun = time.perf_counter()
         for number, item in enumerate(_decoded(container, container.streams.video[0])):
             now = time.perf_counter()
-            photo, error = (None, item[1]) if isinstance(item, tuple) else (_pixels(item), "")
+            photo, error = (None, item) if isinstance(item, str) else (_pixels(item), "")
             yield Frame(number, now - begun, photo, f"{name}#{number}", error=error, arrived=now)
 
 

@@ -28,6 +28,7 @@ from helpers.thresholds import exceeds
 
 LAYOUTS = ("overlay", "side", "sizes")
 SMALLEST_SIDE = 360  # a smaller frame is enlarged to it, so that what is written can be read
+HISTORY = 100  # scores that the layout "side" shows
 MAX_WIDTH = 1920  # a wider picture is reduced: many players in hardware end there
 _PANEL, _TEXT, _DIM = (24, 24, 24), (235, 235, 235), (165, 165, 165)
 _NEITHER = (255, 190, 60)  # good nor bad
@@ -78,7 +79,7 @@ def draw_frame(
     threshold: float,
     pixel_size: PixelSize | None = None,
 ) -> np.ndarray:
-    """One frame of a video; its size, even on both sides, depends on the photo's size and the layout alone.
+    """One frame of a video; its size depends on the photo's size and the layout alone.
 
     ``overlay`` is the photo under the colours of its map with defects outlined, and below it verdict, scale and text.
     ``side`` is photo, map and verdict side by side, the latter with the latest scores and their threshold. ``sizes`` is
@@ -91,7 +92,7 @@ def draw_frame(
             defects = pd.DataFrame(columns=["length", "bbox_x", "bbox_y", "bbox_width", "bbox_height"], dtype=float)
         body = annotate_photo(photo, labels, defects, pixel_size or PixelSize(1, 1, unit="px"))
         body = _resized(body, min(1.0, MAX_WIDTH / body.shape[1], 4 * MAX_WIDTH / body.shape[0]))
-        return _even(np.vstack([body, _banner(body.shape[1], content, None)]))
+        return np.vstack([body, _banner(body.shape[1], content, None)])
     factor = _factor(photo, 2 if layout == "side" else 1)
     photo = _resized(photo, factor)
     mask = None if content.labels is None else _resized(np.uint8(content.labels > 0), factor, cv2.INTER_NEAREST)
@@ -99,18 +100,18 @@ def draw_frame(
     if layout == "overlay":
         if heat is not None:
             photo = draw_overlay(photo, heat - scale.low, mask, scale.threshold - scale.low)
-        return _even(np.vstack([photo, _banner(photo.shape[1], content, scale)]))
+        return np.vstack([photo, _banner(photo.shape[1], content, scale)])
     panels = [_captioned(photo, "photo", None)]
     if scale is not None:  # a frame that could not be judged has no map, but the picture keeps its shape
         colours = np.zeros_like(photo) if heat is None else draw_outline(scale.colours(heat), mask, _TEXT)
         panels.append(_captioned(colours, "map", scale))
-    return _even(np.hstack([*panels, _verdict_panel(panels[0].shape[0], content, threshold)]))
+    return np.hstack([*panels, _verdict_panel(panels[0].shape[0], content, threshold)])
 
 
 def labelled_frame(frame: Frame) -> np.ndarray:
     """A frame's photo with its label and the name of its file in a band below it, enlarged as `draw_frame` does."""
     text = f"{frame.label or 'no label'}   {Path(frame.source).name}"
-    return _even(_captioned(_resized(frame.photo, _factor(frame.photo, 1)), shorten(text, 100), None, _TEXT))
+    return _captioned(_resized(frame.photo, _factor(frame.photo, 1)), shorten(text, 100), None, _TEXT)
 
 
 def _factor(photo: np.ndarray, n_columns: int) -> float:
@@ -126,11 +127,6 @@ def _resized(picture: np.ndarray, factor: float, way: int | None = None) -> np.n
     size = max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor))
     way = (cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC) if way is None else way
     return cv2.resize(picture, size, interpolation=way)
-
-
-def _even(picture: np.ndarray) -> np.ndarray:
-    height, width = picture.shape[:2]
-    return cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
 
 
 # ---------------------------------------------------------------------------------------------------------- text on it
@@ -151,7 +147,7 @@ def _write(
 
 
 def _banner(width: int, content: FrameContent, scale: MapScale | None) -> np.ndarray:
-    """Verdict and scale in one row, and below it the texts, spread so that the last rows are the fullest."""
+    """Verdict and scale in one row, and below it the texts."""
     size = _letters(width)
     rows = 3 if width < 60 * size else 2
     image = Image.new("RGB", (width, round((2.3 + 1.4 * rows) * size)), _PANEL)
@@ -160,10 +156,8 @@ def _banner(width: int, content: FrameContent, scale: MapScale | None) -> np.nda
     pen.text((0.5 * size, 1.05 * size), content.verdict, fill=content.colour, font=font, anchor="lm")
     if scale is not None:
         _colour_bar(image, round(0.5 * width), round(0.25 * size), round(width - 0.5 * size), round(1.8 * size), scale)
-    shares = np.array_split(np.arange(len(content.lines))[::-1], rows)[::-1]
-    for row, share in enumerate(shares):
-        text = "   ".join(content.lines[place] for place in share[::-1])
-        _write(pen, 0.5 * size, (1.9 + 1.4 * (row + 0.5)) * size, text, size, width - size)
+    for row, texts in enumerate(np.array_split(content.lines, rows)):
+        _write(pen, 0.5 * size, (1.9 + 1.4 * (row + 0.5)) * size, "   ".join(texts), size, width - size)
     return np.asarray(image)
 
 
@@ -194,43 +188,27 @@ def _colour_bar(image: Image.Image, left: int, top: int, right: int, bottom: int
 
 
 def _verdict_panel(height: int, content: FrameContent, threshold: float) -> np.ndarray:
-    """Verdict, text, and the latest scores as a line with the threshold."""
+    """Verdict, text, and the latest scores as dots over a line, the threshold."""
     width = round(0.8 * min(height, 0.25 * MAX_WIDTH)) // 2 * 2
     size = _letters(round(1.3 * width))
     image = Image.new("RGB", (width, height), _PANEL)
     pen = ImageDraw.Draw(image)
-    margin, room = 0.5 * size, width - size
+    margin, room, y = 0.5 * size, width - size, 3.9 * size
     pen.rectangle((0, 0, width, 2.8 * size), fill=content.colour)
-    font = picture_font(round(1.7 * size))
-    pen.text((width / 2, 1.4 * size), content.verdict, fill=_PANEL, font=font, anchor="mm")
-    y = 3.9 * size
+    pen.text((width / 2, 1.4 * size), content.verdict, fill=_PANEL, font=picture_font(round(1.7 * size)), anchor="mm")
     for text in content.lines:
         _write(pen, margin, y, text, size, room)
         y += 1.45 * size
-    bottom = height - 0.5 * size
+    top, bottom = y + 0.8 * size, height - 0.5 * size
     if bottom - y > 3 * size:
         _write(pen, margin, y, "latest scores and threshold", round(0.85 * size), room, _DIM)
-        _score_line(pen, (margin, y + 0.8 * size, width - margin, bottom), content.history, threshold)
+        scores = np.asarray(content.history, dtype=float)
+        values = np.append(scores[np.isfinite(scores)], threshold)
+        low, spread = values.min(), max(float(np.ptp(values)), 0.04 * abs(threshold), 1e-9)
+        heights = bottom - (0.1 + 0.8 * (np.append(scores, threshold) - low) / spread) * (bottom - top)
+        pen.line((margin, heights[-1], width - margin, heights[-1]), fill=_DIM)
+        for age, (score, middle) in enumerate(zip(scores[::-1], heights[-2::-1], strict=True)):
+            if np.isfinite(score):
+                x = width - margin - age * room / HISTORY
+                pen.ellipse((x - 2, middle - 2, x + 2, middle + 2), fill=DEFECT if exceeds(score, threshold) else SOUND)
     return np.asarray(image)
-
-
-def _score_line(
-    pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], history: Sequence[float], threshold: float
-) -> None:
-    """Latest scores, the newest at the right, over 100 frames, with the threshold."""
-    left, top, right, bottom = box
-    scores = np.asarray(history, dtype=float)[-100:]
-    values = np.append(scores[np.isfinite(scores)], threshold)
-    margin = max(0.1 * float(np.ptp(values)), 0.02 * abs(threshold), 1e-9)
-    low, high = float(values.min()) - margin, float(values.max()) + margin
-    level = bottom - (threshold - low) / (high - low) * (bottom - top)
-    xs = right - (len(scores) - 1 - np.arange(len(scores))) * (right - left) / 100
-    ys = bottom - (scores - low) / (high - low) * (bottom - top)
-    pen.rectangle(box, outline=(70, 70, 70))
-    for start in np.arange(left, right, 8):
-        pen.line((start, level, min(start + 4, right), level), fill=_DIM)
-    for place in np.flatnonzero(np.isfinite(scores)):
-        x, y = xs[place], ys[place]
-        if place and np.isfinite(scores[place - 1]):
-            pen.line((xs[place - 1], ys[place - 1], x, y), fill=_DIM)
-        pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=DEFECT if exceeds(scores[place], threshold) else SOUND)

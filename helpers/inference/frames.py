@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +18,9 @@ from helpers.analysis.sizing import PixelSize, PixelSizeLike, as_pixel_size, lab
 from helpers.drawing import shorten
 from helpers.inference.clip_writer import NONE_CAME, ClipWriter
 from helpers.inference.clips import Frame, FrameSource, at_source_pace
-from helpers.inference.frame_drawing import LAYOUTS, FrameContent, MapScale, draw_frame
+from helpers.inference.frame_drawing import HISTORY, LAYOUTS, FrameContent, MapScale, draw_frame
 from helpers.inference.predictor import Prediction, Predictor
-from helpers.paths import cell, partial_path, read_csv, uninterrupted, write_json
+from helpers.paths import printable, uninterrupted, write_csv, write_json
 from helpers.progress import progress
 from helpers.runs import Run
 from helpers.thresholds import Threshold
@@ -40,8 +38,6 @@ FRAME_COLUMNS = (
 where another one gives the verdict. ``largest_length`` and ``largest_area`` are each the maximum of the frame's
 defects. ``latency_ms`` is from the frame's arrival to its verdict: waiting, network, map and sizes."""
 _RATE_FRAMES = 30  # behind the burnt-in frame rate
-_HISTORY = 100  # scores shown in the layout "side"
-_DRAWN_LATER = 2  # frames that may wait to be drawn and encoded while the next ones are judged
 _SCALE_VALUES = 2_000_000  # values of val maps that the scale's low end is read off
 
 
@@ -114,9 +110,8 @@ def map_scale(run: Run, pixel_threshold: float) -> MapScale:
 # -------------------------------------------------------------------------------------------------------------- videos
 
 
-@dataclass(frozen=True)
-class VideoResult:
-    """What became of a video.
+class VideoResult(NamedTuple):
+    """What became of a video; ``frames`` has a row a frame (`FRAME_COLUMNS`).
 
     ``other_thresholds``: the calibrated one and 0.8 of normalised scores, raw, without the one that was used.
     ``summary``: ``n_frames`` that came, of them ``n_judged``, ``n_broken`` and ``n_dropped``, ``n_flagged`` (called
@@ -125,19 +120,10 @@ class VideoResult:
     """
 
     video: Path
+    frames: pd.DataFrame
     threshold: Threshold
     other_thresholds: dict[str, float]
     summary: dict[str, Any]
-
-    def frames(self) -> pd.DataFrame:
-        """A row a frame: `FRAME_COLUMNS`."""
-        return _read_frames(self.video)
-
-
-def _read_frames(video: Path) -> pd.DataFrame:
-    numbers = {name: [""] for name in FRAME_COLUMNS if name not in TEXT_COLUMNS}
-    text = dict.fromkeys(TEXT_COLUMNS, "str")
-    return read_csv(video.with_suffix(".csv"), dtype=text, keep_default_na=False, na_values=numbers)
 
 
 def judge_video(
@@ -155,7 +141,7 @@ def judge_video(
     show_labels: bool = False,
     on_picture: Callable[[np.ndarray], None] | None = None,
 ) -> VideoResult:
-    """Judge a video and write it (H.264) with what was found; only a few frames are held at a time.
+    """Judge a video and write it (H.264) with what was found; only a few photos are held at a time.
 
     Under its name come a CSV with a row a frame and a JSON with settings and counts; each is whole or not there.
     Dropped frames are not in the video; the others keep their times, so that it is as long as the source.
@@ -168,23 +154,28 @@ def judge_video(
     Raises:
         ValueError: an argument that cannot be, or a source of which no frame could be judged.
     """
-    out, size = Path(out), as_pixel_size(pixel_size, unit)
+    out, size, waiting = Path(out), as_pixel_size(pixel_size, unit), waiting or int(source.live)
     judge = FrameJudge(predictor, source.fps, layout, threshold, pixel_threshold, size, min_defect_area, show_labels)
-    waiting = waiting or int(source.live)
-    interrupted, seconds = _write_judged(judge, source, waiting, out, on_picture)
-    with uninterrupted():
-        latency = _read_frames(out)["latency_ms"].dropna()
+    predictor.judge_each([np.full((64, 64, 3), 128, np.uint8)], ["warm-up"])  # kernels are chosen before
+    with ExitStack() as finishing:
+        begun = time.perf_counter()
+        rows, interrupted = _write_judged(judge, source, waiting, out, on_picture, finishing)
+        seconds = time.perf_counter() - begun
+        numbers = [name for name in FRAME_COLUMNS if name not in ("frame", *TEXT_COLUMNS)]
+        frames = pd.DataFrame(rows, columns=list(FRAME_COLUMNS)).astype(dict.fromkeys(numbers, float))
+        write_csv(frames.astype({"n_defects": "Int64"}), out.with_suffix(".csv"))
         summary = {
-            **{"n_frames": sum(judge.counts.values()), "n_expected": source.n_frames, "n_flagged": judge.n_flagged},
-            **{f"n_{status}": count for status, count in judge.counts.items()},
+            **{"n_frames": len(frames), "n_expected": source.n_frames},
+            "n_flagged": int((frames["verdict"] == DEFECT_VERDICT).sum()),
+            **{f"n_{status}": judge.counts[status] for status in (JUDGED, BROKEN, DROPPED)},
             "fps_reached": judge.counts[JUDGED] / seconds,
-            "latency_median_ms": float(latency.median()),
-            "latency_p95_ms": float(latency.quantile(0.95)),
+            "latency_median_ms": float(frames["latency_ms"].median()),
+            "latency_p95_ms": float(frames["latency_ms"].quantile(0.95)),
             "interrupted": interrupted,
         }
         about = {"source": source.name, "fps": source.fps, "waiting": waiting} | judge.settings()
         write_json({"settings": about, "results": summary}, out.with_suffix(".json"))
-    return VideoResult(out, judge.threshold, judge.other_thresholds(), summary)
+    return VideoResult(out, frames, judge.threshold, judge.other_thresholds(), summary)
 
 
 def _write_judged(
@@ -193,36 +184,34 @@ def _write_judged(
     waiting: int,
     out: Path,
     on_picture: Callable[[np.ndarray], None] | None,
-) -> tuple[bool, float]:
-    """Frames to the video and its CSV; whether that was interrupted, and how long it took."""
-    frames = at_source_pace(source, waiting) if waiting else iter(source)
-    judge.predictor.judge_each([np.full((64, 64, 3), 128, np.uint8)], ["warm-up"])  # kernels are chosen before
-    later = _DRAWN_LATER if _draws_beside(judge.predictor) else 0
+    finishing: ExitStack,
+) -> tuple[list[tuple], bool]:
+    """The video; a row a frame comes back, and whether that was interrupted. From then on nothing interrupts."""
+    rows, interrupted, first = [], False, None
     drawn: deque[Future[np.ndarray]] = deque()
-    interrupted, first = False, None
-    with ExitStack() as finishing, ClipWriter(out, source.fps) as clip, _table(out.with_suffix(".csv")) as add_row:
 
-        def draw(photo: np.ndarray, row: dict[str, Any], content: FrameContent, seconds: float) -> np.ndarray:
-            picture = judge.draw(photo, row, content)
-            clip.write(picture, seconds)
-            return picture
+    def draw(photo: np.ndarray, content: FrameContent, seconds: float) -> np.ndarray:
+        picture = draw_frame(judge.layout, photo, content, judge.scale, judge.threshold.value, judge.pixel_size)
+        clip.write(picture, seconds)
+        return picture
 
-        def show(left: int) -> None:
-            while len(drawn) > left:
-                picture = drawn.popleft().result()
-                if on_picture is not None:
-                    on_picture(picture)
+    def show(left: int) -> None:
+        while len(drawn) > left:
+            picture = drawn.popleft().result()
+            if on_picture is not None:
+                on_picture(picture)
 
-        begun = time.perf_counter()
-        with _drawing_thread(later > 0) as pool, closing(frames):  # the pool ends first: all that is drawn is written
+    with ClipWriter(out, source.fps) as clip:
+        frames = at_source_pace(source, waiting) if waiting else iter(source)
+        with _drawing_thread(judge.predictor) as (pool, later), closing(frames):  # the pool ends last: all is written
             try:
                 for frame in progress(frames, source.name, source.n_frames):
                     row, content = judge(frame)
+                    rows.append(tuple(row.values()))
                     if content is not None:
                         first = frame.seconds if first is None else first
                         photo = frame.photo if row["status"] == JUDGED else judge.last_photo // 3
-                        drawn.append(pool.submit(draw, photo, row, content, frame.seconds - first))
-                    add_row(row)
+                        drawn.append(pool.submit(draw, photo, content, frame.seconds - first))
                     show(left=later)
             except KeyboardInterrupt:
                 interrupted = True
@@ -232,53 +221,27 @@ def _write_judged(
         if not judge.counts[JUDGED]:
             if interrupted:
                 raise KeyboardInterrupt
-            why = judge.first_error if any(judge.counts.values()) else NONE_CAME
+            why = next((row[-1] for row in rows if row[-1]), "") if rows else NONE_CAME
             raise ValueError(f"{source.name}: no frame could be judged. {why}".strip())
-        return interrupted, time.perf_counter() - begun
-
-
-def _draws_beside(predictor: Predictor) -> bool:
-    """Whether frames are drawn while the next ones are judged.
-
-    Not beside torch on two cores, which it needs both: as many frames a second there, but a verdict after 48 ms instead
-    of 28. With OpenVINO on the same cores 22 frames a second instead of 17.
-    """
-    return predictor.backend != "torch" or predictor.device != "cpu" or torch.get_num_threads() > 2
+    return rows, interrupted
 
 
 @contextmanager
-def _drawing_thread(beside: bool) -> Iterator[ThreadPoolExecutor]:
-    """One thread; torch has one less meanwhile, for all its threads wait for the one that has to share a core."""
+def _drawing_thread(predictor: Predictor) -> Iterator[tuple[ThreadPoolExecutor, int]]:
+    """The thread that draws and encodes, and how many frames may wait for it while the next ones are judged.
+
+    None beside torch on two cores, which it needs both: as many frames a second there, but a verdict after 48 ms
+    instead of 28. With OpenVINO on the same cores 22 frames a second instead of 17. Torch has one thread less
+    meanwhile, for all its threads wait for the one that has to share a core.
+    """
     threads = torch.get_num_threads()
+    beside = predictor.backend != "torch" or predictor.device != "cpu" or threads > 2
     torch.set_num_threads(max(1, threads - beside))
     try:
         with ThreadPoolExecutor(1, "drawing") as pool:
-            yield pool
+            yield pool, 2 * beside
     finally:
         torch.set_num_threads(threads)
-
-
-@contextmanager
-def _table(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """What adds a row to a CSV, which appears under its name when the block ends; after an error nothing is left."""
-    part, writer = partial_path(path), None
-
-    def add(row: dict[str, Any]) -> None:
-        nonlocal writer
-        if writer is None:  # not before: of a video without a frame no folder is left
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = opened.enter_context(part.open("w", newline="", encoding="utf-8", errors="backslashreplace"))
-            writer = csv.DictWriter(file, FRAME_COLUMNS)
-            writer.writeheader()
-        writer.writerow({name: cell(value) for name, value in row.items()})
-
-    try:
-        with ExitStack() as opened:
-            yield add
-        if writer is not None:
-            part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 class FrameJudge:
@@ -311,11 +274,9 @@ class FrameJudge:
             default = threshold if str(threshold).startswith(NORMALISED) else "pixel"
             self.pixel_threshold = video_threshold(predictor, pixel_threshold or default, "pixel")
             self.scale = map_scale(predictor.run, self.pixel_threshold.value)
-        self.counts = dict.fromkeys((JUDGED, BROKEN, DROPPED), 0)
-        self.n_flagged = 0
-        self.first_error = ""
+        self.counts: Counter[str] = Counter()
         self.last_photo: np.ndarray | None = None
-        self._history: deque[float] = deque(maxlen=_HISTORY)
+        self._history: deque[float] = deque(maxlen=HISTORY)
         self._finished: deque[float] = deque(maxlen=_RATE_FRAMES)
 
     def other_thresholds(self) -> dict[str, float]:
@@ -342,82 +303,61 @@ class FrameJudge:
 
     def __call__(self, frame: Frame) -> tuple[dict[str, Any], FrameContent | None]:
         """The frame's row, and what to draw; None for a dropped frame, or a broken one before the first whole one."""
-        about = {"frame": frame.number, "time_s": round(frame.seconds, 4), "label": frame.label}
-        row = dict.fromkeys(FRAME_COLUMNS, "") | about | {"source": frame.source, "error": frame.error}
+        row: dict[str, Any] = dict.fromkeys(FRAME_COLUMNS) | dict.fromkeys(TEXT_COLUMNS, "")
+        row |= {"frame": frame.number, "time_s": round(frame.seconds, 4), "label": frame.label}
+        row |= {"source": printable(frame.source), "error": printable(frame.error)}
+        row["status"], measured = DROPPED if frame.dropped else BROKEN, ()
         if frame.photo is not None:
             prediction = self.predictor.judge_each([frame.photo], [frame.source], threshold=self.threshold)[0]
+            row["error"] = printable(prediction.error or "") or row["error"]
             if not prediction.error:
                 self.last_photo = frame.photo
-                return self._judged(frame, row, prediction)
-            row["error"] = prediction.error
-        row["status"] = DROPPED if frame.dropped else BROKEN
+                measured = self._judged(row, prediction)
+                row["latency_ms"] = round(1000 * (time.perf_counter() - frame.arrived), 3)
+                self._finished.append(time.perf_counter())
         self.counts[row["status"]] += 1
-        self._history.append(float("nan"))
-        if frame.dropped:
+        self._history.append(np.nan if row["score"] is None else row["score"])
+        if frame.dropped or self.last_photo is None:
             return row, None
-        self.first_error = self.first_error or row["error"]
-        content = FrameContent("BROKEN", None, [self._where(row), row["error"]], history=tuple(self._history))
-        return row, None if self.last_photo is None else content
-
-    def _judged(self, frame: Frame, row: dict[str, Any], prediction: Prediction) -> tuple[dict[str, Any], FrameContent]:
-        photo_map, labels, defects = None, None, None
-        if prediction.network_map is not None:
-            photo_map = self.predictor.photo_map(prediction)
-            labels = label_defects(photo_map, self.pixel_threshold.value, min_defect_area=self.min_defect_area)
-            defects = measure_labels(labels, self.pixel_size, score_map=photo_map)
-            row |= {"n_defects": len(defects), "unit": self.pixel_size.unit}
-            if len(defects):
-                row |= {f"largest_{name}": float(f"{defects[name].max():.6g}") for name in ("length", "area")}
-        if prediction.probabilities is not None:
-            row["class"] = self.predictor.classes[int(prediction.probabilities.argmax())]
-        row |= {
-            "status": JUDGED,
-            "verdict": DEFECT_VERDICT if prediction.abnormal else GOOD_VERDICT,
-            # nine digits: a float32, as the threshold compares it
-            "score": float(f"{prediction.score:.9g}"),
-            "normalised_score": round(self.normalisation(prediction.score), 4),
-            "confidence": round(prediction.confidence, 4),
-            "latency_ms": round(1000 * (time.perf_counter() - frame.arrived), 3),
-        }
-        self.counts[JUDGED] += 1
-        self.n_flagged += prediction.abnormal
-        self._history.append(prediction.score)
-        history = tuple(self._history)
+        abnormal = row["verdict"] == DEFECT_VERDICT if row["verdict"] else None
         return row, FrameContent(
-            row["verdict"], prediction.abnormal, self._lines(row), photo_map, labels, defects, history
+            row["verdict"] or "BROKEN", abnormal, self._lines(row), *measured, history=tuple(self._history)
         )
 
-    def draw(self, photo: np.ndarray, row: dict[str, Any], content: FrameContent) -> np.ndarray:
-        """The picture of a frame, with how fast it goes and its own label where that is asked for."""
-        self._finished.append(time.perf_counter())
-        lines = [*content.lines, self._speed(row)]
-        lines += [f"label: {row['label']}"] if self.show_labels and row["label"] else []
-        lines += [row["error"].partition(":")[0]] if row["status"] == JUDGED else []
-        content = replace(content, lines=[shorten(line, 200) for line in lines if line])
-        return draw_frame(self.layout, photo, content, self.scale, self.threshold.value, self.pixel_size)
+    def _judged(self, row: dict[str, Any], prediction: Prediction) -> tuple:
+        """The row is filled in; map, numbered defects and their table come back, of a classifier nothing."""
+        # nine digits: a float32, as the threshold compares it
+        row |= {"status": JUDGED, "score": float(f"{prediction.score:.9g}")}
+        row["verdict"] = DEFECT_VERDICT if prediction.abnormal else GOOD_VERDICT
+        row["normalised_score"] = round(self.normalisation(prediction.score), 4)
+        row["confidence"] = round(prediction.confidence, 4)
+        if prediction.probabilities is not None:
+            row["class"] = self.predictor.classes[int(prediction.probabilities.argmax())]
+        if prediction.network_map is None:
+            return ()
+        photo_map = self.predictor.photo_map(prediction)
+        labels = label_defects(photo_map, self.pixel_threshold.value, min_defect_area=self.min_defect_area)
+        defects = measure_labels(labels, self.pixel_size, score_map=photo_map)
+        row |= {"n_defects": len(defects), "unit": self.pixel_size.unit}
+        if len(defects):
+            row |= {f"largest_{name}": float(f"{defects[name].max():.6g}") for name in ("length", "area")}
+        return photo_map, labels, defects
 
     def _lines(self, row: dict[str, Any]) -> list[str]:
+        """What is written on a frame."""
+        lost = [f"{self.counts[status]} {status}" for status in (DROPPED, BROKEN) if self.counts[status]]
+        where = f"frame {row['frame']}, {row['time_s']:.2f} s" + (f" ({', '.join(lost)})" if lost else "")
+        if row["status"] == BROKEN:
+            return [where, shorten(row["error"], 200)]
         over = ">" if row["verdict"] == DEFECT_VERDICT else "≤"
         half = "" if self.threshold.value == self.normalisation.threshold else ", calibrated threshold 0.50"
         score = f"score {row['score']:.4g} {over} {self.threshold.value:.4g}"
         lines = [f"{score} ({row['normalised_score']:.2f} normalised{half})"]
-        if row["class"]:
-            lines.append(f"class {row['class']}")
-        if row["n_defects"] != "":
-            count = row["n_defects"]
-            largest = f", longest {row['largest_length']:.3g} {row['unit']}" if count else ""
-            lines.append(f"{count} defect{'' if count == 1 else 's'}{largest}")
-        return [*lines, self._where(row)]
-
-    def _where(self, row: dict[str, Any]) -> str:
-        lost = [f"{self.counts[status]} {status}" for status in (DROPPED, BROKEN) if self.counts[status]]
-        return f"frame {row['frame']}, {row['time_s']:.2f} s" + (f" ({', '.join(lost)})" if lost else "")
-
-    def _speed(self, row: dict[str, Any]) -> str:
-        if row["latency_ms"] == "":
-            return ""
-        rate = ""
-        if len(self._finished) > 1:
-            per_second = (len(self._finished) - 1) / (self._finished[-1] - self._finished[0])
-            rate = f", {per_second:.1f} frames/s (source {self.fps:.3g})"
-        return f"latency {row['latency_ms']:.0f} ms{rate}"
+        lines += [f"class {row['class']}"] if row["class"] else []
+        if row["n_defects"] is not None:
+            largest = f", longest {row['largest_length']:.3g} {row['unit']}" if row["n_defects"] else ""
+            lines.append(f"{row['n_defects']} defect{'' if row['n_defects'] == 1 else 's'}{largest}")
+        rate = (len(self._finished) - 1) / max(self._finished[-1] - self._finished[0], 1e-9)
+        lines += [where, f"latency {row['latency_ms']:.0f} ms, {rate:.1f} frames/s (source {self.fps:.3g})"]
+        lines += [f"label: {row['label']}"] if self.show_labels and row["label"] else []
+        return [shorten(line, 200) for line in [*lines, *([row["error"].partition(":")[0]] if row["error"] else [])]]

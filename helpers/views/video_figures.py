@@ -9,8 +9,6 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
@@ -33,16 +31,15 @@ def score_timeline(
         raise ValueError("No frame was judged: there is nothing to show.")
     figure = new_figure(5.4, note)
     score, count, delay = figure.subplots(3, 1, sharex=True, height_ratios=(2.6, 1, 1))
-    times = judged["time_s"].to_numpy(float)
-    for first, last in flagged_spans(frames):
-        score.axvspan(first, last, color=VERMILLION, alpha=0.18, linewidth=0)
-    # Where frames are missing the line is broken, not drawn through.
-    score.plot(frames["time_s"], frames["score"], color=BLUE, linewidth=1, marker="." if len(frames) < 400 else "")
-    score.axhline(threshold, color=BLACK, linewidth=1.4)
+    times, flagged = judged["time_s"].to_numpy(float), (judged["verdict"] == "DEFECT").to_numpy()
+    height = score.get_xaxis_transform()
+    spans = {"step": "mid", "transform": height, "color": VERMILLION, "alpha": 0.18, "linewidth": 0}
+    # Where frames are missing the line of scores is broken, not drawn through.
+    dots = {"linewidth": 1, "marker": "." if len(frames) < 400 else ""}
     handles = [
-        Line2D([], [], color=BLUE, label="score"),
-        Line2D([], [], color=BLACK, label=f"threshold {threshold:.4g}"),
-        Patch(color=VERMILLION, alpha=0.18, linewidth=0, label="called DEFECT"),
+        *score.plot(frames["time_s"], frames["score"], color=BLUE, label="score", **dots),
+        score.axhline(threshold, color=BLACK, linewidth=1.4, label=f"threshold {threshold:.4g}"),
+        score.fill_between(times, flagged.astype(float), label="called DEFECT", **spans),
     ]
     for (name, value), style in zip((others or {}).items(), ("--", ":", "-."), strict=False):
         label = f"{name} {value:.4g}"
@@ -50,11 +47,11 @@ def score_timeline(
     for status, colour, marker in (("dropped", ORANGE, "|"), ("broken", VERMILLION, "x")):
         lost = frames.loc[frames["status"] == status, "time_s"]
         if len(lost):
-            options = {"transform": score.get_xaxis_transform(), "clip_on": False, "linestyle": ""}
-            label = f"{status} (n={len(lost)})"
-            handles += score.plot(lost, np.full(len(lost), 0.03), marker, color=colour, label=label, **options)
+            look = {"color": colour, "transform": height, "clip_on": False, "linestyle": ""}
+            handles += score.plot(lost, [0.03] * len(lost), marker, label=f"{status} (n={len(lost)})", **look)
     n_defects = np.nan_to_num(judged["n_defects"].to_numpy(float))
-    count.bar(times, n_defects, width=_usual_gap(times), color=ORANGE, linewidth=0)
+    width = float(np.median(np.diff(times))) if len(times) > 1 else 0.1
+    count.bar(times, n_defects, width=width, color=ORANGE, linewidth=0)
     count.yaxis.set_major_locator(MaxNLocator(integer=True))
     count.set(ylabel="defects", ylim=(0, max(1.0, n_defects.max() * 1.1)))
     delay.plot(times, judged["latency_ms"], color=GREY, linewidth=1)
@@ -62,26 +59,8 @@ def score_timeline(
     score.set(ylabel="score")
     for axis in (score, count, delay):
         axis.margins(x=0.01)
-    n_flagged = (judged["verdict"] == "DEFECT").sum()
-    legend_above(figure, handles, f"{n_flagged} of {len(judged)} judged frames called DEFECT")
+    legend_above(figure, handles, f"{flagged.sum()} of {len(judged)} judged frames called DEFECT")
     return figure
-
-
-def _usual_gap(times: np.ndarray) -> float:
-    return float(np.median(np.diff(times))) if len(times) > 1 else 0.1
-
-
-def flagged_spans(frames: pd.DataFrame) -> list[tuple[float, float]]:
-    """Spans of time (first, last), seconds, in which all judged frames were called DEFECT.
-
-    A span begins and ends half-way to the frames beside it. Frames that were not judged neither end nor begin one.
-    """
-    judged = frames[frames["status"] == "judged"]
-    times, flagged = judged["time_s"].to_numpy(float), (judged["verdict"] == "DEFECT").to_numpy()
-    half = _usual_gap(times) / 2
-    edges = np.concatenate([times[:1] - half, (times[1:] + times[:-1]) / 2, times[-1:] + half])
-    change = np.diff(np.concatenate([[0], flagged.astype(int), [0]]))
-    return list(zip(edges[change == 1].tolist(), edges[change == -1].tolist(), strict=True))
 
 
 class LivePreview:
