@@ -312,7 +312,7 @@ def train_classifier(
 def classifier_thresholds(run: Run, accept: float = 0.95, start: float = 0.4) -> dict[str, Threshold]:
     """``image`` and, with defects in val, ``image_best_f1`` as for detectors, and always ``image_start``.
 
-    Where val has no good photo ``image`` is the starting value, and its origin says that nothing was calibrated.
+    Where val has no good photo ``image`` is the starting value, and its origin says so.
     """
     val = run.predictions("val")
     # a classifier has no maps: what would be set on their maxima is set on the scores, and left out
