@@ -56,8 +56,6 @@ def draw_dataset(
     for parameter, value in (counts | {"seed": seed}).items():
         if value < 0:
             raise ValueError(f"{parameter}={value} must not be negative")
-    if image_size < 64:
-        raise ValueError(f"image_size={image_size} is too small to show a defect; use 64 or more")
     if not pixel_size > 0:
         raise ValueError(f"pixel_size={pixel_size} must be a positive number of millimetres per pixel")
     about = {

@@ -90,13 +90,9 @@ def _compared(drawn: dict[str, Any], mask: np.ndarray, labels: np.ndarray, measu
     if covered.any():
         area, length = measured.loc[covered.argmax() + 1, ["area_px", "length_px"]]
     own = measure_labels(inside.astype(np.uint8)).iloc[0] if inside.any() else {"area_px": 0.0, "length_px": 0.0}
-    return {
-        "true_area": true_area,
-        "area": area,
-        "true_length": true_length,
-        "length": length,
-        "area_error": area / true_area - 1,
-        "length_error": length - true_length,
+    row = {"true_area": true_area, "area": area, "true_length": true_length, "length": length}
+    row |= {"area_error": area / true_area - 1, "length_error": length - true_length}
+    return row | {
         "mask_area_error": own["area_px"] / true_area - 1,
         "mask_length_error": own["length_px"] - true_length,
     }
