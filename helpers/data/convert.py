@@ -16,6 +16,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,37 +89,38 @@ def write_dataset(
     _require_new(folder, source.get("root"), force)
     encode = connected_regions if format == "coco" else lambda mask: _encoded(mask.astype(np.uint8) * 255)
 
-    def pictures(row: Row) -> list[_Picture | Row] | Exception:
-        try:
-            for path in (row.get("image_path"), row.get("mask_path")):
-                if path and Path(path).is_relative_to(folder):
-                    raise ValueError(f"{folder} holds {path}; a new dataset needs a folder of its own.")
-            made = [row] if change is None else change(row)
-            return [each if "left_out" in each else _picture(each, encode) for each in made]
-        except (ValueError, FileNotFoundError) as error:
-            return error
+    pictures = partial(_pictures, folder, change, encode)
 
-    def write(partial: Path) -> None:
-        add = _adder(format, partial)
+    def write(new: Path) -> None:
+        add = _adder(format, new)
         written.extend(_written(progress(in_threads(pictures, rows), "Writing photos", total), add, folder))
-        size, bits = _pixel_size(source, written), source.get("bit_depth")
-        # kept also where photos are written with 8 bits: so runs read others as these were read
-        bits = bits or next(filter(None, (known_bit_depth(each.source) for each in written)), None)
-        layout = format if format == "coco" or any(each.row["mask_path"] for each in written) else "plain"
-        facts.update({"layout": layout, "name": folder.name, "pixel_size": size, "bit_depth": bits})
+        facts.update(_describe(new, format, folder.name, source, written, about or {}))
         if format == "coco":
-            _write_coco(partial, written, source.get("name") or "")
+            _write_coco(new, written, source.get("name") or "")
         else:
-            write_table(_table(written, partial, facts), partial / TABLE_FILE)
-        described = {"name": folder.name, "layout": layout, "source": source.get("name") or ""}
-        described |= ({"pixel_size_mm": size} if size else {}) | ({"bit_depth": bits} if bits else {})
-        _write_json(partial / ABOUT_FILE, described | dict(about or {}))
+            write_table(_table(written, new, facts), new / TABLE_FILE)
         _require_new(folder, source.get("root"), force)  # somebody else may have been quicker
 
     written: list[_Picture] = []
     facts: dict[str, Any] = {}
     write_whole_folder(folder, write)
     return _table(written, folder, facts)
+
+
+def _pictures(
+    folder: Path,
+    change: Callable[[Row], list[Row]] | None,
+    encode: Callable[[np.ndarray], Any],
+    row: Row,
+) -> list[_Picture | Row] | Exception:
+    try:
+        for path in (row.get("image_path"), row.get("mask_path")):
+            if path and Path(path).is_relative_to(folder):
+                raise ValueError(f"{folder} holds {path}; a new dataset needs a folder of its own.")
+        made = [row] if change is None else change(row)
+        return [each if "left_out" in each else _picture(each, encode) for each in made]
+    except (ValueError, FileNotFoundError) as error:
+        return error
 
 
 def _written(
@@ -158,12 +160,22 @@ def _table(written: list[_Picture], root: Path, facts: Mapping[str, Any]) -> pd.
     return table
 
 
-def _pixel_size(source: Mapping[str, Any], written: list[_Picture]) -> float | None:
+def _describe(
+    folder: Path, format: str, name: str, source: Mapping[str, Any], written: list[_Picture], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write ``dataset.json``; the facts of the table."""
     size, scales = source.get("pixel_size"), np.array([each.shrunk for each in written])
     if size and np.ptp(scales) > PIXEL_SIZE_TOLERANCE * scales.mean():
         logger.warning("The photos are not all scaled alike, down and across, so they have no pixel size any more.")
-        return None
-    return float(size) * float(np.median(scales)) if size else None
+        size = None
+    size = float(size) * float(np.median(scales)) if size else None
+    # kept also where photos are written with 8 bits: so runs read others as these were read
+    bits = source.get("bit_depth") or next(filter(None, (known_bit_depth(each.source) for each in written)), None)
+    layout = format if format == "coco" or any(each.row["mask_path"] for each in written) else "plain"
+    described = {"name": name, "layout": layout, "source": source.get("name") or ""}
+    described |= ({"pixel_size_mm": size} if size else {}) | ({"bit_depth": bits} if bits else {})
+    _write_json(folder / ABOUT_FILE, described | dict(about))
+    return {"layout": layout, "name": name, "pixel_size": size, "bit_depth": bits}
 
 
 def _require_new(folder: Path, root: str | Path | None, force: bool) -> None:
@@ -288,22 +300,8 @@ def _write_coco(folder: Path, written: list[_Picture], description: str) -> None
             about["category_id"] = kinds.index(row["defect_type"]) + 1
             annotations[place].append(about | region)
     for place, records in images.items():
-        info = {"description": description}
-        write_coco_file(folder / place / COCO_FILE, categories, records, annotations[place], info=info)
-
-
-def write_coco_file(
-    path: Path,
-    categories: list[Row],
-    images: list[Row],
-    annotations: list[Row],
-    *,
-    info: Row,
-    licenses: Sequence[Row] = (),
-) -> None:
-    """A COCO file of records as they are."""
-    about = {"info": info, "licenses": list(licenses), "categories": categories}
-    _write_json(path, about | {"images": images, "annotations": annotations})
+        content = {"info": {"description": description}, "licenses": [], "categories": categories}
+        _write_json(folder / place / COCO_FILE, content | {"images": records, "annotations": annotations[place]})
 
 
 def _unique(name: str, place: str, taken: set[str]) -> str:
