@@ -1,4 +1,4 @@
-"""What the readers of annotations share: their files, which file is whose, photos' sizes, and rows from objects."""
+"""What the readers of annotations share: their files, and which file is whose."""
 
 from __future__ import annotations
 
@@ -11,13 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pycocotools import mask as coco_mask
-
-from helpers.analysis.regions import Drawn, Region, united
-from helpers.data.images import ImageReadError, image_sizes
-from helpers.data.layouts import Found, LayoutError, is_normal
+from helpers.data.layouts import Found, LayoutError
 from helpers.data.names import Matches, match_listed, match_names
-from helpers.data.samples import NORMAL
 
 _ENCODINGS = ("gb18030", "cp1252")  # what editors write that do not write UTF-8
 
@@ -156,63 +151,3 @@ def listed_splits(lists: dict[str, Path], photos: list[Path], folders: list[Path
     if splits and unlisted:
         found.note("photos-not-in-lists", next(iter(lists.values())).parent, n=len(unlisted), first=unlisted[0])
     return {photo: next(iter(of)) for photo, of in splits.items() if len(of) == 1}
-
-
-# --------------------------------------------------------------------------------------------------- photos and objects
-
-
-def photo_size(photo: Path, stated: tuple[int, int] | None, source: Path, found: Found) -> tuple[int, int] | None:
-    """(H, W) of an upright photo; None after a finding if it cannot be read or is of another size than ``stated``."""
-    try:
-        height, width = (int(value) for value in image_sizes([photo])[0])
-    except ImageReadError as error:
-        row = {"code": error.code, "severity": "error", "path": found.relative(photo), "fix": error.fix}
-        found.findings.append(row | {"problem": f"{error.problem}; it is left out"})
-        return None
-    if stated is not None and stated != (height, width):
-        turned = ", turned: see its EXIF orientation" if stated == (width, height) else ""
-        sizes = {"size": f"{width}x{height}", "stated": f"{stated[1]}x{stated[0]}", "turned": turned}
-        found.note("annotation-size", photo, file=source.name, **sizes)
-        return None
-    return height, width
-
-
-def note_drawn(drawn: Drawn, path: Path, what: str, found: Found) -> None:
-    if drawn.code:
-        found.note(drawn.code, path, what=what, problem=drawn.problem)
-
-
-def add_row(
-    found: Found,
-    photo: Path,
-    objects: Sequence[tuple[str, Region | None]],
-    *,
-    lost: int = 0,
-    masks: bool = True,
-    largest: bool = False,
-    **columns: str,
-) -> dict[str, Any] | None:
-    """Add the row of a photo by its objects: names, and pixels where they are known; without all pixels no mask.
-
-    Objects whose name is a word for good photos are none. The defect type is their names, sorted and joined by "+", or
-    with ``largest`` the one that covers most pixels, and the column ``defect_types`` has all. A photo without a defect
-    of which an object was ``lost`` is not known to be normal: it is left out with a finding.
-    """
-    defects = [(name, region) for name, region in objects if not is_normal(name)]
-    if lost and not defects:
-        found.note("photo-left-out", photo, n=lost)
-        return None
-    regions = [region for _, region in defects if region is not None]
-    types = "+".join(sorted({name for name, _ in defects}))
-    row = {"image_path": str(photo), "mask_path": "", "label_index": int(bool(defects)), "defect_type": types}
-    if masks and defects and len(regions) == len(defects):
-        row["mask_path"] = found.mask(photo, regions)
-    if largest:
-        of_name: dict[str, list[Region]] = defaultdict(list)
-        for name, region in defects:
-            of_name[name].append(region)
-        areas = {name: int(coco_mask.area(united(parts))) for name, parts in of_name.items()}
-        row["defect_type"] = min(areas, key=lambda name: (-areas[name], name)) if areas else NORMAL
-        row["defect_types"] = types
-    found.rows.append(row | columns)
-    return found.rows[-1]

@@ -22,7 +22,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from helpers.analysis.regions import Drawn, Region, draw_box, draw_polygon, draw_rle, pixels_of, united
-from helpers.data.annotations import add_row, known_id, note_drawn, photo_size, read_json
+from helpers.data.annotations import known_id, read_json
 from helpers.data.images import IMAGE_SUFFIXES
 from helpers.data.layouts import (
     Found,
@@ -118,7 +118,7 @@ def read_coco(
     for photo in progress(_photos(found, annotations, image_dir, encoding, objects_are_defects), "Reading outlines"):
         objects = photo.objects(objects_are_defects)
         columns = {"split": photo.split, "group": photo.group}
-        add_row(found, photo.image_path, objects, lost=photo.lost, masks=objects_are_defects, **columns)
+        found.add_row(photo.image_path, objects, lost=photo.lost, masks=objects_are_defects, **columns)
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
@@ -367,7 +367,7 @@ class _File:
                 self.found.note("missing-photo:coco", self.file, name=name, where=where)
             elif path in by_path:
                 self.found.note("photo-listed-twice:entries", path)
-            elif size := photo_size(path, _stated_size(record), self.file, self.found):
+            elif size := self.found.photo_size(path, _stated_size(record), self.file):
                 group = record.get("group")
                 group = str(group) if isinstance(group, str | int) else ""
                 by_path[path] = InstancePhoto(path, size, split=self.split, group=group)
@@ -396,7 +396,7 @@ class _File:
         else:
             what, box = f"{what} has no outline, and its box", draw_box(annotation.get("bbox"), photo.size)
         if region is None and box.region is None:
-            note_drawn(box, photo.image_path, what, self.found)
+            self.found.note_drawn(box, photo.image_path, what)
             photo.lost += 1
             return
         self.boxes_only += region is None
@@ -419,7 +419,7 @@ class _File:
             if regions and part.code in ("no-area", "too-few-points"):  # no harm where others are left
                 part = part._replace(code=f"{part.code}:part")
             which = f", part {index + 1} of {len(parts)}," if len(parts) > 1 else ""
-            note_drawn(part, photo.image_path, f"annotation {number}{which}", self.found)
+            self.found.note_drawn(part, photo.image_path, f"annotation {number}{which}")
         if len(regions) > 1 and _one_inside_another(regions):
             self.found.note("part-inside-part", photo.image_path, number=number)
         return united(regions) if regions else None

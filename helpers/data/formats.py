@@ -96,13 +96,8 @@ def read_dataset(
 
     ``attrs`` of the table also hold ``ignored`` (up to 100 relative paths of files in the photo folders that are no
     images), ``unused_masks`` (those that no photo goes with), ``findings`` (what is wrong or was not used;
-    `check_dataset` repeats it) and, where masks were drawn, their folder ``mask_cache``.
-
-    Raises:
-        FileNotFoundError: nothing lies at ``path``.
-        LayoutError: no known layout, or it cannot be read as it lies (a ValueError); its ``hints`` say what to try.
-        TypeError: an option that the layout does not take.
-        ValueError: an unknown layout, or a bad value of an option.
+    `check_dataset` repeats it) and, where masks were drawn, their folder ``mask_cache``. LayoutError, a ValueError:
+    no known layout, or it cannot be read as it lies; its ``hints`` say what to try.
     """
     path = absolute_path(path)
     if not path.exists():

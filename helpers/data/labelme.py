@@ -13,16 +13,7 @@ import numpy as np
 from PIL import Image
 
 from helpers.analysis.regions import Drawn, Region, draw_polygon, region_of
-from helpers.data.annotations import (
-    AnnotationError,
-    Way,
-    add_row,
-    may_be_normal,
-    note_drawn,
-    pair_files,
-    photo_size,
-    read_json,
-)
+from helpers.data.annotations import AnnotationError, Way, may_be_normal, pair_files, read_json
 from helpers.data.image_masks import has_image_masks
 from helpers.data.layouts import NORMAL_NAMES, Found, LayoutError, files_in, tree
 from helpers.data.names import SPLIT_NAMES, match_listed, match_names, split_in
@@ -84,7 +75,7 @@ def read_labelme(found: Found, *, line_width: float = 10.0, encoding: str | None
     for photo in progress(photos, "Reading shapes"):
         split = split_in(photo, found.path)
         if photo in normal:
-            add_row(found, photo, [], split=split)
+            found.add_row(photo, [], split=split)
         elif photo in files and photo not in left_out and contents[files[photo]]:
             _add(photo, files[photo], contents[files[photo]], line_width, split, found)
     if normal:
@@ -140,7 +131,7 @@ def _from_root(name: str, file: Path, root: Path) -> str:
 def _add(photo: Path, file: Path, content: dict[str, Any], line_width: float, split: str, found: Found) -> None:
     stated = (content.get("imageHeight"), content.get("imageWidth"))
     known = all(type(value) is int and value > 0 for value in stated)
-    size = photo_size(photo, stated if known else None, file, found)
+    size = found.photo_size(photo, stated if known else None, file)
     if size is None:
         return
     objects: list[tuple[str, Region | None]] = []
@@ -153,9 +144,9 @@ def _add(photo: Path, file: Path, content: dict[str, Any], line_width: float, sp
             drawn = Drawn(None, "unknown-category", "has no label")
         if drawn.region is not None:
             objects.append((label, drawn.region))
-        note_drawn(drawn, photo, f"shape {index} of {file.name}", found)
+        found.note_drawn(drawn, photo, f"shape {index} of {file.name}")
     lost = len(content["shapes"]) - sum(region is not None for _, region in objects)
-    add_row(found, photo, objects, lost=lost, split=split)
+    found.add_row(photo, objects, lost=lost, split=split)
 
 
 def _draw(shape: dict[str, Any], size: tuple[int, int], line_width: float) -> Drawn:

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask as coco_mask
 
-from helpers.analysis.regions import Region, pixels_of, united
+from helpers.analysis.regions import Drawn, Region, pixels_of, united
 from helpers.data.findings import FINDINGS
-from helpers.data.images import CLUTTER, IMAGE_SUFFIXES, files_below, is_loop
+from helpers.data.images import CLUTTER, IMAGE_SUFFIXES, ImageReadError, files_below, image_sizes, is_loop
 from helpers.data.names import SPLIT_NAMES
 from helpers.data.samples import NORMAL
 from helpers.paths import printable, project_path, write_whole
@@ -218,6 +219,58 @@ class Found:
         those = " or ".join(map(self.relative, files[:2]))
         alike = f"may be {those}" if len(files) > 1 else f"is one of several names that may be {those}"
         self.note("ambiguous-name", path, name=name, alike=alike)
+
+    def note_drawn(self, drawn: Drawn, path: Path, what: str) -> None:
+        if drawn.code:
+            self.note(drawn.code, path, what=what, problem=drawn.problem)
+
+    def photo_size(self, photo: Path, stated: tuple[int, int] | None, source: Path) -> tuple[int, int] | None:
+        """(H, W) of an upright photo; None after a finding if it cannot be read or has not the ``stated`` size."""
+        try:
+            height, width = (int(value) for value in image_sizes([photo])[0])
+        except ImageReadError as error:
+            row = {"code": error.code, "severity": "error", "path": self.relative(photo), "fix": error.fix}
+            self.findings.append(row | {"problem": f"{error.problem}; it is left out"})
+            return None
+        if stated is not None and stated != (height, width):
+            turned = ", turned: see its EXIF orientation" if stated == (width, height) else ""
+            sizes = {"size": f"{width}x{height}", "stated": f"{stated[1]}x{stated[0]}", "turned": turned}
+            self.note("annotation-size", photo, file=source.name, **sizes)
+            return None
+        return height, width
+
+    def add_row(
+        self,
+        photo: Path,
+        objects: Sequence[tuple[str, Region | None]],
+        *,
+        lost: int = 0,
+        masks: bool = True,
+        largest: bool = False,
+        **columns: str,
+    ) -> dict[str, Any] | None:
+        """Add the row of a photo by its objects: names, and pixels where they are known; without all pixels no mask.
+
+        Objects whose name is a word for good photos are none. The defect type is their names, sorted and joined by "+",
+        or with ``largest`` the one that covers most pixels, and the column ``defect_types`` has all. A photo without a
+        defect of which an object was ``lost`` is not known to be normal: it is left out with a finding.
+        """
+        defects = [(name, region) for name, region in objects if not is_normal(name)]
+        if lost and not defects:
+            self.note("photo-left-out", photo, n=lost)
+            return None
+        regions = [region for _, region in defects if region is not None]
+        names = sorted({name for name, _ in defects})
+        types = "+".join(names)
+        row = {"image_path": str(photo), "mask_path": "", "label_index": int(bool(defects)), "defect_type": types}
+        if masks and defects and len(regions) == len(defects):
+            row["mask_path"] = self.mask(photo, regions)
+        if largest:
+            parts = {name: [region for other, region in defects if other == name] for name in names}
+            widest = max(names, key=lambda name: coco_mask.area(united(parts[name])), default=NORMAL)
+            row |= {"defect_type": widest, "defect_types": types}
+        self.rows.append(row | columns)
+        return self.rows[-1]
 
     def summary(self, limit: int = 5) -> str:
         """The first findings, one a line."""

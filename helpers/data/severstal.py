@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 from helpers.analysis.regions import Drawn, Region, draw_rle
-from helpers.data.annotations import add_row, note_drawn, photo_size
 from helpers.data.layouts import Found, LayoutError, files_in, tree
 from helpers.data.names import match_names
 from helpers.progress import progress
@@ -72,7 +71,7 @@ def read_severstal(found: Found, *, image_dir: str | Path = "train_images") -> N
     frame["photo"] = frame["name"].map(named)
     objects = _objects(frame[frame["photo"].notna() & ~frame["photo"].isin(left_out)], file, left_out, found)
     for photo in (photo for photo in photos if photo not in left_out):
-        add_row(found, photo, list(objects[photo].items()), largest=True)
+        found.add_row(photo, list(objects[photo].items()), largest=True)
 
 
 def runs_to_counts(runs: str, size: tuple[int, int] = SIZE) -> tuple[list[int], int]:
@@ -136,8 +135,8 @@ def _objects(frame: pd.DataFrame, file: Path, left_out: set[Path], found: Found)
         else:
             drawn = _draw(row.runs, where, file, found)
         if photo not in sizes and drawn.region is not None:
-            sizes[photo] = photo_size(photo, SIZE, file, found)
-        note_drawn(drawn, file, f"{where}, of {photo.name},", found)
+            sizes[photo] = found.photo_size(photo, SIZE, file)
+        found.note_drawn(drawn, file, f"{where}, of {photo.name},")
         if drawn.region is None or sizes[photo] is None:
             left_out.add(photo)
         else:

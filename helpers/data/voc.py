@@ -17,15 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from helpers.analysis.regions import Drawn, Region, draw_box, draw_polygon
-from helpers.data.annotations import (
-    AnnotationError,
-    add_row,
-    listed_splits,
-    note_drawn,
-    pair_files,
-    photo_size,
-    read_text,
-)
+from helpers.data.annotations import AnnotationError, listed_splits, pair_files, read_text
 from helpers.data.images import IMAGE_SUFFIXES
 from helpers.data.layouts import (
     Found,
@@ -218,12 +210,12 @@ def _add(photo: _Photo, by_name: bool, boxes_as_masks: bool, found: Found) -> bo
     objects: list[tuple[str, Region]] = []
     lost = int(photo.file is not None and photo.content is None)
     if photo.content is not None and photo.file is not None:
-        size = photo_size(photo.path, photo.content.size, photo.file, found)
+        size = found.photo_size(photo.path, photo.content.size, photo.file)
         if size is None:
             return False
         for index, (name, corners) in enumerate(photo.content.objects, start=1):
             drawn = _draw(corners, size) if name else Drawn(None, "unknown-category", "has no name")
-            note_drawn(drawn, photo.path, f"object {index} of {photo.file.name}", found)
+            found.note_drawn(drawn, photo.path, f"object {index} of {photo.file.name}")
             objects += [(name, drawn.region)] * (drawn.region is not None)
         lost = len(photo.content.objects) - len(objects)
     names = {name for name, _ in objects if not is_normal(name)}
@@ -232,8 +224,8 @@ def _add(photo: _Photo, by_name: bool, boxes_as_masks: bool, found: Found) -> bo
         found.note("mask-on-good:name", photo.path, names=", ".join(sorted(names)))
         return False
     abnormal = bool(named) and not is_normal(named)
-    row = add_row(
-        found, photo.path, objects, lost=0 if abnormal else lost, masks=boxes_as_masks, largest=True, split=photo.split
+    row = found.add_row(
+        photo.path, objects, lost=0 if abnormal else lost, masks=boxes_as_masks, largest=True, split=photo.split
     )
     if row is None:
         return False

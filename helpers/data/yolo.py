@@ -15,17 +15,7 @@ from typing import Any
 import numpy as np
 
 from helpers.analysis.regions import Drawn, Region, draw_box, draw_polygon
-from helpers.data.annotations import (
-    AnnotationError,
-    add_row,
-    known_id,
-    listed_splits,
-    may_be_normal,
-    note_drawn,
-    pair_files,
-    photo_size,
-    read_text,
-)
+from helpers.data.annotations import AnnotationError, known_id, listed_splits, may_be_normal, pair_files, read_text
 from helpers.data.layouts import NORMAL_NAMES, Found, LayoutError, files_in, is_normal
 from helpers.data.names import SPLIT_NAMES, match_listed, split_in
 from helpers.paths import read_yaml
@@ -71,7 +61,7 @@ def read_yolo(found: Found, *, boxes_as_masks: bool = False) -> None:
         boxed = any(is_box for name, _, is_box in objects if not is_normal(name))
         n_boxed += boxed
         things = [(name, region) for name, region, _ in objects]
-        add_row(found, photo, things, masks=boxes_as_masks or not boxed, split=splits[photo])
+        found.add_row(photo, things, masks=boxes_as_masks or not boxed, split=splits[photo])
     if n_boxed:
         found.note("boxes-as-masks" if boxes_as_masks else "boxes-only", path, n=n_boxed)
     if background := sorted(normal & splits.keys()):
@@ -163,7 +153,7 @@ def _objects(
         problem = f"{file.name} {error.problem}; it is left out"
         found.note("invalid-annotation", photo, problem=problem, fix=error.fix)
         return None
-    size = photo_size(photo, None, file, found)
+    size = found.photo_size(photo, None, file)
     if size is None:
         return None
     objects = []
@@ -175,7 +165,7 @@ def _objects(
         name = names.get(known_id(tokens[0]) or "", "") if names else f"class_{known_id(tokens[0])}"
         if not name or not re.fullmatch(r"\d+(\.0+)?", tokens[0]):
             drawn = Drawn(None, "unknown-category", f"has the unknown class {tokens[0][:20]!r}")
-        note_drawn(drawn, photo, f"line {number} of {file.name}", found)
+        found.note_drawn(drawn, photo, f"line {number} of {file.name}")
         if drawn.region is None:
             return None
         objects.append((name, drawn.region, len(tokens) == 5))
