@@ -37,11 +37,8 @@ def test_images_and_masks_in_splits(tmp_path, order):
 @pytest.mark.parametrize(
     ("image", "named"),
     [
-        ("{}.jpg", "{}_segmentation.png"),  # ISIC
         ("img{}.png", "img{}_seg_mask.png"),
-        ("{}.png", "mask_{}.png"),
         ("img_{}.png", "mask_{}.png"),
-        ("img_{}.tif", "img_{}_masks.tif"),
         ("{}.png", "{}_GT.png"),
         ("{}.png", "{}-lesion.png"),
         ("{}.png", "defect {}.png"),

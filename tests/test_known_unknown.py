@@ -70,7 +70,6 @@ def test_a_misspelt_class_is_named_and_every_class_has_to_be_said():
         "known: [a, good]\nunknown: [b]",
         "known: [a, 2]\nunknown: [b]",
         "known: a\nunknown: [b]",
-        "known: [a, b]",
         "known: [a, b]\nunknown: [c]\nseed: 1",
         "known: [a, b",
         "known: &a [b, c]\nunknown: *a",

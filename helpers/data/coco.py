@@ -1,10 +1,8 @@
 """COCO annotations as a sample table, and as one mask an object.
 
-Read are the files of Roboflow (``_annotations.coco.json`` in each split's folder), CVAT and COCO itself
-(``annotations/instances_*.json`` with the photos in folders beside), Label Studio (``result.json`` and ``images/``),
-and any folder with one COCO file. Outlines are polygons of one part or several, or run-length encodings, compressed or
-not, crowds included; pycocotools draws them, so parts are added together and a hole needs run lengths (or a polygon
-whose line leads into the hole and back). What is broken becomes a finding and is left out, never an exception.
+Read are the files of Roboflow, CVAT, COCO itself, Label Studio, and any folder with one COCO file. pycocotools draws
+outlines, so parts are added together and a hole needs run lengths (or a polygon whose line leads into it and back).
+What is broken becomes a finding and is left out, never an exception.
 """
 
 from __future__ import annotations

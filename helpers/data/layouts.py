@@ -272,18 +272,13 @@ class Found:
         self.rows.append(row | columns)
         return self.rows[-1]
 
-    def summary(self, limit: int = 5) -> str:
+    def summary(self) -> str:
         """The first findings, one a line."""
-        lines = [f"- {row['path']}: {row['problem']}; {row['fix']}." for row in self.findings[:limit]]
-        more = len(self.findings) - limit
-        return "\n".join(lines + ([f"- and {more} more"] if more > 0 else []))
+        lines = [f"- {row['path']}: {row['problem']}; {row['fix']}." for row in self.findings]
+        return "\n".join(lines[:5] + [f"- and {len(lines) - 5} more"] * (len(lines) > 5))
 
     def mask(self, photo: Path, regions: Sequence[Region]) -> str:
-        """File of the mask that `draw_masks` will draw of one region or more.
-
-        Its name ends in a hash of the photo's name and of every pixel, so a changed annotation gets a new file and no
-        old one is ever taken for it.
-        """
+        """File of the mask that `draw_masks` will draw: a hash of photo and pixels, so no old one is taken for it."""
         region = united(regions)
         name = re.sub(r"[^\w.-]", "_", self.root.name)
         folder = f"{name}-{blake2b(os.fsencode(self.root), digest_size=4).hexdigest()}"

@@ -147,17 +147,13 @@ def masks_beside(pictures: Sequence[Path]) -> list[Path]:
     by_words = _grouped(files, lambda file: (file.parent, words_in(file.stem)))
     by_stem = _grouped(files, lambda file: (file.parent, folded(file.stem)))
     named = {}
-    for file in pictures:
-        words = words_in(file.stem)
-        rest = stripped(words, MASK_WORDS)
-        if rest and rest != words:
-            named[file] = (file.parent, rest) in by_words
+    for (folder, words), those in by_words.items():
+        if (rest := stripped(words, MASK_WORDS)) and rest != words:
+            named |= dict.fromkeys(those, (folder, rest) in by_words)
     masks = {file for file, has_photo in named.items() if has_photo}
     couples = [files for files in by_stem.values() if len(files) > 1]
     twins = _masks_among(file for files in couples for file in files if file.suffix.lower() in _LOSSLESS)
-    for files in couples:
-        if twins.issuperset(files):
-            twins.discard(files[0])
+    twins -= {files[0] for files in couples if twins.issuperset(files)}
     # where a mask has the photo's stem, one without a photo has too
     suffixes = {file.suffix.lower() for file in twins}
     lone = [files[0] for files in by_stem.values() if len(files) == 1 and files[0].suffix.lower() in suffixes]

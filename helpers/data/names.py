@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import unicodedata
 from collections import defaultdict
@@ -102,8 +103,8 @@ def _readings(name: str, uploads: bool) -> list[tuple[list[str], list[str]]]:
     text = name.strip()
     if query := re.search(r"[?&]d=([^&]+)", text):
         text = query.group(1)
-    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
-        text = re.split(r"[?#]", text)[0].partition("://")[2].partition("/")[2]
+    elif url := re.match(r"[A-Za-z][A-Za-z0-9+.-]+://[^/?#]*([^?#]*)", text):
+        text = url.group(1)
     parts, raw = _parts(_decoded(text)), _parts(text)
     readings = [(parts, raw)] if parts else []
     if parts and (uploads or "upload" in parts[:-1]) and _UPLOAD.match(parts[-1]):
@@ -189,12 +190,5 @@ def _key(parts: list[str]) -> tuple[str, ...]:
 
 def _normal(parts: list[str]) -> list[str] | None:
     """Parts without ``..``; None where they lead out."""
-    normal: list[str] = []
-    for part in parts:
-        if part != "..":
-            normal.append(part)
-        elif not normal:
-            return None
-        else:
-            normal.pop()
-    return normal
+    normal = posixpath.normpath("/".join(parts)).split("/")
+    return None if normal[0] == ".." else normal

@@ -39,11 +39,9 @@ def has_severstal(path: Path) -> bool:
 def read_severstal(found: Found, *, image_dir: str | Path = "train_images") -> None:
     """``train.csv`` and the photos it names, in ``image_dir`` relative to it.
 
-    A photo without runs is normal. The mask of an abnormal one holds the defects of all its classes, its
-    ``defect_type`` is the class that covers most pixels (``class_3``), and the column ``defect_types`` names all.
-    Photos without a row are normal where the table lists defects only, and are left out with a finding where it lists
-    every photo. A photo is left out with a finding, for its mask would lack a defect, if one of its rows cannot be
-    used, or if it is of another size. Runs that overlap count once, with a finding.
+    A photo without runs is normal. The defect type of another is the class that covers most pixels (``class_3``), and
+    the column ``defect_types`` names all. Photos without a row are normal where the table lists defects only, and are
+    left out where it lists every photo, as is a photo of which one row cannot be used, or of another size.
     """
     path, file = found.path, found.path / _TABLE
     folder = path / image_dir

@@ -1,9 +1,7 @@
 """Photos whose class is in their file name or in Pascal VOC files of boxes, such as those of NEU, as a sample table.
 
-A VOC file (Everingham et al., "The Pascal Visual Object Classes Challenge", 2010) lies beside its photo or in a folder
-beside that of the photos, and has the stem of its photo. Its boxes count from 1 and hold their last column and row. A
-box is no outline: most of what it holds may be sound, so photos get masks only on request, and pixel results on them
-say how well boxes are met.
+A VOC file (Everingham et al., "The Pascal Visual Object Classes Challenge", 2010) has the stem of its photo. Its boxes
+count from 1 and hold their last column and row.
 """
 
 from __future__ import annotations
@@ -79,8 +77,8 @@ def read_voc(
     column ``defect_types`` has the names of all objects. Lists ``train.txt``, ``val.txt`` and ``test.txt`` in
     ``ImageSets/Main`` (or in ``ImageSets``, or beside) are the published split, and photos in none of them are left
     out. A file with a document type is refused unread: it could define entities that grow without limit.
-    ``boxes_as_masks``: draw all boxes of a photo as its mask; see above. ``encoding``: of the files; default: what they
-    declare, else UTF-8.
+    ``boxes_as_masks``: draw all boxes of a photo as its mask, though most of what a box holds may be sound.
+    ``encoding``: of the files; default: what they declare, else UTF-8.
     """
     path = found.path
     if class_from not in _CLASS_SOURCES:
