@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -13,29 +13,14 @@ from helpers.data.layouts import NORMAL_NAMES
 from helpers.data.samples import NORMAL, SUPERVISED_SHARE, assign_splits
 from helpers.paths import read_yaml
 
-_FIELDS = ("name", "dataset", "known", "unknown")
 
-
-@dataclass(frozen=True)
-class ClassSplit:
+class ClassSplit(NamedTuple):
     """Defect classes to learn (``known``, two or more) and for test alone (``unknown``); normal photos are neither."""
 
     name: str
     known: tuple[str, ...]
     unknown: tuple[str, ...]
     dataset: str = ""
-
-    def __post_init__(self) -> None:
-        for field, least in (("known", 2), ("unknown", 1)):
-            classes = getattr(self, field)
-            if len(classes) < least:
-                raise ValueError(f"Split {self.name}: {field} has {len(classes)} class(es); name {least} or more.")
-        both = [*self.known, *self.unknown]
-        for name in both:
-            if both.count(name) > 1:
-                raise ValueError(f"Split {self.name} names {name} twice; a class is known or unknown, once.")
-            if name.lower() in NORMAL_NAMES:
-                raise ValueError(f"Split {self.name} names {name}; normal photos are no class of defects: omit it.")
 
 
 def read_split(path: str | Path) -> ClassSplit:
@@ -44,19 +29,22 @@ def read_split(path: str | Path) -> ClassSplit:
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {file}; the splits lie in notebooks/params/open_set.")
     content = read_yaml(file)
-    if not isinstance(content, dict) or set(content) != set(_FIELDS):
+    if not isinstance(content, dict) or set(content) != set(ClassSplit._fields):
         has = ", ".join(map(str, content)) if isinstance(content, dict) else "none of them"
-        raise ValueError(f"{file} needs the fields {', '.join(_FIELDS)} and no others; it has {has}.")
+        raise ValueError(f"{file} needs the fields {', '.join(ClassSplit._fields)} and no others; it has {has}.")
     for field, value in content.items():
-        several = field in ("known", "unknown")
+        several, least = field in ("known", "unknown"), 2 if field == "known" else 1
         texts = value if several and isinstance(value, list) else [None if several else value]
-        if not all(isinstance(text, str) and text for text in texts):
-            kind = "a list of names" if several else "a text"
+        if len(texts) < least or not all(isinstance(text, str) and text for text in texts):
+            kind = f"a list of {least} or more names" if several else "a text"
             raise ValueError(f"{file}: {field} is {value!r}; give {kind} (numbers in quotes).")
-    try:
-        return ClassSplit(content["name"], tuple(content["known"]), tuple(content["unknown"]), content["dataset"])
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+    both = [*content["known"], *content["unknown"]]
+    for name in both:
+        if both.count(name) > 1:
+            raise ValueError(f"{file} names {name} twice; a class is known or unknown, once.")
+        if name.lower() in NORMAL_NAMES:
+            raise ValueError(f"{file} names {name}; normal photos are no class of defects: omit it.")
+    return ClassSplit(content["name"], tuple(content["known"]), tuple(content["unknown"]), content["dataset"])
 
 
 def rotating_splits(classes: Sequence[str], n_splits: int = 2, dataset: str = "") -> list[ClassSplit]:

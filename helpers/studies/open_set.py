@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +77,7 @@ def find_splits(files: Sequence[str], name: str, table: pd.DataFrame, n_splits: 
         n_splits += 1
     splits = rotating_splits(enough, min(n_splits, len(enough)), name)
     rare = tuple(sorted(classes - set(enough)))  # unknown in all: they cannot be learned from
-    return [replace(split, unknown=split.unknown + rare) for split in splits]
+    return [split._replace(unknown=split.unknown + rare) for split in splits]
 
 
 def split_table(table: pd.DataFrame, split: ClassSplit, seed: int = 0) -> pd.DataFrame:
