@@ -223,5 +223,6 @@ def test_errors(tmp_path):
     root = write(tmp_path / "set", labelled(a=[shape([[1, 1]], "point")]))
     with pytest.raises(LayoutError, match=r"a\.png"):
         read(root)
-    with pytest.raises(ValueError, match="line_width is 0"):
-        read(root, line_width=0)
+    for option, value in (("line_width", 0), ("encoding", "klingon")):
+        with pytest.raises(ValueError, match=f"{option} is"):
+            read(root, **{option: value})

@@ -292,14 +292,18 @@ class _File:
     def photos(self) -> list[InstancePhoto]:
         """The photos, with their annotations."""
         by_id, categories = self._read_images(), self._read_categories()
-        seen: dict[str, Any] = {}
+        seen: dict[str | int, Any] = {}
         matched, strays = 0, []
         for index, annotation in enumerate(self.content["annotations"]):
             if not isinstance(annotation, dict):
                 self.found.note("invalid-annotation:entry", self.file, index=index)
                 continue
             number = annotation.get("id", f"number {index}")
-            if self._is_copy(annotation, seen):
+            first = seen.setdefault(known_id(annotation.get("id")) or index, annotation)
+            if first is not annotation:
+                which = "the same" if first == annotation else "different"
+                self.found.note("duplicate-annotation-id", self.file, number=known_id(number), which=which)
+            if first is not annotation and first == annotation:
                 continue
             image = known_id(annotation.get("image_id"))
             if image is None or image not in by_id:
@@ -371,16 +375,6 @@ class _File:
                 by_path[path] = InstancePhoto(path, size, split=self.split, group=group)
             by_id[number] = by_path.get(path)
         return by_id
-
-    def _is_copy(self, annotation: dict[str, Any], seen: dict[str, Any]) -> bool:
-        """Whether the very same annotation came before; an id used twice for different ones is noted, no more."""
-        number = known_id(annotation.get("id"))
-        if number is None or seen.setdefault(number, annotation) is annotation:
-            return False
-        copy = seen[number] == annotation
-        which = "the same" if copy else "different"
-        self.found.note("duplicate-annotation-id", self.file, number=number, which=which)
-        return copy
 
     def _add(self, photo: InstancePhoto, annotation: dict[str, Any], number: Any, categories: dict[str, str]) -> None:
         """Draw one annotation and give it to its photo."""

@@ -59,8 +59,7 @@ def has_voc(path: Path) -> bool:
     return path.is_dir() and any(_xml_files(files) and files_in(images)[0] for images, files, _ in _pairs(path))
 
 
-def class_in_name(photo: Path) -> str:
-    """Class that a file name begins with: what stands before its last ``_`` and digits; "" where it ends otherwise."""
+def _class_in_name(photo: Path) -> str:
     match = re.fullmatch(r"(.+)_\d+", photo.stem)
     return match.group(1) if match else ""
 
@@ -86,8 +85,10 @@ def read_voc(
     if not path.is_dir() or not _pairs(path):
         raise LayoutError(f"{path} has no XML files beside photos or in ANNOTATIONS beside IMAGES.\n{tree(path)}")
     photos = _photos(found, encoding)
-    by_name = class_from == "name" or (class_from == "auto" and _names_are_classes(photos))
-    nameless = [photo.path for photo in photos if by_name and not class_in_name(photo.path)]
+    names = {name for photo in photos if photo.content for name, _ in photo.content.objects if name}
+    are_classes = bool(names) and all((name := _class_in_name(p.path)) in names or is_normal(name) for p in photos)
+    by_name = class_from == "name" or (class_from == "auto" and are_classes)
+    nameless = [photo.path for photo in photos if by_name and not _class_in_name(photo.path)]
     if nameless:
         raise LayoutError(
             f"{nameless[0]} and {len(nameless) - 1} more: the name is not <class>_<number>; use class_from='objects'."
@@ -195,12 +196,6 @@ def _load(file: Path, found: Found, encoding: str | None) -> _Content | None:
     return _Content(size, objects, (top.findtext("filename") or "").strip())
 
 
-def _names_are_classes(photos: list[_Photo]) -> bool:
-    names = {name for photo in photos if photo.content for name, _ in photo.content.objects if name}
-    classes = {class_in_name(photo.path) for photo in photos}
-    return bool(names) and all(name in names or is_normal(name) for name in classes)
-
-
 def _add(photo: _Photo, by_name: bool, boxes_as_masks: bool, found: Found) -> bool:
     """Add a photo's row, or a finding where it is left out; whether its objects are of other names than its class."""
     if photo.file is None and not by_name:  # counted in one finding
@@ -217,7 +212,7 @@ def _add(photo: _Photo, by_name: bool, boxes_as_masks: bool, found: Found) -> bo
             objects += [(name, drawn.region)] * (drawn.region is not None)
         lost = len(photo.content.objects) - len(objects)
     names = {name for name, _ in objects if not is_normal(name)}
-    named = class_in_name(photo.path) if by_name else ""
+    named = _class_in_name(photo.path) if by_name else ""
     if named and is_normal(named) and names:
         found.note("mask-on-good:name", photo.path, names=", ".join(sorted(names)))
         return False
