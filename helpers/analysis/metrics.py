@@ -139,7 +139,12 @@ def evaluate(
     pixels = None
     if maps is not None and masks is not None:
         paths = predictions.get("image_path", pd.Series(range(len(predictions)))).astype(str)
-        pixels = _all_pixels(labels, paths, maps, masks, pixel_threshold)
+        pixels = []
+        for label, path, anomaly_map, mask in zip(labels, paths, maps, masks, strict=True):
+            try:
+                pixels.append(count_pixels(anomaly_map, mask, pixel_threshold, abnormal=bool(label)))
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
 
     def intervals(chosen: np.ndarray) -> tuple[dict[str, float], pd.DataFrame]:
         numbers = image_metrics(labels[chosen], scores[chosen], image_threshold)
@@ -183,13 +188,3 @@ def check_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.n
     if not np.isfinite(values).all():
         raise ValueError(f"scores must be finite; {int((~np.isfinite(values)).sum())} of {values.size} are not.")
     return truth, values
-
-
-def _all_pixels(labels: np.ndarray, paths: Iterable[str], maps: Iterable, masks: Iterable, threshold: Any) -> list:
-    photos = []
-    for label, path, anomaly_map, mask in zip(labels, paths, maps, masks, strict=True):
-        try:
-            photos.append(count_pixels(anomaly_map, mask, threshold, abnormal=bool(label)))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-    return photos

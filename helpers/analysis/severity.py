@@ -243,14 +243,3 @@ def verdicts(checked: pd.DataFrame) -> pd.DataFrame:
         first = failed[columns].iloc[0] if len(failed) else nothing
         rows.append((path, FAIL if len(failed) else PASS, len(failed), *first))
     return pd.DataFrame(rows, columns=["image_path", "verdict", "n_failed", *columns])
-
-
-def p_chart_limits(n_defective: np.ndarray, n_inspected: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Middle line and limits (N,) of a p-chart: p, the share of defective photos, and p ± 3 sqrt(p (1 - p) / n).
-
-    Shewhart (1931); Montgomery (2013), "Introduction to statistical quality control", 7.2.
-    """
-    defective, inspected = np.asarray(n_defective, dtype=float), np.asarray(n_inspected, dtype=float)
-    centre = float(defective.sum() / inspected.sum())
-    reach = 3 * np.sqrt(centre * (1 - centre) / inspected)
-    return centre, np.maximum(centre - reach, 0), np.minimum(centre + reach, 1)
