@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from helpers.analysis.classes import decide
@@ -292,11 +293,11 @@ class RunStage:
 
     def look(self, items: Sequence[Item]) -> Iterator[Seen]:
         """What the network says of items, a batch at a time; nothing is decided, nothing is noted."""
-        size, limit = self.predictor.batch_size, self._score_limit
+        size = self.predictor.batch_size
         for batch in (items[first : first + size] for first in range(0, len(items), size)):
             started = time.perf_counter()
             photos, sources = [item.photo for item in batch], [item.source for item in batch]
-            found = self.predictor.judge_each(photos, sources, threshold=limit)
+            found = self.predictor.judge_each(photos, sources)
             good = [one for one in found if not one.error]
             answers: Iterator[tuple[float | None, bool]] = repeat((None, False))
             if self.unknown is not None and good:
@@ -328,7 +329,7 @@ class RunStage:
             row["value"] = float(prediction.probabilities[self.predictor.classes.index(rule.classes[0])])
         elif rule.kind != "always":
             row["value"] = row[rule.kind]
-        return row if row["value"] is None else row | {"passed": self.holds(row["value"])}
+        return row if row["value"] is None else row | {"passed": bool(self.holds(row["value"]))}
 
     def decide(self, item: Item, seen: Seen, out: Path, save: Collection[str] = ()) -> bool:
         """Apply the rule, note what it says in the item, save pictures below ``out / name``; whether it goes on."""
@@ -356,10 +357,10 @@ class RunStage:
         """Whether a row of :meth:`weigh` is a defect in a stage that gives its verdict."""
         return bool(row["passed"]) and not (self.then == CLASS and row["class"] == self.predictor.normal_class)
 
-    def holds(self, value: float) -> bool:
-        """Whether a number fulfils the rule: ``>=`` is "not below", ``<=`` is "not above"."""
+    def holds(self, values: ArrayLike) -> np.ndarray:
+        """Whether numbers fulfil the rule: ``>=`` is "not below", ``<=`` is "not above"."""
         below = replace(self.limit, below=self.rule.sign in ("<", ">="))
-        return bool(below.exceeds(value)) != (self.rule.sign in (">=", "<="))
+        return below.exceeds(values) != (self.rule.sign in (">=", "<="))
 
     def photo_map(self, seen: Seen) -> tuple[np.ndarray, np.ndarray]:
         """The map at the item's own size, (H, W) float32, and its mask of defects, (H, W) bool."""

@@ -211,7 +211,7 @@ class Inspector:
             values = [stage.pixel_limit.exceeds(run.val_maps()[index]).mean() for index in val.index]
         else:
             values = val["score" if kind == "score" else "map_max"]
-        holds = np.array([stage.holds(float(value)) for value in values], dtype=bool)
+        holds = stage.holds(values)
         groups = [(words, val["label_index"] == label) for label, words in ((1, "defects"), (0, "good photos"))]
         counts = [f"{int(holds[of].sum())} of {int(of.sum())} {words}" for words, of in groups if of.any()]
         return f"val: {', '.join(counts)}" if counts else ""
