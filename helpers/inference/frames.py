@@ -18,7 +18,7 @@ from helpers.analysis.sizing import PixelSize, PixelSizeLike, as_pixel_size, lab
 from helpers.drawing import shorten
 from helpers.inference.clip_writer import NONE_CAME, ClipWriter
 from helpers.inference.clips import Frame, FrameSource, at_source_pace
-from helpers.inference.frame_drawing import HISTORY, LAYOUTS, FrameContent, MapScale, draw_frame
+from helpers.inference.frame_drawing import LAYOUTS, FrameContent, MapScale, draw_frame
 from helpers.inference.predictor import Prediction, Predictor
 from helpers.paths import printable, uninterrupted, write_csv, write_json
 from helpers.progress import progress
@@ -191,7 +191,7 @@ def _write_judged(
     drawn: deque[Future[np.ndarray]] = deque()
 
     def draw(photo: np.ndarray, content: FrameContent, seconds: float) -> np.ndarray:
-        picture = draw_frame(judge.layout, photo, content, judge.scale, judge.threshold.value, judge.pixel_size)
+        picture = draw_frame(judge.layout, photo, content, judge.scale, judge.pixel_size)
         clip.write(picture, seconds)
         return picture
 
@@ -245,7 +245,7 @@ def _drawing_thread(predictor: Predictor) -> Iterator[tuple[ThreadPoolExecutor, 
 
 
 class FrameJudge:
-    """From a frame to its row and what is to be drawn; it counts, and remembers the latest scores."""
+    """From a frame to its row and what is to be drawn; it counts them."""
 
     def __init__(
         self,
@@ -276,7 +276,6 @@ class FrameJudge:
             self.scale = map_scale(predictor.run, self.pixel_threshold.value)
         self.counts: Counter[str] = Counter()
         self.last_photo: np.ndarray | None = None
-        self._history: deque[float] = deque(maxlen=HISTORY)
         self._finished: deque[float] = deque(maxlen=_RATE_FRAMES)
 
     def other_thresholds(self) -> dict[str, float]:
@@ -316,13 +315,10 @@ class FrameJudge:
                 row["latency_ms"] = round(1000 * (time.perf_counter() - frame.arrived), 3)
                 self._finished.append(time.perf_counter())
         self.counts[row["status"]] += 1
-        self._history.append(np.nan if row["score"] is None else row["score"])
         if frame.dropped or self.last_photo is None:
             return row, None
         abnormal = row["verdict"] == DEFECT_VERDICT if row["verdict"] else None
-        return row, FrameContent(
-            row["verdict"] or "BROKEN", abnormal, self._lines(row), *measured, history=tuple(self._history)
-        )
+        return row, FrameContent(row["verdict"] or "BROKEN", abnormal, self._lines(row), *measured)
 
     def _judged(self, row: dict[str, Any], prediction: Prediction) -> tuple:
         """The row is filled in; map, numbered defects and their table come back, of a classifier nothing."""
