@@ -206,29 +206,28 @@ def test_sources_that_hold_no_frame_say_so(tmp_path):
     with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
         sound.setparams((1, 2, 8000, 0, "NONE", ""))
         sound.writeframes(bytes(8000))
-    for what, kind, message in (
-        ("nowhere.mp4", FileNotFoundError, "There is no"),
-        ("empty", FileNotFoundError, "holds no image"),
-        ("*.png", FileNotFoundError, "holds no image"),
-        ("text.mp4", ValueError, "text.mp4 cannot be opened as a video"),
-        ("sound.wav", ValueError, "holds no picture"),
-    ):
-        with pytest.raises(kind, match=message):
+    kinds = {"nowhere.mp4": FileNotFoundError, "empty": FileNotFoundError, "*.png": FileNotFoundError}
+    for what, kind in (kinds | {"text.mp4": ValueError, "sound.wav": ValueError}).items():
+        with pytest.raises(kind, match=re.escape(what)):
             open_source(tmp_path / what)
     with pytest.raises(ValueError, match="fps=0"):
         open_source(tmp_path, fps=0)
-    with pytest.raises(ValueError, match="cannot be opened.*plugged in"):
+    with pytest.raises(ValueError, match="video99"):
         list(open_source("/dev/video99"))
 
 
-def test_a_damaged_frame_is_reported_and_those_that_follow_it_are_doubtful(tmp_path):
-    video = damaged(write_video(tmp_path / "clip.mp4"), tmp_path / "damaged.mp4", (14, 15))
-    frames = list(open_source(video))
+@pytest.mark.parametrize("b_frames", [0, 2])
+def test_a_damaged_frame_is_reported_and_those_that_follow_it_are_doubtful(tmp_path, b_frames):
+    video = write_video(tmp_path / "clip.mp4", b_frames=b_frames)
+    frames = list(open_source(damaged(video, tmp_path / "damaged.mp4", (14, 15))))
     assert [frame.number for frame in frames] == list(range(30))
-    assert [frame.number for frame in frames if frame.photo is None] == [14, 15]
-    assert all("cannot be decoded" in frames[number].error for number in (14, 15))
-    doubtful = [frame.number for frame in frames if frame.error.startswith("follows a broken frame")]
-    assert doubtful == list(range(16, 24)), "until the key frame at 24"
+    times = [frame.seconds for frame in frames]
+    assert times == sorted(times) and times[-1] == pytest.approx(29 / FPS)
+    broken = [frame.number for frame in frames if frame.photo is None]
+    doubtful = [frame.number for frame in frames if frame.photo is not None and frame.error]
+    if not b_frames:
+        assert (broken, doubtful) == ([14, 15], list(range(16, 24))), "until the key frame at 24"
+    assert len(broken) >= 2 and doubtful and not any(frame.error for frame in frames[24:])
 
 
 def test_a_truncated_file_gives_what_it_has(tmp_path):
@@ -285,23 +284,16 @@ def test_skipping_keeps_up_and_counts_what_it_drops(run, tmp_path, monkeypatch):
     frames = result.frames
     assert frames["frame"].tolist() == list(range(20)), "each frame has one row, in order"
     assert result.summary["n_dropped"] > 5 and result.summary["n_judged"] + result.summary["n_dropped"] == 20
-    dropped = frames[frames["status"] == "dropped"]
+    dropped, judged = frames[frames["status"] == "dropped"], frames[frames["status"] == "judged"]
     assert (dropped["verdict"] == "").all() and dropped["score"].isna().all()
-    assert frames["status"].iloc[-1] == "judged", "the newest is never the one that goes"
+    assert judged.index[-1] == 19, "the newest is never the one that goes"
     assert frames["latency_ms"].iloc[-1] < 1500, "no backlog: one by one, the last would wait for 2 s"
     with av.open(str(result.video)) as container:
         times = [frame.time for frame in container.decode(video=0)]
-    judged = frames[frames["status"] == "judged"]
-    first = judged["time_s"].iloc[0]
-    assert times == pytest.approx((judged["time_s"] - first).tolist(), abs=0.002), "the others keep their times"
-
-
-def test_a_queue_that_is_long_enough_loses_nothing_but_time(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(KnownBackend, "seconds_a_photo", 0.1)
-    result = judge_video(moving(8, fps=40), tmp_path / "out.mp4", Predictor(run), waiting=64)
-    latency = result.frames["latency_ms"].to_numpy()
-    assert result.summary["n_dropped"] == 0 and result.summary["n_judged"] == 8
-    assert latency[-1] > latency[0] + 300, "the last waited for the others"
+    since = judged["time_s"] - judged["time_s"].iloc[0]
+    assert times == pytest.approx(since.tolist(), abs=0.002), "the others keep their times"
+    queued = judge_video(moving(6, fps=40), tmp_path / "queue.mp4", Predictor(run), waiting=64)
+    assert queued.summary["n_judged"] == 6 and queued.frames["latency_ms"].iloc[-1] > 300, "the last waited"
 
 
 def test_a_file_is_judged_whole_and_a_live_source_skips(run, tmp_path, monkeypatch):
@@ -439,21 +431,15 @@ def test_when_no_frame_can_be_judged_the_reason_is_given_and_nothing_left(run, b
     assert not list(tmp_path.glob("new/*"))
 
 
-def test_sizes_change_in_a_sequence_and_the_video_keeps_its_own(run, tmp_path):
-    folder = write_photos(tmp_path / "frames", 2)
-    Image.fromarray(np.full((90, 50, 3), 51, np.uint8)).save(folder / "2.png")
-    for layout in ("overlay", "side", "sizes"):
-        result = judge_video(open_source(folder), tmp_path / f"{layout}.mp4", Predictor(run), layout=layout)
-        pictures = decode(result.video)
-        assert result.summary["n_judged"] == 3 and len({picture.shape for picture in pictures}) == 1
-
-
-def test_odd_sizes_are_judged_in_every_layout(run, tmp_path):
-    for layout in ("overlay", "side", "sizes"):
-        frames = [Frame(n, n / 10, photo(n, (371, 365)), f"#{n}") for n in (1, 3)]
-        source = FrameSource("odd", 10, 2, False, lambda frames=frames: iter(frames))
-        result = judge_video(source, tmp_path / f"{layout}.mp4", Predictor(run), layout=layout)
-        assert result.summary["n_judged"] == 2 and all(side % 2 == 0 for side in decode(result.video)[0].shape[:2])
+@pytest.mark.parametrize("layout", ["overlay", "side", "sizes"])
+def test_sizes_change_in_a_sequence_and_the_video_keeps_its_own(run, tmp_path, layout):
+    frames = [
+        Frame(n, n / 10, photo(n, size), f"#{n}") for n, size in ((1, (371, 365)), (3, (371, 365)), (4, (90, 50)))
+    ]
+    source = FrameSource("odd", 10, 3, False, lambda: iter(frames))
+    pictures = decode(judge_video(source, tmp_path / "out.mp4", Predictor(run), layout=layout).video)
+    assert len(pictures) == 3 and len({picture.shape for picture in pictures}) == 1
+    assert all(side % 2 == 0 for side in pictures[0].shape[:2])
 
 
 def test_only_a_few_frames_are_held_at_a_time(run, beside, tmp_path):
@@ -539,22 +525,6 @@ def test_a_backend_with_thresholds_of_its_own_shows_no_defect_below_a_half(tmp_p
     assert defect.any() and (~defect).any()
     assert ((frames["normalised_score"] >= 0.5) == defect).all()
     assert result.threshold.value == 0.6 and "calibrated" not in result.other_thresholds
-
-
-@pytest.mark.parametrize(("threshold", "said"), [(0.1, True), ("image", False)])
-def test_a_picture_says_that_another_threshold_than_the_calibrated_one_decides(
-    run, tmp_path, monkeypatch, threshold, said
-):
-    """Good photos of 0.2 are above a threshold of 0.1, and below the calibrated one, which is 0.5 on the scale."""
-    lines = []
-    monkeypatch.setattr(
-        "helpers.inference.frames.draw_frame",
-        lambda layout, photo, content, *rest: lines.extend(content.lines) or photo,
-    )
-    frames = judge_video(moving(3), tmp_path / "out.mp4", Predictor(run), threshold=threshold).frames
-    if said:
-        assert (frames["verdict"] == "DEFECT").all() and (frames["normalised_score"] < 0.5).any()
-    assert sum("calibrated threshold 0.50" in line for line in lines) == 3 * said
 
 
 def test_thresholds_by_name_number_and_normalised(run, tmp_path):
@@ -790,18 +760,6 @@ def test_a_real_gif(run, tmp_path, name, count, size):
     assert (result.summary["n_judged"], result.summary["n_broken"], source.n_frames) == (count, 0, count)
     assert frames["time_s"].is_monotonic_increasing and frames["time_s"].iloc[-1] == pytest.approx(2.4)
     assert decode(result.video)[0].shape[1] == 2 * size[1], "270 px high, enlarged to at least 360"
-
-
-def test_a_real_video_gives_the_frames_that_its_header_names():
-    video = SHARED / "data/video/bottle-detection.mp4"
-    if not video.is_file():
-        pytest.skip(f"{video} is not here: real clips are not part of the project")
-    source = open_source(video)
-    count = 0
-    for frame in source:
-        assert frame.photo.shape == (360, 640, 3) and frame.number == count and not frame.error
-        count += 1
-    assert count == 1189 == source.n_frames
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])

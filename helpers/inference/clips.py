@@ -208,14 +208,15 @@ def _file_frames(path: Path, rate: float, fps: float | None) -> Iterator[Frame]:
         # Threads over frames would report an error several frames late; without "explode" FFmpeg conceals damage.
         stream.thread_type = "SLICE"
         stream.codec_context.options = {"err_detect": "explode"}
-        first, seconds, end, number, doubtful = None, 0.0, 0.0, -1, False
+        first, broken_at, seconds, end, number = None, None, 0.0, 0.0, -1
         for number, item in enumerate(_decoded(container, stream)):
-            since, shown_for, photo, error = end, 1 / rate, None, item
-            if isinstance(item, str):
-                doubtful = True
+            since, shown_for, photo = end, 1 / rate, None
+            if isinstance(item, tuple):
+                broken_at, error = item
             else:
-                doubtful = doubtful and not item.key_frame
-                photo, error = _pixels(item), _FOLLOWS_BROKEN * doubtful
+                if broken_at is not None and item.key_frame and (item.time is None or item.time > broken_at):
+                    broken_at = None  # one that is shown earlier was only waiting for its turn
+                photo, error = _pixels(item), _FOLLOWS_BROKEN * (broken_at is not None and not item.key_frame)
                 if item.time is not None:
                     first = item.time if first is None else first
                     since = item.time - first
@@ -246,8 +247,10 @@ def _lost_frames(
     return stream.frames - count if stream.frames else round(gap * rate)
 
 
-def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame | str]:
-    """Frames as they come; for one that cannot be decoded, what is wrong."""
+def _decoded(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[av.VideoFrame | tuple[float, str]]:
+    """Frames as they come; for one that cannot be decoded, its time (-1: not known) and what is wrong."""
     packets, in_a_row = container.demux(stream), 0
     while in_a_row < _MOST_BROKEN_READS:
         try:
@@ -255,7 +258,7 @@ def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> 
         except av.error.FFmpegError as error:
             in_a_row += 1
             packets = container.demux(stream)  # a generator that has raised is over
-            yield f"cannot be read ({_words(error)})"
+            yield -1.0, f"cannot be read ({_words(error)})"
             continue
         if packet is None:
             return
@@ -263,9 +266,10 @@ def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> 
         try:
             frames = packet.decode()
         except av.error.FFmpegError as error:
-            yield f"cannot be decoded ({_words(error)})"
+            at = -1.0 if packet.pts is None else float(packet.pts * packet.time_base)
+            yield at, f"cannot be decoded ({_words(error)})"
             continue
-        yield from ("is damaged" if frame.is_corrupt else frame for frame in frames)
+        yield from ((frame.time or -1.0, "is damaged") if frame.is_corrupt else frame for frame in frames)
 
 
 def _pixels(frame: av.VideoFrame) -> np.ndarray:
@@ -291,7 +295,7 @@ def _live_frames(name: str, kind: str | None, options: dict[str, str]) -> Iterat
         begun = time.perf_counter()
         for number, item in enumerate(_decoded(container, container.streams.video[0])):
             now = time.perf_counter()
-            photo, error = (None, item) if isinstance(item, str) else (_pixels(item), "")
+            photo, error = (None, item[1]) if isinstance(item, tuple) else (_pixels(item), "")
             yield Frame(number, now - begun, photo, f"{name}#{number}", error=error, arrived=now)
 
 
