@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
+from helpers.data.digests import content_digest
 from helpers.data.duplicates import near_duplicate_pairs, thumbnail
 from helpers.data.findings import Findings
 from helpers.data.images import ImageReadError, MissingImageError, decode_image, remember_bit_depth
@@ -109,8 +110,7 @@ def _read_all(
     def facts(job: tuple[str, bool]) -> SimpleNamespace:
         path, is_mask = job
         try:
-            data = _content(path)
-            return _mask_facts(path, data) if is_mask else _photo_facts(path, data)
+            return _mask_facts(path) if is_mask else _photo_facts(path)
         except ImageReadError as error:
             return SimpleNamespace(error=error)
 
@@ -119,23 +119,14 @@ def _read_all(
     return dict(zip(photos, result, strict=False)), dict(zip(masks, result[len(photos) :], strict=True))
 
 
-def _content(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise MissingImageError(path, "missing-file", "does not exist", "restore it, or remove its row") from None
-    except (OSError, ValueError) as error:
-        raise ImageReadError(path, "unreadable", f"cannot be read ({error})", "check its permissions") from error
-
-
-def _photo_facts(path: str, data: bytes) -> SimpleNamespace:
-    decoded = decode_image(path, data)
+def _photo_facts(path: str) -> SimpleNamespace:
+    decoded = decode_image(path)
     pixels = decoded.pixels()
     digest = blake2b(repr(pixels.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(pixels))
     return SimpleNamespace(
         error=None,
-        content=blake2b(data, digest_size=16).digest(),
+        content=content_digest(path),
         pixels=digest.digest(),
         mode=decoded.mode,
         bits=decoded.bits,
@@ -149,8 +140,8 @@ def _photo_facts(path: str, data: bytes) -> SimpleNamespace:
     )
 
 
-def _mask_facts(path: str, data: bytes) -> SimpleNamespace:
-    decoded = decode_image(path, data)
+def _mask_facts(path: str) -> SimpleNamespace:
+    decoded = decode_image(path)
     values, mask = decoded.mask_values(), decoded.mask()
     if values.dtype == np.uint8:
         present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
