@@ -116,7 +116,7 @@ def test_every_mask_of_three_by_four_pixels_is_redrawn_exactly():
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 50), st.integers(1, 50), st.floats(0, 4), st.floats(-0.5, 0.5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_blobs_are_redrawn_exactly(seed, height, width, smooth, level):
     blobs = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(height, width)), smooth)
     assert_exact(blobs > level * blobs.std())
@@ -385,11 +385,6 @@ def test_invalid_parameters(tmp_path, turned, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         write_dataset(turned[0], tmp_path / "new", change=resized(turned[0], **options))
     assert not (tmp_path / "new").exists()
-
-
-def test_lost_masks_are_said(tmp_path, turned, caplog):
-    write_dataset(turned[0], tmp_path / "new", change=resized(turned[0], crop="0,0,1,1"))
-    assert "1 mask(s)" in caplog.text
 
 
 # --------------------------------------------------------------------------------------------------------------- tiles

@@ -92,18 +92,6 @@ def for_anomalib(table: pd.DataFrame) -> pd.DataFrame:
     return table[["image_path", "mask_path", "label_index", "split"]].assign(label=label)
 
 
-def test_anomalib_alone_loses_val_and_halves_test(table):
-    """The reason for the subclass; should anomalib change, this says so."""
-    module = Tabular(name="parts", samples=for_anomalib(table), num_workers=0)
-    module.setup()
-    paths = set(module.val_data.samples["image_path"]) | set(module.test_data.samples["image_path"])
-    assert not paths & set(of(table, "val"))
-    assert len(module.test_data) == 9
-    ours = SampleDataModule(table)
-    ours.setup()
-    assert len(ours.test_data) == 18
-
-
 def test_without_val_rows_there_is_no_validation(table):
     module = SampleDataModule(table[table["split"] != "val"])
     module.setup()

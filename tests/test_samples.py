@@ -157,19 +157,6 @@ def test_share_of_small_counts(n, fraction, expected):
     assert (table["split"] == "val").sum() == expected
 
 
-def test_share_counts_photos_not_groups():
-    rows = [{"image_path": f"{i:02d}.png", "group": "big" if i < 8 else f"g{i}"} for i in range(16)]
-    table = assign_splits(table_of(rows), test_fraction=0.0, val_fraction=0.25, seed=3)
-    taken = (table["split"] == "val").sum()
-    # the nearest prefix of the groups in hash order, worked out here
-    sizes = {name: 8 if name == "big" else 1 for name in table["group"].unique()}
-    totals, total = [0], 0
-    for name in sorted(sizes, key=lambda name: rank(3, name))[:-1]:
-        total += sizes[name]
-        totals.append(total)
-    assert taken == min(totals[1:], key=lambda value: (abs(value - 4), -value))
-
-
 def published(*splits: str, **more) -> pd.DataFrame:
     """A table with a published split: ``train``, or ``train!`` for a defect photo."""
     rows = [
@@ -254,23 +241,6 @@ def test_splits_never_leak(table, val, test, val_abnormal, seed, random):
     shuffled = table.iloc[order].reset_index(drop=True)
     shuffled.attrs = table.attrs
     assert by_path(assign_splits(shuffled, **options)) == by_path(result)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(2, 60), st.integers(2, 20), st.integers(2, 20), fractions, fractions, st.integers(0, 99))
-def test_shares_are_exact_within_one_photo_in_every_stratum(n_good, n_hole, n_dent, val, val_abnormal, seed):
-    table = assign_splits(
-        table_of(photos(n_good, hole=n_hole, dent=n_dent)),
-        val_fraction=val,
-        test_fraction=0.0,
-        val_abnormal_fraction=val_abnormal,
-        seed=seed,
-    )
-    counts = split_counts(table)
-    assert abs(counts.at["val", "normal"] - val * n_good) <= 1
-    assert abs(counts.at["val", "hole"] - val_abnormal * n_hole) <= 1
-    assert abs(counts.at["val", "dent"] - val_abnormal * n_dent) <= 1
-    assert counts["hole"].sum() == n_hole
 
 
 def test_decomposed_accents_make_no_difference():

@@ -88,7 +88,6 @@ def write_dataset(
     source, folder = source or {}, absolute_path(out)
     _require_new(folder, source.get("root"), force)
     encode = connected_regions if format == "coco" else lambda mask: _encoded(mask.astype(np.uint8) * 255)
-
     pictures = partial(_pictures, folder, change, encode)
 
     def write(new: Path) -> None:
@@ -108,10 +107,7 @@ def write_dataset(
 
 
 def _pictures(
-    folder: Path,
-    change: Callable[[Row], list[Row]] | None,
-    encode: Callable[[np.ndarray], Any],
-    row: Row,
+    folder: Path, change: Callable[[Row], list[Row]] | None, encode: Callable[[np.ndarray], Any], row: Row
 ) -> list[_Picture | Row] | Exception:
     try:
         for path in (row.get("image_path"), row.get("mask_path")):
@@ -189,9 +185,7 @@ def _require_new(folder: Path, root: str | Path | None, force: bool) -> None:
     if not force:
         raise FileExistsError(f"{folder} exists and is not empty; choose another folder, or replace it with force.")
     if not (folder / ABOUT_FILE).is_file():
-        raise FileExistsError(
-            f"{folder} holds no {ABOUT_FILE}, so it is no dataset to be replaced; remove it yourself."
-        )
+        raise FileExistsError(f"{folder} holds no {ABOUT_FILE}, so it is no dataset to be replaced; remove it first.")
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
@@ -278,6 +272,7 @@ def _adder(format: str, folder: Path) -> Callable[[_Picture], None]:
         picture.data = b""
         if row["mask_path"]:
             _write(folder / row["mask_path"], picture.mask)
+            picture.mask = None
 
     return add
 
