@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -196,9 +196,8 @@ def threshold_summary(curves: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         best = fair.loc[fair["area_error"].abs().idxmin()] if len(fair) else own
         kept = ["n", "found", "area_error", "area_error_low", "area_error_high", "length_error"]
         row = {"detector": name, **own[kept].to_dict(), "least_area_error": best["area_error"]}
-        rows.append(
-            row | {"found_there": best["found"], "spread_there": best["area_error_high"] - best["area_error_low"]}
-        )
+        row |= {"found_there": best["found"], "spread_there": best["area_error_high"] - best["area_error_low"]}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -215,16 +214,7 @@ def write_annotated(
     by_photo = verdicts.set_index("image_path")
     largest = table.groupby("image_path")["area"].max().rename("largest")
     order = by_photo.join(largest, how="inner").sort_values(["n_failed", "largest"], ascending=False).index[:n_most]
-    names = [f"{_inside(name)}.jpg" for name in order]
-
-    def write(place: Path) -> None:
-        for name, file in zip(progress(order, "Annotating photos", total=len(order)), names, strict=True):
-            picture = annotated_photo(measured, table, verdicts, name)
-            (place / file).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(place / file, quality=JPEG_QUALITY)
-
-    write_whole_folder(folder, write)
-    return [folder / name for name in names]
+    return _write_pictures(folder, order, lambda name: annotated_photo(measured, table, verdicts, name), ".jpg")
 
 
 def annotated_photo(
@@ -257,13 +247,7 @@ def write_measurements(
     names = measured.photos["image_path"]
     coco = coco_of_defects(((name, measured.labels(name)) for name in names), table.astype({"severity": "str"}))
     if measured.calibration.board is not None:
-
-        def write(place: Path) -> None:
-            for name in names:
-                (place / _inside(name)).parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(measured.picture(name)).save(place / _inside(name))
-
-        write_whole_folder(folder / "rectified", write)
+        _write_pictures(folder / "rectified", names, measured.picture)
         coco["info"] = {"description": "outlines of the rectified photos in rectified/"}
     write_json(coco, folder / "defects.coco.json")
 
@@ -307,6 +291,16 @@ def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return json.loads(rows.to_json(orient="records", double_precision=10))
 
 
-def _inside(image_path: str) -> str:
-    """A relative path without the dots at its start, which lead out of the dataset's folder."""
-    return image_path.lstrip("./")
+def _write_pictures(
+    folder: Path, image_paths: Sequence[str], picture: Callable[[str], np.ndarray], suffix: str = ""
+) -> list[Path]:
+    # without the dots at a path's start, which lead out of the dataset's folder
+    files = {path: path.lstrip("./") + suffix for path in image_paths}
+
+    def write(place: Path) -> None:
+        for path, file in progress(files.items(), "Writing photos", total=len(files)):
+            (place / file).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture(path)).save(place / file, quality=JPEG_QUALITY)
+
+    write_whole_folder(folder, write)
+    return [folder / file for file in files.values()]
