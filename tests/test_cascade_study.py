@@ -161,7 +161,7 @@ def frames(tmp_path, home, monkeypatch) -> tuple[Cascade, list[InstancePhoto]]:
     Image.fromarray(picture).save(file)
     kinds = ["good", "dent", "stain", "good"]
     frame = InstancePhoto(file, picture.shape[:2], ["nut"] * 4, [False] * 4, masks[:4], defect_types=kinds)
-    cutter = CutterStage(home / "foreground", window=16, separate={"min_area": 20, "restore": False})
+    cutter = CutterStage(home / "foreground", window=16, separate={"min_area": 20, "threshold": 0.01})
     judge = RunStage(Predictor(write_run(home / "first")), "peak > 0.5", then="DEFECT", otherwise="OK")
     return Cascade("frames", [cutter, judge]), [frame]
 
