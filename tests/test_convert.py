@@ -341,7 +341,7 @@ def test_orientation_mode_and_crop(tmp_path, turned):
             np.testing.assert_array_equal(picture, whole[top : top + 2, left : left + 3])
 
 
-def test_sizes_keep_masks_binary_and_average_photos(tmp_path, turned):
+def test_sizes_keep_masks_binary_and_average_photos(tmp_path, turned, caplog):
     table, _, _, mask = turned
     _, photo, marked = write_resized(table, tmp_path / "double", size=(8, 12))
     assert photo.shape == (8, 12, 3)
@@ -349,6 +349,8 @@ def test_sizes_keep_masks_binary_and_average_photos(tmp_path, turned):
     photo, _, marked = write_resized(table, tmp_path / "odd", size=5)
     assert photo.shape == (5, 5, 3) and set(np.unique(marked)) == {0, 255}
     assert write_resized(table, tmp_path / "inside", size=12, keep_aspect=True)[0].shape == (8, 12, 3)
+    write_resized(table, tmp_path / "lost", crop="0,0,1,1")
+    assert "1 mask(s)" in caplog.text
     # Pillow's antialiased triangle over a checkerboard of single pixels is grey in the middle, not one of its pixels
     save(tmp_path / "board/a.png", (np.indices((16, 16)).sum(axis=0) % 2 * 200).astype(np.uint8))
     board = make_table([{"image_path": "a.png"}], root=tmp_path / "board", layout="", name="", published_split=False)

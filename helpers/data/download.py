@@ -21,8 +21,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -119,12 +118,11 @@ def download_dataset(dataset: str, category: str | None = None, *, out: str | Pa
         raise DownloadError(f"{source.title} is offered in a browser only. {by_hand}")
 
     def fetch(folder: Path) -> None:
-        with _socket_timeout(timeout):
-            _prepare(source.datamodule, folder, category)
+        _prepare(source.datamodule, folder, category)
         if not (folder / source.subfolder / category / "train").is_dir():
             raise ValueError(f"the download holds no {category}")
 
-    _fetch_whole(source.title, target, fetch, by_hand)
+    _fetch_whole(source.title, target, fetch, by_hand, timeout)
     return wanted
 
 
@@ -162,7 +160,7 @@ def download_roboflow(project: str, *, out: str | Path, timeout: float = 10.0, l
         "Check the name, the key and the network, and that the version has a COCO export; or export it as COCO in the "
         "browser."
     )
-    _fetch_whole(f"Roboflow's {project}", target, fetch, advice, secret=key)
+    _fetch_whole(f"Roboflow's {project}", target, fetch, advice, timeout, secret=key)
     return target
 
 
@@ -173,23 +171,23 @@ def download_dtd(*, out: str | Path, timeout: float = 10.0) -> Path:
         f"Get {DTD_PAGE} by hand and unpack it to {target}, or take ANOMALY_SOURCE=builtin: or any folder of textures."
     )
 
-    def fetch(folder: Path) -> None:
-        with _socket_timeout(timeout):
-            _fetch_dtd(folder)
-
     if not target.exists():
-        _fetch_whole("DTD", target, fetch, by_hand)
+        _fetch_whole("DTD", target, _fetch_dtd, by_hand, timeout)
     count = len(find_images(target))
     if count != DTD_COUNT:
         raise DownloadError(f"{target} holds {count} pictures, DTD has {DTD_COUNT}; remove the folder. {by_hand}")
     return target
 
 
-def _fetch_whole(title: str, target: Path, fetch: Callable[[Path], None], advice: str, secret: str = "") -> None:
+def _fetch_whole(
+    title: str, target: Path, fetch: Callable[[Path], None], advice: str, timeout: float, secret: str = ""
+) -> None:
     """Fetch into a folder beside the target, and move it there when it is whole."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
         partial = Path(temporary) / target.name
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(timeout)
         try:
             fetch(partial)
         except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
@@ -197,6 +195,8 @@ def _fetch_whole(title: str, target: Path, fetch: Callable[[Path], None], advice
             reason = str(error).replace(secret, "...") if secret else str(error)
             problem = f"{title} could not be downloaded ({type(error).__name__}: {reason}). {advice}"
             raise DownloadError(problem) from (None if secret else error)
+        finally:
+            socket.setdefaulttimeout(before)
         shutil.move(partial, target)
 
 
@@ -233,16 +233,6 @@ def _prepare(datamodule: str, root: Path, category: str) -> None:
     import anomalib.data
 
     getattr(anomalib.data, datamodule)(root=root, category=category).prepare_data()
-
-
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
