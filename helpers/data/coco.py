@@ -206,10 +206,10 @@ def _several(folder: Path, files: list[Path]) -> str:
 
 def _photo_folders(file: Path, split: str, root: Path, image_dir: str | Path | None) -> list[Path]:
     """Folders that a file's names may be relative to, the likeliest first."""
-    own = file.parent.parent if file.parent != root and _holds_json_only(file.parent) else file.parent
-    parents = [own, root]
+    above = file.parent.parent if file.parent != root and _holds_json_only(file.parent) else file.parent
+    parents = [above, root]
     if image_dir is not None:
-        parents = [absolute_path(parent / image_dir) for parent in (own, file.parent, root)]
+        parents = [absolute_path(parent / image_dir) for parent in (above, file.parent, root)]
         parents = [parent for parent in dict.fromkeys(parents) if parent.is_dir() and parent.is_relative_to(root)]
         if not parents:
             raise FileNotFoundError(f"There is no folder {root / image_dir}; check image_dir, which is inside {root}.")
@@ -218,9 +218,7 @@ def _photo_folders(file: Path, split: str, root: Path, image_dir: str | Path | N
         inner = [parent] + ([parent / name for name in _PHOTO_FOLDERS] if image_dir is None else [])
         # a split's own folder first, where several splits use the same names
         folders += [place / file.stem.removeprefix("instances_") for place in inner]
-        folders += [
-            f for place in inner for f in folders_in(place) if split and SPLIT_NAMES.get(f.name.lower()) == split
-        ]
+        folders += [own for place in inner if (own := split_folders(place).get(split))]
         folders += inner
     return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
 

@@ -177,12 +177,11 @@ def _ground_truth(path: Path) -> Path | None:
 def _has_masks(path: Path) -> bool:
     if _ground_truth(path) is not None or _inside(path).masks:
         return True
-    for inside in map(_inside, split_folders(path).values()):
-        if inside.masks or inside.masks_of or any(_inside(entry).masks for entry in inside.types):
-            return True
-        if any(masks_beside(pictures_in(_photo_folder(entry))) for entry in inside.types):
-            return True
-    return False
+    splits = [_inside(folder) for folder in split_folders(path).values()]
+    types = [entry for inside in splits for entry in inside.types]
+    if any(inside.masks or inside.masks_of for inside in splits) or any(_inside(entry).masks for entry in types):
+        return True
+    return any(masks_beside(pictures_in(_photo_folder(entry))) for entry in types)
 
 
 def masked_layout(path: Path) -> str:
@@ -266,8 +265,7 @@ def has_classes(path: Path) -> bool:
     if split_folders(path):
         return False
     inside = _class_base(path)
-    normals = _normal_names(inside.types)
-    if not normals or len({folder.name.lower() for folder in inside.types}) < 2:
+    if not (normals := _normal_names(inside.types)):
         return False
     with_photos = {folder.name.lower() for folder in inside.types if pictures_in(_photo_folder(folder))}
     return bool(with_photos & set(normals)) and bool(with_photos - set(normals))

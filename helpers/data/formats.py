@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from inspect import signature
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,8 +108,7 @@ def read_dataset(
             f"There is no dataset at {path}; check the path ({near} holds: {there or 'nothing'}). "
             "The built-in ones are drawn by `python -m helpers.pictures mesh --out datasets`."
         )
-    if pixel_size is not None:
-        _require_pixel_size(pixel_size, "pixel_size")
+    _require_pixel_size(pixel_size, "pixel_size")
     layout = _chosen_layout(path, layout, options)
     found = Found(path, mask_cache)
     LAYOUTS[layout].read(found, **options)
@@ -187,8 +187,7 @@ def _dataset_json(folder: Path, layout: str) -> dict[str, Any]:
     about = read_json(file)
     if not isinstance(about, dict):
         return {}
-    if about.get("pixel_size_mm") is not None:
-        _require_pixel_size(about["pixel_size_mm"], f"{file}: pixel_size_mm")
+    _require_pixel_size(about.get("pixel_size_mm"), f"{file}: pixel_size_mm")
     if about.get("bit_depth") not in (None, *BIT_DEPTHS):
         listed = ", ".join(map(str, BIT_DEPTHS))
         raise ValueError(f"{file}: bit_depth is {about['bit_depth']!r}; give the camera's bits: {listed}.")
@@ -199,7 +198,7 @@ def _dataset_json(folder: Path, layout: str) -> dict[str, Any]:
 
 def _require_pixel_size(value: Any, what: str) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:
+    if value is not None and not (number and 0 < value < math.inf):
         raise ValueError(f"{what} is {value!r}; give the mm of one pixel as a number above 0, such as 0.05.")
 
 
@@ -268,10 +267,8 @@ def _recognised(path: Path, options: Mapping[str, Any]) -> str | None:
 
 def _unknown_layout(path: Path) -> LayoutError:
     hints = [*_inner_hints(path), *_type_hints(path), *_pair_hints(path)] if path.is_dir() else []
-    lines = []
-    for what, options in hints[:8]:
-        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
-        lines.append(f"  {what}; try {given}\n")
+    given = [", ".join(f"{name}={value!r}" for name, value in options.items()) for _, options in hints]
+    lines = [f"  {what}; try {options}\n" for (what, _), options in zip(hints[:8], given, strict=False)]
     near = "Closest (arguments of read_dataset; LAYOUT, NORMAL, OPTIONS in notebook 01):\n" if lines else ""
     unread = [file for file in files_in(path)[1] if file.suffix.lower() in UNREAD_SUFFIXES]
     suffixes = ", ".join(sorted({file.suffix for file in unread}))
@@ -296,13 +293,11 @@ def _inner_hints(path: Path) -> list[Hint]:
                 hints.append((f"the table {table.name} lists photos", {"path": str(table)}))
     below = folders_in(path)[:20]
     for folder in below + [entry for outer in below for entry in folders_in(outer)[:20]]:
-        title = next((known.title for known in LAYOUTS.values() if known.detect(folder)), "")
-        if (
-            title
-            and not folders.product_folders(folder)
-            and not any(folder.is_relative_to(hint["path"]) for _, hint in hints)
-        ):
-            hints.append((f"its folder {folder.relative_to(path).as_posix()} is of the {title}", {"path": str(folder)}))
+        if any(folder.is_relative_to(hint["path"]) for _, hint in hints) or folders.product_folders(folder):
+            continue
+        what = f"its folder {folder.relative_to(path).as_posix()} is of the "
+        titles = (known.title for known in LAYOUTS.values() if known.detect(folder))
+        hints += [(what + title, {"path": str(folder)}) for title in islice(titles, 1)]
     return hints
 
 

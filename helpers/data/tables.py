@@ -44,12 +44,9 @@ def read_visa(found: Found, *, category: str | None = None) -> None:
     category = category or objects[0]
     if category not in objects:
         raise ValueError(f"{file} has no object {category!r}; choose one of: {', '.join(objects)}.")
-    for row in frame[frame["object"] == category].itertuples(index=False):
-        label, kind = label_of(str(row.label), file)
-        paths = {"image_path": row.image, "mask_path": row.mask if label else ""}
-        about = {"label_index": label, "defect_type": kind, "split": split_of(str(row.split), file)}
-        found.rows.append(paths | about)
-    found.published_split, found.name = True, category
+    found.name = category
+    frame = frame[frame["object"] == category].rename(columns={"image": "image_path", "mask": "mask_path"})
+    _read_rows(found, frame[["image_path", "mask_path", "label", "split"]], file)
 
 
 def has_table(path: Path) -> bool:
@@ -70,7 +67,13 @@ def read_listed(found: Found, *, root: str | Path | None = None) -> None:
         raise LayoutError(f"{path} has no column image_path but {', '.join(map(str, frame.columns))}; rename one.")
     if "label_index" not in frame and "label" not in frame:
         raise LayoutError(f"{path} has no column label or label_index; add one (0 or good: normal, else abnormal).")
-    found.rows, found.root = frame.to_dict("records"), absolute_path(Path(root) if root is not None else path.parent)
+    found.root = absolute_path(Path(root) if root is not None else path.parent)
+    _read_rows(found, frame, path)
+
+
+def _read_rows(found: Found, frame: pd.DataFrame, path: Path) -> None:
+    """Rows of a table with ``image_path`` and ``label_index`` or ``label``, in words or numbers."""
+    found.rows = frame.to_dict("records")
     for row in found.rows:
         words = {key: "" if pd.isna(row.get(key)) else str(row[key]).strip() for key in ("label", "defect_type")}
         text = str(row["label_index"] if "label_index" in frame else row.pop("label"))

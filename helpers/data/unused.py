@@ -138,10 +138,8 @@ def _annotation_kind(file: Path) -> str:
     if suffix not in (".json", ".xml", ".txt") or not file.is_file():  # to read a pipe would never end
         return ""
     content = file.read_bytes()
-    if suffix == ".json" and b'"shapes"' in content:
-        return "labelme"
-    if suffix == ".json":
-        return "coco" if b'"annotations"' in content and b'"images"' in content else ""
-    if suffix == ".xml":
-        return "voc" if b"<annotation" in content else ""
-    return "yolo" if _YOLO.match(content) else ""
+    if suffix == ".txt":
+        return "yolo" * bool(_YOLO.match(content))
+    words = {"labelme": (b'"shapes"',), "coco": (b'"annotations"', b'"images"')}
+    words = words if suffix == ".json" else {"voc": (b"<annotation",)}
+    return next((layout for layout, those in words.items() if all(word in content for word in those)), "")
