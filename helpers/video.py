@@ -148,8 +148,6 @@ def _report(result: VideoResult) -> int:
     if counts["interrupted"]:
         print("Interrupted; what is done is kept.", file=sys.stderr)
         return 130
-    if counts["n_expected"] is not None and counts["n_frames"] < counts["n_expected"]:
-        print(f"The source states {counts['n_expected']} frames; {counts['n_frames']} came.", file=sys.stderr)
     return 1 if counts["n_broken"] else 0
 
 

@@ -305,29 +305,28 @@ def at_source_pace(source: FrameSource, waiting: int) -> Iterator[Frame]:
     When another comes, the oldest that waits is dropped: it comes out without its photo, so that it can be counted. A
     file or sequence is played as a camera would send it. What reading raises is raised here.
     """
-    queue: deque[Frame | BaseException | None] = deque()  # None: the end
+    queue: deque[Frame | BaseException | None] = deque()  # at its end what reading has raised, or None
     changed, stop = threading.Condition(), threading.Event()
 
-    def put(item: Frame | BaseException | None) -> None:
-        with changed:
-            held = [place for place, one in enumerate(queue) if one.photo is not None]
-            if isinstance(item, Frame) and item.photo is not None and len(held) >= waiting:
-                queue[held[0]] = replace(queue[held[0]], photo=None, dropped=True)
-            queue.append(item)
-            changed.notify()
-
     def read() -> None:
+        begun, first, end = time.perf_counter(), None, None
         try:
-            begun, first = time.perf_counter(), None
             for frame in source:
                 first = frame.seconds if first is None else first
                 due = begun + frame.seconds - first
                 if stop.wait(0 if source.live else max(0.0, due - time.perf_counter())):
                     return
-                put(replace(frame, arrived=time.perf_counter()))
-            put(None)
+                with changed:
+                    held = [place for place, one in enumerate(queue) if one.photo is not None]
+                    if frame.photo is not None and len(held) >= waiting:
+                        queue[held[0]] = replace(queue[held[0]], photo=None, dropped=True)
+                    queue.append(replace(frame, arrived=time.perf_counter()))
+                    changed.notify()
         except BaseException as error:
-            put(error)
+            end = error
+        with changed:
+            queue.append(end)
+            changed.notify()
 
     thread = threading.Thread(target=read, name="frames", daemon=True)
     thread.start()
@@ -336,11 +335,11 @@ def at_source_pace(source: FrameSource, waiting: int) -> Iterator[Frame]:
             with changed:
                 changed.wait_for(lambda: queue)
                 item = queue.popleft()
-            if item is None:
-                return
-            if isinstance(item, BaseException):
-                raise item
+            if not isinstance(item, Frame):
+                break
             yield item
     finally:
         stop.set()
         thread.join(timeout=2)
+    if item is not None:
+        raise item
