@@ -689,26 +689,17 @@ def test_the_browser_gets_the_token_by_a_private_file(monkeypatch):
     assert "token=secret" in file.read_text() and file.parent.stat().st_mode & 0o077 == 0
 
 
-def test_the_copy_that_is_served_has_its_parameters(tmp_path):
-    copy = serve.prepare_page("datasets/wire", "full", str(tmp_path), ["MAX_MEGAPIXELS=20", "RUN=glass"])
-    assert copy.is_relative_to(tmp_path / "app")
-    source = "\n".join("".join(cell["source"]) for cell in json.loads(copy.read_text())["cells"])
-    for line in ('DATASET = "datasets/wire"', 'PROFILE = "full"', "MAX_MEGAPIXELS = 20", 'RUN = "glass"'):
-        assert line in source
-    with pytest.raises(Exception, match="MAX_PIXELS"):
-        serve.prepare_page("datasets/wire", "full", str(tmp_path), ["MAX_PIXELS=20"])
-
-
-def test_the_page_has_the_profiles_own_section_and_numbers_as_numbers(tmp_path, monkeypatch):
+def test_the_copy_that_is_served_has_its_parameters_and_the_profiles(tmp_path, monkeypatch):
     notebooks = Path(shutil.copytree(serve.NOTEBOOKS_FOLDER, tmp_path / "notebooks"))
     (notebooks / "params" / "mine.yml").write_text("10_inspection_app:\n  OPACITY: 3e-1\n  RUN: glass\n")
     for module in (serve, pipeline):
         monkeypatch.setattr(module, "NOTEBOOKS_FOLDER", notebooks)
     copy = serve.prepare_page("datasets/wire", "mine", str(tmp_path), ["PIXEL_SIZE_MM=5e-2", "RUN=unet"])
+    assert copy.is_relative_to(tmp_path / "app")
     source = "\n".join("".join(cell["source"]) for cell in json.loads(copy.read_text())["cells"])
-    for line in ("PIXEL_SIZE_MM = 0.05", "OPACITY = 0.3", 'RUN = "unet"'):
+    for line in ('DATASET = "datasets/wire"', "PIXEL_SIZE_MM = 0.05", "OPACITY = 0.3", 'RUN = "unet"'):
         assert line in source
-    for setting in ("PIXEL_SIZE_MM=.nan", "PIXEL_SIZE_MM=wide"):
+    for setting in ("PIXEL_SIZE_MM=.nan", "PIXEL_SIZE_MM=wide", "MAX_PIXELS=20"):
         assert serve.main(["--artifacts", str(tmp_path), "--profile", "mine", "--set", setting]) == 2
 
 

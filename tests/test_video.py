@@ -355,7 +355,7 @@ def test_each_frame_gets_its_verdict_its_defects_and_its_row(run, beside, tmp_pa
     ]
 
 
-def test_what_is_drawn_lies_where_the_defect_is(run, beside, tmp_path):
+def test_what_is_drawn_lies_where_the_defect_is(run, tmp_path):
     pictures: list[np.ndarray] = []
     folder = write_photos(tmp_path / "frames", 10)
     judge_video(open_source(folder), tmp_path / "out.mp4", Predictor(run), layout="side", on_picture=pictures.append)
@@ -372,7 +372,7 @@ def test_what_is_drawn_lies_where_the_defect_is(run, beside, tmp_path):
             assert np.ptp(drawn_map) < 1, "one value, one colour"
 
 
-def test_broken_images_are_counted_shown_darkened_from_the_first_whole_one_on_and_not_fatal(run, beside, tmp_path):
+def test_broken_images_are_counted_shown_darkened_from_the_first_whole_one_on_and_not_fatal(run, tmp_path):
     folder = write_photos(tmp_path / "frames", 6)
     (folder / "0.png").write_bytes(b"no picture")
     content = (folder / "2.png").read_bytes()
@@ -398,7 +398,7 @@ def test_a_broken_image_of_an_odd_name_is_not_fatal_either(run, tmp_path, layout
     assert "\x1b" not in capsys.readouterr().err
 
 
-def test_when_no_frame_can_be_judged_the_reason_is_given_and_nothing_left(run, beside, tmp_path):
+def test_when_no_frame_can_be_judged_the_reason_is_given_and_nothing_left(run, tmp_path):
     folder = tmp_path / "frames"
     folder.mkdir()
     (folder / "0.png").write_bytes(b"no picture")
