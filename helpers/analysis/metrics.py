@@ -183,8 +183,6 @@ def check_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.n
     """Labels as (N,) bool and finite scores as (N,) float64."""
     truth = np.asarray(labels).astype(bool)
     values = np.asarray(scores, dtype=np.float64)
-    if truth.ndim != 1 or truth.shape != values.shape:
-        raise ValueError(f"labels {truth.shape} and scores {values.shape} must be two (N,) arrays of one length.")
     if not np.isfinite(values).all():
         raise ValueError(f"scores must be finite; {int((~np.isfinite(values)).sum())} of {values.size} are not.")
     return truth, values

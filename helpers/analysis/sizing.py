@@ -39,20 +39,14 @@ UNITS = ("px", *MM_PER_UNIT)
 DISC, MARGIN = disk(1), 4  # what opens and closes, and how far beyond the pixels above a threshold it is felt
 LENGTHS = ("length", "width", "perimeter", "equivalent_diameter", "major_axis", "minor_axis", "edge_distance")
 MEASURES = ("area", *LENGTHS)
-COLUMNS: dict[str, str] = {
-    "defect": "int64",
-    **dict.fromkeys([f"{name}_px" for name in MEASURES], "float64"),
-    **dict.fromkeys([column for name in MEASURES for column in (name, f"{name}_error")], "float64"),
-    "unit": "str",
-    "orientation_deg": "float64",
-    "solidity": "float64",
-    **dict.fromkeys(["centroid_x", "centroid_y", "relative_x", "relative_y"], "float64"),
-    **dict.fromkeys(["bbox_x", "bbox_y", "bbox_width", "bbox_height"], "int64"),
-    **dict.fromkeys(["length_x0", "length_y0", "length_x1", "length_y1"], "float64"),
-    "touches_border": "bool",
-    "mean_score": "float64",
-    "peak_score": "float64",
-}
+WHOLE = ("defect", "bbox_x", "bbox_y", "bbox_width", "bbox_height")
+COLUMNS = (
+    "defect",
+    *(f"{name}_px" for name in MEASURES),
+    *(column for name in MEASURES for column in (name, f"{name}_error")),
+    *("unit", "orientation_deg", "solidity", "centroid_x", "centroid_y", "relative_x", "relative_y", *WHOLE[1:]),
+    *("length_x0", "length_y0", "length_x1", "length_y1", "touches_border", "mean_score", "peak_score"),
+)
 
 
 @dataclass(frozen=True)
@@ -206,13 +200,12 @@ def measure_labels(
     columns = _measured(labels, size, score_map, product_mask)
     for name in MEASURES:
         columns[f"{name}_error"] = columns[name] * size.relative_error * (2 if name == "area" else 1)
-    columns["unit"] = [size.unit] * len(columns["defect"])
     # cast by NumPy, in a tenth of the time of Series
-    cast = {
-        name: pd.array(columns[name], dtype="str") if kind == "str" else columns[name].astype(kind)
-        for name, kind in COLUMNS.items()
-    }
-    table = pd.DataFrame(cast)
+    kinds = dict.fromkeys(COLUMNS, np.float64) | dict.fromkeys(WHOLE, np.int64) | {"touches_border": bool}
+    columns["unit"] = pd.array([size.unit] * len(columns["defect"]), dtype="str")
+    table = pd.DataFrame(
+        {name: columns[name] if name == "unit" else columns[name].astype(kinds[name]) for name in COLUMNS}
+    )
     table.attrs["pixel_size"] = size.to_dict()
     return table
 
