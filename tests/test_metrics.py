@@ -155,8 +155,8 @@ def test_evaluate_without_maps_masks_or_defects():
 
 def test_evaluate_names_the_photo_at_fault():
     table, maps, masks = _test_set()
-    with pytest.raises(ValueError, match=r"/data/1\.png: .*mask"):
-        evaluate(table, maps, [masks[0], masks[1][:5], *masks[2:]], n_bootstrap=2)
+    with pytest.raises(ValueError, match=r"/data/1\.png: .*finite"):
+        evaluate(table, [maps[0], maps[1] * np.nan, *maps[2:]], masks, n_bootstrap=2)
     with pytest.raises(ValueError, match="shorter"):
         evaluate(table, maps[:-1], masks, n_bootstrap=2)
 
