@@ -22,6 +22,7 @@ import numpy as np
 from helpers.analysis.sizing import MM_PER_UNIT, PixelSize
 from helpers.inference.presets import Choice, choose, find_choices
 from helpers.paths import project_path
+from helpers.progress import sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,7 +151,7 @@ class InspectionPage:
             try:
                 react()
             except Exception as error:
-                self._fail(f"That did not work: {_sentence(error)}")
+                self._fail(f"That did not work: {sentence(error)}")
 
         return called
 
@@ -207,11 +208,11 @@ class InspectionPage:
         self._task = self.inspector = None
         self.sliders, self.limits.children = [], []
         self._waiting.clear()
-        self._fail(f"{choice.label} cannot be opened: {_sentence(error)}")
+        self._fail(f"{choice.label} cannot be opened: {sentence(error)}")
 
-    def _fail(self, sentence: str) -> None:
+    def _fail(self, problem: str) -> None:
         """Say what went wrong, and show no verdict beside it."""
-        self._problem, self.results = sentence, []
+        self._problem, self.results = problem, []
         self._say("")
         self._show()
 
@@ -279,7 +280,7 @@ class InspectionPage:
             except RefusedPhotoError as error:
                 self.refused[name] = str(error)
             except Exception as error:
-                self.refused[name] = f"{name} could not be inspected: {_sentence(error)}"
+                self.refused[name] = f"{name} could not be inspected: {sentence(error)}"
         self._say("")
 
     def _free_name(self, name: str) -> str:
@@ -377,8 +378,8 @@ class InspectionPage:
 
         return draw_inspection(*self.current, self.opacity.value)
 
-    def _say(self, sentence: str) -> None:
-        self.status.value = f'<div class="insp-busy" role="status">{escape(sentence)}</div>' if sentence else ""
+    def _say(self, doing: str) -> None:
+        self.status.value = f'<div class="insp-busy" role="status">{escape(doing)}</div>' if doing else ""
 
     def _refresh(self) -> None:
         """Decide anew on all photos, and show the one that is chosen."""
@@ -441,12 +442,6 @@ def _open_inspector(choice: Choice, device: str) -> Inspector:
     return Inspector.open(choice, device)
 
 
-def _sentence(error: Exception) -> str:
-    """What an error says; with its kind where its words alone say little (a KeyError is a key)."""
-    told = isinstance(error, (OSError, ValueError, RuntimeError)) and str(error)
-    return str(error) if told else f"{type(error).__name__}: {error}"
-
-
 def _grid(low: float, high: float, stored: float, n: int = 1000) -> tuple[float, float, float]:
     """Ends and step of a slider that reaches from low to high and can stand exactly on the stored value."""
     step = (high - low) / n
@@ -467,8 +462,8 @@ def _file(name: str) -> Path | None:
     return path
 
 
-def _problem(sentence: str) -> str:
-    return f'<div class="insp-problem" role="alert">{escape(sentence)}</div>'
+def _problem(words: str) -> str:
+    return f'<div class="insp-problem" role="alert">{escape(words)}</div>'
 
 
 def _box(children: Sequence[ipywidgets.Widget], name: str) -> ipywidgets.VBox:
