@@ -309,8 +309,7 @@ class Glass(LearnsFromInvented, StockGlass):
     Without a folder of textures (``anomaly_source``) it is for inference only. ``image_size`` is (height, width) of
     what the network sees; ``distribution`` is judged by `judge_distribution`. ``pre_projection`` counts the linear
     layers of the projection, which learns at ``learning_rate``; the discriminator learns at twice that. ``network``:
-    further parameters of anomalib's ``GlassModel``, some under the names of `RENAMED`. ``object_masks``: where defects
-    may be invented.
+    further parameters of anomalib's ``GlassModel``, some under the names of `RENAMED`.
     """
 
     def __init__(
@@ -349,6 +348,11 @@ class Glass(LearnsFromInvented, StockGlass):
         self.automatic_optimization = False
         self.object_masks: ObjectMasks | None = None
         self._mean: torch.Tensor | None = None  # of the good photos' features before the projection
+
+    def within(self, object_masks: ObjectMasks | None) -> Glass:
+        """This model; it invents defects on the object only."""
+        self.object_masks = object_masks
+        return self
 
     def on_train_epoch_start(self) -> None:
         """Move the centre with the projection.

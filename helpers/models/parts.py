@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import LightningModule
+from torch import nn
 from torchmetrics.functional.classification import binary_auroc
 from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize, Transform
 
+from helpers.data.images import read_image, to_network_frame
 from helpers.pictures.anomaly_source import texture_files
 
 if TYPE_CHECKING:
@@ -82,6 +85,16 @@ class TextureGenerator(PerlinAnomalyGenerator):
         files = texture_files(folder)
         super().__init__(**options)
         self.anomaly_source_paths = files
+
+
+def invented_examples(
+    generator: nn.Module, paths: Sequence[str], frame: Mapping[str, Any], seed: int = 0
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Photos (H, W, 3) uint8 with invented defects, and their masks (H, W) bool."""
+    photos = np.stack([to_network_frame(read_image(Path(path)), frame) for path in paths])
+    torch.manual_seed(seed)
+    damaged, masks = generator(torch.from_numpy(photos).permute(0, 3, 1, 2).float() / 255)
+    return list((255 * damaged.clamp(0, 1)).round().byte().permute(0, 2, 3, 1).numpy()), list(masks[:, 0].numpy() > 0)
 
 
 class LearnsFromInvented:
