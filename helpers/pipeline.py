@@ -253,6 +253,7 @@ def execute(node: Node, parameters: dict[str, Any], folder: Path) -> float:
     out.parent.mkdir(parents=True, exist_ok=True)
     log, started = out.with_suffix(".log"), time.monotonic()
     options = {"cwd": NOTEBOOKS_FOLDER, "kernel_name": "python3", "execution_timeout": CELL_TIMEOUT_SECONDS}
+    options["extra_arguments"] = ["--log-level=40"]  # the kernel warns of how it talks, on the terminal
     try:
         with _logged(node.name, log):
             papermill.execute_notebook(
