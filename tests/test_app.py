@@ -172,10 +172,10 @@ def test_a_header_that_promises_gigapixels_is_refused_before_decoding():
 
 
 def test_thresholds_move_without_asking_a_network(two):
-    score = next(knob for knob in two.knobs if knob.stage == "second" and not knob.of_map)
-    area = next(knob for knob in two.knobs if knob.stage == "first" and not knob.of_map)
-    pixel = next(knob for knob in two.knobs if knob.stage == "first" and knob.of_map)
-    assert [knob.label for knob in two.knobs] == [
+    score = next(movable for movable in two.movables if movable.stage == "second" and not movable.of_map)
+    area = next(movable for movable in two.movables if movable.stage == "first" and not movable.of_map)
+    pixel = next(movable for movable in two.movables if movable.stage == "first" and movable.of_map)
+    assert [movable.label for movable in two.movables] == [
         "1 · first: share of the map >=",
         "1 · first: map pixel >",
         "2 · second: score >",
@@ -198,8 +198,8 @@ def test_thresholds_move_without_asking_a_network(two):
     assert two.judge(looked).verdict == "DEFECT"
     two.move(pixel, 0.9)
     assert two.judge(looked).verdict == "OK", "no pixel above 0.9: no area"
-    for knob in two.knobs:
-        two.move(knob, knob.stored.value)
+    for movable in two.movables:
+        two.move(movable, movable.stored.value)
     found = two.judge(looked)
     assert found.verdict == "FINE" and found.deciding["origin"] == "by hand (image)"
     two.move(area, 0.0)
@@ -218,10 +218,10 @@ def test_verdicts_are_those_of_the_cascade(two, tmp_path):
 
 def test_sliders_reach_from_all_to_nothing(two):
     photos = [two.look("a", photo(0.8, 0.9)), two.look("b", photo())]
-    score = two.knobs[2]
+    score = two.movables[2]
     low, high = two.reach(score, photos)
     assert low < 0 and high > 0.9
-    low, high = two.reach(two.knobs[0], photos)
+    low, high = two.reach(two.movables[0], photos)
     assert low < 0 and high > 1
     swept = two.sweep(photos[0])
     assert swept["position"].tolist() == ["now", "0 %", "25 %", "50 %", "75 %", "100 %"]
@@ -246,8 +246,8 @@ def test_a_classifier_names_and_has_no_map(known, tmp_path):
     picture = np.full((32, 32, 3), (10, 30, 60), np.uint8)  # P = 0.1 good, 0.3 hole, 0.6 scratch
     found = inspector.judge(inspector.look("a", picture))
     assert (found.verdict, found.abnormal, found.anomaly_map) == ("scratch", True, None)
-    assert [knob.of_map for knob in inspector.knobs] == [False]
-    inspector.move(inspector.knobs[0], 0.95)
+    assert [movable.of_map for movable in inspector.movables] == [False]
+    inspector.move(inspector.movables[0], 0.95)
     assert inspector.judge(inspector.look("a", picture)).verdict == "good"
     assert draw_inspection(found).shape == (32, 32, 3)
 
@@ -291,7 +291,7 @@ def test_objects_are_judged_alone_and_shown_together(known, tmp_path):
     assert rows.min() >= 40 and columns.min() >= 48, "inside the second object"
     assert found.mask[46:50, 54:58].all() and found.anomaly_map.max() == pytest.approx(0.8)
     assert (found.anomaly_map[:8] == 0).all(), "what belongs to no object"
-    inspector.move(inspector.knobs[0], 0.9)
+    inspector.move(inspector.movables[0], 0.9)
     assert inspector.judge(inspector.look("a", picture)).verdict == "OK"
 
 
@@ -299,8 +299,8 @@ def test_objects_are_judged_alone_and_shown_together(known, tmp_path):
 
 
 def test_sizes_and_severity_of_a_drawn_square(two):
-    for knob in two.knobs:
-        two.move(knob, 0.05 if not knob.of_map else 0.5)
+    for movable in two.movables:
+        two.move(movable, 0.05 if not movable.of_map else 0.5)
     found = two.judge(two.look("a", photo(1, 1, side=32)))
     # enlarged from 8 x 8 bilinearly, the map passes 0.5 exactly at the square's edges
     sizes = measure(found, PixelSize(0.1, 0.1, 0, "mm"))
@@ -322,7 +322,7 @@ def test_sizes_and_severity_of_a_drawn_square(two):
 def test_sizes_that_speak_against_a_good_verdict_are_said(two):
     """The rule is not met, yet the map marks a square as large as a hole."""
     size, looked = PixelSize(0.1, 0.1, 0, "mm"), two.look("a", photo(1, 1, side=32))
-    two.move(two.knobs[0], 0.9)  # the first stage lets hardly anything go on
+    two.move(two.movables[0], 0.9)  # the first stage lets hardly anything go on
     found = two.judge(looked)
     sizes = measure(found, size)
     assert found.verdict == "OK" and sizes.drawing == "FAIL"
@@ -331,10 +331,10 @@ def test_sizes_that_speak_against_a_good_verdict_are_said(two):
     row = inspection_table([(found, sizes)]).iloc[0]
     assert (row["drawing"], row["measured_by"]) == ("FAIL", "first") and "critical" in row["contradiction"]
 
-    two.move(two.knobs[0], two.knobs[0].stored.value)
+    two.move(two.movables[0], two.movables[0].stored.value)
     found = two.judge(looked)
     assert found.verdict == "DEFECT" and inspection.contradiction(found, measure(found, size)) == ""
-    two.move(two.knobs[3], 1.0)  # the map's own threshold
+    two.move(two.movables[3], 1.0)  # the map's own threshold
     found = two.judge(looked)
     assert found.verdict == "DEFECT" and inspection.contradiction(found, measure(found, size)) != "", (
         "nothing is marked"
@@ -375,10 +375,10 @@ def test_what_a_limit_does_on_val(two):
     stage = two.cascade.stages[1]
     val = stage.predictor.run.predictions("val").assign(label_index=[0, 1, 1], score=[0.1, 0.5, 0.9])
     val.drop(columns="mask_path").to_csv(stage.predictor.run.folder / "predictions.csv", index=False)
-    knob = next(knob for knob in two.knobs if knob.stage == "second" and not knob.of_map)
-    assert two.on_val(knob) == "val: 1 of 2 defects, 0 of 1 good photos"
-    two.move(knob, 0.0)
-    assert two.on_val(knob) == "val: 2 of 2 defects, 1 of 1 good photos"
+    movable = next(movable for movable in two.movables if movable.stage == "second" and not movable.of_map)
+    assert two.on_val(movable) == "val: 1 of 2 defects, 0 of 1 good photos"
+    two.move(movable, 0.0)
+    assert two.on_val(movable) == "val: 2 of 2 defects, 1 of 1 good photos"
 
 
 # ---------------------------------------------------------------------------------------------------------- pictures

@@ -97,7 +97,7 @@ def _header_size(content: bytes) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Knob:
+class MovableThreshold:
     stage: str
     of_map: bool  # of the stage's map, or of what its rule looks at
     label: str
@@ -146,19 +146,21 @@ class Inspection:
 
 class Inspector:
     """A run or a cascade, held open; its stages' limits are moved, so it must not be shared. ``outliner``: a segmenter
-    that sizes are measured by, where no stage is one; ``knobs``: thresholds that can be moved.
+    that sizes are measured by, where no stage is one; ``movables``: thresholds that can be moved.
     """
 
     def __init__(self, cascade: Cascade, outliner: Predictor | None = None) -> None:
         self.cascade, self.outliner, self.note = cascade, outliner, cascade.note
-        self.knobs: list[Knob] = []
+        self.movables: list[MovableThreshold] = []
         for number, stage in enumerate(cascade.stages, start=1):
             where = f"{number} · {stage.name}:"
             if getattr(stage, "limit", None) is not None:
                 what = f"{MEASURED[stage.rule.kind]}{' of ' if stage.rule.classes else ''}{''.join(stage.rule.classes)}"
-                self.knobs.append(Knob(stage.name, False, f"{where} {what} {stage.rule.sign}", stage.limit))
+                self.movables.append(
+                    MovableThreshold(stage.name, False, f"{where} {what} {stage.rule.sign}", stage.limit)
+                )
             if getattr(stage, "pixel_limit", None) is not None:
-                self.knobs.append(Knob(stage.name, True, f"{where} map pixel >", stage.pixel_limit))
+                self.movables.append(MovableThreshold(stage.name, True, f"{where} map pixel >", stage.pixel_limit))
 
     @classmethod
     def open(cls, choice: Choice, device: str = "auto") -> Inspector:
@@ -191,20 +193,20 @@ class Inspector:
                 looked.outlined = (self.outliner.run.folder.name, whole, mask)
         return looked
 
-    def move(self, knob: Knob, value: float) -> None:
+    def move(self, movable: MovableThreshold, value: float) -> None:
         """Set a threshold; at its stored value it has its origin again."""
-        limit = knob.stored if value == knob.stored.value else Threshold(value=float(value), origin=MOVED)
-        setattr(self._stage(knob.stage), "pixel_limit" if knob.of_map else "limit", limit)
+        limit = movable.stored if value == movable.stored.value else Threshold(value=float(value), origin=MOVED)
+        setattr(self._stage(movable.stage), "pixel_limit" if movable.of_map else "limit", limit)
 
-    def value(self, knob: Knob) -> float:
-        stage = self._stage(knob.stage)
-        return (stage.pixel_limit if knob.of_map else stage.limit).value
+    def value(self, movable: MovableThreshold) -> float:
+        stage = self._stage(movable.stage)
+        return (stage.pixel_limit if movable.of_map else stage.limit).value
 
-    def on_val(self, knob: Knob) -> str:
+    def on_val(self, movable: MovableThreshold) -> str:
         """For how many photos of val a rule holds at its limit: ``val: 15 of 16 defects, 1 of 40 good photos``."""
-        stage = self._stage(knob.stage)
+        stage = self._stage(movable.stage)
         run, kind = stage.predictor.run, stage.rule.kind
-        if knob.of_map or kind not in ("score", "peak", "area") or (kind == "area" and not run.has_maps):
+        if movable.of_map or kind not in ("score", "peak", "area") or (kind == "area" and not run.has_maps):
             return ""
         val = run.predictions("val")
         if kind == "area":
@@ -216,15 +218,15 @@ class Inspector:
         counts = [f"{int(holds[of].sum())} of {int(of.sum())} {words}" for words, of in groups if of.any()]
         return f"val: {', '.join(counts)}" if counts else ""
 
-    def reach(self, knob: Knob, photos: Sequence[Looked] = ()) -> tuple[float, float]:
+    def reach(self, movable: MovableThreshold, photos: Sequence[Looked] = ()) -> tuple[float, float]:
         """From where to where it makes sense to move a threshold: over good photos of val, and over these photos.
 
         At the lower end everything is above it, at the upper end nothing.
         """
-        stage = self._stage(knob.stage)
-        found = [one.prediction for photo in photos for (name, _), one in photo.seen.items() if name == knob.stage]
-        val, values = stage.predictor.run.predictions("val"), [knob.stored.value, self.value(knob)]
-        if knob.of_map or stage.rule.kind == "peak":
+        stage = self._stage(movable.stage)
+        found = [one.prediction for photo in photos for (name, _), one in photo.seen.items() if name == movable.stage]
+        val, values = stage.predictor.run.predictions("val"), [movable.stored.value, self.value(movable)]
+        if movable.of_map or stage.rule.kind == "peak":
             maps = [one.network_map for one in found if one.network_map is not None]
             values += [float(end(one)) for one in maps for end in (np.min, np.max)]
             values += val["map_max"].tolist() if "map_max" in val else []
@@ -291,18 +293,18 @@ class Inspector:
         One row a ``position`` (``now``, then ``n`` shares of the way from where everything is above the thresholds to
         where nothing is) with the thresholds by stage, ``verdict`` and ``abnormal``.
         """
-        knobs = [knob for knob in self.knobs if not knob.of_map]
-        before, reach = {one: self.value(one) for one in knobs}, {one: self.reach(one, [looked]) for one in knobs}
+        movables = [movable for movable in self.movables if not movable.of_map]
+        before, reach = {one: self.value(one) for one in movables}, {one: self.reach(one, [looked]) for one in movables}
         rows = []
-        for share in [None, *(np.linspace(0, 1, n) if knobs else [])]:
-            for knob, (low, high) in reach.items():
-                self.move(knob, before[knob] if share is None else low + share * (high - low))
+        for share in [None, *(np.linspace(0, 1, n) if movables else [])]:
+            for movable, (low, high) in reach.items():
+                self.move(movable, before[movable] if share is None else low + share * (high - low))
             found = self.judge(looked)
-            limits = {knob.stage: self.value(knob) for knob in knobs}
+            limits = {movable.stage: self.value(movable) for movable in movables}
             position = "now" if share is None else f"{100 * share:.0f} %"
             rows.append({"position": position, **limits, "verdict": found.verdict, "abnormal": found.abnormal})
-        for knob in knobs:
-            self.move(knob, before[knob])
+        for movable in movables:
+            self.move(movable, before[movable])
         return pd.DataFrame(rows)
 
     def samples(self, n_each: int = 2) -> list[tuple[str, Path]]:

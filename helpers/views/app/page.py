@@ -27,7 +27,7 @@ from helpers.progress import sentence
 if TYPE_CHECKING:
     import pandas as pd
 
-    from helpers.views.app.inspection import Inspection, Inspector, Knob, Looked, Sizes
+    from helpers.views.app.inspection import Inspection, Inspector, Looked, MovableThreshold, Sizes
 
 MOST_PHOTOS_MEGAPIXELS = 300  # of all photos that the page holds
 NO_SAMPLE = "choose a test photo …"
@@ -84,7 +84,7 @@ class InspectionPage:
         self.photos: list[Looked] = []
         self.refused: dict[str, str] = {}
         self.results: list[tuple[Inspection, Sizes | None]] = []
-        self.sliders: list[tuple[Knob, ipywidgets.FloatSlider]] = []
+        self.sliders: list[tuple[MovableThreshold, ipywidgets.FloatSlider]] = []
         self._given_mm, self._mm = pixel_size, pixel_size
         self._sizes: dict[str, tuple[tuple, Sizes]] = {}  # name of a photo -> what they follow from, and they
         self._waiting: list[Callable[[], None]] = []
@@ -315,26 +315,28 @@ class InspectionPage:
     def _make_sliders(self) -> None:
         """One slider a threshold, as far as val and the photos on the page reach."""
         self.sliders, rows = [], []
-        for knob in self.inspector.knobs:
-            low, high, step = _grid(*self.inspector.reach(knob, self.photos), knob.stored.value)
-            slider = _slider(self.inspector.value(knob), low, high, step, ".4g").add_class("insp-threshold")
-            slider.observe(self._reaction(lambda knob=knob, slider=slider: self._move(knob, slider)), names="value")
-            self.sliders.append((knob, slider))
-            origin = escape(f"stored: {knob.stored.value:.4g}, {knob.stored.origin}")
-            title = ipywidgets.HTML(f"<b>{escape(knob.label)}</b><br><small>{origin}</small>")
+        for movable in self.inspector.movables:
+            low, high, step = _grid(*self.inspector.reach(movable, self.photos), movable.stored.value)
+            slider = _slider(self.inspector.value(movable), low, high, step, ".4g").add_class("insp-threshold")
+            slider.observe(
+                self._reaction(lambda movable=movable, slider=slider: self._move(movable, slider)), names="value"
+            )
+            self.sliders.append((movable, slider))
+            origin = escape(f"stored: {movable.stored.value:.4g}, {movable.stored.origin}")
+            title = ipywidgets.HTML(f"<b>{escape(movable.label)}</b><br><small>{origin}</small>")
             rows += [title, slider, ipywidgets.HTML().add_class("insp-val")]
         self.limits.children = rows
 
-    def _move(self, knob: Knob, slider: ipywidgets.FloatSlider) -> None:
-        at_stored = abs(slider.value - knob.stored.value) < slider.step / 2  # the browser rounds
-        self.inspector.move(knob, knob.stored.value if at_stored else slider.value)
+    def _move(self, movable: MovableThreshold, slider: ipywidgets.FloatSlider) -> None:
+        at_stored = abs(slider.value - movable.stored.value) < slider.step / 2  # the browser rounds
+        self.inspector.move(movable, movable.stored.value if at_stored else slider.value)
         self._refresh()
 
     def _reset(self) -> None:
         with self._setting():
-            for knob, slider in self.sliders:
-                self.inspector.move(knob, knob.stored.value)
-                slider.value = knob.stored.value
+            for movable, slider in self.sliders:
+                self.inspector.move(movable, movable.stored.value)
+                slider.value = movable.stored.value
         self._refresh()
 
     # --------------------------------------------------------------------------------------------------- pixel size
@@ -394,8 +396,8 @@ class InspectionPage:
             except ValueError as error:  # limits in another unit, or a file that cannot be used
                 self._size_problem = str(error)
             self.results.append((inspection, sizes))
-        for (knob, _), words in zip(self.sliders, self.limits.children[2::3], strict=True):
-            words.value = f"<small>{escape(self.inspector.on_val(knob))}</small>"
+        for (movable, _), words in zip(self.sliders, self.limits.children[2::3], strict=True):
+            words.value = f"<small>{escape(self.inspector.on_val(movable))}</small>"
         chosen = self.listed.value
         with self._setting():
             names = [f"{verdict_words(*one)} · {one[0].name}" for one in self.results]
