@@ -87,8 +87,8 @@ class Node:
         return self.part_of or self.name
 
 
-NUMBERS = ("01_setup_and_validate", "02_train_patchcore", "03_train_unet_deeplabv3plus", "04_train_draem_glass")
-SETUP, PATCHCORE, SEGMENTERS, INVENTED = NUMBERS
+SETUP, PATCHCORE = "01_setup_and_validate", "02_train_patchcore"
+SEGMENTERS, INVENTED = "03_train_unet_deeplabv3plus", "04_train_draem_glass"
 CLASSIFIERS, CASCADES = "05_train_classifiers", "07_cascade_inference"
 MAPS = (PATCHCORE, SEGMENTERS, INVENTED)
 

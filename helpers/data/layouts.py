@@ -6,7 +6,6 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -22,7 +21,7 @@ from helpers.data.images import CLUTTER, IMAGE_SUFFIXES, ImageReadError, files_b
 from helpers.data.names import SPLIT_NAMES
 from helpers.data.samples import NORMAL
 from helpers.paths import printable, project_path, write_whole
-from helpers.progress import progress
+from helpers.progress import in_threads, progress
 
 MASK_CACHE = "artifacts/.masks"
 """Folder of drawn masks, in the project's folder whatever the dataset: data may lie where nobody can write."""
@@ -298,6 +297,5 @@ class Found:
             write_whole(path, lambda file: Image.fromarray(pixels).save(file))
 
         missing = [path for path in self._drawings if not path.is_file()]
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as executor:
-            for _ in progress(executor.map(draw, missing), "Drawing masks", total=len(missing)):
-                pass
+        for _ in progress(in_threads(draw, missing), "Drawing masks", total=len(missing)):
+            pass
