@@ -232,9 +232,9 @@ def write_whole_folder(folder: Path, write: Callable[[Path], Any]) -> None:
         old.unlink(missing_ok=True)
 
 
-def write_json(content: Any, path: Path) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
+def write_json(content: Any, path: Path, indent: int = 2) -> None:
+    text = json.dumps(content, indent=indent, ensure_ascii=False) + "\n"
+    write_whole(path, lambda file: file.write_text(text, encoding="utf-8", newline="\n"))
 
 
 def read_yaml(source: str | Path, where: str = "") -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import logging
 import re
 import sys
@@ -32,7 +31,7 @@ from helpers.data.formats import read_dataset
 from helpers.data.images import decode_image, exif_orientation, image_sizes, known_bit_depth, read_mask
 from helpers.data.pieces import MIN_AREA, MODES, cut_outs, resized, tiles
 from helpers.data.samples import NORMAL, absolute_path, make_table, relative_path, write_table
-from helpers.paths import write_whole_folder
+from helpers.paths import write_json, write_whole_folder
 from helpers.progress import in_threads, progress
 
 logger = logging.getLogger(__name__)
@@ -170,7 +169,7 @@ def _describe(
     layout = format if format == "coco" or any(each.row["mask_path"] for each in written) else "plain"
     described = {"name": name, "layout": layout, "source": source.get("name") or ""}
     described |= ({"pixel_size_mm": size} if size else {}) | ({"bit_depth": bits} if bits else {})
-    _write_json(folder / ABOUT_FILE, described | dict(about))
+    write_json(described | dict(about), folder / ABOUT_FILE, indent=1)
     return {"layout": layout, "name": name, "pixel_size": size, "bit_depth": bits}
 
 
@@ -296,7 +295,9 @@ def _write_coco(folder: Path, written: list[_Picture], description: str) -> None
             annotations[place].append(about | region)
     for place, records in images.items():
         content = {"info": {"description": description}, "licenses": [], "categories": categories}
-        _write_json(folder / place / COCO_FILE, content | {"images": records, "annotations": annotations[place]})
+        write_json(
+            content | {"images": records, "annotations": annotations[place]}, folder / place / COCO_FILE, indent=1
+        )
 
 
 def _unique(name: str, place: str, taken: set[str]) -> str:
@@ -312,11 +313,6 @@ def _unique(name: str, place: str, taken: set[str]) -> str:
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
-
-
-def _write_json(path: Path, content: Row) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
 
 
 # --------------------------------------------------------------------------------------------------------- command line

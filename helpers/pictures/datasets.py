@@ -8,7 +8,6 @@ along its middle (``centreline``: strands, fibres, scratches, the arc of a damag
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from helpers.paths import write_json
 from helpers.pictures.mesh import MESH_DEFECTS, render_mesh
 from helpers.pictures.nut_frames import render_frame
 from helpers.pictures.nuts import NUT_DEFECTS, render_nut
@@ -110,7 +110,7 @@ def _write_photos(folder: Path, about: dict[str, Any]) -> None:
         "info": {"description": f"built-in dataset {name}, drawn by code", "version": str(about["version"])},
         "categories": [{"id": i + 1, "name": each, "supercategory": "defect"} for i, each in enumerate(types)],
     }
-    _write_json(folder / "annotations.coco.json", coco | {"images": images, "annotations": annotations})
+    write_json(coco | {"images": images, "annotations": annotations}, folder / "annotations.coco.json", indent=1)
 
 
 def _write_frames(folder: Path, about: dict[str, Any]) -> None:
@@ -138,7 +138,7 @@ def _write_frames(folder: Path, about: dict[str, Any]) -> None:
             {"id": 1, "name": "nut", "supercategory": "nuts"},
         ],
     }
-    _write_json(folder / "_annotations.coco.json", coco | {"images": images, "annotations": annotations})
+    write_json(coco | {"images": images, "annotations": annotations}, folder / "_annotations.coco.json", indent=1)
 
 
 def _shape(polygon: Points) -> dict[str, Any]:
@@ -147,7 +147,3 @@ def _shape(polygon: Points) -> dict[str, Any]:
         "area": round(polygon_area(polygon), 3),
         "bbox": [round(value, 3) for value in polygon_bbox(polygon)],
     }
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")

@@ -20,7 +20,7 @@ import yaml
 from numpy.typing import NDArray
 from skimage.draw import polygon as fill_polygon
 
-from helpers.paths import write_whole_folder
+from helpers.paths import write_json, write_whole_folder
 
 Float = NDArray[np.float32]
 Points = NDArray[np.float64]
@@ -237,7 +237,7 @@ def write_once(
 
     def write_all(partial: Path) -> None:
         write(partial)
-        (partial / note).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8", newline="\n")
+        write_json(about, partial / note, indent=1)
 
     write_whole_folder(folder, write_all)
     return folder
