@@ -103,7 +103,7 @@ def compare(runs: dict[tuple[str, str, int], Run], n_bootstrap: int = 1000) -> p
     """One row an arm: image and pixel AUROC with 95 % bootstrap intervals, counts, seconds."""
     rows = []
     for (name, arm, seed), run in runs.items():
-        found = evaluate(run.predictions("test"), run.test_maps(), run.test_masks(), n_bootstrap=n_bootstrap)
+        found = evaluate(run.predictions("test"), run.maps("test"), run.masks("test"), n_bootstrap=n_bootstrap)
         row = {"model": name, "arm": arm, "seed": seed, "seconds": run.info["timings"]["fit_seconds"]}
         row |= {count: found.overall[count] for count in ("n_normal", "n_abnormal")}
         for metric in ("image_auroc", "pixel_auroc"):

@@ -114,7 +114,7 @@ def fit_ours() -> Result:
         started = time.perf_counter()
         run = train_patchcore(Path(folder))
         image, pixel = run.thresholds["image"], run.thresholds["pixel"]
-        measured = evaluate(run.predictions("test"), run.test_maps(), run.test_masks(), image, pixel, n_bootstrap=10)
+        measured = evaluate(run.predictions("test"), run.maps("test"), run.masks("test"), image, pixel, n_bootstrap=10)
         return {"seconds": time.perf_counter() - started, "image_auroc": measured.overall["image_auroc"]}
 
 

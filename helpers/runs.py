@@ -23,13 +23,14 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pandas as pd
 
@@ -42,6 +43,7 @@ from helpers.thresholds import Threshold
 
 RUN_FILE = "run.json"
 DRAFT_FILE = "draft.json"
+_SCHEMA = json.loads(Path(__file__).with_name("run.schema.json").read_text(encoding="utf-8"))
 CHECKPOINTS, LAST_CHECKPOINT = "checkpoints", "last.ckpt"  # what a draft that trains by epochs goes on from
 
 
@@ -69,9 +71,7 @@ def find_runs(folder: Path, table: pd.DataFrame) -> list[Run]:
     """Every finished run in a dataset's artifacts folder, by name, all confined to the photos that all of them test.
 
     Runs of scheme ``supervised`` test fewer defect photos than those of ``one_class``, which trained on none.
-
-    Raises:
-        MissingRunError: there is none, or one was made from another sample table.
+    MissingRunError where there is none, or one was made from another sample table.
     """
     runs = [Run.load(file.parent) for file in sorted(folder.glob(f"[!.]*/{RUN_FILE}"))]
     if not runs:
@@ -100,10 +100,7 @@ def open_run(
 
     Versions of the libraries and the model's RECIPE number count too, source files do not. A draft left over from an
     interrupted training of the same run is gone on with if it has a checkpoint, else thrown away. A finished run with
-    other parameters stays until the new one is complete, and is replaced then.
-
-    Raises:
-        InUseError: another process is training this run.
+    other parameters stays until the new one is complete. InUseError where another process is training this run.
     """
     if table.attrs.get("bit_depth", 16) != 16:  # how its photos were read is how others have to be
         parameters = {**parameters, "bit_depth": table.attrs["bit_depth"]}
@@ -113,8 +110,11 @@ def open_run(
         run = Run.load(final)
         if run.info["fingerprint"] == identity:
             return run
+    resumable = False
     with _alone_at(final):
-        resumable = (draft / CHECKPOINTS / LAST_CHECKPOINT).is_file() and _draft_identity(draft) == identity
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            begun = json.loads((draft / DRAFT_FILE).read_text(encoding="utf-8"))["fingerprint"]
+            resumable = (draft / CHECKPOINTS / LAST_CHECKPOINT).is_file() and begun == identity
         if draft.exists() and not resumable:
             shutil.rmtree(draft)
         draft.mkdir(parents=True, exist_ok=True)
@@ -127,13 +127,6 @@ def run_fingerprint(model: str, parameters: dict[str, Any], table: pd.DataFrame,
     """Hash of what decides a run's result: RECIPE, parameters, seed, photos with masks and splits, library versions."""
     versions = [metadata.version(name) for name in MAKE_NUMBERS]
     return content_hash([model, recipe_of(model), parameters, seed, fingerprint(table), versions])
-
-
-def _draft_identity(draft: Path) -> str:
-    try:
-        return json.loads((draft / DRAFT_FILE).read_text(encoding="utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
 
 
 _TRAINED: dict[Path, ExitStack] = {}
@@ -160,26 +153,25 @@ class Run:
     info: dict[str, Any]  # what run.json holds or will hold
     table: pd.DataFrame
     compared_on: frozenset[str] | None = None  # absolute paths of the test photos it is confined to; None: all
-    _timings: dict[str, float] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> Run:
-        """Open a finished run.
-
-        Raises:
-            MissingRunError: there is no ``run.json``.
-            ValueError: it cannot be read.
-        """
+        """Open a finished run; MissingRunError without ``run.json``, ValueError where it is damaged."""
         file = folder / RUN_FILE
         if not file.is_file():
             raise MissingRunError(f"{folder} holds no finished run: there is no {RUN_FILE}. Train it again.")
         try:
             info = json.loads(file.read_text(encoding="utf-8"))
-            wrong = list(_wrong_entries(info))
-            if wrong:
-                raise ValueError(f"missing or of another kind: {', '.join(wrong)}")
+            jsonschema.validate(info, _SCHEMA)
+            parameters = info["parameters"]
+            if parameters.get("normal_class") and parameters["normal_class"] not in (parameters.get("classes") or ()):
+                raise ValueError("normal_class is none of its classes")
             for fields in info["thresholds"].values():
                 Threshold.from_dict(fields)
+        except jsonschema.ValidationError as error:
+            why = f"{error.json_path}: {error.message:.200}"
+            raise ValueError(f"{file} is damaged ({why}); delete the folder and train again.") from error
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} is damaged ({error}); delete the folder and train again.") from error
         return cls(folder, info, read_table(folder / "samples.csv"))
@@ -190,22 +182,20 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Name of the model."""
         return self.info["model"]
 
     @property
     def note(self) -> str | None:
-        """What every figure and table made from this run must say (``untrained backbone``), or None."""
+        """What every figure made from this run must say (``untrained backbone``), or None."""
         return self.info.get("note")
 
     @property
     def title(self) -> str:
-        """Name for tables and legends, with the note where there is one: ``patchcore (untrained backbone)``."""
+        """Name for tables and legends, with the note where there is one."""
         return f"{self.name} ({self.note})" if self.note else self.name
 
     @property
     def scheme(self) -> str:
-        """Split scheme it was trained with: ``one_class`` or ``supervised``."""
         return self.info["parameters"]["scheme"]
 
     @property
@@ -219,15 +209,8 @@ class Run:
         return {name: Threshold.from_dict(fields) for name, fields in self.info.get("thresholds", {}).items()}
 
     def alone(self) -> AbstractContextManager[None]:
-        """Held while the draft is written to: another process that wants to is refused with an ``InUseError``.
-
-        Where the block ends without an error, that lasts until :meth:`finish`, or until this process works there again.
-        """
+        """Held while the draft is written to, and after it until :meth:`finish`: another process gets InUseError."""
         return _alone_at(self.folder.with_name(self.name), until_finished=True)
-
-    def note_time(self, name: str, value: float) -> None:
-        """Note a timing for ``run.json``, such as ``fit_seconds``."""
-        self._timings[name] = value
 
     # ----------------------------------------------------------------------------------------------- what it left
 
@@ -271,30 +254,19 @@ class Run:
             wanted &= predictions["image_path"].isin(self.compared_on)
         return predictions[wanted].reset_index(drop=True)
 
-    def test_maps(self) -> np.ndarray:
-        """(N, H, W) float16 anomaly maps of the test rows, in the order of ``predictions("test")``.
+    def maps(self, split: str) -> np.ndarray:
+        """(N, H, W) float16 anomaly maps of ``val`` or ``test``, in the order of ``predictions``; memory-mapped.
 
-        Memory-mapped, unless the run is confined to some of its test photos: then read whole.
+        Those of a run that is confined to some of its test photos are read whole.
         """
-        maps = np.load(self.folder / "maps_test.npy", mmap_mode="r")
-        if self.compared_on is None:
+        maps = np.load(self.folder / f"maps_{split}.npy", mmap_mode="r")
+        if self.compared_on is None or split != "test":
             return maps
         tested = self.table["image_path"][self.table["split"] == "test"]
         return maps[np.flatnonzero(tested.isin(self.compared_on))]
 
-    def val_maps(self) -> np.ndarray:
-        """(N, H, W) float16 anomaly maps of the val rows, memory-mapped, in the order of ``predictions("val")``."""
-        return np.load(self.folder / "maps_val.npy", mmap_mode="r")
-
-    def test_masks(self) -> Iterator[np.ndarray | None]:
-        """Masks of the test rows, (H, W) bool at the maps' size; None for a defect photo that has no mask."""
-        return self._masks("test")
-
-    def val_masks(self) -> Iterator[np.ndarray | None]:
-        """Masks of the val rows, likewise."""
-        return self._masks("val")
-
-    def _masks(self, split: str) -> Iterator[np.ndarray | None]:
+    def masks(self, split: str) -> Iterator[np.ndarray | None]:
+        """Masks of ``val`` or ``test``, likewise: (H, W) bool, None for a defect photo that has none."""
         for row in self.predictions(split).itertuples():
             yield self.mask_at_map_size(row.mask_path, row.label_index)
 
@@ -312,7 +284,7 @@ class Run:
 
     def examples(self, rows: pd.DataFrame) -> dict[str, list]:
         """Photos, maps, masks and titles of rows of ``predictions`` of val or test, with its index: a gallery."""
-        maps = self.val_maps() if (rows["split"] == "val").all() and len(rows) else self.test_maps()
+        maps = self.maps("val" if len(rows) and (rows["split"] == "val").all() else "test")
         return {
             "photos": [self.photo_at_map_size(path) for path in rows["image_path"]],
             "maps": [np.asarray(maps[index], dtype=np.float32) for index in rows.index],
@@ -325,10 +297,7 @@ class Run:
     def finish(self, thresholds: dict[str, Threshold], **extra: Any) -> Run:
         """Write ``run.json``, with ``thresholds`` (at least ``image``) and more plain data; give the folder its name.
 
-        A run of that name before it is replaced. Returns the finished run at its final place.
-
-        Raises:
-            InUseError: another process is training it.
+        A run of that name before it is replaced. InUseError where another process is training it.
         """
         if self.finished:
             return self
@@ -341,13 +310,11 @@ class Run:
                 # not before: a notebook that stops between training and thresholds must not train again
                 shutil.rmtree(left_over, ignore_errors=True)
             write_json(self.info, self.folder / RUN_FILE)
-            if replaced.exists():
-                shutil.rmtree(replaced)
+            shutil.rmtree(replaced, ignore_errors=True)
             if final.exists():
                 final.rename(replaced)
             self.folder.rename(final)
-            if replaced.exists():
-                shutil.rmtree(replaced)
+            shutil.rmtree(replaced, ignore_errors=True)
         return Run.load(final)
 
     def _circumstances(self) -> dict[str, Any]:
@@ -361,7 +328,7 @@ class Run:
         machine = {"system": platform.platform(), "cpu_count": os.cpu_count(), "threads": torch.get_num_threads()}
         return {
             "counts": {name: int(count) for name, count in counts.items()},
-            "timings": {name: round(value, 4) for name, value in self._timings.items()},
+            "timings": {name: round(value, 4) for name, value in self.timings.items()},
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine | {"python": platform.python_version()},
             "versions": installed_versions(),
@@ -379,63 +346,3 @@ class Run:
             return line
         tested = counts["test_normal"] + counts["test_abnormal"]
         return f"{line}; compared on the {len(self.compared_on)} of its {tested} test photos that all runs test"
-
-
-# ----------------------------------------------------------------------- a run.json that somebody else may have written
-
-_KINDS = {"model": str, "fingerprint": str, "parameters": dict, "thresholds": dict}
-_KINDS_IF_THERE = {"samples": str, "seed": int, "files": dict, "versions": dict, "counts": dict, "timings": dict}
-_KINDS_IF_THERE |= {"finished_at": str, "epochs": dict, "note": str | None}
-_VALUES = {"files": str, "versions": str, "counts": int, "timings": int | float}
-
-
-def _wrong_entries(info: Any) -> Iterator[str]:
-    """Names of what is missing in ``run.json``, or not of the kind that is read from there."""
-    if not isinstance(info, dict):
-        yield "all of it"
-        return
-    kinds = _KINDS | {name: kind for name, kind in _KINDS_IF_THERE.items() if name in info}
-    yield from (name for name, kind in kinds.items() if not isinstance(info.get(name), kind))
-    for name, kind in _VALUES.items():
-        if isinstance(info.get(name), dict) and not all(isinstance(value, kind) for value in info[name].values()):
-            yield f"entries of {name}"
-    if "image" not in (info.get("thresholds") or ("image",)):
-        yield "threshold image"
-    if isinstance(info.get("parameters"), dict):
-        yield from (f"parameters, {name}" for name in _wrong_parameters(info["parameters"]))
-
-
-def _wrong_parameters(parameters: dict[str, Any]) -> Iterator[str]:
-    if not _is_size(parameters.get("image_size", [1]), (1, 2)):
-        yield "image_size"
-    if parameters.get("center_crop") is not None and not _is_size(parameters["center_crop"], (2,)):
-        yield "center_crop"
-    classes, normal, task = (parameters.get(name) for name in ("classes", "normal_class", "task"))
-    if task not in (None, "detection", "classification"):
-        yield "task"
-    if (classes is not None or task == "classification") and not _are_names(classes):
-        yield "classes"
-    elif not isinstance(normal, str | None) or (normal and normal not in (classes or ())):
-        yield "normal_class"
-    start, backbone = parameters.get("start_threshold"), parameters.get("backbone")
-    if start is not None and (type(start) not in (int, float) or not abs(start) < 1e38):
-        yield "start_threshold"
-    if backbone is not None and not (isinstance(backbone, dict) and isinstance(backbone.get("architecture"), str)):
-        yield "backbone"
-
-
-def _is_size(value: Any, lengths: tuple[int, ...]) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) in lengths
-        and all(type(side) is int and 0 < side < 2**16 for side in value)
-    )
-
-
-def _are_names(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and value != []
-        and all(isinstance(one, str) for one in value)
-        and len({*value}) == len(value)
-    )

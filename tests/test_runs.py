@@ -288,7 +288,7 @@ def test_defect_type_called_na_stays_text(tmp_path, settings, fit_run):
 
 
 def test_maps_belong_to_their_rows(run):
-    test, maps = run.predictions("test"), run.test_maps()
+    test, maps = run.predictions("test"), run.maps("test")
     assert maps.dtype == np.float16
     assert maps.shape == (9, 48, 56)
     np.testing.assert_allclose(maps.reshape(9, -1).max(1), test["map_max"], rtol=2**-10)
@@ -297,7 +297,7 @@ def test_maps_belong_to_their_rows(run):
 
 def test_masks_are_those_of_the_rows(run):
     test = run.predictions("test")
-    masks = list(run.test_masks())
+    masks = list(run.masks("test"))
     assert len(masks) == 9
     for mask, label in zip(masks, test["label_index"], strict=True):
         assert mask.shape == (48, 56)
@@ -316,7 +316,7 @@ def test_examples_are_pictures_of_those_rows(run):
     rows = test.iloc[[6, 1]]
     examples = run.examples(rows)
     assert {name: len(values) for name, values in examples.items()} == dict.fromkeys(examples, 2)
-    assert np.array_equal(examples["maps"][0], run.test_maps()[6].astype(np.float32))
+    assert np.array_equal(examples["maps"][0], run.maps("test")[6].astype(np.float32))
     assert examples["photos"][0].shape == (48, 56, 3)
     assert examples["titles"][0].startswith("square: ")
     assert Path(test["image_path"][1]).name in examples["titles"][1]
@@ -325,7 +325,7 @@ def test_examples_are_pictures_of_those_rows(run):
 def test_everything_is_found_where_the_artifacts_are_moved_to(folder, run):
     moved = Run.load(folder / "patchcore")
     pd.testing.assert_frame_equal(moved.predictions("test"), run.predictions("test"))
-    assert np.array_equal(moved.test_maps(), run.test_maps())
+    assert np.array_equal(moved.maps("test"), run.maps("test"))
 
 
 def test_training_again_gives_the_same_scores(tmp_path, run, settings, table, fit_run):
@@ -350,7 +350,7 @@ def test_defect_photos_in_val_are_predicted_too(tmp_path, settings, photos, fit_
     table = split_table(photos, val_abnormal_fraction=0.5)
     finished = fit_run(open_run(tmp_path, "patchcore", settings, table, seed=0))
     assert finished.predictions("val")["label_index"].sum() == 2
-    assert len(finished.predictions("test")) == len(finished.test_maps()) == 7
+    assert len(finished.predictions("test")) == len(finished.maps("test")) == 7
 
 
 # ------------------------------------------------------------------------------------------------------ atomic files

@@ -130,7 +130,7 @@ def test_predictions_are_in_float32_and_in_the_order_of_the_table(make_model, ta
         found = model.eval().model(model.pre_processor.transform(photo))
     assert row["score"] == pytest.approx(float(found.pred_score), rel=1e-4)
     assert row["map_max"] == pytest.approx(float(found.anomaly_map.max()), rel=1e-4)
-    np.testing.assert_allclose(run.test_maps()[-1], found.anomaly_map[0, 0], rtol=2e-3)
+    np.testing.assert_allclose(run.maps("test")[-1], found.anomaly_map[0, 0], rtol=2e-3)
 
 
 def test_one_line_a_minute(monkeypatch, capsys):
@@ -199,7 +199,7 @@ def test_the_best_epochs_weights_are_the_runs(run):
     assert run.info["epochs"]["epoch"] == best
     assert run.info["epochs"]["value"] == pytest.approx(history["val_dice"][best], abs=1e-6)
     assert run.info["epochs"]["trained"] == 3
-    overlap = photo_overlap(run.val_maps(), run.val_masks(), 0.5)[run.predictions("val")["label_index"] == 1]
+    overlap = photo_overlap(run.maps("val"), run.masks("val"), 0.5)[run.predictions("val")["label_index"] == 1]
     assert overlap["dice"].mean() == pytest.approx(history["val_dice"][best], abs=2e-3)  # maps in half precision
     assert overlap["iou"].mean() == pytest.approx(history["val_iou"][best], abs=2e-3)
     model = load_model("unet", run.folder / "model.ckpt", "helpers_r10t")
@@ -210,7 +210,7 @@ def test_the_best_epochs_weights_are_the_runs(run):
 
 def test_area_is_the_share_of_the_map_above_the_limit(run):
     test = run.predictions("test")
-    expected = [(anomaly_map > 0.3).mean() for anomaly_map in run.test_maps().astype(np.float32)]
+    expected = [(anomaly_map > 0.3).mean() for anomaly_map in run.maps("test").astype(np.float32)]
     np.testing.assert_allclose(test["area"], expected, atol=2 / 64**2)  # maps are kept in half precision
 
 
@@ -289,14 +289,14 @@ def test_runs_are_compared_on_the_photos_that_all_of_them_test(both, one_class, 
     assert tested < set(one_class.loc[one_class["split"] == "test", "image_path"])
     for found in both:
         assert set(found.predictions("test")["image_path"]) == tested
-        assert len(found.test_maps()) == len(list(found.test_masks())) == len(tested)
+        assert len(found.maps("test")) == len(list(found.masks("test"))) == len(tested)
     assert unet.compared_on is None and "compared on" not in unet.describe()
     whole = Run.load(patchcore.folder)
     assert f"{len(tested)} of its {len(whole.predictions('test'))} test photos" in patchcore.describe()
     # each map is still that of its row
     rows = whole.predictions("test").reset_index().merge(patchcore.predictions("test"), on="image_path")
-    assert np.array_equal(patchcore.test_maps(), whole.test_maps()[rows["index"].to_numpy()])
-    assert np.array_equal(patchcore.examples(patchcore.predictions("test"))["maps"][-1], patchcore.test_maps()[-1])
+    assert np.array_equal(patchcore.maps("test"), whole.maps("test")[rows["index"].to_numpy()])
+    assert np.array_equal(patchcore.examples(patchcore.predictions("test"))["maps"][-1], patchcore.maps("test")[-1])
 
 
 def test_run_of_an_older_split_is_refused(both, one_class):

@@ -59,7 +59,7 @@ class Normalisation(NamedTuple):
     def of(cls, predictor: Predictor, kind: str = "image") -> Normalisation:
         """Of photos' scores (image) or of pixels (pixel)."""
         run = predictor.run
-        values = run.predictions("val")["score"] if kind == "image" else run.val_maps()
+        values = run.predictions("val")["score"] if kind == "image" else run.maps("val")
         return cls(predictor.thresholds[kind].value, float(values.min()), float(values.max()))
 
     def __call__(self, score: float) -> float:
@@ -99,7 +99,7 @@ def map_scale(run: Run, pixel_threshold: float) -> MapScale:
     """
     low = 0.0
     if (run.folder / "maps_val.npy").is_file():
-        maps = run.val_maps()
+        maps = run.maps("val")
         good = np.flatnonzero(run.predictions("val")["label_index"].to_numpy() == 0)
         rows = good[:: max(1, len(good) * maps[0].size // _SCALE_VALUES)]
         low = float(np.percentile(maps[rows], 1)) if len(rows) else 0.0

@@ -148,7 +148,7 @@ def train(
             with full_precision():  # PatchCore's memory bank, which scores are distances to
                 trainer.fit(model, datamodule=data)
         trainer.save_checkpoint(run.folder / "model.ckpt", weights_only=True)
-        run.note_time("fit_seconds", timer.time_elapsed())
+        run.timings["fit_seconds"] = timer.time_elapsed()
         write_table(run.table, run.folder / "samples.csv")
         wanted = [split for split in SPLITS if split != "train" or classifies or settings.get("predict_train")]
         parts = [

@@ -54,7 +54,7 @@ def run_defect_hits(
     found where any pixel is above the run's threshold; ``covered``: which share of them is. What a centre crop kept the
     network from seeing is missed.
     """
-    size, maps, test = as_pixel_size(pixel_size, unit), run.test_maps(), run.predictions("test")
+    size, maps, test = as_pixel_size(pixel_size, unit), run.maps("test"), run.predictions("test")
     of_measure = f"{size.unit}²" if measure == "area" else size.unit
     photos = test[(test["label_index"] == 1) & (test["mask_path"] != "")]
     rows: list[tuple[Any, ...]] = []

@@ -141,7 +141,7 @@ def measure_run(
 
 def photo_maps(run: Run, rows: pd.DataFrame) -> Iterator[np.ndarray]:
     """Stored maps of some rows of ``run.predictions("test")``, (H, W) float32 each at the photo's own size."""
-    maps = run.test_maps()
+    maps = run.maps("test")
     for index, shape in zip(rows.index, image_sizes(rows["image_path"]).tolist(), strict=True):
         yield map_at_photo_size(maps[index], tuple(shape), run.info["parameters"])
 
@@ -156,7 +156,7 @@ def threshold_errors(run: Run, n_thresholds: int, calibration: Calibration, **op
     """
     test, own, size = run.predictions("test"), run.thresholds["pixel"].value, calibration.pixel_size
     rows = test[(test["label_index"] == 1) & (test["mask_path"] != "")]
-    low, high = np.quantile(np.asarray(run.test_maps()[:: max(1, len(test) // 50)], dtype=np.float32), [0.9, 0.999])
+    low, high = np.quantile(np.asarray(run.maps("test")[:: max(1, len(test) // 50)], dtype=np.float32), [0.9, 0.999])
     thresholds = sorted({*np.linspace(low, high, n_thresholds).tolist(), own})
     errors: list[list[tuple[float, float]]] = [[] for _ in thresholds]
     n_true, plain = 0, {"min_defect_area": options.get("min_defect_area", 10), "use_morphology": False}

@@ -210,7 +210,7 @@ class Inspector:
             return ""
         val = run.predictions("val")
         if kind == "area":
-            values = [stage.pixel_limit.exceeds(run.val_maps()[index]).mean() for index in val.index]
+            values = [stage.pixel_limit.exceeds(run.maps("val")[index]).mean() for index in val.index]
         else:
             values = val["score" if kind == "score" else "map_max"]
         holds = stage.holds(values)
