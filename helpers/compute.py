@@ -17,35 +17,22 @@ import pandas as pd
 TIME_COLUMNS = ("stage", "batch_size", "n_photos", "n_calls", "mean_ms", "median_ms", "p95_ms")
 
 
-def trainer_device(device: str) -> dict[str, Any]:
-    """Lightning's ``accelerator`` and ``devices`` for ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
-    import torch
-
-    if device in ("auto", "cpu"):
-        return {"accelerator": device, "devices": 1}
-    if device == "mps":
-        if not torch.backends.mps.is_available():
-            raise ValueError("DEVICE='mps': this machine has no Apple GPU that torch can use; take DEVICE='auto'.")
-        return {"accelerator": "mps", "devices": 1}
-    kind, _, number = device.partition(":")
-    if kind != "cuda" or (number and not number.isdigit()):
-        raise ValueError(f"DEVICE={device!r}: expected auto, cpu, cuda, cuda:N or mps.")
-    index = int(number or 0)
-    if not torch.cuda.is_available() or index >= torch.cuda.device_count():
-        raise ValueError(f"DEVICE={device!r}: torch sees {torch.cuda.device_count()} CUDA devices; take DEVICE='auto'.")
-    return {"accelerator": "gpu", "devices": [index]}
-
-
 def torch_device(device: str) -> str:
-    """The torch name of the device that ``auto`` (or another word for :func:`trainer_device`) stands for here."""
+    """Torch's name of the device that ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` stands for on this machine."""
     import torch
 
-    trainer_device(device)
-    if device != "auto":
-        return "cuda:0" if device == "cuda" else device
-    if torch.cuda.is_available():
-        return "cuda:0"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    found = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    found += ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    name = {"auto": found[0], "cuda": "cuda:0"}.get(device, device)
+    if name not in found:
+        raise ValueError(f"DEVICE={device!r}: torch sees {', '.join(found)} on this machine; take DEVICE='auto'.")
+    return name
+
+
+def trainer_device(device: str) -> dict[str, Any]:
+    """Lightning's ``accelerator`` and ``devices`` for such a word."""
+    kind, _, index = torch_device(device).partition(":")
+    return {"accelerator": kind, "devices": [int(index)] if index else 1}
 
 
 def synchroniser(device: str) -> Callable[[], Any]:

@@ -153,12 +153,8 @@ def run(
     """Run the series on one dataset and return its artifacts folder.
 
     ``only`` these notebooks (by number); run again from the one called ``start`` on, or all by ``force``; ``settings``
-    as in :func:`helpers.session.collect_parameters`; ``name`` of the dataset in ``artifacts``.
-
-    Raises:
-        PipelineError: for an unknown notebook, a missing dataset, or a failing cell.
-        ParameterError: for an unknown parameter or profile.
-        InUseError: another pipeline is at work in that folder.
+    as in :func:`helpers.session.collect_parameters`. PipelineError for an unknown notebook, a missing dataset or a
+    failing cell; InUseError where another pipeline is at work in that folder.
     """
     from helpers.views.report import write_index
 
@@ -239,12 +235,9 @@ def _choose(only: Sequence[str], start: str) -> list[Node]:
 
 
 def execute(node: Node, parameters: dict[str, Any], folder: Path) -> float:
-    """Run one notebook in a process of its own and return the seconds it took.
+    """Run one notebook in a process of its own; returns the seconds it took.
 
-    The executed copy goes to ``notebooks/`` in the folder, the log beside it.
-
-    Raises:
-        PipelineError: if a cell fails, with the cell's error and the path of the executed copy.
+    The executed copy goes to ``notebooks/`` in the folder, the log beside it; PipelineError if a cell fails.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError

@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -18,16 +18,8 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 60.0
-CHATTY_LOGGERS = (
-    "anomalib",
-    "lightning",
-    "lightning.fabric",
-    "lightning.pytorch",
-    "lightning_fabric",
-    "pytorch_lightning",
-    "timm",
-    "torch.utils.cpp_extension",  # that there is no CUDA compiler, when NNCF is imported
-)
+CHATTY_LOGGERS = ("anomalib", "lightning", "lightning.fabric", "lightning.pytorch", "lightning_fabric", "timm")
+CHATTY_LOGGERS += ("pytorch_lightning", "torch.utils.cpp_extension")  # the latter: no CUDA compiler, says NNCF
 
 
 def is_interactive() -> bool:
@@ -42,18 +34,9 @@ def is_interactive() -> bool:
 
 
 def progress(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Iterate with a tqdm bar when somebody watches, else with one printed line a minute.
-
-    Args:
-        iterable: what to go through.
-        description: what is being done, a few words.
-        total: number of items; taken from ``len(iterable)`` when it has one.
-    """
-    if total is None:
-        try:
-            total = len(iterable)  # type: ignore[arg-type]
-        except TypeError:
-            total = None
+    """Iterate with a tqdm bar where somebody watches, else with one printed line a minute."""
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
     if is_interactive():
         from tqdm.auto import tqdm
 

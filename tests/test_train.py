@@ -43,7 +43,7 @@ def machine(monkeypatch):
 
 def test_devices(machine):
     machine()
-    assert trainer_device("auto") == {"accelerator": "auto", "devices": 1}
+    assert trainer_device("auto") == {"accelerator": "cpu", "devices": 1}
     assert trainer_device("cpu") == {"accelerator": "cpu", "devices": 1}
     assert torch_device("auto") == torch_device("cpu") == "cpu"
     for word in ("cuda", "cuda:0", "mps"):
@@ -54,7 +54,7 @@ def test_devices(machine):
     assert torch_device("auto") == torch_device("mps") == "mps"
     machine(cuda=2)
     for word, index in (("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)):
-        assert trainer_device(word) == {"accelerator": "gpu", "devices": [index]}
+        assert trainer_device(word) == {"accelerator": "cuda", "devices": [index]}
         assert torch_device(word) == f"cuda:{index}"
     assert torch_device("auto") == "cuda:0"
     assert trainer_precision("auto", "auto") == trainer_precision("auto", "cuda:1") == "16-mixed"
