@@ -79,20 +79,6 @@ def test_is_valid(notebook):
     assert "widgets" not in notebook.metadata
 
 
-def test_notebook_that_somebody_ran_and_saved_is_left_out(tmp_path):
-    file, options = tmp_path / "01_a.ipynb", {"cwd": tmp_path, "check": True, "capture_output": True}
-    clean = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
-    nbformat.write(clean, file)
-    assert as_in_git(file) == file.read_text(), "without a repository the file itself"
-    subprocess.run(["git", "init"], **options)
-    subprocess.run(["git", "add", file.name], **options)
-    clean.cells[0].outputs = [nbformat.v4.new_output("stream", text="2")]
-    nbformat.write(clean, file)
-    assert nbformat.reads(as_in_git(file), as_version=4).cells[0].outputs == []
-    subprocess.run(["git", "add", file.name], **options)
-    assert nbformat.reads(as_in_git(file), as_version=4).cells[0].outputs, "but not what is to be committed"
-
-
 def test_nothing_is_left_of_a_run(notebook):
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -121,10 +107,7 @@ def test_names_one_repository_only(notebook):
 
 
 def test_readme_names_the_same_repository_and_every_notebook():
-    readme = REPOSITORY / "README.md"
-    if not readme.is_file():
-        pytest.skip("there is no README.md yet")
-    text = readme.read_text(encoding="utf-8")
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     badges = re.findall(r"colab\.research\.google\.com/github/([\w.-]+/[\w-]+)/blob/main/([\w/.]+)", text)
     for owner, path in badges:
         assert owner == slug()
@@ -147,14 +130,9 @@ def test_colab_cell_does_nothing_anywhere_else(notebook):
     assert "requirements.lock" in cell.source
 
 
-def test_one_cell_of_parameters_near_the_top(notebook):
-    (index,) = parameter_cells(notebook)
-    assert index <= 4
-    assert all("parameters" not in cell.source for cell in notebook.cells[2:index])
-
-
 def test_parameters_are_annotated_literals_with_a_comment(notebook):
     (index,) = parameter_cells(notebook)
+    assert index <= 4, "near the top"
     source = notebook.cells[index].source
     comments = {
         token.start[0]: token.string.lstrip("# ")
@@ -180,23 +158,12 @@ def test_papermill_reads_every_parameter(notebook, file):
     assert {"DATASET", "NAME", "PROFILE", "ARTIFACTS"} <= names
 
 
-def test_every_parameter_is_used(notebook):
-    loaded = {
-        node.id
-        for cell in code_after_parameters(notebook)
-        for node in ast.walk(ast.parse(cell.source))
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-    }
-    unused = [statement.target.id for statement in declared(notebook) if statement.target.id not in loaded]
-    assert not unused
-
-
-def test_parameters_are_not_changed_later(notebook):
-    names = {statement.target.id for statement in declared(notebook)}
-    for cell in code_after_parameters(notebook):
-        for node in ast.walk(ast.parse(cell.source)):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                assert node.id not in names
+def test_every_parameter_is_used_and_none_is_changed_later(notebook):
+    cells = code_after_parameters(notebook)
+    names = [node for cell in cells for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name)]
+    parameters = {statement.target.id for statement in declared(notebook)}
+    assert not parameters - {node.id for node in names if isinstance(node.ctx, ast.Load)}
+    assert not parameters & {node.id for node in names if isinstance(node.ctx, ast.Store)}
 
 
 def test_parameters_of_one_name_mean_one_thing():
@@ -211,12 +178,6 @@ def test_parameters_of_one_name_mean_one_thing():
     assert {name for name, found in values.items() if len(found) > 1} <= {"IMAGE_SIZE"}
 
 
-def test_cell_after_the_parameters_checks_them(notebook):
-    source = code_after_parameters(notebook)[0].source
-    assert "Session(" in source
-    assert "check_" in source
-
-
 def test_session_has_the_name_of_the_notebook(notebook, file):
     names = [
         node.args[0].value
@@ -225,6 +186,8 @@ def test_session_has_the_name_of_the_notebook(notebook, file):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Session"
     ]
     assert names == [file.stem]
+    first = code_after_parameters(notebook)[0].source
+    assert "Session(" in first and "check_" in first, "parameters are checked first"
 
 
 def test_code_is_plain_python_in_short_cells(notebook):

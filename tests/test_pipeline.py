@@ -131,6 +131,7 @@ def test_first_all_then_nothing_then_what_is_asked_for(notebooks, run, dataset, 
     assert run(start="02") == ["02"]
     assert run(start="01") == ["01", "02"]
     assert run(only=["02"], force=True) == ["02"]
+    assert run(name="other") == ["01", "02"] and run() == [], "another name shares no results"
     (tmp_path / "artifacts" / "tiles" / "quick" / "leaderboard.csv").unlink()
     assert run(only=["01"]) == []
     assert run() == ["02"], "its result is missing"
@@ -340,13 +341,6 @@ def test_built_in_dataset_is_drawn_when_missing(tmp_path, monkeypatch):
         ensure_dataset(tmp_path / "elsewhere" / "mesh")
 
 
-def test_two_datasets_do_not_share_results(notebooks, run, dataset, tmp_path):
-    run()
-    assert run(name="other") == ["01", "02"]
-    assert (tmp_path / "artifacts" / "other" / "quick" / "first.json").is_file()
-    assert run() == []
-
-
 def test_a_cascade_has_the_runs_of_another_built_in_dataset(notebooks, executed, tmp_path, monkeypatch):
     """Made by a call of its own, without folders that belong to the first dataset, and only what is not there."""
     write_notebook(notebooks / "07_cascade_inference.ipynb", FIRST_PARAMETERS + 'FRAMES: str = ""  # x', FIRST_CODE)
@@ -379,15 +373,9 @@ def test_run_from_the_command_line(notebooks, dataset, tmp_path, capsys):
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     folder = tmp_path / "artifacts" / "tiles" / "quick"
-    assert json.loads((folder / "first.json").read_text()) == {
-        "count": 5,
-        "flag": False,
-        "ratio": 0.5,
-        "layers": [],
-        "backbone": "auto",
-    }
-    assert "patchcore" in printed
-    assert "0.550" in printed, "AUROC in the table on the terminal"
+    found = {"count": 5, "flag": False, "ratio": 0.5, "layers": [], "backbone": "auto"}
+    assert json.loads((folder / "first.json").read_text()) == found
+    assert "patchcore" in printed and "0.550" in printed, "AUROC in the table on the terminal"
     assert str(folder / "report" / "index.html") in printed
     copy = nbformat.read(folder / "notebooks" / "02_second.ipynb", as_version=4)
     assert "headless 1 notebooks" in str(copy.cells), "told to be headless, started in the notebooks' folder"
@@ -395,8 +383,7 @@ def test_run_from_the_command_line(notebooks, dataset, tmp_path, capsys):
     for name in ("01_first", "02_second"):
         assert f'href="{name}.html"' in index
         assert name in (folder / "report" / f"{name}.html").read_text(encoding="utf-8")
-    assert "patchcore" in index
-    assert "tiles, profile quick" in index
+    assert "patchcore" in index and "tiles, profile quick" in index
 
     started = time.monotonic()
     assert main(arguments) == 0

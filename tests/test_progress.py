@@ -34,53 +34,35 @@ def unset(monkeypatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_headless_prints_once_a_minute(clock, capsys):
-    clock(25.0)  # items come at 25, 50, 75, ... s
-    assert list(progress(range(100, 110), "reading")) == list(range(100, 110))
-    assert capsys.readouterr().out.splitlines() == [
-        "reading: 2/10, 75 s",
-        "reading: 5/10, 150 s",
-        "reading: 8/10, 225 s",
-    ]
-
-
-def test_headless_says_nothing_of_short_work(clock, capsys):
-    clock(0.01)
-    assert len(list(progress(range(1000), "reading"))) == 1000
+@pytest.mark.parametrize(
+    ("step", "items", "total", "lines"),
+    [  # items come at one step, two steps, ... of the clock
+        (25.0, range(10), None, ["2/10, 75 s", "5/10, 150 s", "8/10, 225 s"]),
+        (0.01, range(1000), None, []),
+        (70.0, "ab", 0, ["0, 70 s", "1, 140 s"]),
+        (70.0, "a", 5, ["0/5, 70 s"]),
+        (70.0, [], None, []),
+    ],
+)
+def test_headless_prints_once_a_minute(clock, capsys, step, items, total, lines):
+    clock(step)
+    source = items if total is None else iter(items)  # an iterator has no length
+    assert list(progress(source, "reading", total=total)) == list(items)
     captured = capsys.readouterr()
-    assert captured.out == captured.err == ""
-
-
-def test_headless_without_a_known_total(clock, capsys):
-    clock(70.0)
-    assert list(progress(iter("ab"), "reading")) == ["a", "b"]
-    assert capsys.readouterr().out.splitlines() == ["reading: 0, 70 s", "reading: 1, 140 s"]
-
-
-def test_total_may_be_given(clock, capsys):
-    clock(70.0)
-    assert list(progress(iter("a"), "reading", total=5)) == ["a"]
-    assert capsys.readouterr().out == "reading: 0/5, 70 s\n"
-
-
-def test_nothing_to_do(capsys):
-    assert list(progress([], "reading")) == []
-    assert capsys.readouterr().out == ""
+    assert captured.out.splitlines() == [f"reading: {line}" for line in lines] and not captured.err
 
 
 def test_it_is_lazy():
     taken = []
     items = progress((taken.append(number) or number for number in range(5)), "reading")
-    assert next(items) == 0
-    assert taken == [0]
+    assert next(items) == 0 and taken == [0]
 
 
 def test_a_watched_terminal_gets_a_bar(unset, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert list(progress(range(3), "reading")) == [0, 1, 2]
     captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "reading" in captured.err
+    assert captured.out == "" and "reading" in captured.err
 
 
 def test_who_is_watching(unset, monkeypatch):

@@ -18,6 +18,7 @@ import pytest
 from conftest import REPOSITORY, draw_photos, split_table
 from PIL import Image
 
+from helpers.data.datamodule import SampleDataModule
 from helpers.data.samples import fingerprint, write_table
 from helpers.inference import train as training
 from helpers.inference.train import train
@@ -125,7 +126,7 @@ def test_source_of_the_package_plays_no_part(folder, settings, table, monkeypatc
     assert not [path for path in opened if path.endswith(".py")]
 
 
-def test_draft_in_training_is_left_alone(tmp_path, settings, table, fit_run, make_model, monkeypatch):
+def test_draft_in_training_is_left_alone(tmp_path, settings, table, fit_run, monkeypatch):
     """Another process asks for the same run, and tries to train it, while one trains."""
     draft, refused = open_run(tmp_path, "patchcore", settings, table, seed=0), []
 
@@ -268,8 +269,9 @@ def test_run_folder_holds_the_documented_files_and_no_more(run):
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_predictions_have_the_rows_of_the_table(run, table, split):
+def test_predictions_have_the_rows_of_the_table(folder, run, table, split):
     predictions = run.predictions(split)
+    pd.testing.assert_frame_equal(Run.load(folder / "patchcore").predictions(split), predictions)  # artifacts moved
     expected = table[table["split"] == split].reset_index(drop=True)
     for column in ("image_path", "mask_path", "label_index", "defect_type", "split"):
         assert predictions[column].tolist() == expected[column].tolist()
@@ -322,35 +324,21 @@ def test_examples_are_pictures_of_those_rows(run):
     assert Path(test["image_path"][1]).name in examples["titles"][1]
 
 
-def test_everything_is_found_where_the_artifacts_are_moved_to(folder, run):
-    moved = Run.load(folder / "patchcore")
-    pd.testing.assert_frame_equal(moved.predictions("test"), run.predictions("test"))
-    assert np.array_equal(moved.maps("test"), run.maps("test"))
-
-
 def test_training_again_gives_the_same_scores(tmp_path, run, settings, table, fit_run):
     again = fit_run(open_run(tmp_path, "patchcore", settings, table, seed=0))
     pd.testing.assert_frame_equal(again.predictions("test"), run.predictions("test"), rtol=1e-6)
     assert again.info["fingerprint"] == run.info["fingerprint"]
 
 
-def test_dataset_without_normal_validation_photos_still_runs(tmp_path, make_model, settings, photos):
-    """No val split at all: predictions are of test only."""
-    from helpers.data.datamodule import SampleDataModule
-
-    table = split_table(photos, val_fraction=0.0)
-    assert not (table["split"] == "val").any()
+@pytest.mark.parametrize(
+    ("options", "val", "test"), [({"val_fraction": 0}, 0, 9), ({"val_abnormal_fraction": 0.5}, 5, 7)]
+)
+def test_val_may_be_empty_or_hold_defects(tmp_path, make_model, settings, photos, options, val, test):
+    table = split_table(photos, **options)
     draft = open_run(tmp_path, "patchcore", settings, table, seed=0)
     train(draft, make_model(center_crop=(48, 56)), SampleDataModule(table, eval_batch_size=4), device="cpu")
-    assert len(draft.predictions("val")) == 0
-    assert len(draft.predictions("test")) == 9
-
-
-def test_defect_photos_in_val_are_predicted_too(tmp_path, settings, photos, fit_run):
-    table = split_table(photos, val_abnormal_fraction=0.5)
-    finished = fit_run(open_run(tmp_path, "patchcore", settings, table, seed=0))
-    assert finished.predictions("val")["label_index"].sum() == 2
-    assert len(finished.predictions("test")) == len(finished.maps("test")) == 7
+    assert (len(draft.predictions("val")), len(draft.predictions("test"))) == (val, test)
+    assert len(draft.maps("test")) == test
 
 
 # ------------------------------------------------------------------------------------------------------ atomic files
