@@ -115,7 +115,7 @@ def test_a_stage_that_only_shows_where_is_judged_alone_by_its_stored_threshold(p
 def test_examples_are_of_every_way_to_end_with_what_each_stage_drew(pair, photos, tmp_path):
     verdicts = pair.run(photos["image_path"].tolist(), tmp_path / "out")
     shown = study.overlay_examples(tmp_path / "out", verdicts, photos, 4)
-    assert shown["columns"] == 3 and len(shown["images"]) == len(shown["masks"]) == len(shown["titles"]) == 12
+    assert shown["columns"] == 3 and len(shown["pictures"]) == len(shown["masks"]) == len(shown["titles"]) == 12
     assert sorted(shown["titles"][::3]) == ["good: OK", "hole: DEFECT", "hole: OK", "hole: OK"]
     assert "second: not seen" in shown["titles"]
 

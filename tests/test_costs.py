@@ -107,8 +107,9 @@ def test_the_sliders_say_what_the_best_threshold_is():
     val = pd.DataFrame(
         {"label_index": [1, 1, 0, 0, 0, 0], "score_1": [0.2, 0.8, 0.1, 0.3, 0.4, 0.6], "score_2": [1.0] * 4 + [0.0] * 2}
     )
-    page = cost_explorer(val, 0.5, Prices(1.0, 1.0), prevalence=0.5, price_ratio=100.0)
+    page = cost_explorer(val, 0.5, Prices(1.0, 1.0))
     share, ratio, words, curve = page.children
+    share.value, ratio.value = 0.5, 100.0
     assert "lowest at 0.1:" in words.value and bytes(curve.value).startswith(b"\x89PNG")
     ratio.value, share.value = 1.0, 0.0001  # hardly a defect, no dear miss: above 0.3 no good photo is a false alarm
     assert "lowest at 0.3:" in words.value and " 50 % of the photos" in words.value

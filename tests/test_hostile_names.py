@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
 from helpers import pipeline
-from helpers.views import gallery, plots, report, size_figures, tables
+from helpers.views import gallery, plots, report, tables
 
 NAMES = (
     HOSTILE,
@@ -43,7 +43,7 @@ def test_tables_are_text(names):
     for html in (
         tables.styled(names, index=True)._repr_html_(),
         tables.styled(names.T, index=True)._repr_html_(),
-        tables.table_html(names.reset_index(drop=True)),
+        tables.sortable_table(names.reset_index(drop=True), script=False),
         names._repr_html_(),
     ):
         assert not MARKUP.search(html)
@@ -100,13 +100,11 @@ def test_figures_take_names_for_names():
     n = len(NAMES)
     photos, maps, masks = [np.zeros((8, 8, 3), np.uint8)] * n, [np.zeros((8, 8), np.float32)] * n, [None] * n
     counts = pd.DataFrame([range(1, n + 1)], index=[NAMES[3]], columns=NAMES)
-    defects = pd.DataFrame({"defect_type": NAMES, "length": np.arange(1.0, n + 1), "unit": "mm"})
     for drawn in (
-        gallery.sample_grid(photos, masks, NAMES),
+        gallery.gallery(photos, NAMES),
         plots.stacked_shares(counts),
-        plots.grouped_histogram(np.arange(n), NAMES, threshold=3.0, log=True),
+        plots.grouped_histogram(np.arange(n), NAMES, threshold=3.0, yscale="log"),
         gallery.map_gallery(photos, maps, masks, NAMES, 0.5, heading=NAMES[3], note=NAMES[3]),
-        size_figures.size_distribution(defects),
         plots.confusion_figure(pd.DataFrame(np.eye(n, dtype=int), NAMES, NAMES), title=NAMES[3]),
     ):
         assert drawn._repr_png_()

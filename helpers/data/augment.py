@@ -121,7 +121,7 @@ def turn(picture: torch.Tensor, angle: float, factor: float, mode: str) -> torch
 def augmented_examples(
     rows: pd.DataFrame, augmentations: v2.Transform, copies: int = 5, seed: int = 0
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
-    """Some photos with their masks as they are, each followed by augmented copies: what ``sample_grid`` draws."""
+    """Some photos with their masks as they are, each followed by augmented copies: what ``gallery`` draws."""
     photos, masks, titles = [], [], []
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -151,7 +151,7 @@ def judge_objects(cascade: Cascade, frames: Sequence[InstancePhoto]) -> pd.DataF
 
 def overlay_examples(folder: Path, verdicts: pd.DataFrame, truth: pd.DataFrame, n: int) -> dict[str, Any]:
     """Photos with their labelled defect and the overlay of every stage that has one, grey where a stage did not see it:
-    what `sample_grid` takes, from a folder of results.
+    what `gallery` takes, from a folder of results.
 
     First one photo of each way to end (found, lost, false alarm, let go), then further ones, ``n`` at most. Two photos
     share a row where only one stage draws.
@@ -173,7 +173,7 @@ def overlay_examples(folder: Path, verdicts: pd.DataFrame, truth: pd.DataFrame, 
             picture = read_image(folder / file) if file else np.full_like(photo, 225)
             pictures.append((picture, None, stage if file else f"{stage}: not seen"))
     columns = 1 + len(stages)
-    grid = dict(zip(("images", "masks", "titles"), map(list, zip(*pictures, strict=True)), strict=True))
+    grid = dict(zip(("pictures", "masks", "titles"), map(list, zip(*pictures, strict=True)), strict=True))
     return grid | {"columns": columns if columns > 2 else 2 * columns}
 
 

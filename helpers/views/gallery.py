@@ -1,122 +1,105 @@
-"""Pictures in rows: `gallery`, one of the primitives that figures are composed of, and what shows photos by it."""
+"""Pictures in rows: `gallery`, one of the primitives that figures are composed of, and photos with their maps by it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
-from helpers.drawing import MASK_COLOUR, PREDICTED_COLOUR, shorten
+from helpers.drawing import CYCLE, MASK_COLOUR, PREDICTED_COLOUR, shorten
 from helpers.thresholds import Threshold, exceeds
 from helpers.views.style import WIDTH, legend_above, new_figure
 
 _HALO = [patheffects.withStroke(linewidth=2.6, foreground="black")]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One picture of a gallery.
-
-    picture: a photo (H, W[, 3]) uint8, or a map (h, w) of floats in the gallery's one scale of colours.
-    outlines: (mask (h, w), colour) pairs; a mask may be None.
-    shape: (H, W) of the photo that a smaller map and its outlines are stretched over; default: the picture's own.
-    """
-
-    picture: np.ndarray
-    title: object = ""
-    outlines: Sequence[tuple[np.ndarray | None, str]] = ()
-    shape: tuple[int, int] | None = None
+Masks = Sequence[np.ndarray | None] | None
 
 
 def gallery(
-    panels: Sequence[Panel],
-    columns: int = 6,
+    pictures: Sequence[np.ndarray],
+    titles: Sequence[object],
+    masks: Masks = None,
     *,
+    found: Masks = None,
+    columns: int = 6,
+    outlined: str = "labelled defect",
+    called: str = "",
     scale: tuple[float, float] | None = None,
     label: str = "",
     line: float | None = None,
-    legend: Mapping[str, str] | None = None,
     heading: str = "",
     cell: float | None = None,
     note: str | None = None,
 ) -> Figure:
-    """Pictures in rows. All maps share one scale (default: from their lowest to their highest value) and one bar, named
-    ``label``, on which ``line`` is marked. ``legend`` is words -> colour, ``cell`` the width of a picture in inches.
+    """Pictures in rows: photos (H, W[, 3]) uint8, and maps (H, W) of floats, which share one scale (default: from their
+    lowest to their highest value) and one bar, named ``label``, on which ``line`` is marked.
+
+    ``masks`` and ``found`` (H, W) are outlined in two colours, named ``outlined`` and ``called`` in the legend; of a
+    mask of numbers each has its own. ``cell`` is the width of a picture in inches.
 
     Raises:
-        ValueError: no panel.
+        ValueError: no picture.
     """
-    if not panels:
+    if not len(pictures):
         raise ValueError("there is no picture to show.")
-    columns = max(1, min(columns, len(panels)))
-    rows = -(-len(panels) // columns)
-    shapes = [panel.shape or panel.picture.shape[:2] for panel in panels]
-    aspect = float(np.clip(np.median([height / width for height, width in shapes]), 0.3, 2.0))
+    nothing, columns = [None] * len(pictures), max(1, min(columns, len(pictures)))
+    masks, found, rows = masks or nothing, found or nothing, -(-len(pictures) // columns)
+    aspect = float(np.clip(np.median([picture.shape[0] / picture.shape[1] for picture in pictures]), 0.3, 2.0))
     cell = cell or min(WIDTH / max(columns, 3.6), 3.3 / aspect)
-    maps = [panel.picture for panel in panels if panel.picture.dtype != np.uint8]
-    bottom = 0.8 if maps or legend or heading else 0.3
-    figure = new_figure(rows * (cell * aspect + 0.3) + bottom, note, width=columns * cell + (1.2 if maps else 0.2))
+    maps = [picture for picture in pictures if picture.dtype != np.uint8]
+    labelled = outlined and any(mask is not None and mask.any() for mask in masks)
+    named = {outlined: MASK_COLOUR} if labelled else {}
+    named |= {called: PREDICTED_COLOUR} if called else {}
+    height = rows * (cell * aspect + 0.3) + (0.8 if maps or named or heading else 0.3)
+    figure = new_figure(height, note, width=columns * cell + (1.2 if maps else 0.2))
     axes = figure.subplots(rows, columns, squeeze=False)
-    low, high = scale or ((min(map(np.nanmin, maps)), max(map(np.nanmax, maps))) if maps else (0, 1))
-    limits = {"vmin": low, "vmax": high if high > low else low + 1.0}
-    image = None
-    for axis in axes.ravel():
+    ends = (min(map(np.nanmin, maps)), max(map(np.nanmax, maps))) if maps else (0, 1)
+    low, high = scale or ends
+    for axis in axes.flat:
         axis.set_axis_off()
-    for axis, panel, (height, width) in zip(axes.flat, panels, shapes, strict=False):
-        if panel.picture.dtype == np.uint8:
-            axis.imshow(panel.picture, cmap="gray" if panel.picture.ndim == 2 else None, vmin=0, vmax=255)
+    panels = list(zip(pictures, titles, masks, found, strict=True))
+    for axis, (picture, title, mask, other) in zip(axes.flat, panels, strict=False):
+        if picture.dtype == np.uint8:
+            axis.imshow(picture, cmap="gray", vmin=0, vmax=255)
         else:
-            extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-            image = axis.imshow(panel.picture, extent=extent, interpolation="nearest", **limits)
-        for mask, colour in panel.outlines:
-            _outline(axis, mask, (height, width), colour)
-        axis.set_title(shorten(panel.title, max(8, int(12.5 * cell))), fontsize=9, loc="left")
-    if image is not None:
-        ends = min(map(np.nanmin, maps)) < limits["vmin"], max(map(np.nanmax, maps)) > limits["vmax"]
-        extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[ends]
-        # A bar as tall as a long gallery would be far from most of its rows' eyes; two rows are enough.
-        place = {"shrink": min(1.0, 2.0 / rows) if rows > 2 else 0.9, "anchor": (0, 1.0), "pad": 0.015, "aspect": 25}
-        bar = figure.colorbar(image, ax=axes, location="right", extend=extend, **place)
-        bar.set_label(label)
-        if line is not None:
-            bar.ax.axhline(line, color=PREDICTED_COLOUR, linewidth=2)
-    style = {"linewidth": 2, "path_effects": _HALO}
-    lines = [Line2D([], [], color=colour, label=words, **style) for words, colour in (legend or {}).items()]
-    legend_above(figure, lines, heading)
+            image = axis.imshow(picture, interpolation="nearest", vmin=low, vmax=high if high > low else low + 1.0)
+        _outline(axis, mask, MASK_COLOUR)
+        _outline(axis, other, PREDICTED_COLOUR)
+        axis.set_title(shorten(title, max(8, int(12.5 * cell))), fontsize=9, loc="left")
+    if maps:
+        extend = ("neither", "min", "max", "both")[int(ends[0] < low) + 2 * int(ends[1] > high)]
+        _add_bar(axes, image, line, label=label, extend=extend)
+    look = {"linewidth": 2, "path_effects": _HALO}
+    legend_above(
+        figure, [Line2D([], [], color=colour, label=words, **look) for words, colour in named.items()], heading
+    )
     return figure
 
 
-def _outline(axis: Axes, mask: np.ndarray | None, shape: tuple[int, int], colour: str) -> None:
-    if mask is None or not np.any(mask):
+def _add_bar(axes: np.ndarray, image: AxesImage, line: float | None, **named: str) -> None:
+    # A bar as tall as a long gallery would be far from most of its rows' eyes; two rows are enough.
+    place = {"shrink": min(1.0, 2.0 / len(axes)) if len(axes) > 2 else 0.9, "anchor": (0, 1.0), "pad": 0.015}
+    bar = axes[0, 0].get_figure().colorbar(image, ax=axes, location="right", aspect=25, **place, **named)
+    if line is not None:
+        bar.ax.axhline(line, color=PREDICTED_COLOUR, linewidth=2)
+
+
+def _outline(axis: Axes, mask: np.ndarray | None, colour: str) -> None:
+    """Outline a mask, or each number of one in its own colour; the frame of zeros closes what touches the border."""
+    if mask is None:
         return
-    from skimage.measure import find_contours
-
-    stretch = np.divide(shape, np.shape(mask))
-    # The frame of zeros closes the outline of a region that touches the border.
-    for line in find_contours(np.pad(np.asarray(mask, dtype=float), 1), 0.5):
-        y, x = ((line - 0.5) * stretch - 0.5).T
-        axis.plot(x, y, color=colour, linewidth=1.4, path_effects=_HALO)
-    axis.set(xlim=(-0.5, shape[1] - 0.5), ylim=(shape[0] - 0.5, -0.5))
-
-
-def sample_grid(
-    images: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray | None],
-    titles: Sequence[str],
-    columns: int = 6,
-    *,
-    label: str = "labelled defect",
-    note: str | None = None,
-) -> Figure:
-    """Photos in a grid, with the outlines of their masks (H, W) bool."""
-    panels = [Panel(*each[:2], [(each[2], MASK_COLOUR)]) for each in zip(images, titles, masks, strict=True)]
-    legend = {label: MASK_COLOUR} if any(mask is not None and np.any(mask) for mask in masks) else {}
-    return gallery(panels, columns, legend=legend, note=note)
+    height, width = mask.shape
+    grid = np.arange(-1, width + 1), np.arange(-1, height + 1)
+    for number in np.unique(mask[mask > 0]):
+        shade = colour if mask.dtype == bool else CYCLE[int(number - 1) % len(CYCLE)]
+        lines = axis.contour(*grid, np.pad(mask == number, 1), [0.5], colors=shade, linewidths=1.4)
+        lines.set(path_effects=_HALO)
+    axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 
 def map_gallery(
@@ -125,36 +108,26 @@ def map_gallery(
     masks: Sequence[np.ndarray | None],
     titles: Sequence[str],
     threshold: float | Threshold | None = None,
-    vmin: float | None = None,
-    vmax: float | None = None,
     *,
     redrawn: Sequence[np.ndarray] | None = None,
-    heading: str = "",
     label: str = "anomaly score",
-    note: str | None = None,
+    **options: Any,
 ) -> Figure:
     """Rows of photo, (its reconstruction,) map with the mask's outline, and photo with what is called defect.
 
-    Maps (h, w) are stretched over their photos; without a pixel threshold the last column is left out.
+    Maps (H, W) have the size of their photos; without a pixel threshold the last column is left out. ``options`` are
+    those of `gallery`.
     """
-    panels = []
-    drawn = redrawn or [None] * len(photos)
-    for photo, values, mask, title, again in zip(photos, maps, masks, titles, drawn, strict=True):
-        labelled, shape = (mask, MASK_COLOUR), photo.shape[:2]
-        panels.append(Panel(photo, title))
-        if again is not None:
-            panels.append(Panel(again, "reconstruction"))
-        panels.append(Panel(np.asarray(values, float), f"map, highest {np.max(values):.3g}", [labelled], shape))
+    panels, row = [], []
+    for number, (photo, values, mask, title) in enumerate(zip(photos, maps, masks, titles, strict=True)):
+        row = [(photo, title, None, None), (values, f"map, highest {np.max(values):.3g}", mask, None)]
+        if redrawn is not None:
+            row.insert(1, (redrawn[number], "reconstruction", None, None))
         if threshold is not None:
             flagged = exceeds(values, threshold)
-            words = f"{100 * flagged.mean():.3g} % above threshold"
-            panels.append(Panel(photo, words, [labelled, (flagged, PREDICTED_COLOUR)]))
-    low = min((float(np.min(values)) for values in maps), default=0) if vmin is None else float(vmin)
-    high = max((float(np.max(values)) for values in maps), default=1) if vmax is None else float(vmax)
-    legend = {"labelled defect": MASK_COLOUR} if any(mask is not None and np.any(mask) for mask in masks) else {}
+            row.append((photo, f"{100 * flagged.mean():.3g} % above threshold", mask, flagged))
+        panels += row
     if threshold is not None:
-        legend[f"pixel score > {float(threshold):.4g}"] = PREDICTED_COLOUR
-    columns = len(panels) // max(1, len(photos))
-    options = {"legend": legend, "heading": heading, "label": label, "note": note}
-    line = None if threshold is None else float(threshold)
-    return gallery(panels, columns, scale=(low, high), line=line, **options)
+        options |= {"line": float(threshold), "called": f"pixel score > {float(threshold):.4g}"}
+    pictures, words, outlines, found = zip(*panels, strict=True) if panels else [()] * 4
+    return gallery(pictures, words, outlines, found=found, columns=len(row), label=label, **options)

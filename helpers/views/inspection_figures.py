@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from helpers.drawing import annotate_photo, draw_boxes, draw_overlay, folded
 from helpers.views.app.inspection import Inspection, Sizes, contradiction
-from helpers.views.gallery import Panel, gallery
+from helpers.views.gallery import gallery
 
 SYMBOLS = {True: "✕", False: "✓", None: "?"}
 
@@ -36,16 +36,17 @@ def draw_inspection(inspection: Inspection, sizes: Sizes | None = None, opacity:
 
 def inspection_figure(inspection: Inspection, sizes: Sizes, *, opacity: float = 0.5) -> Figure:
     """The photo, its map with the threshold marked on the scale, and the annotated photo; the verdict above them."""
-    panels, label = [Panel(folded(inspection.photo), inspection.name)], ""
+    pictures, titles, label = [inspection.photo], [inspection.name], ""
     if inspection.anomaly_map is not None:
-        panels.append(Panel(folded(inspection.anomaly_map), f"map of {inspection.stage}"))
+        pictures.append(inspection.anomaly_map)
+        titles.append(f"map of {inspection.stage}")
         label = f"score of a pixel; line: threshold {inspection.pixel_threshold:.4g}"
-    words = f"called defect by {sizes.by}: {len(sizes.table)}, map at {100 * opacity:.0f} %"
-    panels.append(Panel(folded(draw_inspection(inspection, sizes, opacity)), words))
+    pictures.append(draw_inspection(inspection, sizes, opacity))
+    titles.append(f"called defect by {sizes.by}: {len(sizes.table)}, map at {100 * opacity:.0f} %")
     against = contradiction(inspection, sizes)
     heading = f"{verdict_words(inspection, sizes)}: {why(inspection)}" + (f"\nyet: {against}" if against else "")
     options = {"label": label, "line": inspection.pixel_threshold, "heading": heading, "note": inspection.note}
-    return gallery(panels, len(panels), cell=3.2, **options)
+    return gallery([folded(picture) for picture in pictures], titles, cell=3.2, **options)
 
 
 def why(inspection: Inspection) -> str:

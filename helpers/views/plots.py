@@ -18,20 +18,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import ArrayLike
 
-from helpers.drawing import BLACK, BLUE, GREEN, GREY, VERMILLION, shorten
+from helpers.drawing import BLACK, BLUE, CYCLE, GREY, shorten
 from helpers.thresholds import Threshold
-from helpers.views.style import (
-    MARKERS,
-    legend_right,
-    new_figure,
-    percents,
-    plain_log,
-    series_style,
-    threshold_line,
-    type_style,
-)
+from helpers.views.style import MARKERS, legend_right, new_figure, percents, plain_log, series_style, threshold_line
 
-_DARK = (BLUE, BLACK, VERMILLION, GREEN)  # white letters on them
+_HATCHES = ("", "//", "..")
 
 
 def interval_bars(
@@ -53,42 +44,31 @@ def interval_bars(
     Rows of one name that differ in the column ``series`` lie close together, each series in its colour; without one
     ``colours`` are those of the rows. Without ``xlim`` values are shares from 0 to 1. A value that is NaN is said.
     """
-    alone = axis is None
-    places, number = pd.factorize(pd.Series(list(names), dtype=object))[0].astype(float), np.zeros(len(table), int)
-    if series is not None:
-        number, kinds = pd.factorize(table[series])
-        places += 0.8 * ((number + 0.5) / len(kinds) - 0.5)
-        colours = [series_style(each, kinds[each])["color"] for each in number]
-    if axis is None:
-        axis = new_figure(1.6 + 0.42 * max(1, len(table) if series is None else 0.6 * len(table)), note).subplots()
-    if ends is None:
-        ends = (f"{value}_low", f"{value}_high") if f"{value}_low" in table else ("low", "high")
-    colours = [colours] * len(table) if isinstance(colours, str) else colours
-    middle = table[value].to_numpy(dtype=float)
-    low, high = (table[end].to_numpy(dtype=float) for end in ends)
-    for place, at, left, right, colour, kind in zip(places, middle, low, high, colours, number, strict=True):
-        axis.plot([left, right], [place, place], color=colour, linewidth=2.5, solid_capstyle="butt")
-        marker = MARKERS[kind % len(MARKERS)]
-        axis.plot([at], [place], marker, color=colour, markeredgecolor=BLACK, markersize=8, clip_on=False, zorder=3)
+    alone, order = axis is None, list(dict.fromkeys(names))
+    number, kinds = pd.factorize(table[series]) if series else (np.zeros(len(table), int), [""])
+    places = np.array([order.index(name) for name in names]) + 0.8 * ((number + 0.5) / len(kinds) - 0.5)
+    axis = axis or new_figure(1.6 + 0.42 * max(1, len(table) * (0.6 if series else 1)), note).subplots()
+    ends = ends or ((f"{value}_low", f"{value}_high") if f"{value}_low" in table else ("low", "high"))
+    low, middle, high = table[[ends[0], value, ends[1]]].to_numpy(dtype=float).T
+    for each, kind in enumerate(kinds):
+        of = number == each
+        colour = series_style(each, kind)["color"] if series else colours
+        axis.hlines(places[of], low[of], high[of], color=colour, linewidth=2.5)
+        look = {"marker": MARKERS[each % len(MARKERS)], "color": colour, "edgecolor": BLACK, "label": shorten(kind)}
+        axis.scatter(middle[of], places[of], s=60, zorder=3, clip_on=False, **look)
     if words is None and series is None:
-        words = [
-            f"{at:.2f}  [{left:.2f}, {right:.2f}]" if np.isfinite(at) else "no value"
-            for at, left, right in zip(middle, low, high, strict=True)
-        ]
+        numbers = zip(middle, low, high, strict=True)
+        words = [f"{at:.2f}  [{left:.2f}, {right:.2f}]" if at == at else "no value" for at, left, right in numbers]
     for place, text in zip(places, words or (), strict=False):
         axis.text(1.03, place, text, va="center", fontsize=9, transform=axis.get_yaxis_transform())
-    axis.set_yticks(range(len(set(names))), [shorten(name, 34) for name in dict.fromkeys(names)])
-    axis.set_ylim(len(set(names)) - 0.4, -0.6)
+    axis.set_yticks(range(len(order)), [shorten(name, 34) for name in order])
+    axis.set_ylim(len(order) - 0.4, -0.6)
     axis.grid(axis="x")
     if "xlim" not in named:
         percents(axis.xaxis)
     _name(axis, {"xlim": (0, 1)} | named)
-    if alone and series is not None:
-        looks = [
-            {**series_style(each, kind), "marker": MARKERS[each % len(MARKERS)]} for each, kind in enumerate(kinds)
-        ]
-        handles = [Line2D([], [], label=shorten(kind), **look) for kind, look in zip(kinds, looks, strict=True)]
-        legend_right(axis, series, handles)
+    if alone and series:
+        legend_right(axis, series)
     return axis.get_figure()
 
 
@@ -115,24 +95,22 @@ def curves(
     height, dotted, in the curve's colour; ``dot`` and ``level`` are their words in the legend, whose title is
     ``legend``. A step stays at its value until the next x.
     """
-    alone = axis is None
-    axis = new_figure(4.4, note).subplots() if axis is None else axis
+    alone, axis = axis is None, axis or new_figure(4.4, note).subplots()
     for number, (name, table) in enumerate(tables.items()):
-        style = series_style(number, name)
-        across, up = (np.asarray(table[column], dtype=float) for column in (x, y))
-        known = np.isfinite(across) & np.isfinite(up)
-        options = {"marker": MARKERS[number % len(MARKERS)] if marker or known.sum() == 1 else "", "markersize": 5}
-        options["drawstyle"] = "steps-post" if step else "default"
-        axis.plot(across[known], up[known], label=name, clip_on=False, **style, **options)
+        look = series_style(number, name)
+        points = pd.DataFrame({column: np.asarray(table[column], float) for column in (x, y, *(band or ()))})
+        points = points[np.isfinite(points[[x, y]]).all(axis=1)]
+        mark = MARKERS[number % len(MARKERS)] if marker or len(points) == 1 else ""
+        way = {"drawstyle": "steps-post" if step else "default", "marker": mark, "markersize": 5}
+        axis.plot(points[x], points[y], label=name, clip_on=False, **look, **way)
         if band is not None:
-            low, high = (np.asarray(table[column], dtype=float)[known] for column in band)
-            area = {"step": "post" if step else None, "alpha": 0.18, "linewidth": 0}
-            axis.fill_between(across[known], low, high, color=style["color"], **area)
+            area = {"step": "post" if step else None, "alpha": 0.18, "linewidth": 0, "color": look["color"]}
+            axis.fill_between(points[x], points[band[0]], points[band[1]], **area)
         if name in (levels or {}):
-            axis.axhline(levels[name], color=style["color"], linestyle=":", linewidth=1.2, zorder=1)
+            axis.axhline(levels[name], color=look["color"], linestyle=":", linewidth=1.2, zorder=1)
         if np.isfinite((dots or {}).get(name, np.nan)).all():
-            options = {"markersize": 9, "markeredgecolor": BLACK, "clip_on": False, "zorder": 4}
-            axis.plot(*([each] for each in dots[name]), "o", color=style["color"], **options)
+            round_ = {"color": look["color"], "markeredgecolor": BLACK, "markersize": 9, "clip_on": False, "zorder": 4}
+            axis.plot(*([each] for each in dots[name]), "o", **round_)
     axis.grid()
     _name(axis, named)
     if alone:
@@ -148,42 +126,34 @@ def grouped_histogram(
     *,
     filled: str = "good",
     threshold: float | Threshold | None = None,
-    log: bool = False,
     legend: str | None = "type",
-    axis: Axes | None = None,
     note: str | None = None,
     **named: Any,
 ) -> Figure:
     """How the values (N,) of each group (N,) spread: one group as filled bars, the others as lines, with their counts.
 
-    Raises:
-        ValueError: not one group each, or no value.
+    The bins are of equal width, on ``xscale="log"`` of equal ratio; a threshold lies within the axis.
     """
     numbers, names = np.asarray(values, dtype=float), np.array([str(name) for name in groups], dtype=object)
-    if numbers.shape != names.shape or not numbers.size:
-        raise ValueError(f"values {numbers.shape} and groups {names.shape} must be two (N,) arrays with N > 0.")
-    alone = axis is None
-    axis = new_figure(4.2, note).subplots() if axis is None else axis
     marks = numbers if threshold is None else np.r_[numbers, float(threshold)]
     low, high = float(marks.min()), float(marks.max())
-    bins = np.linspace(low, high, 41) if high > low else np.linspace(low - 0.5, low + 0.5, 41)
-    if filled in names:
-        chosen = numbers[names == filled]
-        axis.hist(chosen, bins, color=GREY, label=f"{shorten(filled)} (n={chosen.size})")
-    for number, name in enumerate(sorted(set(names) - {filled})):
-        chosen, style = numbers[names == name], series_style(number)
-        axis.hist(chosen, bins, histtype="step", linewidth=1.8, label=f"{shorten(name)} (n={chosen.size})", **style)
-    if log:
-        axis.set(yscale="log", ylim=(0.7, None))
-        plain_log(axis.yaxis)
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # photos are whole
+    if named.get("xscale") == "log":
+        bins = np.geomspace(low / 1.1, high * 1.1, 31)
     else:
-        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+        bins = np.linspace(low, high, 41) if high > low else np.linspace(low - 0.5, low + 0.5, 41)
+    axis = new_figure(4.2, note).subplots()
+    for number, name in enumerate(sorted(set(names), key=lambda name: (name != filled, name))):
+        look = {"histtype": "step", "linewidth": 1.8, **series_style(number - (filled in names))}
+        look = {"color": GREY} if name == filled else look
+        axis.hist(numbers[names == name], bins, label=f"{shorten(name)} (n={(names == name).sum()})", **look)
     _name(axis, named)
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))  # photos are whole
+    if named.get("yscale") == "log":
+        axis.set_ylim(0.7, None)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     if threshold is not None:
         threshold_line(axis, float(threshold))
-    if alone:
-        legend_right(axis, legend)
+    legend_right(axis, legend)
     return axis.get_figure()
 
 
@@ -201,29 +171,23 @@ def stacked_shares(
 
     ``colours`` is column -> colour (default: those of defect types); with ``shares`` all bars are equally long.
     """
-    alone = axis is None
-    axis = new_figure(1.5 + 0.55 * len(counts), note).subplots() if axis is None else axis
+    alone, axis = axis is None, axis or new_figure(1.5 + 0.55 * len(counts), note).subplots()
     order = list(colours or sorted(counts.columns, key=lambda name: (name != "good", str(name))))
-    totals = counts.sum(axis=1).to_numpy(dtype=float)
-    whole = np.where(totals > 0, totals, 1) if shares else np.ones(len(counts))
-    longest = 1.0 if shares else max(float(totals.max(initial=0)), 1.0)
+    totals = counts.sum(axis=1)
+    lengths = counts.div(totals.clip(lower=1), axis=0) if shares else counts
+    longest = max(float(lengths.sum(axis=1).max()), 1.0)
     left = np.zeros(len(counts))
-    for number, name in enumerate(order):
-        style = {"color": colours[name]} if colours else type_style(name, number - ("good" in order))
-        values = counts[name].to_numpy(dtype=float)
-        label = f"{shorten(name, 24)} (n={int(values.sum())})"
-        bars = axis.barh(range(len(counts)), values / whole, left=left, edgecolor="white", height=0.7, **style)
-        bars.set_label(label)
-        words = [
-            f"{int(value)}" if value / all_ >= 0.05 * longest else "" for value, all_ in zip(values, whole, strict=True)
-        ]
-        dark = style["color"] in _DARK and not style.get("hatch")
-        for text in axis.bar_label(bars, words, label_type="center", fontsize=9, color="white" if dark else "black"):
-            if style.get("hatch"):
-                text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
-        left += values / whole
+    for number, name in enumerate(order, start=-("good" in order)):
+        look = {"color": CYCLE[number % len(CYCLE)], "hatch": _HATCHES[number // len(CYCLE) % len(_HATCHES)]}
+        look = {"color": colours[name] if colours else GREY} if colours or name == "good" else look
+        label = f"{shorten(name, 24)} (n={counts[name].sum():.0f})"
+        bars = axis.barh(range(len(counts)), lengths[name], 0.7, left, edgecolor="white", label=label, **look)
+        wide = lengths[name] >= 0.05 * longest
+        box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "boxstyle": "round,pad=0.15"}
+        axis.bar_label(bars, counts[name].where(wide, "").astype(str), label_type="center", fontsize=9, bbox=box)
+        left += lengths[name]
     for place, (end, total) in enumerate(zip(left, totals, strict=True)):
-        axis.text(end + 0.01 * longest, place, f"{int(total)}", va="center", fontweight="bold")
+        axis.text(end + 0.01 * longest, place, f"{total:.0f}", va="center", fontweight="bold")
     axis.set_yticks(range(len(counts)), [shorten(name, 30) for name in counts.index])
     axis.set(ylim=(len(counts) - 0.5, -0.5), xlim=(0, 1.08 * longest))
     if shares:
@@ -239,27 +203,21 @@ def stacked_shares(
 
 def confusion_figure(confusion: pd.DataFrame, *, note: str | None = None, **named: Any) -> Figure:
     """Photos of each class (rows) by what they were called (columns): the count, and below it the share of the row."""
-    counts = confusion.to_numpy()
-    totals = counts.sum(axis=1)
-    shares = counts / np.maximum(totals, 1)[:, None]
-    rows = [f"{shorten(name, 22)} (n={total})" for name, total in zip(confusion.index, totals, strict=True)]
+    counts, totals = confusion.to_numpy(), confusion.sum(axis=1)
+    shares = counts / np.maximum(totals.to_numpy(), 1)[:, None]
+    rows = [f"{shorten(name, 22)} (n={total})" for name, total in totals.items()]
     columns = [shorten(name, 22) for name in confusion.columns]
     cell = float(np.clip(7.0 / len(columns), 0.5, 0.95))
-    left, below = 0.075 * max(map(len, rows)) + 0.5, 0.06 * max(map(len, columns)) + 0.7
-    width = max(4.5, cell * len(columns) + left + 1.1)
-    figure = new_figure(0.8 * cell * len(rows) + below + 0.5, note, width=width)
+    height = 0.8 * cell * len(rows) + 0.06 * max(map(len, columns)) + 1.2
+    figure = new_figure(height, note, width=max(4.5, cell * len(columns) + 0.075 * max(map(len, rows)) + 1.6))
     axis = figure.subplots()
-    image = axis.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolor="white", linewidth=1.5)
-    for row, column in np.ndindex(counts.shape):
-        count, share = counts[row, column], shares[row, column]
-        look = {"fontsize": 9 if cell > 0.7 else 7, "color": "white" if share > 0.55 else "black"}
-        words = f"{count}\n{100 * share:.0f} %" if count else "0"
-        axis.text(column + 0.5, row + 0.5, words, ha="center", va="center", linespacing=1.1, **look)
-    axis.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=35, ha="right", rotation_mode="anchor")
-    axis.set_yticks(np.arange(len(rows)) + 0.5, rows)
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
-    axis.invert_yaxis()
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), share in np.ndenumerate(shares):
+        words = f"{counts[row, column]}\n{100 * share:.0f} %" if counts[row, column] else "0"
+        look = {"fontsize": 9 if cell > 0.7 else 7, "color": "white" if share > 0.55 else "black", "linespacing": 1.1}
+        axis.text(column, row, words, ha="center", va="center", **look)
+    axis.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
+    axis.set_yticks(range(len(rows)), rows)
     bar = figure.colorbar(image, ax=axis, pad=0.015, aspect=25, label="share of the true class")
     percents(bar.ax.yaxis)
     axis.set(**{"xlabel": "predicted", "ylabel": "true", "title": f"Confusion of {totals.sum()} photos"} | named)

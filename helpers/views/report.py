@@ -9,73 +9,38 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
 
 import pandas as pd
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from helpers.analysis.intervals import share_interval
 from helpers.paths import read_csv, write_whole
 from helpers.thresholds import Threshold, percent
-from helpers.views.tables import POLICY, page_html, table_html
+from helpers.views.tables import POLICY, TEMPLATES, page, sortable_table
 
 Part = str | pd.DataFrame | Figure  # a paragraph (plain text), a table, a figure
 
-THRESHOLD_WORDS = {
-    "image": "For the verdict on a photo",
-    "pixel": "For marking pixels",
-    "image_best_f1": "For comparison, not in use",
-    "image_start": "The starting value, not in use",
-    "pixel_best_dice": "For marking pixels, for comparison, not in use",
-}
-GLOSSARY = {
-    "Score": "A number the detector gives each photo. The higher, the more it differs from good parts.",
-    "Threshold": "A photo with a score above it is called abnormal. It is fixed before the test photos are looked at.",
-    "False alarm": "A good photo that is called abnormal.",
-    "Missed": "A photo with a defect that is called normal.",
-    "Ranking quality (AUROC)": "The chance that a defect photo gets a higher score than a good one: 1 is perfect, 0.5 "
-    "is guessing. It does not depend on the threshold.",
-    "Outline quality (AUPRO)": "How much of each defect region is marked, small ones counting as much as large ones, "
-    "while few good pixels are: 1 is perfect.",
-    "95 % interval": "Another set of test photos would give another number; in 95 of 100 cases such an interval holds "
-    "the true one. Few photos make it wide.",
-    "a90/95": "The defect size of which one can be 95 % confident that at least 90 of 100 such defects are found.",
-}
-# nbconvert's page without what it fetches from other servers: require.js, MathJax, mermaid, widgets, the Colab badge.
-_NOTEBOOK = (
-    "{%- extends 'lab/index.html.j2' -%}"
-    f"{{%- block html_head_js -%}}{POLICY}{{%- endblock -%}}"
-    "{%- block html_head_css -%}<style>img[src^='http'] { display: none; }</style>{%- endblock -%}"
-    + "".join(
-        f"{{%- block {name} -%}}{{%- endblock -%}}"
-        for name in ("html_head_js_mathjax", "html_head_js_mermaidjs", "jupyter_widgets")
-    )
-    + "".join(f"{{%- block {name} scoped -%}}{{%- endblock -%}}" for name in ("data_widget_view", "data_javascript"))
-)
-
 
 def write_report(path: Path, title: str, sections: Mapping[str, Sequence[Part]]) -> Path:
-    """Write one HTML page of sections (heading -> parts) and the glossary; a click on a column's head sorts a table."""
-    made = datetime.now(UTC).strftime("Made %Y-%m-%d %H:%M UTC")
-    words = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in GLOSSARY.items())
-    parts = [f"<p>{made}</p>"]
-    for heading, content in sections.items():
-        parts += [f"<h2>{escape(heading)}</h2>", *(_part_html(part, heading) for part in content)]
-    page = page_html(title, "\n".join([*parts, f"<h2>Words</h2><dl>{words}</dl>"]))
-    write_whole(path, lambda file: file.write_text(page, encoding="utf-8"))
+    """Write one HTML page of sections (heading -> parts) and a glossary; a click on a column's head sorts a table."""
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    shown = {heading: [_part_html(part, heading) for part in parts] for heading, parts in sections.items()}
+    text = page("report.html.j2", title=title, made=made, sections=shown)
+    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
     return path
 
 
-def _part_html(part: Part, heading: str) -> str:
+def _part_html(part: Part, heading: str) -> Markup:
     if isinstance(part, str):
-        return f"<p>{escape(part).replace(' %', '&nbsp;%')}</p>"
+        return Markup("<p>{}</p>").format(part.replace(" %", "\N{NO-BREAK SPACE}%"))
     if isinstance(part, pd.DataFrame):
-        return f"<div>{table_html(part)}</div>"
+        return sortable_table(part, script=False)
     buffer = io.BytesIO()
     part.savefig(buffer, format="png", dpi=110)
     picture = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img alt="{escape(heading)}" src="data:image/png;base64,{picture}">'
+    return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(heading, picture)
 
 
 def summary(leaderboard: pd.DataFrame, model: str, differences: pd.DataFrame | None = None) -> list[str]:
@@ -91,18 +56,18 @@ def summary(leaderboard: pd.DataFrame, model: str, differences: pd.DataFrame | N
     known = [words.format(percent(row[name])) for name, words in rates if pd.notna(row[name])]
     if known:
         texts.append(f"At the threshold that was set before these photos were looked at, it {' and '.join(known)}.")
-    sentences = {
-        "worse": "It ranks photos better than {}.",
-        "better": "Better than it at ranking photos: {}.",
-        "open": "These photos do not tell it apart from {}: the difference may be chance.",
+    others: dict[str, list[str]] = {
+        "It ranks photos better than {}.": [],
+        "Better than it at ranking photos: {}.": [],
+        "These photos do not tell it apart from {}: the difference may be chance.": [],
     }
-    others: dict[str, list[str]] = {group: [] for group in sentences}
+    better, worse, open_ = others.values()
     for pair in () if differences is None else differences.dropna(subset=["low", "high"]).itertuples():
-        if model in (pair.model_a, pair.model_b):
-            sign, other = (1, pair.model_b) if pair.model_a == model else (-1, pair.model_a)
-            low, high = sorted((sign * pair.low, sign * pair.high))
-            others["worse" if low > 0 else "better" if high < 0 else "open"].append(other)
-    return texts + [sentences[group].format(", ".join(names)) for group, names in others.items() if names]
+        if pair.model_a == model:
+            (better if pair.low > 0 else worse if pair.high < 0 else open_).append(pair.model_b)
+        elif pair.model_b == model:
+            (worse if pair.low > 0 else better if pair.high < 0 else open_).append(pair.model_a)
+    return texts + [words.format(", ".join(names)) for words, names in others.items() if names]
 
 
 def misses(test: pd.DataFrame, threshold: Threshold) -> list[Part]:
@@ -136,22 +101,22 @@ def notebook_html(executed: Path) -> str:
 
     notebook = nbformat.read(executed, as_version=4)
     notebook.metadata.pop("widgets", None)
-    exporter = HTMLExporter(raw_template=_NOTEBOOK, exclude_input_prompt=True, exclude_output_prompt=True)
-    page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": executed.stem}})
-    return page
+    template = (TEMPLATES / "notebook.html.j2").read_text(encoding="utf-8")
+    exporter = HTMLExporter(raw_template=template, exclude_input_prompt=True, exclude_output_prompt=True)
+    resources = {"metadata": {"name": executed.stem}, "policy": POLICY}
+    return exporter.from_notebook_node(notebook, resources=resources)[0]
 
 
 def write_index(folder: Path, seconds: Mapping[str, float]) -> Path:
     """Executed notebooks of an artifacts folder as pages in ``report/``, with an index that says how long they took."""
-    report, items = folder / "report", []
+    report, notebooks = folder / "report", {}
     report.mkdir(parents=True, exist_ok=True)
     for executed in sorted((folder / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         (report / f"{executed.stem}.html").write_text(notebook_html(executed), encoding="utf-8")
-        took = f", {seconds[executed.stem]:.0f} s" if executed.stem in seconds else ""
-        items.append(f'<li><a href="{executed.stem}.html">{escape(executed.stem)}</a>{took}</li>')
+        notebooks[executed.stem] = f", {seconds[executed.stem]:.0f} s" if executed.stem in seconds else ""
     leaderboard = folder / "leaderboard.csv"
-    table = table_html(read_csv(leaderboard)) if leaderboard.is_file() else ""
-    body = f"<div>{table}</div><h2>Executed notebooks</h2><ol>{''.join(items)}</ol>"
-    page = page_html(f"{folder.parent.name}, profile {folder.name}", body)
-    (report / "index.html").write_text(page, encoding="utf-8")
+    table = sortable_table(read_csv(leaderboard), script=False) if leaderboard.is_file() else ""
+    title = f"{folder.parent.name}, profile {folder.name}"
+    index = page("index.html.j2", title=title, leaderboard=table, notebooks=notebooks)
+    (report / "index.html").write_text(index, encoding="utf-8")
     return report / "index.html"

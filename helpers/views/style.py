@@ -6,7 +6,6 @@ import io
 from collections.abc import Sequence
 
 import matplotlib
-import numpy as np
 from cycler import cycler
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -14,9 +13,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
-from helpers.drawing import BLACK, CYCLE, GREY
+from helpers.drawing import BLACK, CYCLE
 
-WIDTH = 10.0  # inches: the width of a notebook
 STYLE = {
     "axes.axisbelow": True,
     "axes.prop_cycle": cycler(color=CYCLE),
@@ -31,8 +29,9 @@ STYLE = {
     "text.parse_math": False,  # a class named $x_{$ is a name: as a formula it would stop the figure
 }
 matplotlib.rcParams.update(STYLE)
+WIDTH = 10.0  # inches: the width of a notebook
 MODELS = ("patchcore", "unet", "deeplabv3plus", "draem", "glass", "classifier")  # each has its colour
-DASHES, MARKERS, HATCHES = ("-", "--", ":", "-."), "osD^vPX", ("", "//", "..")
+DASHES, MARKERS = ("-", "--", ":", "-."), "osD^vPX"
 
 
 class NotebookFigure(Figure):
@@ -60,18 +59,10 @@ def series_style(number: int, name: object = "") -> dict[str, str]:
     return {"color": CYCLE[number % len(CYCLE)], "linestyle": DASHES[number // len(CYCLE) % len(DASHES)]}
 
 
-def type_style(name: object, number: int) -> dict[str, str]:
-    """Colour and hatch of the areas of a defect type, the number-th of those shown; good is grey."""
-    if name == "good":
-        return {"color": GREY, "hatch": ""}
-    return {"color": CYCLE[number % len(CYCLE)], "hatch": HATCHES[number // len(CYCLE) % len(HATCHES)]}
-
-
 def legend_right(axis: Axes, title: str | None = None, more: Sequence[Artist] = ()) -> None:
     """The legend of an axis, and more handles, to the right of its figure."""
-    handles, labels = axis.get_legend_handles_labels()
-    labels += [handle.get_label() for handle in more]
-    axis.get_figure().legend([*handles, *more], labels, loc="outside right upper", title=title)
+    handles = [*axis.get_legend_handles_labels()[0], *more]
+    axis.get_figure().legend(handles=handles, loc="outside right upper", title=title)
 
 
 def legend_above(figure: Figure, handles: Sequence[Artist], heading: str = "") -> None:
@@ -92,9 +83,8 @@ def threshold_line(axis: Axes, value: float) -> None:
     axis.set_title(axis.get_title(), pad=22)
 
 
-def percents(*axes: Axis) -> None:
-    for axis in axes:
-        axis.set_major_formatter(PercentFormatter(1.0))
+def percents(axis: Axis) -> None:
+    axis.set_major_formatter(PercentFormatter(1.0))
 
 
 def plain_log(axis: Axis) -> None:
@@ -104,8 +94,3 @@ def plain_log(axis: Axis) -> None:
     axis.set_major_locator(LogLocator(subs=steps))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axis.set_minor_formatter(NullFormatter())
-
-
-def number_text(value: float) -> str:
-    """A number with three decimals, or "undefined"."""
-    return f"{float(value):.3f}" if np.isfinite(value) else "undefined"

@@ -6,38 +6,28 @@ import base64
 import hashlib
 from collections.abc import Callable, Mapping
 from html import escape
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from pandas.io.formats.style import Styler
 
-# A click on a head sorts by that column, numbers as numbers, and turns the order round the next time.
-SORT = """document.querySelectorAll("table.sortable th").forEach(head => head.onclick = () => {
-  const table = head.closest("table"), body = table.tBodies[0], column = head.cellIndex;
-  const key = row => row.cells[column].textContent.trim();
-  const down = head.dataset.down = head.dataset.down === "1" ? "0" : "1";
-  const rows = [...body.rows].sort((a, b) => {
-    const [x, y] = [key(a), key(b)], [p, q] = [parseFloat(x), parseFloat(y)];
-    return isNaN(p) || isNaN(q) ? x.localeCompare(y) : p - q;
-  });
-  if (down === "1") rows.reverse();
-  rows.forEach(row => body.append(row));
-});"""
-
-# A page with this in its head asks nobody for anything, and runs no script but the one above.
-POLICY = (
+TEMPLATES = Path(__file__).parent / "templates"
+_SORT = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
+# A page with this in its head asks nobody for anything, and runs no script but that one.
+POLICY = Markup(
     "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
     "img-src data:; font-src data:; media-src data:; "
-    f"script-src 'sha256-{base64.b64encode(hashlib.sha256(SORT.encode()).digest()).decode()}'\">"
+    f"script-src 'sha256-{base64.b64encode(hashlib.sha256(_SORT.encode()).digest()).decode()}'\">"
 )
+_PAGES = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">{policy}<title>{title}</title>
-<style>body{{font-family:system-ui,sans-serif;margin:2rem auto;max-width:64rem;padding:0 1rem;line-height:1.5}}
-div{{overflow-x:auto}}table{{border-collapse:collapse;font-size:.9rem}}th{{cursor:pointer}}dt{{font-weight:600}}
-th,td{{padding:.3rem .7rem;text-align:left;border-bottom:1px solid #ddd}}img{{display:block;max-width:100%}}
-dd{{margin:0 0 .5rem 1rem}}</style></head>
-<body><h1>{title}</h1>{body}<script>{sort}</script></body></html>
-"""
+
+def page(template: str, **values: Any) -> str:
+    """A page of a template in `TEMPLATES`: what it is given is text, unless it is Markup."""
+    return _PAGES.get_template(template).render(policy=POLICY, sort=Markup(_SORT), **values)
 
 
 def styled(
@@ -51,21 +41,10 @@ def styled(
     return style if index else style.hide(axis="index")
 
 
-def sortable_table(table: pd.DataFrame) -> str:
-    """HTML of a table whose columns sort by a click, for a notebook: ``IPython.display.HTML(sortable_table(...))``."""
-    return f"<div>{table_html(table)}<script>{SORT}</script></div>"
-
-
-def table_html(table: pd.DataFrame) -> str:
-    """HTML of a table, all text escaped; a page that has `SORT` at its end sorts it by a click."""
-    four_digits = {
-        name: (lambda value: "-" if pd.isna(value) else f"{value:.4g}")
-        for name in table.select_dtypes("floating").columns
-    }
+def sortable_table(table: pd.DataFrame, script: bool = True) -> Markup:
+    """HTML of a table whose columns sort by a click, all text escaped; a `page` has the script for it already."""
+    floats = table.select_dtypes("floating").columns
+    digits = dict.fromkeys(floats, lambda value: "-" if pd.isna(value) else f"{value:.4g}")
     with pd.option_context("display.max_colwidth", None):
-        return table.to_html(index=False, border=0, classes="sortable", formatters=four_digits, na_rep="-")
-
-
-def page_html(title: str, body: str) -> str:
-    """A whole page that needs no network: the title is text, the body HTML; its tables sort by a click."""
-    return _PAGE.format(policy=POLICY, sort=SORT, title=escape(title), body=body)
+        text = table.to_html(index=False, border=0, classes="sortable", formatters=digits, na_rep="-")
+    return Markup(f"<div>{text}{f'<script>{_SORT}</script>' if script else ''}</div>")
