@@ -24,8 +24,7 @@ from helpers.analysis.metrics import image_draws, image_metrics
 from helpers.analysis.pixels import count_pixels, photo_overlap
 from helpers.analysis.sizing import label_defects, measure_defects
 from helpers.data.images import map_at_photo_size
-from helpers.inference.export import OUTPUTS, trace
-from helpers.inference.export_networks import FixedClassifier, FixedDetector
+from helpers.inference.export import OUTPUTS, FixedClassifier, FixedDetector, trace
 from helpers.models.classifier import abnormal_scores
 from helpers.studies.weak_defects import detection_rates
 from helpers.thresholds import Threshold, conformal_threshold, exceeds

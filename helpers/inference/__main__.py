@@ -21,7 +21,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers.inference.exported import BACKEND_NAMES
+from helpers.inference.exported import FORMATS
 from helpers.inference.presets import PLACES
 from helpers.paths import printable, project_path, short_name
 from helpers.progress import quiet_libraries, sentence
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", help=f"folder for the results; default: {OUT}/<cascade>/<name of the photos>")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--save", default="all", help="pictures of each photo: all, none, or some of mask,map,overlay")
-    words = f"torch, or an exported file: {', '.join(BACKEND_NAMES)}; see notebook 09"
+    words = f"torch, or an exported file: {', '.join(FORMATS)}; see notebook 09"
     parser.add_argument("--backend", default="torch", help=words)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda:N or mps")
     parser.add_argument("--batch-size", type=int, default=8, help="photos at once")

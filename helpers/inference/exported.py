@@ -14,33 +14,23 @@ import numpy as np
 
 from helpers.inference.backends import CHECKPOINT, Output
 from helpers.models.recipes import RECIPES
-from helpers.paths import file_sha256, write_whole
+from helpers.paths import file_sha256
 from helpers.runs import MissingRunError, Run
 from helpers.thresholds import Threshold
 
 if TYPE_CHECKING:
     import openvino
 
-ONNX, OPENVINO, INT8, BF16 = "onnx", "openvino", "openvino-int8", "openvino-bf16"
-FORMATS = (ONNX, OPENVINO, INT8)
-FILES = {
-    ONNX: "export/model.onnx",
-    OPENVINO: "export/openvino/model.xml",
-    INT8: "export/openvino_int8/model.xml",
-    BF16: "export/openvino/model.xml",  # the same file: it is the CPU that computes in 16 bits
-}
-BACKEND_NAMES = tuple(FILES)
+FORMATS = ONNX, OPENVINO, INT8 = "onnx", "openvino", "openvino-int8"
+FILES = dict(zip(FORMATS, ("model.onnx", "openvino/model.xml", "openvino_int8/model.xml"), strict=True))
+FILES = {name: f"export/{file}" for name, file in FILES.items()}
 INPUT = "photos"
 FIELDS = {"score": "scores", "map": "maps", "probabilities": "probabilities", "embedding": "embeddings"}
 NORMAL_SCORES = "normal_scores"  # entry of a file with a calibration of its own
 RT_INFO = "defect_detection"  # OpenVINO's name for our entries
-MAKE = "run notebook 09_export_and_video, or python -m helpers.inference.export"
 
 Infer = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 """Photos (n, H, W, 3) uint8 -> outputs by name, see `FIELDS`."""
-
-
-# ------------------------------------------------------------------------------------------- what a file says of itself
 
 
 def read_about(file: Path) -> dict[str, str]:
@@ -48,19 +38,12 @@ def read_about(file: Path) -> dict[str, str]:
     if file.suffix == ".onnx":
         import onnx
 
-        model = onnx.load(file, load_external_data=False)
-        return {entry.key: entry.value for entry in model.metadata_props}
+        return {entry.key: entry.value for entry in onnx.load(file, load_external_data=False).metadata_props}
     import openvino
 
     model = openvino.Core().read_model(file)
-    if not model.has_rt_info([RT_INFO]):
-        return {}
-    return {name: str(value) for name, value in model.get_rt_info([RT_INFO]).value.items()}
-
-
-def stored_thresholds(about: Mapping[str, str]) -> dict[str, Threshold]:
-    """Thresholds among a file's entries, by name."""
-    return {name: Threshold.from_dict(fields) for name, fields in json.loads(about.get("thresholds", "{}")).items()}
+    entries = model.get_rt_info([RT_INFO]).value if model.has_rt_info([RT_INFO]) else {}
+    return {name: str(value) for name, value in entries.items()}
 
 
 def identity(run: Run) -> dict[str, str]:
@@ -78,54 +61,23 @@ def file_parts(file: Path) -> list[Path]:
     return [file] if file.suffix == ".onnx" else [file, file.with_suffix(".bin")]
 
 
-def _hashes(file: Path) -> Path:
-    return file.with_suffix(".sha256")
+def hashes(file: Path) -> str:
+    """What stands beside a file, in ``.sha256``, as ``sha256sum -c`` reads it."""
+    return "".join(f"{file_sha256(part)}  {part.name}\n" for part in file_parts(file))
 
 
-def write_hashes(file: Path) -> None:
-    """Write the hashes of a file and its weights beside it, as ``sha256sum -c`` reads them."""
-    text = "".join(f"{file_sha256(part)}  {part.name}\n" for part in file_parts(file))
-    write_whole(_hashes(file), lambda place: place.write_text(text, encoding="utf-8"))
-
-
-def is_whole(file: Path) -> bool:
-    """Whether a file and its weights are those that were written."""
+def misfit(file: Path, run: Run) -> str:
+    """Why a file is not that of the run as it is now; empty if it is."""
     try:
-        lines = _hashes(file).read_text(encoding="utf-8").splitlines()
-        return lines == [f"{file_sha256(part)}  {part.name}" for part in file_parts(file)]
+        whole = file.with_suffix(".sha256").read_text(encoding="utf-8") == hashes(file)
     except (OSError, ValueError):
-        return False
-
-
-def outdated(file: Path, run: Run) -> list[str]:
-    """Names of the entries in which a file does not fit its run."""
+        whole = False
+    if not whole:
+        return "is damaged, or its .sha256 is missing"
     about = read_about(file)
-    return [name for name, value in identity(run).items() if about.get(name) != value]
-
-
-def exported_file(run: Run, backend: str) -> Path:
-    """The run's file for a backend.
-
-    Raises:
-        MissingRunError: it has not been made; the message says how.
-        ValueError: it is damaged, or was made from another checkpoint, from other thresholds, or by another exporter.
-    """
-    file = run.folder / FILES[backend]
-    call = f"{MAKE} {run.folder} --formats {OPENVINO if backend == BF16 else backend}"
-    if not file.is_file():
-        raise MissingRunError(f"backend={backend!r}: there is no {file}; {call}")
-    if not is_whole(file):
-        raise ValueError(f"backend={backend!r}: {file} is damaged, or {_hashes(file).name} is missing; {call}")
-    other = outdated(file, run)
-    if other:
-        raise ValueError(
-            f"backend={backend!r}: {file} is out of date: it was made from another checkpoint or other thresholds than "
-            f"those of {run.folder}, or by another version of the exporter ({', '.join(other)}); {call}"
-        )
-    return file
-
-
-# ------------------------------------------------------------------------------------------------------------- backends
+    other = [name for name, value in identity(run).items() if about.get(name) != value]
+    made = "was made from another checkpoint or other thresholds than the run's, or by another version of the exporter"
+    return f"is out of date: it {made} ({', '.join(other)})" if other else ""
 
 
 class Calibration(NamedTuple):
@@ -140,8 +92,7 @@ class ExportedBackend:
     """Photos of any sizes through an exported file; those of one size go through at once."""
 
     def __init__(self, infer: Infer, calibration: Calibration | None = None) -> None:
-        self.infer = infer
-        self.calibration = calibration
+        self.infer, self.calibration = infer, calibration
 
     def __call__(self, photos: Sequence[np.ndarray]) -> Output:
         shapes = [photo.shape for photo in photos]
@@ -154,28 +105,31 @@ class ExportedBackend:
 def open_exported(run: Run, backend: str, device: str = "auto") -> ExportedBackend:
     """An exported run on the CPU, with as many threads as torch would take.
 
-    ``openvino`` computes in float32, also where the CPU could do it faster in 16 bits; ``openvino-bf16`` in 16 bits
-    (bfloat16); ``openvino-int8`` most products in 8 bits, the rest in float32.
+    ``openvino`` computes in float32, also where the CPU could do it faster in 16 bits; ``openvino-int8`` most products
+    in 8 bits, the rest in float32.
 
     Raises:
-        MissingRunError: it has not been exported.
-        ValueError: the file is damaged or out of date, the device is not the CPU, or the CPU has no bfloat16.
+        MissingRunError: it has not been exported; the message says how.
+        ValueError: the device is not the CPU, or the file is damaged, or of another checkpoint, threshold or exporter.
     """
     if device not in ("auto", "cpu"):
         raise ValueError(f"DEVICE={device!r}: backend {backend} runs on the CPU; take DEVICE='cpu', or backend torch.")
-    file = exported_file(run, backend)
-    if backend == BF16 and not has_bf16():
-        raise ValueError(f"backend={BF16!r}: this CPU has no bfloat16; take backend={OPENVINO!r} or {INT8!r}.")
+    file = run.folder / FILES[backend]
+    call = f"run notebook 09_export_and_video, or python -m helpers.inference.export {run.folder} --formats {backend}"
+    if not file.is_file():
+        raise MissingRunError(f"backend={backend!r}: there is no {file}; {call}")
+    if wrong := misfit(file, run):
+        raise ValueError(f"backend={backend!r}: {file} {wrong}; {call}")
     if backend == ONNX:
         return ExportedBackend(onnx_infer(file))
     about, calibration = read_about(file), None
     if NORMAL_SCORES in about:
-        calibration = Calibration(stored_thresholds(about), np.array(json.loads(about[NORMAL_SCORES]), np.float32))
-    return ExportedBackend(openvino_infer(file, bf16=backend == BF16), calibration)
+        stored = {name: Threshold.from_dict(fields) for name, fields in json.loads(about["thresholds"]).items()}
+        calibration = Calibration(stored, np.array(json.loads(about[NORMAL_SCORES]), np.float32))
+    return ExportedBackend(openvino_infer(file), calibration)
 
 
 def onnx_infer(file: Path) -> Infer:
-    """An ONNX file in ONNX Runtime."""
     import onnxruntime
     import torch
 
@@ -187,25 +141,14 @@ def onnx_infer(file: Path) -> Infer:
     return lambda batch: dict(zip(names, session.run(names, {INPUT: batch}), strict=True))
 
 
-def openvino_infer(file: Path | openvino.Model, *, bf16: bool = False) -> Infer:
-    """An OpenVINO file, or model, in OpenVINO."""
+def openvino_infer(model: Path | openvino.Model) -> Infer:
     import openvino
     import torch
 
-    options = {
-        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    compiled = openvino.Core().compile_model(file, "CPU", options)
+    options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    options["INFERENCE_NUM_THREADS"] = torch.get_num_threads()
+    compiled = openvino.Core().compile_model(model, "CPU", options)
     # an output may have further names, of what it was before the conversion
     names = [next(name for name in FIELDS if name in output.get_names()) for output in compiled.outputs]
     # copied, as the next call writes into the same memory
     return lambda batch: dict(zip(names, map(np.array, compiled(batch).values()), strict=True))
-
-
-def has_bf16() -> bool:
-    """Whether OpenVINO computes in bfloat16 on this CPU."""
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

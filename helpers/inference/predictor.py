@@ -20,7 +20,7 @@ import torch
 from helpers.compute import cpu_name, time_stages
 from helpers.data.images import BIT_DEPTHS, map_at_photo_size, read_image, require_resizable
 from helpers.inference.backends import CHECKPOINT, CLASSIFICATION, Backend, Output, open_torch
-from helpers.inference.exported import BACKEND_NAMES, open_exported
+from helpers.inference.exported import FORMATS, open_exported
 from helpers.inference.pictures import Picture, as_pictures, named, read_batches
 from helpers.paths import file_sha256, project_path, write_json
 from helpers.runs import RUN_FILE, MissingRunError, Run
@@ -50,7 +50,7 @@ def _exported(name: str) -> Callable[[Run, str], Backend]:
 
 BACKENDS: dict[str, Callable[[Run, str], Backend]] = {
     "torch": open_torch,
-    **{name: _exported(name) for name in BACKEND_NAMES},
+    **{name: _exported(name) for name in FORMATS},
 }
 """Name -> what opens a finished run on a device; all but ``torch`` need :mod:`helpers.inference.export` first."""
 

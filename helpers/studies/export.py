@@ -12,26 +12,22 @@ from sklearn.metrics import roc_auc_score
 
 from helpers.compute import time_stages
 from helpers.data.images import read_image
-from helpers.inference.exported import BACKEND_NAMES, BF16, FILES, has_bf16
+from helpers.inference.exported import FILES
 from helpers.inference.predictor import Prediction, Predictor
 from helpers.progress import progress
 from helpers.runs import Run
 
-TORCH = "torch"
 NamedPhoto = tuple[str, np.ndarray]  # file, (H, W, 3) uint8
 
 
 def usable_backends(run: Run) -> list[str]:
-    """``torch`` and the backends whose file the run has and this machine can compute."""
-    there = [name for name in BACKEND_NAMES if (run.folder / FILES[name]).is_file()]
-    return [TORCH, *(name for name in there if name != BF16 or has_bf16())]
+    """``torch`` and the backends whose file the run has."""
+    return ["torch", *(name for name, file in FILES.items() if (run.folder / file).is_file())]
 
 
 def cut_photos(paths: Sequence[str | Path]) -> list[NamedPhoto]:
-    """Photos with their files; a square one loses a quarter of its rows or of its columns, in turn.
-
-    So every resize changes the aspect, which is where pre-processing goes wrong first.
-    """
+    """Photos with their files; a square one loses a quarter of its rows or of its columns, in turn, so that every
+    resize changes the aspect: there pre-processing goes wrong first."""
     photos = []
     for number, path in enumerate(paths):
         photo = read_image(path)
@@ -64,36 +60,25 @@ def compare_backends(
     so not for a quality.
     """
     photos = cut_photos(paths) if cut else [(str(path), read_image(path)) for path in paths]
-    rows, expected = [], []
+    rows, expected = [], {}
     for backend in progress(list(backends) or usable_backends(run), f"{run.name}: backends"):
         predictor = Predictor(run, backend, device="cpu")
         size = predictor.batch_size
-        predictions = [one for n in range(0, len(photos), size) for one in _judge(predictor)(photos[n : n + size])]
-        expected = expected or predictions
-        row = {"model": run.title, "backend": backend, **_differences(expected, predictions)}
+        found = [one for n in range(0, len(photos), size) for one in _judge(predictor)(photos[n : n + size])]
+        scores, called = (np.array([getattr(one, name) for one in found]) for name in ("score", "abnormal"))
+        maps = np.full(1, np.nan) if predictor.classes else np.stack([one.network_map for one in found])
+        expected = expected or {"scores": scores, "called": called, "maps": maps}
+        relative = np.abs(scores - expected["scores"]) / np.abs(expected["scores"]).clip(1e-12)
+        row = {"model": run.title, "backend": backend, "photos": len(photos), "abnormal": expected["called"].sum()}
+        row |= {"score_difference": relative.max(), "median_difference": np.median(relative)}
+        row["map_difference"] = np.abs(maps - expected["maps"]).max() / np.abs(expected["maps"]).max()
+        row["flips"] = (called != expected["called"]).sum()
         if labels is not None and len(set(labels)) == 2:
-            defect, called = np.asarray(labels) == 1, np.array([one.abnormal for one in predictions])
-            row["image_auroc"] = roc_auc_score(defect, [one.score for one in predictions])
+            defect = np.asarray(labels) == 1
+            row["image_auroc"] = roc_auc_score(defect, scores)
             row |= {"recall": called[defect].mean(), "false_alarm": called[~defect].mean()}
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _differences(expected: Sequence[Prediction], predictions: Sequence[Prediction]) -> dict[str, float]:
-    scores, others = (np.array([one.score for one in each], dtype=np.float64) for each in (expected, predictions))
-    relative = np.abs(others - scores) / np.abs(scores).clip(1e-12)
-    pixels = float("nan")
-    if expected[0].network_map is not None:
-        maps, other_maps = (np.stack([one.network_map for one in each]) for each in (expected, predictions))
-        pixels = float(np.abs(other_maps - maps).max() / np.abs(maps).max())
-    return {
-        "photos": len(scores),
-        "abnormal": sum(one.abnormal for one in expected),
-        "score_difference": float(relative.max()),
-        "median_difference": float(np.median(relative)),
-        "map_difference": pixels,
-        "flips": sum(a.abnormal != b.abnormal for a, b in zip(expected, predictions, strict=True)),
-    }
 
 
 def speed_table(
