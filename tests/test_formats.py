@@ -209,7 +209,7 @@ def test_unknown_layout_shows_what_was_found_and_what_is_known(tmp_path):
         read_dataset(tmp_path)
     message = str(caught.value)
     assert "IMAGES/" in message and "crazing_0.jpg" in message and "29 more files" in message
-    assert all(f"  {name}:" in message for name in LAYOUTS)
+    assert all(name in message for name in LAYOUTS)
     assert len(message.split("Closest")[0].splitlines()) <= 22  # the sentence, and a tree of at most 20 lines
 
 
@@ -236,16 +236,16 @@ def test_a_refusal_names_the_folder_or_table_inside_that_can_be_read(tmp_path, i
 def test_what_is_not_there_is_named(tmp_path):
     for folder in ("train/good", "test/good", "test/hole"):
         (tmp_path / "mesh" / folder).mkdir(parents=True)
-    with pytest.raises(LayoutError, match="plain layout, but no photo"):
+    with pytest.raises(LayoutError, match="no photo"):
         read_dataset(tmp_path / "mesh")
-    with pytest.raises(FileNotFoundError, match=r"mush.*holds: mesh"):
+    with pytest.raises(FileNotFoundError, match=r"mush[\s\S]*mesh/"):
         read_dataset(tmp_path / "mush")
 
 
 def test_options_that_are_wrong_are_named(tmp_path):
     write(tmp_path, photos("good/1.png", "hole/3.png"))
-    with pytest.raises(TypeError, match=r"class folders .* category, root; it takes normal"):
-        read_dataset(tmp_path, root=".", category="x")
+    with pytest.raises(TypeError, match=r"class folders .* root; it takes category, normal"):
+        read_dataset(tmp_path, root=".", normal="good")
     with pytest.raises(ValueError, match=r"'darknet'.*table, visa, mvtec"):
         read_dataset(tmp_path, layout="darknet")
     for value in (-1.0, 0, float("nan"), float("inf"), "0,05", True):

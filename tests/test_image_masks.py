@@ -18,7 +18,7 @@ def test_images_and_masks(tmp_path):
     assert table.attrs["layout"] == "image_mask" and table.attrs["published_split"] is False
     assert list(types(table).values()) == ["defect", "good", "good", "defect"]
     assert masks(table) == {"images/a.jpg": "masks/a.png", "images/d.jpg": "masks/d_mask.png"}
-    assert table.attrs["unused_masks"] == ["masks/z.png"] and codes(table) == [("info", "photos-without-mask")]
+    assert codes(table) == [("error", "mask-without-photo"), ("info", "photos-without-mask")]
 
 
 @pytest.mark.parametrize("order", ["{split}/{kind}", "{kind}/{split}", "{split}_{kind}"])

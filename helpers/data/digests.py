@@ -13,15 +13,15 @@ DIGESTS: dict[str, list[Any]] = {}
 def content_digest(path: str | Path) -> str:
     """Hash of a file's content, "" for none; it is read again only when its size or modification time has changed."""
     state = file_state(path)
-    known = DIGESTS.get(str(path))
-    if state and (known is None or known[:2] != state):
+    if not state:
+        return ""
+    if DIGESTS.get(str(path), [])[:2] != state:
         try:
             with Path(path).open("rb") as file:
-                digest = file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()
+                DIGESTS[str(path)] = [*state, file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()]
         except OSError:
             return ""
-        known = DIGESTS[str(path)] = [*state, digest]
-    return known[2] if state else ""
+    return DIGESTS[str(path)][2]
 
 
 def file_state(path: str | Path) -> list[int]:

@@ -26,43 +26,32 @@ def thumbnail(decoded: DecodedImage, pixels: np.ndarray) -> np.ndarray:
 def near_duplicate_pairs(
     thumbnails: np.ndarray, splits: np.ndarray, normal: np.ndarray, identical: np.ndarray
 ) -> pd.DataFrame:
-    """Pairs of photos in different splits that look the same, nearest first.
+    """Pairs of photos in different splits that look the same, nearest first; ``second`` is of the later split.
 
     They differ by less than 15 % of what is typical around them (by less than 30 % if that is under 0.6 grey values,
     what re-encoding as JPEG does), and by less than 4 grey values (root mean square). Typical is the 10 % quantile of
     the distances to 256 photos of the same dataset, so for aligned photos of good parts, which all look alike, the
     limit is small. Before, what lighting does is removed: a quadratic in position, alone and times the mean normal
-    photo. Shifted, rotated or cropped copies are not found.
+    photo. Shifted, rotated or cropped copies are not found. ``distance`` and ``typical`` are in grey values.
 
-    Args:
-        thumbnails: uint16 (N, 32, 32).
-        splits: int (N,), number of the split of each photo, -1 for none.
-        normal: bool (N,), which photos the mean photo is made of (all, where there is none).
-        identical: int (N,), photos with the same number have the same content and are not compared.
-
-    Returns:
-        ``first`` and ``second``, indices in the earlier and in the later split, ``distance`` in grey values, and
-        ``typical``, what it was compared with.
+    ``thumbnails``: uint16 (N, 32, 32). ``splits``: int (N,), -1 for none. ``normal``: bool (N,), which photos the mean
+    photo is made of (all, where there is none). ``identical``: int (N,), the same for photos of the same content, which
+    are not compared.
     """
     flat = thumbnails.reshape(len(thumbnails), -1)
     residuals = _without_light(flat, flat[normal] if normal.any() else flat)
     typical = _typical_distances(residuals, identical)
     limits = np.minimum(np.maximum(0.15 * typical, np.minimum(0.3 * typical, 0.6)), LARGEST)
-    pairs = []
-    for split in np.unique(splits[splits >= 0]):
-        earlier, later = np.flatnonzero((splits >= 0) & (splits < split)), np.flatnonzero(splits == split)
-        if not len(earlier):
-            continue
-        parts = pairwise_distances_chunked(residuals[later], residuals[earlier], working_memory=64)
-        start = 0
-        for part in parts:
-            rows = later[start : start + len(part)]
-            start += len(part)
-            close = part / SIDE < np.minimum.outer(limits[rows], limits[earlier])
-            close &= identical[rows][:, None] != identical[earlier]
-            row, column = np.nonzero(close)
-            pairs.append(np.stack([earlier[column], rows[row]]))
-    first, second = np.concatenate(pairs, axis=1) if pairs else np.empty((2, 0), dtype=int)
+    chosen = np.flatnonzero(splits >= 0)
+    pairs, start = [np.empty((2, 0), dtype=int)], 0
+    for part in pairwise_distances_chunked(residuals[chosen], working_memory=64):
+        rows = chosen[start : start + len(part)]
+        start += len(part)
+        close = part / SIDE < np.minimum.outer(limits[rows], limits[chosen])
+        close &= (splits[rows][:, None] > splits[chosen]) & (identical[rows][:, None] != identical[chosen])
+        later, earlier = np.nonzero(close)
+        pairs.append(np.stack([chosen[earlier], rows[later]]))
+    first, second = np.concatenate(pairs, axis=1)
     distance = np.sqrt(np.mean((residuals[first] - residuals[second]) ** 2, axis=1))
     found = {"first": first, "second": second, "distance": distance}
     table = pd.DataFrame(found | {"typical": np.minimum(typical[first], typical[second])})

@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 
 from helpers.data.images import ImageReadError
-from helpers.data.samples import absolute_path
 from helpers.paths import printable
 
 SEVERITIES = ("error", "warning", "info")
@@ -27,40 +26,52 @@ with Path(__file__).with_suffix(".csv").open(encoding="utf-8", newline="") as _f
 
 
 class Findings:
-    """Collects findings; paths are made relative to the root and printable."""
+    """Collects findings, rows of plain text; their paths are relative to the root and in one line."""
 
-    def __init__(self, root: str | Path, noted: Iterable[Mapping[str, str]] = ()) -> None:
-        self.root = absolute_path(root)
-        self._rows = [tuple(row[column] for column in FINDING_COLUMNS) for row in noted]
+    def __init__(self, root: str | Path, findings: Iterable[Mapping[str, str]] = ()) -> None:
+        self.root = Path(root)
+        self.findings = [dict(row) for row in findings]
 
-    def add(self, kind: str, path: str = "", **facts: Any) -> None:
-        row = FINDINGS[kind]
-        problem, fix = row["problem"].format(**facts), row["fix"].format(**facts)
-        self._note(kind.partition(":")[0], row["severity"], path, problem, fix)
+    def note(self, kind: str, path: str | Path = "", **facts: Any) -> None:
+        """Add a finding of the table about a file, or about the dataset."""
+        known = FINDINGS[kind]
+        problem, fix = known["problem"].format(**facts), known["fix"].format(**facts)
+        self._add(kind.partition(":")[0], known["severity"], path, problem, fix)
 
-    def unread(self, path: str, error: ImageReadError, what: str = "") -> None:
+    def note_unread(self, path: str | Path, error: ImageReadError, before: str = "", after: str = "") -> None:
         """A file that cannot be read says itself what is wrong with it."""
-        self._note(error.code, "error", path, what + error.problem, error.fix)
+        self._add(error.code, "error", path, f"{before}{error.problem}{after}", error.fix)
 
-    def _note(self, code: str, severity: str, path: str, problem: str, fix: str) -> None:
-        self._rows.append((code, severity, self.name(path), printable(problem), printable(fix)))
+    def _add(self, code: str, severity: str, path: str | Path, problem: str, fix: str) -> None:
+        values = (code, severity, self.shown(path) if path else "", printable(problem), printable(fix))
+        self.findings.append(dict(zip(FINDING_COLUMNS, values, strict=True)))
 
-    def name(self, path: str) -> str:
-        """The path in one line."""
-        return printable(self.relative(path)).translate({9: "\\x09", 10: "\\x0a"}) if path else ""
+    def relative(self, path: str | Path) -> str:
+        """Posix path below the root, "" for the root itself; the whole path of what lies elsewhere."""
+        path = Path(path)
+        if path == self.root:
+            return ""
+        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
 
-    def relative(self, path: str) -> str:
-        file = Path(path)
-        return (file.relative_to(self.root) if file.is_relative_to(self.root) else file).as_posix()
+    def shown(self, path: str | Path) -> str:
+        """The relative path in one line."""
+        return printable(self.relative(path)).translate({9: "\\x09", 10: "\\x0a"})
 
-    def names(self, paths: Iterable[str], remarks: Iterable[str] = (), limit: int = 5) -> str:
+    def names(self, paths: Iterable[str | Path], remarks: Iterable[str] = (), limit: int = 5) -> str:
         """The first few, each with a remark where there are any."""
-        texts, said = [self.name(path) for path in paths], list(remarks)
-        shown = [f"{text} ({remark})" for text, remark in zip(texts, said, strict=True)] if said else texts
-        more = f" and {len(shown) - limit} more" if len(shown) > limit else ""
-        return ", ".join(shown[:limit]) + more
+        texts, remarks = [self.shown(path) for path in paths], list(remarks)
+        if remarks:
+            texts = [f"{text} ({remark})" for text, remark in zip(texts, remarks, strict=True)]
+        return ", ".join(texts[:limit]) + (f" and {len(texts) - limit} more" if len(texts) > limit else "")
+
+    def summary(self, limit: int = 5) -> str:
+        """The first findings, one a line."""
+        places = [f"{row['path']}: " if row["path"] else "" for row in self.findings]
+        lines = [f"- {place}{row['problem']}; {row['fix']}." for place, row in zip(places, self.findings, strict=True)]
+        return "\n".join(lines[:limit] + [f"- and {len(lines) - limit} more"] * (len(lines) > limit))
 
     def table(self) -> pd.DataFrame:
         """Errors first, then by path."""
-        rows = sorted(set(self._rows), key=lambda row: (SEVERITIES.index(row[1]), row[2], row[0], row[3]))
-        return pd.DataFrame(rows, columns=list(FINDING_COLUMNS)).astype("str")
+        rows = {tuple(row[column] for column in FINDING_COLUMNS) for row in self.findings}
+        ordered = sorted(rows, key=lambda row: (SEVERITIES.index(row[1]), row[2], row[0], row[3]))
+        return pd.DataFrame(ordered, columns=list(FINDING_COLUMNS)).astype("str")

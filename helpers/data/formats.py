@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from inspect import signature
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,16 +18,13 @@ import pandas as pd
 
 from helpers.data import coco, folders, image_masks, labelme, severstal, tables, voc, yolo
 from helpers.data.annotations import read_json
-from helpers.data.images import BIT_DEPTHS, UNREAD_SUFFIXES, measure_bit_depth, remember_bit_depth
+from helpers.data.images import BIT_DEPTHS, IMAGE_SUFFIXES, UNREAD_SUFFIXES, measure_bit_depth, remember_bit_depth
 from helpers.data.layouts import Found, LayoutError, entries, files_in, folders_in, pictures_in, split_folders, tree
 from helpers.data.masks import are_all_masks
 from helpers.data.samples import absolute_path, make_table, relative_path
 from helpers.data.unused import drop_unusable, note_unused
-from helpers.paths import printable
 
 logger = logging.getLogger(__name__)
-
-MAX_IGNORED = 100
 
 
 class Layout(NamedTuple):
@@ -43,12 +39,13 @@ class Layout(NamedTuple):
         return set(signature(self.read).parameters) - {"found"}
 
 
+_read_plain = partial(folders.read_folders, with_masks=False)
 LAYOUTS: dict[str, Layout] = {
     "table": Layout("table", tables.has_table, tables.read_listed),
     "visa": Layout("VisA layout", tables.has_visa, tables.read_visa),
-    "mvtec": Layout("MVTec layout", folders.has_mvtec, folders.read_mvtec),
-    "plain": Layout("plain layout", folders.has_plain, folders.read_plain),
-    "classes": Layout("class folders", folders.has_classes, folders.read_classes),
+    "mvtec": Layout("MVTec layout", folders.has_split_folders, folders.read_folders),
+    "plain": Layout("plain layout", folders.has_split_folders, _read_plain),
+    "classes": Layout("class folders", folders.has_classes, folders.read_folders),
     "coco": Layout("COCO layout", coco.has_coco, coco.read_coco),
     "labelme": Layout("labelme layout", labelme.has_labelme, labelme.read_labelme),
     "voc": Layout("Pascal VOC layout", voc.has_voc, voc.read_voc),
@@ -57,24 +54,6 @@ LAYOUTS: dict[str, Layout] = {
     "image_mask": Layout("image and mask folders", image_masks.has_image_masks, image_masks.read_image_masks),
 }
 """Layouts by name, in the order they are tried."""
-
-_SKETCHES = """
-  table:       samples.csv or .parquet   columns image_path, label (good or the defect) or label_index (0 or 1),
-                                         optional mask_path, split, defect_type, group
-  visa:        split_csv/1cls.csv        columns object, split, label, image, mask
-  mvtec:       train/good/000.png   test/good/000.png   test/scratch/000.png   ground_truth/scratch/000_mask.png
-  plain:       train/good/000.png   test/good/000.png   test/defect/000.png    (no masks: image-level results only)
-  classes:     MT_Free/Imgs/a.jpg   (normal: free, good, normal, ok, intact, undamaged; others: see normal=)
-               MT_Crack/Imgs/b.jpg   MT_Crack/Imgs/b.png   (mask, same name)
-  coco:        train/_annotations.coco.json and train/a.jpg   (Roboflow; or one *.json of any name, with or without
-               splits)   annotations/instances_train.json and images/ (CVAT), result.json and images/ (Label Studio)
-  labelme:     a.jpg and a.json          (shapes; or json/a.json with its imagePath; with or without splits)
-  voc:         IMAGES/crazing_1.jpg and ANNOTATIONS/crazing_1.xml     (or JPEGImages, or side by side)
-  yolo:        images/train/a.jpg and labels/train/a.txt   (polygons or boxes; or train/images, train/labels; data.yaml)
-  severstal:   train.csv   train_images/a.jpg   columns ImageId_ClassId (or ImageId, ClassId), EncodedPixels
-  image_mask:  images/a.png and masks/a.png   (no mask or an empty one: normal)
-               metadata.json   optional: per photo split, label or defect_type, group
-"""
 
 
 def read_dataset(
@@ -95,19 +74,15 @@ def read_dataset(
     ``pixel_size`` (mm): default: those of dataset.json. ``mask_cache``: folder for masks that are drawn; default:
     ``artifacts/.masks`` in the project. ``options``: of the layout's reader, which describes them.
 
-    ``attrs`` of the table also hold ``ignored`` (up to 100 relative paths of files in the photo folders that are no
-    images), ``unused_masks`` (those that no photo goes with), ``findings`` (what is wrong or was not used;
-    `check_dataset` repeats it) and, where masks were drawn, their folder ``mask_cache``. LayoutError, a ValueError:
-    no known layout, or it cannot be read as it lies; its ``hints`` say what to try.
+    ``attrs`` of the table also hold ``findings`` (what is wrong or was not used; `check_dataset` repeats it) and, where
+    masks were drawn, their folder ``mask_cache``. LayoutError, a ValueError: no known layout, or it cannot be read as
+    it lies; its ``hints`` say what to try.
     """
     path = absolute_path(path)
     if not path.exists():
         near = next(parent for parent in path.parents if parent.exists())
-        there = ", ".join(entry.name for entry in entries(near)[:10])
-        raise FileNotFoundError(
-            f"There is no dataset at {path}; check the path ({near} holds: {there or 'nothing'}). "
-            "The built-in ones are drawn by `python -m helpers.pictures mesh --out datasets`."
-        )
+        drawn = "the built-in ones are drawn by `python -m helpers.pictures mesh --out datasets`"
+        raise FileNotFoundError(f"There is no dataset at {path}; {drawn}. What is there:\n{tree(near)}")
     _require_pixel_size(pixel_size, "pixel_size")
     layout = _chosen_layout(path, layout, options)
     found = Found(path, mask_cache)
@@ -115,52 +90,31 @@ def read_dataset(
     drop_unusable(found)
     if not found.rows:
         why = found.summary() if any(row["severity"] == "error" for row in found.findings) else tree(path)
-        raise LayoutError(
-            f"{path} was read as {LAYOUTS[layout].title}, but no photo that can be used was found:\n{why}"
-        )
+        raise LayoutError(f"{path} was read as {LAYOUTS[layout].title}, but no photo of it can be used:\n{why}")
+    layout = found.attrs.get("layout", layout)
     found.draw_masks()
     category = path / str(options.get("category", ""))
     if path.is_dir():
         note_unused(category if category.is_dir() else path, found, layout)
-    return _table(found, layout, group, name, pixel_size, _dataset_json(path, layout) | _dataset_json(category, layout))
-
-
-def _table(
-    found: Found,
-    layout: str,
-    group: str | Mapping[str, str] | pd.Series | None,
-    name: str | None,
-    pixel_size: float | None,
-    about: dict[str, Any],
-) -> pd.DataFrame:
-    published = found.published_split
-    if published is None:
-        published = len({row.get("split", "") for row in found.rows} - {""}) > 1
+    about = _dataset_json(path) | _dataset_json(category)
+    splits = {row.get("split", "") for row in found.rows} - {""}
+    published = len(splits) > 1 if found.published_split is None else found.published_split
     table = make_table(
         found.rows if published else [row | {"split": ""} for row in found.rows],
         root=found.root,
-        layout=found.attrs.get("layout", layout),
+        layout=layout,
         name=name or about.get("name") or found.name,
         published_split=published,
         pixel_size=pixel_size or about.get("pixel_size_mm") or found.attrs.get("pixel_size"),
     )
-    if (more := len(found.ignored) - MAX_IGNORED) > 0:
-        found.note("ignored-file:more", found.root, n=more)
     table.attrs = {**found.attrs, **table.attrs, "findings": found.findings}
-    for key, files in (("ignored", found.ignored), ("unused_masks", found.unused_masks)):
-        names = [printable(Path(os.path.relpath(file, found.root)).as_posix()) for file in sorted(files)]
-        table.attrs[key] = names[:MAX_IGNORED] if key == "ignored" else names
-    bits = about.get("bit_depth") or table.attrs.get("bit_depth") or measure_bit_depth(table["image_path"])
+    bits = about.get("bit_depth") or found.attrs.get("bit_depth") or measure_bit_depth(table["image_path"])
     if bits:
         table.attrs["bit_depth"] = int(bits)
-    remember_bit_depth(found.root, table.attrs.get("bit_depth"))
+    remember_bit_depth(found.root, bits)
     if group is not None:
         table["group"] = _groups(table, group)
     logger.info("%s", describe(table))
-    if found.ignored:
-        logger.info("%s: %d files that are no images are ignored.", table.attrs["name"], len(found.ignored))
-    if found.unused_masks:
-        logger.warning("%s: %d masks belong to no photo.", table.attrs["name"], len(found.unused_masks))
     return table
 
 
@@ -179,12 +133,10 @@ def describe(table: pd.DataFrame) -> str:
     )
 
 
-def _dataset_json(folder: Path, layout: str) -> dict[str, Any]:
+def _dataset_json(folder: Path) -> dict[str, Any]:
     """What the file says of the dataset: ``name``, ``pixel_size_mm``, ``bit_depth``."""
     file = folder / "dataset.json"
-    if layout == "table" or not file.is_file():
-        return {}
-    about = read_json(file)
+    about = read_json(file) if file.is_file() else {}
     if not isinstance(about, dict):
         return {}
     _require_pixel_size(about.get("pixel_size_mm"), f"{file}: pixel_size_mm")
@@ -206,19 +158,19 @@ def _groups(table: pd.DataFrame, group: str | Mapping[str, str] | pd.Series) -> 
     relative = relative_path(table)
     if isinstance(group, str):
         try:
-            pattern = re.compile(group)
-        except re.error as error:
-            raise ValueError(f"group={group!r} is not a regular expression ({error}).") from error
-        if pattern.groups != 1:
-            raise ValueError(f"group={group!r} has {pattern.groups} capturing groups; put ( ) around the one to use.")
-        values, what = relative.str.extract(pattern, expand=False), f"does not match group={group!r}"
+            found = relative.str.extract(re.compile(group))
+        except (re.error, ValueError) as error:  # ValueError: it has no capturing group
+            raise ValueError(f"group={group!r} is no regular expression with a capturing group ({error}).") from error
+        if len(found.columns) != 1:
+            raise ValueError(f"group={group!r} has {len(found.columns)} capturing groups; put ( ) around one.")
+        values = found.iloc[:, 0]
     elif isinstance(group, Mapping | pd.Series):
-        values, what = relative.map(dict(group)), "is no key of group="
+        values = relative.map(dict(group))
     else:
         raise TypeError(f"group is a {type(group).__name__}; give a regular expression, a mapping or a Series.")
     without = relative[values.isna() | (values == "")]
     if len(without):
-        raise ValueError(f"{without.iloc[0]} {what}, nor do {len(without) - 1} more; every photo needs a group.")
+        raise ValueError(f"group= gives {without.iloc[0]} none, nor {len(without) - 1} more; every photo needs one.")
     return values.map(str).astype("str")
 
 
@@ -235,18 +187,12 @@ def _chosen_layout(path: Path, layout: str | None, options: dict[str, Any]) -> s
     if layout is None:
         raise _unknown_layout(path)
     known = LAYOUTS[layout]
-    foreign = sorted(set(options) - known.options)
-    if foreign:
-        takes = f"it takes {', '.join(sorted(known.options))}" if known.options else "it takes none"
-        raise TypeError(f"The {known.title} has no option {', '.join(foreign)}; {takes}.")
-    for name in ("boxes_as_masks", "objects_are_defects"):
+    if foreign := sorted(set(options) - known.options):
+        takes = ", ".join(sorted(known.options)) or "none"
+        raise TypeError(f"The {known.title} has no option {', '.join(foreign)}; it takes {takes}.")
+    for name in ("boxes_as_masks", "objects_are_defects", "with_masks"):
         if not isinstance(options.get(name, False), bool):
             raise ValueError(f"{name} is {options[name]!r}; use True or False.")
-    try:
-        "".encode(options.get("encoding") or "utf-8")
-    except (LookupError, TypeError):
-        encoding = options["encoding"]
-        raise ValueError(f"encoding is {encoding!r}; name one that Python knows, such as 'gb18030'.") from None
     return layout
 
 
@@ -259,69 +205,49 @@ def _recognised(path: Path, options: Mapping[str, Any]) -> str | None:
                 return key
             detected.append(key)
     if "normal" in options and path.is_dir():
-        return folders.masked_layout(path) if split_folders(path) else "classes"
-    if {"image_dir", "mask_dir"} <= set(options):
-        return "image_mask"
-    return detected[0] if detected else None
+        return "mvtec" if split_folders(path) else "classes"
+    return "image_mask" if {"image_dir", "mask_dir"} <= set(options) else next(iter(detected), None)
 
 
 def _unknown_layout(path: Path) -> LayoutError:
-    hints = [*_inner_hints(path), *_type_hints(path), *_pair_hints(path)] if path.is_dir() else []
+    hints = list(_hints(path)) if path.is_dir() else []
     given = [", ".join(f"{name}={value!r}" for name, value in options.items()) for _, options in hints]
     lines = [f"  {what}; try {options}\n" for (what, _), options in zip(hints[:8], given, strict=False)]
     near = "Closest (arguments of read_dataset; LAYOUT, NORMAL, OPTIONS in notebook 01):\n" if lines else ""
-    unread = [file for file in files_in(path)[1] if file.suffix.lower() in UNREAD_SUFFIXES]
-    suffixes = ", ".join(sorted({file.suffix for file in unread}))
-    formats = f"{len(unread)} photo(s) are in a format that is not read ({suffixes}): save them as PNG or JPEG.\n"
+    unread = {file.suffix for file in files_in(path)[1] if file.suffix.lower() in UNREAD_SUFFIXES}
+    formats = f"Photos as {', '.join(sorted(unread))} are not read: save them as PNG or JPEG.\n" if unread else ""
     return LayoutError(
-        f"{path} has no layout that is known. Found:\n{tree(path)}\n{near}{''.join(lines)}{formats * bool(unread)}"
-        f"Known layouts:{_SKETCHES}Move the photos into one of these, or list them in a table and read that.",
+        f"{path} has no layout that is known. Found:\n{tree(path)}\n{near}{''.join(lines)}{formats}Known layouts: "
+        f"{', '.join(LAYOUTS)}; datasets/README.md shows them. Move the photos into one, or list them in a table.",
         [options for _, options in hints],
     )
 
 
-Hint = tuple[str, dict[str, Any]]
-"""What is nearly there in a folder without a layout, and arguments of `read_dataset` to try."""
-
-
-def _inner_hints(path: Path) -> list[Hint]:
-    """Folders and tables inside that can be read themselves."""
-    hints: list[Hint] = []
-    for table in (file for file in entries(path) if file.is_file() and file.suffix.lower() == ".csv"):
+def _hints(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What is nearly there in a folder without a layout, and arguments of `read_dataset` to try."""
+    for table in (file for file in entries(path) if file.suffix.lower() == ".csv" and file.is_file()):
         with table.open("rb") as file:
             if b"image_path" in file.readline(10_000):
-                hints.append((f"the table {table.name} lists photos", {"path": str(table)}))
+                yield f"the table {table.name} lists photos", {"path": str(table)}
     below = folders_in(path)[:20]
-    for folder in below + [entry for outer in below for entry in folders_in(outer)[:20]]:
-        if any(folder.is_relative_to(hint["path"]) for _, hint in hints) or folders.product_folders(folder):
-            continue
-        what = f"its folder {folder.relative_to(path).as_posix()} is of the "
-        titles = (known.title for known in LAYOUTS.values() if known.detect(folder))
-        hints += [(what + title, {"path": str(folder)}) for title in islice(titles, 1)]
-    return hints
-
-
-def _type_hints(path: Path) -> list[Hint]:
-    """Folders by type, of which none has a word for good photos."""
-    types = [folder for folder in folders.type_folders(path) if not are_all_masks(pictures_in(folder))]
-    names, split = sorted({folder.name for folder in types}), bool(split_folders(path))
-    if len(names) < 2 and not split:
-        return []
-    layout = folders.masked_layout(path) if split else "classes"
-    what = f"{LAYOUTS[layout].title}: none of its folders has a word for good photos"
-    return [(what, {"layout": layout, "normal": name}) for name in names]
-
-
-def _pair_hints(path: Path) -> list[Hint]:
-    """Folders of photos beside one of masks, or around it."""
-    inside = [folder for folder in folders_in(path) if pictures_in(folder)]
-    masks = [folder for folder in inside if are_all_masks(pictures_in(folder))]
-    pairs = [(photos, mask) for mask in masks for photos in inside if photos not in masks]
-    for photos in (path, *inside):
-        if any(picture.parent == photos for picture in pictures_in(photos)):
-            pairs += [(photos, inner) for inner in folders_in(photos) if are_all_masks(pictures_in(inner))]
-    title, hints = LAYOUTS["image_mask"].title, []
-    for photos, mask in pairs:
-        dirs = {"image_dir": photos.relative_to(path).as_posix(), "mask_dir": mask.relative_to(path).as_posix()}
-        hints.append((f"{title}: the pictures in {mask.name} look like masks", {"layout": "image_mask", **dirs}))
-    return hints
+    below += [entry for outer in below for entry in folders_in(outer)[:20]]
+    known: set[Path] = set()
+    for folder in (folder for folder in below if not folders.product_folders(folder)):
+        title = next((layout.title for layout in LAYOUTS.values() if layout.detect(folder)), "")
+        if title and known.isdisjoint(folder.parents):
+            known.add(folder)
+            yield f"its folder {folder.relative_to(path).as_posix()} is of the {title}", {"path": str(folder)}
+    try:
+        folders.read_folders(Found(path))
+    except LayoutError as error:  # no folder has a word for good photos
+        types = [hint for hint in error.hints if not are_all_masks(pictures_in(path / hint.get("normal", "")))]
+        yield from (("folders by type", hint) for hint in types if len(types) > 1 or split_folders(path))
+    for masks in (folder for folder in below if are_all_masks(pictures_in(folder))):
+        for photos in (masks.parent, *folders_in(masks.parent)):
+            own = [entry for entry in entries(photos) if entry.suffix.lower() in IMAGE_SUFFIXES]
+            if own and not are_all_masks(own):
+                dirs = {
+                    "image_dir": photos.relative_to(path).as_posix(),
+                    "mask_dir": masks.relative_to(path).as_posix(),
+                }
+                yield f"the pictures in {masks.name} look like masks", {"layout": "image_mask", **dirs}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from helpers.analysis.regions import Drawn, Region, pixels_of, united
-from helpers.data.findings import FINDINGS
+from helpers.data.findings import Findings
 from helpers.data.images import CLUTTER, IMAGE_SUFFIXES, ImageReadError, files_below, image_sizes, is_loop
 from helpers.data.names import SPLIT_NAMES
 from helpers.data.samples import NORMAL
-from helpers.paths import printable, project_path, write_whole
+from helpers.paths import project_path, write_whole
 from helpers.progress import in_threads, progress
 
 MASK_CACHE = "artifacts/.masks"
@@ -49,34 +49,30 @@ def words_in(name: str) -> tuple[str, ...]:
     return tuple(re.findall(r"[^\W\d_]+|\d+", unicodedata.normalize("NFC", name).lower()))
 
 
+def is_normal(name: str) -> bool:
+    """Whether a name says that photos are normal, with no more than a split or a number beside (``ok_2``)."""
+    words = words_in(name)
+    rest = [word for word in words if not word.isdecimal() and word not in SPLIT_NAMES]
+    return "_".join(words) in NORMAL_NAMES or (bool(rest) and all(word in NORMAL_NAMES for word in rest))
+
+
 DENIALS = frozenset(
     words_in("no non not nok ng bad def defect defects defective damaged abnormal anomaly almost nearly but")
 )
 """Words beside one for normal photos that take its meaning away."""
 
 
-def is_normal_name(name: str) -> bool:
-    """Whether a folder's name says that its photos are normal, with no more than a split or a number beside."""
-    words = words_in(name)
-    if "_".join(words) in NORMAL_NAMES:
-        return True
-    rest = [word for word in words if not word.isdecimal() and word not in SPLIT_NAMES]
-    return bool(rest) and all(word in NORMAL_NAMES for word in rest)
-
-
-def word_for_normal(name: str) -> bool:
-    """Whether a folder's name begins or ends with a word for normal photos (``ok_front``) and none denies it."""
-    words = words_in(name)
-    return bool(words) and bool({words[0], words[-1]} & (NORMAL_NAMES - {"free"})) and not DENIALS & set(words)
-
-
-def word_for_defect(name: str) -> bool:
-    """Whether a folder's name says that its photos are no normal ones (``ng``, ``not_ok``)."""
-    words = set(words_in(name))
-    if words & (NORMAL_NAMES - {"free"}):
-        return bool(words & DENIALS)
-    without = words & {"no", "non", "not", "free", "without"}  # non-defective, anomaly_free
-    return not without and bool(words & (DENIALS - {"almost", "nearly", "but"}))
+def meaning(folder: str) -> str:
+    """What a folder's name says of its photos: ``normal``, ``perhaps`` (a word at an end: ``ok_front``), ``defect``."""
+    words, good = words_in(folder), NORMAL_NAMES - {"free"}
+    denials = DENIALS.intersection(words)
+    if is_normal(folder):
+        return "normal"
+    if good.intersection(words):
+        at_end = good.intersection([words[0], words[-1]])
+        return "defect" if denials else "perhaps" if at_end else ""
+    without = {"no", "non", "not", "free", "without"}.intersection(words)  # non-defective, anomaly_free
+    return "defect" if denials - {"almost", "nearly", "but"} and not without else ""
 
 
 def label_of(text: str, file: Path) -> tuple[int, str]:
@@ -99,10 +95,6 @@ def split_of(text: str, file: Path) -> str:
     if word and word not in SPLIT_NAMES:
         raise LayoutError(f"{file} has the split {text!r}; known are train, val, test.")
     return SPLIT_NAMES.get(word, "")
-
-
-def is_normal(name: str) -> bool:
-    return name.lower() in NORMAL_NAMES
 
 
 def first_names(files: Sequence[Path], most: int = 1) -> str:
@@ -132,12 +124,9 @@ def child(folder: Path, *names: str) -> Path | None:
 
 
 def split_folders(path: Path) -> dict[str, Path]:
-    """Folders train, val (or validation) and test inside ``path``, by split."""
-    folders: dict[str, Path] = {}
-    for entry in folders_in(path):
-        if split := SPLIT_NAMES.get(entry.name.lower()):
-            folders.setdefault(split, entry)
-    return folders
+    """Folders train, val (or validation) and test inside ``path``, by split; of several the first by name."""
+    named = [(SPLIT_NAMES.get(entry.name.lower(), ""), entry) for entry in folders_in(path)]
+    return {split: entry for split, entry in reversed(named) if split}
 
 
 def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -154,64 +143,46 @@ def pictures_in(folder: Path) -> list[Path]:
 
 def tree(path: Path, limit: int = 20) -> str:
     """A few lines that show what lies in a folder: some of its folders, and the first file of each."""
-    if path.is_file():
-        return f"  {path.name} (a file)"
+    lines: list[str] = []
 
-    def lines_of(folder: Path, depth: int) -> Iterator[str]:
-        indent = "  " * depth
-        yield f"{indent}{folder.name}/"
-        folders = [entry for entry in entries(folder) if entry.is_dir()] if depth < 4 else []
-        files = [entry for entry in entries(folder) if not entry.is_dir()] if depth < 4 else []
-        for what, those, shown in (("folders", folders, 6 if depth == 1 else 3), ("files", files, 1)):
-            for entry in those[:shown]:
-                yield from lines_of(entry, depth + 1) if entry.is_dir() else [f"{indent}  {entry.name}"]
+    def show(entry: Path, depth: int) -> None:
+        lines.append(f"{'  ' * depth}{entry.name}{'' if entry.is_file() else '/'}")
+        folders, files = [], []
+        for inner in entries(entry) if depth < 4 else []:
+            (folders if inner.is_dir() else files).append(inner)
+        for kind, those, shown in (("folders", folders, 6 if depth == 1 else 3), ("files", files, 1)):
+            for inner in those[:shown]:
+                show(inner, depth + 1)
             if len(those) > shown:
-                yield f"{indent}  ... {len(those) - shown} more {what}"
+                lines.append(f"{'  ' * depth}  ... {len(those) - shown} more {kind}")
 
-    lines = list(lines_of(path, 1))
-    lines += ["    (empty)"] * (len(lines) == 1)
+    show(path, 1)
     return "\n".join(lines if len(lines) <= limit else [*lines[: limit - 1], "    ..."])
 
 
 # -------------------------------------------------------------------------------------------------- what a reader finds
 
 
-@dataclass
-class Found:
+class Found(Findings):
     """What is read of ``path``: rows for `make_table`, findings, and what `read_dataset` puts beside them.
 
     ``root`` holds all photos and masks. ``published_split`` None: it is one if there are photos of several splits, for
-    many tools write photos that were never split into a lone folder ``train``. ``empty_masks``: of normal photos.
+    many tools write photos that were never split into a lone folder ``train``. ``ignored``: files among the photos that
+    are none; ``empty_masks``: of normal photos; ``good_folders``: those of normal photos, where folders are types.
     """
 
-    path: Path
-    mask_cache: str | Path | None = None
-    root: Path = Path()
-    name: str = ""
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    findings: list[dict[str, str]] = field(default_factory=list)
-    published_split: bool | None = None
-    ignored: list[Path] = field(default_factory=list)
-    unused_masks: list[Path] = field(default_factory=list)
-    empty_masks: list[Path] = field(default_factory=list)
-    attrs: dict[str, Any] = field(default_factory=dict)
-    _drawings: dict[Path, Region] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.root, self.name = self.path, self.path.stem if self.path.is_file() else self.path.name
-
-    def relative(self, path: Path) -> str:
-        """Posix path below the root, "" for the root itself; the whole path of what lies elsewhere."""
-        if path == self.root:
-            return ""
-        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
-
-    def note(self, kind: str, path: Path, **facts: Any) -> None:
-        """Add a finding of the table; `check_dataset` takes it over from ``table.attrs["findings"]``."""
-        about = {"severity": FINDINGS[kind]["severity"], "path": self.relative(path)}
-        words = {column: FINDINGS[kind][column].format(**facts) for column in ("problem", "fix")}
-        row = {"code": kind.partition(":")[0], **about, **words}
-        self.findings.append({column: printable(text) for column, text in row.items()})
+    def __init__(self, path: Path, mask_cache: str | Path | None = None) -> None:
+        super().__init__(path)
+        self.path, self.name = path, path.stem if path.is_file() else path.name
+        self.rows: list[dict[str, Any]] = []
+        self.attrs: dict[str, Any] = {}
+        self.published_split: bool | None = None
+        self.ignored: list[Path] = []
+        self.unused_masks: list[Path] = []
+        self.empty_masks: list[Path] = []
+        self.good_folders: set[Path] = set()
+        self._mask_cache = project_path(mask_cache or MASK_CACHE)
+        self._drawings: dict[Path, Region] = {}
 
     def note_ambiguous(self, path: Path, name: str, files: Sequence[Path]) -> None:
         """Add a finding for a name that `match_names` refused."""
@@ -228,8 +199,7 @@ class Found:
         try:
             height, width = (int(value) for value in image_sizes([photo])[0])
         except ImageReadError as error:
-            row = {"code": error.code, "severity": "error", "path": self.relative(photo), "fix": error.fix}
-            self.findings.append(row | {"problem": f"{error.problem}; it is left out"})
+            self.note_unread(photo, error, after="; it is left out")
             return None
         if stated is not None and stated != (height, width):
             turned = ", turned: see its EXIF orientation" if stated == (width, height) else ""
@@ -254,38 +224,33 @@ class Found:
         or with ``largest`` the one that covers most pixels, and the column ``defect_types`` has all. A photo without a
         defect of which an object was ``lost`` is not known to be normal: it is left out with a finding.
         """
-        defects = [(name, region) for name, region in objects if not is_normal(name)]
-        if lost and not defects:
+        by_name: dict[str, list[Region]] = defaultdict(list)
+        for name, region in objects:
+            if not is_normal(name):
+                by_name[name] += [region] if region is not None else []
+                masks = masks and region is not None
+        if lost and not by_name:
             self.note("photo-left-out", photo, n=lost)
             return None
-        regions = [region for _, region in defects if region is not None]
-        names = sorted({name for name, _ in defects})
-        types = "+".join(names)
-        row = {"image_path": str(photo), "mask_path": "", "label_index": int(bool(defects)), "defect_type": types}
-        if masks and defects and len(regions) == len(defects):
-            row["mask_path"] = self.mask(photo, regions)
+        types = "+".join(sorted(by_name))
+        row = {"image_path": str(photo), "mask_path": "", "label_index": int(bool(by_name)), "defect_type": types}
+        if masks and by_name:
+            row["mask_path"] = self.mask(photo, [region for regions in by_name.values() for region in regions])
         if largest:
-            parts = {name: [region for other, region in defects if other == name] for name in names}
-            widest = max(names, key=lambda name: coco_mask.area(united(parts[name])), default=NORMAL)
-            row |= {"defect_type": widest, "defect_types": types}
+            areas = {name: coco_mask.area(united(by_name[name])) for name in sorted(by_name)}
+            row |= {"defect_type": max(areas, key=areas.__getitem__, default=NORMAL), "defect_types": types}
         self.rows.append(row | columns)
         return self.rows[-1]
-
-    def summary(self) -> str:
-        """The first findings, one a line."""
-        lines = [f"- {row['path']}: {row['problem']}; {row['fix']}." for row in self.findings]
-        return "\n".join(lines[:5] + [f"- and {len(lines) - 5} more"] * (len(lines) > 5))
 
     def mask(self, photo: Path, regions: Sequence[Region]) -> str:
         """File of the mask that `draw_masks` will draw: a hash of photo and pixels, so no old one is taken for it."""
         region = united(regions)
-        name = re.sub(r"[^\w.-]", "_", self.root.name)
-        folder = f"{name}-{blake2b(os.fsencode(self.root), digest_size=4).hexdigest()}"
+        root = blake2b(os.fsencode(self.root), digest_size=4).hexdigest()
         digest = blake2b(os.fsencode(self.relative(photo)), digest_size=8)
         digest.update(repr(region["size"]).encode() + region["counts"])
-        cache = project_path(self.mask_cache or MASK_CACHE) / folder
-        path = cache / f"{photo.stem[:40]}-{digest.hexdigest()}.png"
-        self.attrs["mask_cache"] = str(cache)
+        folder = self._mask_cache / (re.sub(r"[^\w.-]", "_", self.root.name) + f"-{root}")
+        path = folder / f"{photo.stem[:40]}-{digest.hexdigest()}.png"
+        self.attrs["mask_cache"] = str(folder)
         self._drawings[path] = region
         return str(path)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,6 +31,9 @@ _LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".webp")
 _FEW_VALUES = 32  # more classes has no mask of indices, and fewer grey values no photo
 _FLAT_SHARE = 0.95  # of a mask with soft edges is 0 or the largest value
 
+Keys = Callable[[Path], list[Hashable]]
+"""What names have in common, of the relative path of a photo or of a mask."""
+
 
 def stripped(words: tuple[str, ...], known: frozenset[str]) -> tuple[str, ...]:
     """Words without known ones at their ends."""
@@ -43,7 +46,8 @@ class MaskFinder:
 
     A mask is that of a photo if it lies in a folder of the photo's name (then all that lie there are), or if its name
     is the photo's with a usual ending, with other words for masks around it, or with any others where that leaves one
-    photo only; in the same subfolder, or elsewhere where no other photo has the name. Case and suffix do not matter.
+    photo only; in the same subfolder, or elsewhere where no other photo has the name. Case and suffix do not matter,
+    and a mask that may be that of two photos is nobody's.
     """
 
     def __init__(self, files: Sequence[Path], folder: Path) -> None:
@@ -52,13 +56,36 @@ class MaskFinder:
 
     def pair(self, photos: Mapping[Path, Path]) -> dict[Path, list[Path]]:
         """Masks of photos, which are given with their path relative to their folder."""
-        pairs: dict[Path, list[Path]] = defaultdict(list)
-        self._pair_folders(photos, pairs)
-        self._pair_endings(photos, pairs)
+        pairs: dict[Path, list[Path]] = {}
+
+        def give(photo_keys: Keys, mask_keys: Keys, *, several: bool = False, guess: bool = False) -> None:
+            by_key: dict[Hashable, set[Path]] = defaultdict(set)
+            for photo, name in photos.items() if self._free else ():
+                for key in photo_keys(name):
+                    by_key[key].add(photo)
+            before = set(pairs)
+            for mask, name in list(self._free.items()):
+                those = set().union(*(by_key.get(key, ()) for key in mask_keys(name)))
+                if len(those) == 1 and not those & (before if several else pairs.keys()):
+                    photo = those.pop()
+                    pairs.setdefault(photo, []).append(mask)
+                    del self._free[mask]
+                    self._guesses += [(mask, photo.name)] * guess
+
+        give(_names, lambda mask: [folded(mask.parent.as_posix())], several=True)  # 1/000.png or 1.png/000.png of 1.png
+        for ending in _ENDINGS:
+            give(_names, partial(_without, ending=ending))
+        give(_names, lambda mask: _names(mask)[1:])  # of 1.jpg and 1.png the whole name says which
         for anywhere in (False, True):
-            self._pair_words(photos, pairs, anywhere)
-        self._pair_affixes(photos, pairs)
-        return dict(pairs)
+            mask_keys = partial(_words, known=MASK_WORDS, anywhere=anywhere)
+            for known in (frozenset(), PHOTO_WORDS):
+                give(partial(_words, known=known, anywhere=anywhere), mask_keys, guess=anywhere)
+        for known in (frozenset(), PHOTO_WORDS):
+            lengths = defaultdict(set)
+            for name in photos.values():
+                lengths[name.parent].add(len(stripped(words_in(name.stem), known)))
+            give(partial(_words, known=known), partial(_ends, lengths=lengths), several=True, guess=True)
+        return pairs
 
     def finish(self, found: Found) -> None:
         """Masks that no photo asked for, and a finding for those that names alone give to a photo."""
@@ -67,75 +94,28 @@ class MaskFinder:
             mask, photo = self._guesses[0]
             found.note("masks-by-name", mask, n=len(self._guesses), photo=photo)
 
-    def _give(self, pairs: dict[Path, list[Path]], photo: Path, mask: Path, guess: bool = False) -> None:
-        pairs[photo].append(mask)
-        del self._free[mask]
-        if guess:
-            self._guesses.append((mask, photo.name))
 
-    def _pair_folders(self, photos: Mapping[Path, Path], pairs: dict[Path, list[Path]]) -> None:
-        by_folder = _grouped(self._free, lambda mask: folded(mask.parent.as_posix()))
-        for photo, name in photos.items():
-            for folder in (name.with_suffix(""), name):  # 1/000.png or 1.png/000.png of 1.png
-                for mask in by_folder.get(folded(folder.as_posix()), []):
-                    if mask in self._free:
-                        self._give(pairs, photo, mask)
-
-    def _pair_endings(self, photos: Mapping[Path, Path], pairs: dict[Path, list[Path]]) -> None:
-        def place(path: Path) -> tuple[str, str]:
-            return folded(path.parent.as_posix()), folded(path.stem)
-
-        by_stem = _grouped(self._free, place)
-        for (parent, stem), alike in _grouped(photos, place).items():
-            names = Counter(photos[photo].name for photo in alike)
-            for photo in alike:
-                name = photos[photo].name
-                if photo in pairs or names[name] > 1:  # photos of several folders, whose masks lie in one
-                    continue
-                # of photos that differ in suffix or case alone, only the whole name says whose a mask is
-                stems = [name] if len(alike) > 1 else [name, stem]
-                tries = [by_stem.get((parent, folded(text + ending)), []) for text in stems for ending in _ENDINGS]
-                if len(alike) > 1:
-                    tries.append([mask for mask in by_stem.get((parent, stem), []) if mask.name == name])
-                free = next((left for masks in tries if (left := [m for m in masks if m in self._free])), [])
-                if free:
-                    own = photos[photo].stem
-                    self._give(pairs, photo, min(free, key=lambda mask: (mask.stem[: len(stem)] != own, mask)))
-
-    def _pair_words(self, photos: Mapping[Path, Path], pairs: dict[Path, list[Path]], anywhere: bool) -> None:
-        def place(path: Path, known: frozenset[str]) -> tuple[str, tuple[str, ...]]:
-            return "" if anywhere else folded(path.parent.as_posix()), stripped(words_in(path.stem), known)
-
-        masks = _grouped(self._free, lambda path: place(path, MASK_WORDS))
-        for known in (frozenset(), PHOTO_WORDS):
-            for where, alike in _grouped(photos, lambda path, known=known: place(path, known)).items():
-                left = [mask for mask in masks.get(where, []) if mask in self._free]
-                if where[1] and left and len(alike) == 1 and alike[0] not in pairs:
-                    self._give(pairs, alike[0], left[0], guess=anywhere)
-
-    def _pair_affixes(self, photos: Mapping[Path, Path], pairs: dict[Path, list[Path]]) -> None:
-        named = set(pairs)
-        for known in (frozenset(), PHOTO_WORDS):
-            alike = _grouped(photos, lambda path, known=known: (path.parent, stripped(words_in(path.stem), known)))
-            lengths: dict[Path, set[int]] = defaultdict(set)
-            for parent, words in alike:
-                lengths[parent].add(len(words))
-            for mask, relative in list(self._free.items()):
-                length, words = lengths[relative.parent], words_in(relative.stem)
-                # names of different lengths may be one another's beginning
-                if len(length) != 1 or not 0 < (count := min(length)) < len(words):
-                    continue
-                ends = {words[:count], words[-count:]}
-                those = [photo for end in ends for photo in alike.get((relative.parent, end), [])]
-                if len(those) == 1 and those[0] not in named:
-                    self._give(pairs, those[0], mask, guess=True)
+def _names(path: Path) -> list[Hashable]:
+    """The path without its suffix, and whole."""
+    return [folded(path.with_suffix("").as_posix()), folded(path.as_posix())]
 
 
-def _grouped(paths: Mapping[Path, Path], key: Callable[[Path], Any]) -> dict[Any, list[Path]]:
-    groups = defaultdict(list)
-    for name, path in paths.items():
-        groups[key(path)].append(name)
-    return groups
+def _without(path: Path, ending: str) -> list[Hashable]:
+    name = folded(path.with_suffix("").as_posix())
+    return [name.removesuffix(ending)] if name.endswith(ending) else []
+
+
+def _words(path: Path, known: frozenset[str], anywhere: bool = False) -> list[Hashable]:
+    words = stripped(words_in(path.stem), known)
+    return [(anywhere or folded(path.parent.as_posix()), words)] if words else []
+
+
+def _ends(path: Path, lengths: Mapping[Path, set[int]]) -> list[Hashable]:
+    """The first and the last words, as many as all photos of the folder have: else one may be another's beginning."""
+    words, count = words_in(path.stem), min(lengths.get(path.parent, {0}))
+    if lengths.get(path.parent) != {count} or not 0 < count < len(words):
+        return []
+    return [(folded(path.parent.as_posix()), those) for those in (words[:count], words[-count:])]
 
 
 def masks_beside(pictures: Sequence[Path]) -> list[Path]:
@@ -143,21 +123,20 @@ def masks_beside(pictures: Sequence[Path]) -> list[Path]:
 
     A name alone makes no mask where a lossless file lies beside one of the same stem: it has to look like one.
     """
-    files = {file: file for file in pictures}
-    by_words = _grouped(files, lambda file: (file.parent, words_in(file.stem)))
-    by_stem = _grouped(files, lambda file: (file.parent, folded(file.stem)))
-    named = {}
-    for (folder, words), those in by_words.items():
-        if (rest := stripped(words, MASK_WORDS)) and rest != words:
-            named |= dict.fromkeys(those, (folder, rest) in by_words)
-    masks = {file for file, has_photo in named.items() if has_photo}
+    words = {file: words_in(file.stem) for file in pictures}
+    there = {(file.parent, own) for file, own in words.items()}
+    called = {file: rest for file, own in words.items() if (rest := stripped(own, MASK_WORDS)) and rest != own}
+    masks = {file for file, rest in called.items() if (file.parent, rest) in there}
+    by_stem: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    for file in pictures:
+        by_stem[file.parent, folded(file.stem)].append(file)
     couples = [files for files in by_stem.values() if len(files) > 1]
     twins = _masks_among(file for files in couples for file in files if file.suffix.lower() in _LOSSLESS)
     twins -= {files[0] for files in couples if twins.issuperset(files)}
     # where a mask has the photo's stem, one without a photo has too
     suffixes = {file.suffix.lower() for file in twins}
     lone = [files[0] for files in by_stem.values() if len(files) == 1 and files[0].suffix.lower() in suffixes]
-    rest = [file for file, has_photo in named.items() if not has_photo and masks]
+    rest = [file for file in called if masks and file not in masks]
     return sorted(masks | twins | _masks_among([*lone, *rest]))
 
 
@@ -183,6 +162,11 @@ def looks_like_mask(file: Path) -> bool:
         return False
 
 
+def _masks_among(files: Iterable[Path]) -> set[Path]:
+    files = list(files)
+    return {file for file, is_mask in zip(files, in_threads(looks_like_mask, files), strict=True) if is_mask}
+
+
 def are_all_masks(pictures: Sequence[Path]) -> bool:
     """Whether there are pictures, and the first of them look like masks: a defect may be called "label"."""
     return bool(pictures) and all(map(looks_like_mask, pictures[:5]))
@@ -202,18 +186,11 @@ def are_marked(masks: Sequence[Sequence[Path]]) -> list[bool]:
 
 def united_mask(photo: Path, masks: Sequence[Path], found: Found) -> str:
     """The mask of a photo: the only one, or several drawn as one. One that cannot be drawn is given as it is."""
-    if len(masks) < 2:
-        return str(masks[0]) if masks else ""
     regions = []
-    for mask in masks:
+    for mask in masks if len(masks) > 1 else ():
         try:
             height, width = image_sizes([photo])[0]
             regions.append(region_of(read_mask(mask, (int(height), int(width)))))
         except ValueError:
             return str(mask)
-    return found.mask(photo, regions)
-
-
-def _masks_among(files: Iterable[Path]) -> set[Path]:
-    files = list(files)
-    return {file for file, is_mask in zip(files, in_threads(looks_like_mask, files), strict=True) if is_mask}
+    return found.mask(photo, regions) if regions else str(masks[0]) if masks else ""

@@ -19,7 +19,7 @@ SPLIT_NAMES = {
 """Words for the splits in names of folders and files (lower case)."""
 
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of a file that is uploaded
-_ALIKE = 8  # more files of one name do not differ by case or encoding
+_MANY = 100  # files of one name
 
 Matches = tuple[dict[str, Path], dict[str, list[Path]]]
 
@@ -36,32 +36,32 @@ def match_names(
     folders), unless the folder that it names is there without it. A name that is found in neither way is in neither
     result; one that ends like another and shares its only file is refused. Only members of ``files`` are ever given.
     """
-    index = _Index(files, root, suffix)
-    bases = [_parts(_decoded(folder.relative_to(root).as_posix())) for folder in folders or (root,)]
+    index = _Index(files, root, folders, suffix)
     names = list(dict.fromkeys(names))
+    plain = {name: _without_address(name) for name in names}
+    parts = {name: _parts(folded(unquote(text))) for name, text in plain.items()}
     uploads = all(_UPLOAD.match(re.split(r"[\\/]", name)[-1]) for name in names)
-    readings = {name: _readings(name, uploads) for name in names}
-    starts = {absolute: _common_start(readings, absolute) for absolute in (False, True)}
+    starts = {}  # number of folders that all these names begin with
+    for absolute in (False, True):
+        starts[absolute] = len(os.path.commonprefix([parts[n][:-1] for n in names if _is_absolute(n) == absolute]))
     found: dict[str, Path] = {}
     refused: dict[str, list[Path]] = {}
-    claims: dict[Path, dict[tuple[str, ...], list[tuple[str, bool]]]] = defaultdict(lambda: defaultdict(list))
-    for name, spelled in readings.items():
-        absolute = _is_absolute(name)
-        for parts, raw in spelled:
-            # another machine's folders may be called test
-            splits = splits_of(parts[starts[absolute] if absolute else 0 : -1])
-            hits, whole = index.lookup(parts, raw, bases, starts[absolute], splits)
-            if len(hits) == 1:
-                found[name] = hits[0]
-                claims[hits[0]][tuple(parts)].append((name, whole))
-            elif hits:
-                refused[name] = hits
-            if hits:
-                break
-    for by_parts in claims.values():
-        for name, whole in (claim for group in by_parts.values() for claim in group if len(by_parts) > 1):
-            if not whole:
-                refused[name] = [found.pop(name)]
+    claims: dict[Path, list[tuple[str, bool]]] = defaultdict(list)
+    for name in (name for name in names if parts[name]):
+        literal = index.literal(plain[name])
+        hits = literal or index.lookup(parts[name], starts[_is_absolute(name)], _is_absolute(name))
+        *folders_in_name, last = parts[name]
+        if not hits and (uploads or "upload" in folders_in_name) and _UPLOAD.match(last):
+            without = [*folders_in_name, last[9:]]
+            hits = index.lookup(without, starts[_is_absolute(name)], _is_absolute(name))
+        if len(hits) == 1:
+            found[name] = hits[0]
+            claims[hits[0]].append((name, bool(literal)))
+        elif hits:
+            refused[name] = hits
+    for those in claims.values():
+        if len({tuple(_parts(plain[name])) for name, _ in those}) > 1:
+            refused |= {name: [found.pop(name)] for name, literal in those if not literal}
     return found, refused
 
 
@@ -77,7 +77,7 @@ def match_listed(names: Iterable[str], files: Sequence[Path], root: Path, folder
 def split_in(path: Path, root: Path) -> str:
     """Split that a folder between ``root`` and a file speaks of, or ""."""
     words = (SPLIT_NAMES.get(part.lower(), "") for part in path.relative_to(root).parts[:-1])
-    return next((word for word in words if word), "")
+    return next(filter(None, words), "")
 
 
 def folded(text: str) -> str:
@@ -94,22 +94,13 @@ def _is_absolute(name: str) -> bool:
     return bool(re.match(r"[\\/]|[A-Za-z][A-Za-z+.-]*:", name.strip()))
 
 
-def _decoded(text: str) -> str:
-    return unicodedata.normalize("NFC", unquote(text))
-
-
-def _readings(name: str, uploads: bool) -> list[tuple[list[str], list[str]]]:
-    """Parts of the path that a name is, in each way that it can be read: decoded, and as they stand."""
+def _without_address(name: str) -> str:
+    """The path in a URL or in a query of Label Studio."""
     text = name.strip()
     if query := re.search(r"[?&]d=([^&]+)", text):
-        text = query.group(1)
-    elif url := re.match(r"[A-Za-z][A-Za-z0-9+.-]+://[^/?#]*([^?#]*)", text):
-        text = url.group(1)
-    parts, raw = _parts(_decoded(text)), _parts(text)
-    readings = [(parts, raw)] if parts else []
-    if parts and (uploads or "upload" in parts[:-1]) and _UPLOAD.match(parts[-1]):
-        readings.append(([*parts[:-1], _UPLOAD.sub("", parts[-1], count=1)], raw))
-    return readings
+        return query.group(1)
+    url = re.match(r"[A-Za-z][A-Za-z0-9+.-]+://[^/?#]*([^?#]*)", text)
+    return url.group(1) if url else text
 
 
 def _parts(path: str) -> list[str]:
@@ -118,77 +109,57 @@ def _parts(path: str) -> list[str]:
     return [part for part in text.split("/") if part not in ("", ".")]
 
 
-def _common_start(readings: dict[str, list[tuple[list[str], list[str]]]], absolute: bool) -> int:
-    """Number of folders that all these names begin with."""
-    folders = [spelled[0][0][:-1] for name, spelled in readings.items() if spelled and _is_absolute(name) == absolute]
-    return len(os.path.commonprefix(folders)) if folders else 0
-
-
 class _Index:
-    """Files by every end of their path."""
+    """Files by every end of their path, folded; a whole path begins with ""."""
 
-    def __init__(self, files: Iterable[Path], root: Path, suffix: bool) -> None:
-        self._root, self._suffix = root, suffix
-        self._whole: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-        self._folders: set[tuple[str, ...]] = set()
+    def __init__(self, files: Iterable[Path], root: Path, folders: Sequence[Path], suffix: bool) -> None:
+        self._bases = [folder.relative_to(root).as_posix() for folder in folders or (root,)]
+        self._starts = [_parts(folded(unquote(base))) for base in self._bases]
+        self._literal: dict[tuple[str, ...], list[Path]] = defaultdict(list)
         self._ends: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+        self._splits: dict[Path, set[str]] = {}
+        self._folders: set[tuple[str, ...]] = set()
         for file in dict.fromkeys(files):
-            key = _key(self._parts_of(file))
-            self._whole[key].append(file)
+            path = PurePosixPath(file.relative_to(root).as_posix())
+            path = path if suffix else path.with_suffix("")
+            self._literal[path.parts].append(file)
+            key = ("", *_parts(folded(unquote(str(path)))))
+            self._splits[file] = splits_of(key[:-1])
             self._folders.add(key[:-1])
             for start in range(len(key)):
                 self._ends[key[start:]].append(file)
 
-    def _parts_of(self, file: Path, *, raw: bool = False) -> list[str]:
-        path = PurePosixPath(file.relative_to(self._root).as_posix())
-        text = str(path if self._suffix else path.with_suffix(""))
-        return _parts(text if raw else _decoded(text))
+    def literal(self, name: str) -> list[Path]:
+        """The file that is written as the name is, in the first folder that has it."""
+        tries = (self._literal.get(tuple(_parts(f"{base}/{name}")), []) for base in self._bases)
+        return next(filter(None, tries), [])
 
-    def lookup(
-        self, parts: list[str], raw: list[str], bases: list[list[str]], start: int, splits: set[str]
-    ) -> tuple[list[Path], bool]:
-        """Files that are meant (several: not known which), and whether the whole name says so."""
+    def lookup(self, parts: list[str], start: int, absolute: bool) -> list[Path]:
+        """Files that are meant; several where it is not known which."""
+        splits = splits_of(parts[start if absolute else 0 : -1])  # another machine's folders may be called test
         up = len(parts) - parts[::-1].index("..") if ".." in parts else 0
-        for first in (0, *range(max(up, 1), self._limit(parts[:-1], bases) + 1)):
+        for first in (0, *range(max(up, 1), self._limit(parts[:-1]) + 1)):
             end = parts[first:]
-            paths = [_normal([*base, *end]) for base in bases]
-            tries = [(self._whole, path) for path in paths if path]
+            keys = [path for base in self._starts if (path := _whole([*base, *end]))]
             if first <= max(start, up) and ".." not in end:
-                tries.append((self._ends, end))
-            for files, path in tries:
-                hits = self._nearest(files.get(_key(path), []), path, raw)
-                if hits := self._of_splits(hits, splits) if first else hits:
-                    return hits, not first and self._parts_of(hits[0])[-len(path) :] == path
-        return [], False
+                keys.append(tuple(end))
+            for key in keys:
+                hits = self._ends.get(key, [])
+                if first and splits and len(hits) <= _MANY:  # a file of another split is not meant
+                    hits = [file for file in hits if not self._splits[file] or self._splits[file] & splits]
+                if hits:
+                    return hits
+        return []
 
-    def _limit(self, folders: list[str], bases: list[list[str]]) -> int:
+    def _limit(self, folders: list[str]) -> int:
         """Number of folders that may be left out: not one that is there and holds files, but not this one."""
         for first in range(len(folders)):
-            paths = [_normal([*base, *folders[first:]]) for base in ([], *bases)]
-            if any(path and _key(path) in self._folders for path in paths):
+            if any(_whole([*base, *folders[first:]]) in self._folders for base in ([], *self._starts)):
                 return first
         return len(folders)
 
-    def _of_splits(self, hits: list[Path], splits: set[str]) -> list[Path]:
-        """Those whose folders speak of no split, or of one of these."""
-        if not splits or len(hits) > _ALIKE:
-            return hits
-        return [file for file in hits if not (of := splits_of(self._parts_of(file)[:-1])) or of & splits]
 
-    def _nearest(self, hits: list[Path], parts: list[str], raw: list[str]) -> list[Path]:
-        """Of files that differ by case or encoding alone, the one that is written as the name is."""
-        if not 1 < len(hits) <= _ALIKE:
-            return hits
-        same_case = [file for file in hits if self._parts_of(file)[-len(parts) :] == parts]
-        same = [file for file in same_case if self._parts_of(file, raw=True)[-1] == raw[-1]]
-        return same or same_case or hits
-
-
-def _key(parts: list[str]) -> tuple[str, ...]:
-    return tuple(map(folded, parts))
-
-
-def _normal(parts: list[str]) -> list[str] | None:
-    """Parts without ``..``; None where they lead out."""
+def _whole(parts: Sequence[str]) -> tuple[str, ...] | None:
+    """Key of a path below the root; None where it leads out."""
     normal = posixpath.normpath("/".join(parts)).split("/")
-    return None if normal[0] == ".." else normal
+    return None if normal[0] == ".." else ("", *normal)

@@ -13,7 +13,7 @@ from helpers.data.layouts import (
     NORMAL_LABELS,
     Found,
     LayoutError,
-    is_normal_name,
+    is_normal,
     label_of,
     pictures_in,
     split_of,
@@ -79,7 +79,7 @@ def _read_rows(found: Found, frame: pd.DataFrame, path: Path) -> None:
         text = str(row["label_index"] if "label_index" in frame else row.pop("label"))
         row["label_index"], defect_type = label_of(text, path)
         for word in words.values() if not row["label_index"] else ():
-            if words_in(word) and not is_normal_name(word) and word.lower() not in NORMAL_LABELS | _NOTHING:
+            if words_in(word) and not is_normal(word) and word.lower() not in NORMAL_LABELS | _NOTHING:
                 raise LayoutError(f"{path}: {row['image_path']} is normal ({text}) and {word!r}; correct one.")
         row["defect_type"] = (words["defect_type"] or defect_type) if row["label_index"] else NORMAL
         row["split"] = "" if pd.isna(row.get("split")) else split_of(str(row["split"]), path)
