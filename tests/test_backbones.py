@@ -1,4 +1,4 @@
-"""Which weights, from where; and never random ones by accident."""
+"""Which weights, from where, and never random ones by accident; the shipped network, and that libraries take it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import segmentation_models_pytorch as smp
+import timm
 import torch
+from safetensors.torch import load_file
 
-from helpers.models import backbones
+from benchmarks.distill import fixed_picture
+from helpers.models import backbones, builtin
 from helpers.models.backbones import (
     Backbone,
     BackboneError,
@@ -24,12 +28,17 @@ from helpers.models.backbones import (
     hub_reachable,
     resolve_backbone,
 )
+from helpers.models.builtin import ARCHITECTURE, DESCRIPTION_FILE, TAG, WEIGHTS_FILE
 from helpers.paths import absolute_backbone
+
+BUILT_IN = f"{ARCHITECTURE}.{TAG}"
+TEMPLATE = "http://hub.invalid/{repo_id}/resolve/{revision}/{filename}"
 
 
 @pytest.fixture
 def no_hub(monkeypatch) -> None:
     monkeypatch.setattr(backbones, "hub_reachable", lambda name: False)
+    monkeypatch.delenv("BACKBONE", raising=False)
 
 
 @pytest.fixture
@@ -62,27 +71,24 @@ def test_local_folder_and_other_weights_in_it(folder, tmp_path, monkeypatch):
 
 
 def test_local_folder_gives_the_stored_weights(backbone_folder, make_model):
-    from safetensors.torch import load_file
-
     stored = load_file(backbone_folder / "model.safetensors")
     network = make_model().model.feature_extractor.state_dict()
     key = next(name for name in network if name.endswith("layer2.0.conv1.weight"))
     torch.testing.assert_close(network[key], stored["layer2.0.conv1.weight"], rtol=0, atol=0)
 
 
-def test_folder_that_is_not_there_or_without_weights(folder, tmp_path):
+@pytest.mark.parametrize(
+    "content", ["{", "{}", "[]", "null", '{"architecture": 3}', '{"architecture": "no_such_net"}', None]
+)
+def test_a_folder_without_configuration_or_weights(folder, content):
+    if content is None:
+        (folder / "model.safetensors").unlink()
+    else:
+        (folder / "config.json").write_text(content)
+    with pytest.raises(BackboneError, match=r"local-dir:.*config\.json|timm knows no model"):
+        resolve_backbone(f"local-dir:{folder}")
     with pytest.raises(BackboneError, match="nowhere"):
-        resolve_backbone(f"local-dir:{tmp_path / 'nowhere'}")
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(BackboneError, match=r"model\.safetensors"):
-        resolve_backbone(f"local-dir:{folder}")
-
-
-@pytest.mark.parametrize("content", ["{", "{}", "[]", "null", '{"architecture": 3}', '{"architecture": "no_such_net"}'])
-def test_configuration_that_is_none(folder, content):
-    (folder / "config.json").write_text(content)
-    with pytest.raises(BackboneError, match="config.json|no_such_net"):
-        resolve_backbone(f"local-dir:{folder}")
+        resolve_backbone(f"local-dir:{folder / 'nowhere'}")
 
 
 def test_untrained_by_name():
@@ -92,7 +98,6 @@ def test_untrained_by_name():
     assert not found.pretrained and "untrained" in found.note and "UNTRAINED" in found.describe()
     default = resolve_backbone("untrained:")
     assert (default.architecture, default.layers) == ("mobilenetv2_100", ("blocks.2", "blocks.4"))
-    assert resolve_backbone("untrained:wide_resnet50_2").layers == ("layer2", "layer3")  # of the profile full
     assert feature_strides("resnet18") == {"act1": 2, "layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
 
 
@@ -117,35 +122,29 @@ def test_hub_within_reach(monkeypatch, caplog):
     found = resolve_backbone("resnet18.tv_in1k", ["layer1"])
     assert (found.name, found.architecture, found.origin) == ("resnet18.tv_in1k", "resnet18", "hub")
     assert found.layers == ("layer1",) and found.mean == (0.485, 0.456, 0.406)
-    with caplog.at_level(logging.WARNING):
-        assert resolve_backbone("auto").name == backbones.DEFAULT_NAME
-    assert not caplog.records
+    assert resolve_backbone("auto").name == backbones.DEFAULT_NAME and not caplog.records
 
 
 @pytest.mark.parametrize("name", ["auto", ""])
 def test_auto_is_the_environment_variable_or_falls_back_and_says_so(no_hub, name, caplog, monkeypatch, backbone_folder):
     with caplog.at_level(logging.WARNING):
-        assert resolve_backbone(name).note == "built-in backbone"
+        found = resolve_backbone(name)
+    assert (found.name, found.origin, found.layers) == (BUILT_IN, "built in", ("head8", "head16"))
+    assert found.pretrained and found.note == "built-in backbone"
     assert any("local-dir:" in record.getMessage() for record in caplog.records)
     monkeypatch.setenv("BACKBONE", f"local-dir:{backbone_folder}")
     assert resolve_backbone(name).origin == "local folder"
     assert resolve_backbone("untrained:resnet18").origin == "untrained", "a name that is given wins"
-    monkeypatch.setenv("BACKBONE", f"local-dir:{backbone_folder}mistyped")
-    with pytest.raises(BackboneError, match="mistyped"):
-        resolve_backbone(name)
-
-
-TEMPLATE = "http://hub.invalid/{repo_id}/resolve/{revision}/{filename}"
 
 
 @pytest.fixture
-def web(monkeypatch):
-    """A server on this machine, as hub or as proxy, and what it was asked for; online whatever the tests' settings."""
-    asked = []
+def asked(monkeypatch) -> list[str]:
+    """What the hub was asked for, behind a proxy on this machine; online whatever the tests' settings."""
+    paths = []
 
     class Answer(BaseHTTPRequestHandler):
         def do_HEAD(self):  # noqa: N802
-            asked.append(self.path)
+            paths.append(self.path)
             self.send_response(200 if "resnet18" in self.path else 404)
             self.end_headers()
 
@@ -155,33 +154,34 @@ def web(monkeypatch):
     server = HTTPServer(("127.0.0.1", 0), Answer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", TEMPLATE)
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("NO_PROXY", "")
     huggingface_hub.close_session()  # a client keeps the proxy it was made with
-    yield f"http://127.0.0.1:{server.server_port}", asked
+    yield paths
     huggingface_hub.close_session()
     server.shutdown()
     server.server_close()
 
 
-def test_the_hub_is_asked_behind_a_proxy(web, monkeypatch):
-    address, asked = web
-    monkeypatch.setenv("HTTP_PROXY", address)
-    monkeypatch.setenv("NO_PROXY", "")
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", TEMPLATE)
+def test_the_hub_is_asked_behind_a_proxy(asked):
     assert hub_reachable("resnet18.tv_in1k")
     assert asked == ["http://hub.invalid/timm/resnet18.tv_in1k/resolve/main/config.json"]
     assert not hub_reachable("resnet34.tv_in1k"), "the hub lacks it"
 
 
-def test_no_connection_is_tried_when_told_to_stay_offline(web, monkeypatch):
-    address, asked = web
+def test_nobody_is_asked_offline_or_for_a_run_that_names_an_address(asked, monkeypatch):
+    with pytest.raises(ValueError, match="hf-hub:evil/model"), bare_backbone("hf-hub:evil/model", {}):
+        pass
+    with bare_backbone("resnet18", {}) as name:
+        assert name == "resnet18"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("HTTP_PROXY", address)
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", TEMPLATE)
     assert not hub_reachable("resnet18.tv_in1k") and asked == []
 
 
-def test_a_hub_that_does_not_answer(web, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", TEMPLATE)
+def test_a_hub_that_does_not_answer(asked, monkeypatch):
+    monkeypatch.delenv("HTTP_PROXY")
+    huggingface_hub.close_session()
     started = time.monotonic()
     assert not hub_reachable("resnet18.tv_in1k")
     assert time.monotonic() - started < 2 * backbones.HUB_TIMEOUT_SECONDS
@@ -197,11 +197,42 @@ def test_local_names_become_absolute(tmp_path, monkeypatch):
         assert absolute_backbone(name, tmp_path) == name
 
 
-def test_a_run_that_names_an_address_asks_nobody(web, monkeypatch):
-    address, asked = web
-    monkeypatch.setenv("HTTP_PROXY", address)
-    with pytest.raises(ValueError, match="hf-hub:evil/model"), bare_backbone("hf-hub:evil/model", {}):
-        pass
-    with bare_backbone("resnet18", {}) as name:
-        assert name == "resnet18"
-    assert asked == []
+# ------------------------------------------------------------------------------------------------ the shipped backbone
+
+
+def test_the_file_is_small_and_one_of_another_hash_is_refused(tmp_path, monkeypatch):
+    description, content = json.loads(DESCRIPTION_FILE.read_text(encoding="utf-8")), WEIGHTS_FILE.read_bytes()
+    assert hashlib.sha256(content).hexdigest() == description["sha256"]
+    assert len(content) == description["bytes"] <= 4 * 2**20
+    assert {value.dtype for value in load_file(WEIGHTS_FILE).values()} <= {torch.float16, torch.int64}
+    (tmp_path / "damaged").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    monkeypatch.setattr(builtin, "WEIGHTS_FILE", tmp_path / "damaged")
+    builtin.check_weights.cache_clear()
+    with pytest.raises(BackboneError, match="SHA-256"):
+        resolve_backbone("builtin:")
+    builtin.check_weights.cache_clear()
+
+
+def test_features_on_a_fixed_picture_are_those_recorded():
+    net = timm.create_model(BUILT_IN, pretrained=True, features_only=True, out_indices=(2, 3)).eval()
+    with torch.no_grad():
+        maps = net(fixed_picture())
+    assert [tuple(found.shape) for found in maps] == [(1, 32, 8, 8), (1, 96, 4, 4)]
+    recorded = json.loads(DESCRIPTION_FILE.read_text(encoding="utf-8"))["fixed_picture"]
+    for found, expected in zip(maps, recorded, strict=True):
+        torch.testing.assert_close(found[0, :8, 1, 2], torch.tensor(expected), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["Unet", "DeepLabV3Plus"])
+def test_segmenters_take_it_as_an_encoder_with_its_weights(name):
+    model = getattr(smp, name)(f"tu-{BUILT_IN}", encoder_weights=True).eval()
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 64, 96)).shape == (1, 1, 64, 96)
+    stored = timm.create_model(BUILT_IN, pretrained=True)
+    assert torch.equal(model.encoder.model.model.head8.weight, stored.head8.weight)
+
+
+def test_output_stride_16_keeps_the_last_map():
+    net = timm.create_model(ARCHITECTURE, features_only=True, output_stride=16)
+    assert net.feature_info.reduction() == [2, 4, 8, 16, 16]
+    assert net(torch.zeros(1, 3, 64, 64))[-1].shape == (1, 96, 4, 4)

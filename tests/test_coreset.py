@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from anomalib.models.components import KCenterGreedy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -36,22 +37,22 @@ def normal_points(n: int, d: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
-    ("n", "d", "n_select"),
-    [(1, 1, 1), (2, 3, 2), (5, 1, 5), (60, 3, 60), (300, 8, 120), (1000, 64, 150), (3000, 16, 200), (2500, 128, 60)],
+    ("n", "d", "n_select"), [(1, 1, 1), (5, 1, 5), (60, 3, 60), (300, 8, 120), (3000, 16, 200), (2500, 128, 60)]
 )
 @pytest.mark.parametrize("pool_size", [1, 7, 64, 2048])
 def test_same_picks_as_the_plain_loop(n, d, n_select, pool_size, device):
     features = normal_points(n, d, seed=n + d)
     picks = k_center_greedy(features.to(device), n_select, pool_size=pool_size, chunk_size=500)
-    assert picks.dtype == torch.int64
-    assert picks.device.type == device
+    assert picks.dtype == torch.int64 and picks.device.type == device
     assert picks.tolist() == plain_loop(features, n_select)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_every_floating_type_by_its_exact_values(dtype):
-    features = normal_points(500, 12).to(dtype)
-    assert k_center_greedy(features, 80, pool_size=50).tolist() == plain_loop(features, 80)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_floating_type_by_its_exact_values_and_strided_ones_too(dtype):
+    features = normal_points(1000, 12).to(dtype).T.contiguous().T[::2]
+    before = features.clone()
+    assert k_center_greedy(features, 80, pool_size=50, show_progress=True).tolist() == plain_loop(features, 80)
+    assert torch.equal(features, before)
 
 
 @pytest.mark.parametrize("pool_size", [1, 5, 40, 4096])
@@ -68,33 +69,21 @@ def test_ties_worked_out_by_hand():
     # 0 first; 4 and -4 are equally far: the lower index; then the other; then 2 and -2 (each 2 from two centres).
     features = torch.tensor([[0.0], [2.0], [-4.0], [4.0], [-2.0]])
     assert k_center_greedy(features, 5).tolist() == [0, 2, 3, 1, 4]
-
-
-@pytest.mark.parametrize("pool_size", [1, 3, 64, 4096])
-def test_points_that_are_all_the_same_come_in_order(pool_size):
     same = torch.full((100, 7), 0.3)
-    assert k_center_greedy(same, 100, pool_size=pool_size, chunk_size=9).tolist() == list(range(100))
-    assert k_center_greedy(same, 5, start=3, pool_size=pool_size).tolist() == [3, 0, 1, 2, 4]
-
-
-@pytest.mark.parametrize("pool_size", [4, 100, 4096])
-def test_duplicates_are_picked_once_each_and_lowest_first(pool_size):
-    once = normal_points(80, 6, seed=5)
-    features = torch.cat([once, once, once.flip(0)])
-    picks = k_center_greedy(features, len(features), pool_size=pool_size).tolist()
-    assert picks == plain_loop(features, len(features))
-    assert sorted(picks) == list(range(len(features)))
-    assert set(picks[:80]) == set(range(80)), "all different points come before any copy"
+    assert k_center_greedy(same, 100, pool_size=3, chunk_size=9).tolist() == list(range(100))
+    assert k_center_greedy(same, 5, start=3).tolist() == [3, 0, 1, 2, 4]
 
 
 @pytest.mark.parametrize("scale", [1, 1 + 1e-9])
-def test_copies_within_rounding_too(scale):
+@pytest.mark.parametrize("pool_size", [4, 50, 4096])
+def test_copies_come_after_all_different_points_within_rounding_too(scale, pool_size):
     """Points that differ by less than what a matrix product can tell, and points of one length."""
     once = normal_points(60, 9, seed=6).double()
     once = torch.nn.functional.normalize(once) if scale == 1 else once
     features = torch.cat([once, once * scale, once, once.flip(0) * (2 - scale)])
     for n_select in (70, 130, len(features)):
-        assert k_center_greedy(features, n_select, pool_size=50).tolist() == plain_loop(features, n_select)
+        picks = k_center_greedy(features, n_select, pool_size=pool_size).tolist()
+        assert picks == plain_loop(features, n_select) and len(set(picks)) == n_select
 
 
 def test_every_photo_ten_times_is_not_a_pass_over_all_points_for_each_pick():
@@ -118,32 +107,20 @@ def test_any_small_grid_any_pool_any_chunk(data):
     assert picks == plain_loop(features, n_select, start)
 
 
-def test_features_are_not_changed_and_may_be_strided():
-    whole = normal_points(600, 20)
-    strided = whole.T.contiguous().T[::2]
-    before = strided.clone()
-    assert k_center_greedy(strided, 60, show_progress=True).tolist() == plain_loop(strided, 60)
-    assert torch.equal(strided, before)
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_anomalib_picks_the_same_without_its_projection(seed, monkeypatch):
-    from anomalib.models.components import KCenterGreedy
-
+@pytest.mark.parametrize("seed", [0, 1])
+def test_anomalib_picks_the_same_without_its_projection(seed):
     features = normal_points(800, 24, seed=seed)
     theirs = KCenterGreedy(features, sampling_ratio=0.125)
     theirs.model = SimpleNamespace(fit=lambda rows: None, transform=lambda rows: rows)
     torch.manual_seed(seed)
     expected = theirs.select_coreset_idxs()
-    assert len(expected) == 100
     assert k_center_greedy(features, 100, start=expected[0]).tolist() == expected
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("row", [0, 8999])
-def test_values_that_are_not_finite_are_refused(bad, row):
+@pytest.mark.parametrize("bad", [float("nan"), -float("inf")])
+def test_values_that_are_not_finite_are_refused(bad):
     features = torch.zeros(9000, 2)
-    features[row, 1] = bad
+    features[8999, 1] = bad
     with pytest.raises(ValueError, match="NaN or infinite"):
         k_center_greedy(features, 2)
 
@@ -153,9 +130,7 @@ def test_values_that_are_not_finite_are_refused(bad, row):
     [
         (torch.zeros(5, 2, dtype=torch.int64), 2, 0, "floating point"),
         (torch.zeros(5), 2, 0, "2-D"),
-        (torch.zeros(5, 2, 2), 2, 0, "2-D"),
         (torch.zeros(5, 2), 0, 0, "n_select"),
-        (torch.zeros(5, 2), -1, 0, "n_select"),
         (torch.zeros(5, 2), 6, 0, "n_select"),
         (torch.zeros(0, 2), 1, 0, "n_select"),
         (torch.zeros(5, 2), 2, 5, "start"),

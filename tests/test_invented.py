@@ -23,15 +23,12 @@ PARAMETERS = {
 PARAMETERS["glass"] |= {"distribution": "hypersphere", "learning_rate": 2e-3}
 TERMS = {"draem": ("l2", "ssim", "focal"), "glass": ("true", "gaus", "focal")}
 FIGURES = {"draem": [], "glass": ["radius_true", "radius_fake", "score_true", "score_fake"]}
-THRESHOLDS = {"image": Threshold(value=0.5, origin="by hand"), "pixel": Threshold(value=0.5, origin="by hand")}
-
-
-def backbone_of(name: str):
-    return resolve_backbone("builtin:") if name == "glass" else None
+THRESHOLDS = dict.fromkeys(("image", "pixel"), Threshold(value=0.5, origin="by hand"))
 
 
 def build(name: str, source: str = ""):
-    return build_model(name, backbone_of(name), image_size=SIZE, anomaly_source=source, **PARAMETERS[name])
+    backbone = resolve_backbone("builtin:") if name == "glass" else None
+    return build_model(name, backbone, image_size=SIZE, anomaly_source=source, **PARAMETERS[name])
 
 
 def train(folder, name, table, textures, **options):
@@ -62,6 +59,7 @@ def test_textures_are_needed_to_train_and_only_then(name, textures, tmp_path):
 @pytest.mark.parametrize(
     ("scores", "labels", "expected"),
     [
+        ([], [], {}),
         ([0.1, 0.3], [0, 0], {"val_normal_score": 0.2}),
         ([0.1, 0.3, 0.2, 0.9], [0, 0, 1, 1], {"val_normal_score": 0.2, "val_auroc": 0.75}),
         ([12.0, 30.0, 31.0], [0, 0, 1], {"val_normal_score": 21.0, "val_auroc": 1.0}),  # scores are no probabilities
@@ -73,12 +71,9 @@ def test_figures_of_val_by_hand(scores, labels, expected):
     model.log = lambda name, value: found.update({name: float(value)})
     model.model.forward = lambda values: SimpleNamespace(pred_score=values)
     model.on_validation_epoch_start()
-    model.on_validation_epoch_end()
-    assert found == {}
-    for part in (slice(0, 2), slice(2, None)):
-        batch = SimpleNamespace(image=torch.tensor(scores[part]), gt_label=torch.tensor(labels[part], dtype=torch.bool))
-        if len(batch.image):
-            model.validation_step(batch, 0)
+    for score, label in zip(scores, labels, strict=True):
+        batch = SimpleNamespace(image=torch.tensor([score]), gt_label=torch.tensor([label], dtype=torch.bool))
+        model.validation_step(batch, 0)
     model.on_validation_epoch_end()
     assert found == pytest.approx(expected)
 
@@ -102,32 +97,27 @@ def test_an_interrupted_training_ends_with_the_same_weights(run, tmp_path, table
             raise OSError("power cut")
         return step(self, batch, *args, **kwargs)
 
-    monkeypatch.setattr(kind, "training_step", interrupt)
-    with pytest.raises(OSError, match="power cut"):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="power cut"):
+        patch.setattr(kind, "training_step", interrupt)
         train(tmp_path, run.name, table, textures, eval_epochs=eval_epochs)
-    monkeypatch.undo()
     resumed = train(tmp_path, run.name, table, textures, eval_epochs=eval_epochs)
-    first, second = (
-        torch.load(found.folder / "model.ckpt", weights_only=True)["state_dict"] for found in (run, resumed)
-    )
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    first, second = (torch.load(one.folder / "model.ckpt", weights_only=True)["state_dict"] for one in (run, resumed))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_the_checkpoint_loads_as_plain_data_without_textures_or_pretrained_weights(run, table):
     model = load_model(run.name, run.folder / "model.ckpt", "helpers_r10t" if run.name == "glass" else "")
     data = SampleDataset(table, "test")
-    photos = torch.stack([data[index].image for index in range(2)])
     with torch.no_grad():
-        scores = model.model(model.pre_processor.transform(photos)).pred_score
+        photos = model.pre_processor.transform(torch.stack([data[index].image for index in range(2)]))
+        scores = model.model(photos).pred_score
     np.testing.assert_allclose(scores, run.predictions("test")["score"].head(2), rtol=1e-4)
 
 
 def test_the_best_epoch_on_val_is_kept_beside_the_last(tmp_path, table, textures):
     with_defects = table.copy()
     with_defects.attrs = table.attrs
-    defects = with_defects.index[with_defects["label_index"] == 1]
-    with_defects.loc[defects[:2], "split"] = "val"
+    with_defects.loc[with_defects.index[with_defects["label_index"] == 1][:2], "split"] = "val"
     run = train(tmp_path, "draem", with_defects, textures, select_on_val=True)
     history = run.history()
     assert run.info["epochs"]["epoch"] == int(history["val_auroc"].idxmax())

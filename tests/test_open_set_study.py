@@ -20,21 +20,21 @@ from helpers.inference.train import classifier_thresholds, train_classifier
 from helpers.models.backbones import resolve_backbone
 from helpers.models.open_set import MahalanobisScorer
 from helpers.runs import MissingRunError, Run
-from helpers.studies import classifiers as study
 from helpers.studies import gate as gate_study
-from helpers.studies import open_set as open_set_study
+from helpers.studies import open_set as study
 from helpers.thresholds import Threshold
 
-CORNERS = {"good": None, "p": (0, 0), "q": (0, 32), "r": (32, 0)}
+CORNERS = {"good": None, "p": (0, 0), "q": (0, 32), "r": (32, 0), "s": (32, 32)}
 OPTIONS = {"image_size": 64, "epochs": 2, "batch_size": 8, "predict_batch_size": 16, "learning_rate": 2e-3}
 OPTIONS |= {"augmentation": {}, "device": "cpu", "hidden": 16}
+SPLIT = ClassSplit("A", ("p", "q"), ("r", "s"), "squares")
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> pd.DataFrame:
     """Good photos are grey noise; classes p, q and r have a square in another corner; s has a single photo."""
     folder, rng = tmp_path_factory.mktemp("squares"), np.random.default_rng(0)
-    for name, corner in [*CORNERS.items(), ("s", (32, 32))]:
+    for name, corner in CORNERS.items():
         (folder / name).mkdir()
         for number in range(1 if name == "s" else 20):
             picture = rng.integers(90, 130, (64, 64, 3), dtype=np.uint8)
@@ -70,16 +70,13 @@ def test_what_is_left_is_what_a_cascade_opens(run, tmp_path):
     opened = OpenSet.load(tmp_path / "open_set", Predictor(run, device="cpu"), "both")
     assert (opened.tau, opened.kappa) == (limits["tau"], limits["kappa"])
     # by hand: at most the k-th of n distances, k = ceil((n + 1) 0.9), and the same from the other end for confidence
-    val = run.predictions("val")
-    n = len(val)
-    rank = int(np.ceil((n + 1) * 0.9))
+    val, test = run.predictions("val"), run.predictions("test")
+    n, rank = len(val), int(np.ceil((len(val) + 1) * 0.9))
     distances = scorer.scores(np.load(run.folder / "embeddings_val.npy"))
     assert limits["tau"].value == np.sort(distances)[rank - 1]
     assert limits["kappa"].value == np.sort(val["confidence"])[n - rank]
-    shares = accepted.set_index(["rule", "split"])
     # the single photo of s is no photo of a known class
-    test = run.predictions("test")
-    known = (test["defect_type"] != "s").to_numpy()
+    shares, known = accepted.set_index(["rule", "split"]), (test["defect_type"] != "s").to_numpy()
     assert shares.loc[("tau", "test"), "n"] == known.sum() == len(test) - 1
     found = scorer.scores(np.load(run.folder / "embeddings_test.npy")[known])
     assert shares.loc[("tau", "test"), "accepted"] == (~decide(found, None, limits["tau"])).sum()
@@ -107,37 +104,30 @@ def test_both_approaches_are_timed_by_stage(run, gate, tmp_path):
 
 
 def test_splits_come_from_files_or_are_made_with_each_class_unknown_once(table, tmp_path):
-    made = open_set_study.find_splits([], "squares", table, 2)
+    made = study.find_splits([], "squares", table, 2)
     hidden = [name for split in made for name in split.unknown if name != "s"]
     assert sorted(hidden) == ["p", "q", "r"] and len(made) == 3  # two ways would leave one class known
     assert all("s" in split.unknown for split in made), "one photo cannot be learned from"
-    (tmp_path / "mine.yml").write_text("name: X\ndataset: squares\nknown: [p, q]\nunknown: [r, s]\n")
-    assert open_set_study.find_splits([str(tmp_path / "mine.yml")], "", table) == [
-        ClassSplit("X", ("p", "q"), ("r", "s"), "squares")
-    ]
-    with pytest.raises(ValueError, match="Two splits have one name"):
-        open_set_study.find_splits([str(tmp_path / "mine.yml")] * 2, "", table)
-    few = table[table["defect_type"].isin(["good", "p", "q"])]
-    assert open_set_study.find_splits([], "squares", few) == []
+    file = tmp_path / "mine.yml"
+    file.write_text("name: A\ndataset: squares\nknown: [p, q]\nunknown: [r, s]\n")
+    assert study.find_splits([str(file)], "", table) == [SPLIT]
+    with pytest.raises(ValueError, match="A, A"):
+        study.find_splits([str(file)] * 2, "", table)
+    assert study.find_splits([], "squares", table[table["defect_type"].isin(["good", "p", "q"])]) == []
 
 
-@pytest.mark.parametrize(("name", "n"), [("mesh", 2), ("neu_det", 3)])
-def test_files_for_a_dataset_are_found_by_its_name_and_classes(name, n):
-    classes = {
-        "mesh": ["broken_strand", "contamination", "hole", "shifted_strand"],
-        "neu_det": ["crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches"],
-    }[name]
+def test_files_for_a_dataset_are_found_by_its_name_and_classes():
+    classes = ["broken_strand", "contamination", "hole", "shifted_strand"]
     photos = pd.DataFrame({"defect_type": [*classes, "good"] * 3})
     photos["group"] = [str(number) for number in photos.index]
-    splits = open_set_study.find_splits([], name, photos)
-    assert len(splits) == n and {split.dataset for split in splits} == {name}
-    assert {each for split in splits for each in split.unknown} == set(classes)
-    other = open_set_study.find_splits([], name, photos.replace({classes[0]: "dent"}))
+    splits = study.find_splits([], "mesh", photos)
+    assert len(splits) == 2 and {each for split in splits for each in split.unknown} == set(classes)
+    other = study.find_splits([], "mesh", photos.replace({classes[0]: "dent"}))
     assert all(split.unknown != splits[0].unknown for split in other), "of other classes"
 
 
 def test_good_photos_stay_where_notebook_01_put_them(table):
-    divided = open_set_study.split_table(table, ClassSplit("A", ("p", "q"), ("r", "s")))
+    divided = study.split_table(table, SPLIT)
     good = table["defect_type"] == "good"
     assert (divided.loc[good, "split"] == table.loc[good, "split"]).all()
     assert set(divided.loc[divided["defect_type"].isin(["r", "s"]), "split"]) == {"test"}
@@ -151,106 +141,87 @@ def test_the_gate_is_that_of_notebook_02_or_one_of_stand_ins(table, gate, backbo
     assert gate_study.open_gate("none", tmp_path, table, Path("nowhere"), backbone) is None
     defects = table[table["label_index"] == 1].reset_index(drop=True)
     defects.attrs = table.attrs | {"root": "elsewhere"}
-    root = Path(table.attrs["root"])
     options = {"image_size": 64, "coreset_ratio": 0.05, "device": "cpu"}
-    other = gate_study.open_gate("auto", tmp_path, defects, root, backbone, **options)
+    other = gate_study.open_gate("auto", tmp_path, defects, Path(table.attrs["root"]), backbone, **options)
     assert other.stand_in and "stand-ins" in other.about
     assert other.run.folder == tmp_path / "open_set" / "gate" / "patchcore"
     assert set(other.run.table["defect_type"]) == {"good"}
-    named = gate_study.open_gate(str(gate.run.folder), tmp_path, defects, root, backbone)
+    named = gate_study.open_gate(str(gate.run.folder), tmp_path, defects, Path("nowhere"), backbone)
     assert named.run.folder == gate.run.folder and named.stand_in
 
 
 def test_the_gate_judges_a_photo_once(gate, tmp_path, monkeypatch):
-    test = gate.run.predictions("test")
+    test, asked, predict = gate.run.predictions("test"), [], Predictor.predict
     paths, file = test["image_path"].tolist(), tmp_path / "gate.csv"
     first = gate_study.gate_scores(gate.run, paths[:3], file, "cpu")
     np.testing.assert_allclose(first[paths[:3]], test["score"][:3], rtol=1e-5)
-    asked: list[str] = []
-    predict = Predictor.predict
     monkeypatch.setattr(Predictor, "predict", lambda self, some: asked.extend(some) or predict(self, some))
     again = gate_study.gate_scores(gate.run, paths[:5], file, "cpu")
     assert asked == paths[3:5] and again[paths[:3]].tolist() == first[paths[:3]].tolist()
 
 
 def test_a_gate_that_knows_test_photos_is_refused(table, gate):
-    again = assign_splits(table, "one_class", seed=4)
-    divided = open_set_study.split_table(again, ClassSplit("A", ("p", "q"), ("r", "s")))
+    divided = study.split_table(assign_splits(table, "one_class", seed=4), SPLIT)
     with pytest.raises(ValueError, match="trained or calibrated on"):
         gate_study.refuse_seen(gate.run, divided)
-    gate_study.refuse_seen(gate.run, open_set_study.split_table(table, ClassSplit("A", ("p", "q"), ("r", "s"))))
+    gate_study.refuse_seen(gate.run, study.split_table(table, SPLIT))
 
 
 # ------------------------------------------------------------------------------------------------- one split, measured
 
-LIMITS = {
-    "tau": Threshold(value=2.0, origin="given"),
-    "kappa": Threshold(value=0.6, origin="given", below=True),
-    "gate": Threshold(value=0.5, origin="given"),
-}
-
-
-def photos() -> pd.DataFrame:
-    """Six photos: two known, right; one far; one doubtful; one that the gate lets go; one unknown that looks known."""
-    return pd.DataFrame(
-        {
-            "image_path": list("123456"),
-            "defect_type": ["a", "b", "x", "x", "a", "x"],
-            "known": [True, True, False, False, True, False],
-            "predicted": ["a", "b", "a", "b", "a", "b"],
-            "mahalanobis": [1.0, 2.0, 3.0, 1.0, 1.0, 1.0],
-            "confidence": [0.9, 0.6, 0.9, 0.5, 0.9, 0.9],
-            "gate": [0.9, 0.9, 0.9, 0.9, 0.5, 0.9],
-        }
-    )
+LIMITS = {"tau": Threshold(value=2.0, origin="given"), "kappa": Threshold(value=0.6, origin="given", below=True)}
+LIMITS["gate"] = Threshold(value=0.5, origin="given")
+# two known, right; one far; one doubtful; one that the gate lets go; one unknown that looks known
+PHOTOS = pd.DataFrame({"image_path": list("123456"), "defect_type": list("abxxax")})
+PHOTOS["known"] = PHOTOS["defect_type"] != "x"
+PHOTOS["predicted"] = list("abab" + "ab")
+PHOTOS["mahalanobis"] = [1.0, 2.0, 3.0, 1.0, 1.0, 1.0]
+PHOTOS["confidence"] = [0.9, 0.6, 0.9, 0.5, 0.9, 0.9]
+PHOTOS["gate"] = [0.9, 0.9, 0.9, 0.9, 0.5, 0.9]
 
 
 def test_each_approach_gives_its_verdicts():
-    verdicts = open_set_study.verdicts(photos(), LIMITS, True, "confidence", False)
+    verdicts = study.verdicts(PHOTOS, LIMITS, True, "confidence", False)
     assert verdicts["one stage"].tolist() == ["a", "b", "unknown", "b", "a", "b"]
     assert verdicts["one stage with kappa"].tolist() == ["a", "b", "unknown", "unknown", "a", "b"]
     assert verdicts["two stages"].tolist() == ["a", "b", "a", "unknown", "no_defect", "b"]
-    ignoring = open_set_study.verdicts(photos(), LIMITS, False, "distance", True)
+    ignoring = study.verdicts(PHOTOS, LIMITS, False, "distance", True)
     assert ignoring["two stages"].tolist() == ["a", "b", "unknown", "b", "a", "b"]
     assert "one stage with kappa" not in ignoring
-    good = open_set_study.verdicts(photos().replace({"predicted": {"b": "good"}}), LIMITS, False, "confidence", False)
+    good = study.verdicts(PHOTOS.replace({"predicted": {"b": "good"}}), LIMITS, False, "confidence", False)
     assert good["one stage"].tolist() == ["a", "good", "unknown", "good", "a", "good"]
     # flagged, but good by the classifier: no defect that it knows; what the gate lets go is good
     assert good["two stages"].tolist() == ["a", "unknown", "a", "unknown", "good", "unknown"]
 
 
 def test_shares_of_an_approach_by_hand():
-    verdicts = open_set_study.verdicts(photos(), LIMITS, True, "confidence", False)
-    row = open_set_study.approach_row(verdicts, "two stages", ["a", "b"])
+    verdicts = study.verdicts(PHOTOS, LIMITS, True, "confidence", False)
+    row = study.approach_row(verdicts, "two stages", ["a", "b"])
     assert (row["n_known"], row["n_unknown"]) == (3, 3)
     assert row["known_right"] == pytest.approx(2 / 3)  # the third was let go
     assert row["known_accepted"] == 1  # none was called unknown
     assert row["unknown_detected"] == pytest.approx(1 / 3)
     assert row["lost"] == pytest.approx(1 / 6)
     assert row["open_set_accuracy"] == pytest.approx(3 / 6)
-    table = open_set_study.confusion(verdicts, "two stages", ["a", "b"])
+    table = study.confusion(verdicts, "two stages", ["a", "b"])
     assert table.loc["x"].to_dict() == {"a": 1, "b": 1, "no_defect": 0, "unknown": 1}
     assert table.loc["a", "no_defect"] == 1
 
 
-def test_a_split_leaves_its_folder_and_never_trains_on_the_unknown(table, backbone, tmp_path):
+def test_a_split_leaves_its_folder_and_never_trains_on_the_unknown(table, backbone, gate, tmp_path):
     options = {**OPTIONS, "epochs": 1, "n_bootstrap": 20}
-    result = open_set_study.run_split(tmp_path, table, ClassSplit("A", ("p", "q"), ("r", "s")), backbone, **options)
-    place = tmp_path / "A"
-    folders = {entry.name for entry in place.iterdir()}
-    assert folders == {"classifier", "embeddings", "osr", "cascade", "metrics.json"}
+    result, place = study.run_split(tmp_path, table, SPLIT, backbone, gate, **options), tmp_path / "A"
+    assert {entry.name for entry in place.iterdir()} == {"classifier", "osr", "cascade", "metrics.json"}
     used = result.run.table
     assert set(used.loc[used["defect_type"].isin(["r", "s"]), "split"]) == {"test"}
     assert result.run.info["parameters"]["classes"] == ["good", "p", "q"]
     metrics = json.loads((place / "metrics.json").read_text())
-    assert metrics["known"] == ["p", "q"] and metrics["unknown"] == ["r", "s"]
-    assert {row["method"] for row in metrics["methods"]} == set(open_set_study.METHODS)
+    assert metrics["known"] == ["p", "q"] and metrics["unknown"] == ["r", "s"] and metrics["gate"] == gate.about
+    assert [row["method"] for row in metrics["methods"]] == list(study.METHODS)
     assert all(row["n_unknown"] == 21 for row in metrics["methods"])
     # the stored scorer gives the stored scores, from the stored embeddings
-    scorer = MahalanobisScorer.load(place / "osr" / "open_set.npz")
-    stored = pd.read_csv(place / "osr" / "scores.csv")
-    found = scorer.scores(np.load(place / "embeddings" / "embeddings_test.npy"))
+    scorer, stored = MahalanobisScorer.load(place / "osr" / "open_set.npz"), pd.read_csv(place / "osr" / "scores.csv")
+    found = scorer.scores(np.load(result.run.folder / "embeddings_test.npy"))
     np.testing.assert_allclose(found, stored.loc[stored["split"] == "test", "mahalanobis"], rtol=1e-6)
-    assert result.approaches["approach"].tolist() == ["one stage", "one stage with kappa"]
-    with pytest.raises(ValueError, match="UNKNOWN_BY"):
-        open_set_study.run_split(tmp_path, table, result.split, backbone, unknown_by="guess", **options)
+    assert set(json.loads((place / "osr" / "thresholds.json").read_text())) == {"tau", "kappa", "gate"}
+    assert result.approaches["approach"].tolist() == ["one stage", "one stage with kappa", "two stages"]

@@ -66,7 +66,7 @@ def train_or_load_foreground(
         return load_foreground(folder)
     with hold(folder.with_name(f".{folder.name}.lock"), str(folder)):
         about.unlink(missing_ok=True)
-        network = train_foreground(parts["train"], parts["val"], backbone, folder, seed=seed, **parameters)
+        network = train_foreground(parts["train"], backbone, folder, seed=seed, **parameters)
         write_json({"fingerprint": identity, "seed": seed, "note": backbone.note, "parameters": settings}, about)
     return network
 

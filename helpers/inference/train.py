@@ -23,10 +23,9 @@ from helpers.data.coco import InstancePhoto
 from helpers.data.datamodule import SampleDataModule
 from helpers.data.samples import NORMAL, SPLITS, relative_path, write_table
 from helpers.inference.object_mask import Refine
-from helpers.models.backbones import Backbone, model_args
+from helpers.models.backbones import Backbone
 from helpers.models.classifier import Classifier, abnormal_scores, build_classifier, known_classes, photo_classes
-from helpers.models.foreground import CHECKPOINT_NAME, ForegroundNet, FrameCrops, Onward, WholeFrames
-from helpers.models.segmentation import build_network
+from helpers.models.foreground import CHECKPOINT_NAME, ForegroundNet, FrameCrops, build_foreground
 from helpers.paths import write_csv, write_json, write_whole
 from helpers.progress import SECONDS_BETWEEN_LINES, is_interactive, quiet_libraries
 from helpers.runs import CHECKPOINTS, DRAFT_FILE, LAST_CHECKPOINT, Run, open_run
@@ -34,22 +33,22 @@ from helpers.thresholds import Threshold, exceeds, held_out_thresholds
 
 
 class MinuteLines(Callback):
-    """One printed line a minute of an epoch, for runs that nobody watches."""
+    """One printed line a minute, for runs that nobody watches."""
 
     def __init__(self) -> None:
         self._started = self._last = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         epoch = f"training, epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        self._say(epoch, batch_idx, trainer.num_training_batches)
+        self._say(f"{epoch}: batch {batch_idx + 1}/{trainer.num_training_batches}")
 
     def on_predict_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._say("predicting", batch_idx, trainer.num_predict_batches[0])
+        self._say(f"predicting: batch {batch_idx + 1}/{trainer.num_predict_batches[0]}")
 
-    def _say(self, what: str, batch_idx: int, n_batches: float) -> None:
+    def _say(self, what: str) -> None:
         now = time.monotonic()
         if now - self._last >= SECONDS_BETWEEN_LINES:
-            print(f"{what}: batch {batch_idx + 1}/{n_batches}, {now - self._started:.0f} s", flush=True)
+            print(f"{what}, {now - self._started:.0f} s", flush=True)
             self._last = now
 
 
@@ -69,11 +68,8 @@ class SeededEpochs(Callback):
 class MapWriter(Callback):
     """Collects the rows of a split, and writes its maps (N, H, W) float16 batch by batch: memory does not grow."""
 
-    def __init__(
-        self, n_images: int, maps_file: Path | None, area_threshold: float | None = None, refine: Refine | None = None
-    ) -> None:
-        self.n_images, self.maps_file = n_images, maps_file
-        self.area_threshold, self.refine = area_threshold, refine
+    def __init__(self, n_images: int, maps_file: Path | None, area_threshold: float | None, refine: Refine | None):
+        self.n_images, self.maps_file, self.area_threshold, self.refine = n_images, maps_file, area_threshold, refine
         self.rows: list[pd.DataFrame] = []
         self._written = 0
 
@@ -90,10 +86,9 @@ class MapWriter(Callback):
             stored[self._written : self._written + len(maps)] = maps
             self._written += len(maps)
         flat = maps.reshape(len(scores), -1)
-        rows = pd.DataFrame({"image_path": outputs.image_path, "score": scores, "map_max": flat.max(1)})
+        self.rows.append(pd.DataFrame({"image_path": outputs.image_path, "score": scores, "map_max": flat.max(1)}))
         if self.area_threshold is not None:
-            rows["area"] = exceeds(flat, self.area_threshold).mean(1)
-        self.rows.append(rows)
+            self.rows[-1]["area"] = exceeds(flat, self.area_threshold).mean(1)
 
 
 def trainer_precision(precision: str, device: str) -> str:
@@ -140,7 +135,7 @@ def train(
         raise RuntimeError(f"{run.folder} is a finished run; delete it or change a parameter to train again.")
     with run.alone():
         seed_everything(run.info["seed"], workers=True, verbose=False)
-        timer, settings, classifies = Timer(), run.info["parameters"], isinstance(model, Classifier)
+        timer, settings = Timer(), run.info["parameters"]
         if "epochs" in settings:
             trainer = _fit_epochs(run, model, data, device, monitor, timer)
         else:
@@ -150,11 +145,9 @@ def train(
         trainer.save_checkpoint(run.folder / "model.ckpt", weights_only=True)
         run.timings["fit_seconds"] = timer.time_elapsed()
         write_table(run.table, run.folder / "samples.csv")
-        wanted = [split for split in SPLITS if split != "train" or classifies or settings.get("predict_train")]
-        parts = [
-            _predict(run, model, data, split, device, refine) for split in wanted if split in {*run.table["split"]}
-        ]
-        predictions = pd.concat(parts, ignore_index=True)
+        with_train = isinstance(model, Classifier) or settings.get("predict_train")
+        wanted = [split for split in SPLITS if split in {*run.table["split"]} and (split != "train" or with_train)]
+        predictions = pd.concat([_predict(run, model, data, split, device, refine) for split in wanted])
         names = dict(zip(run.table["image_path"], relative_path(run.table), strict=True))
         predictions["image_path"] = predictions["image_path"].map(names)
         write_csv(predictions, run.folder / "predictions.csv", float_format="%.9g")
@@ -224,9 +217,6 @@ def _predict(
     return labels.assign(**{f"p_{name}": probabilities[:, index].numpy() for index, name in enumerate(classes)})
 
 
-# ------------------------------------------------------------------------------------------ from sample table to a run
-
-
 def find_or_train(
     folder: Path,
     name: str,
@@ -287,8 +277,6 @@ def train_classifier(
     ``p_<class>`` besides; ``embeddings_<split>.npy`` (N, D) float32 is in their order.
     """
     size, names = (image_size, image_size), known_classes(table, binary, allow_unknown)
-    if batch_size < 2:
-        raise ValueError(f"batch_size must be 2 or more, got {batch_size}: a batch of one photo has no statistics.")
     layers |= {"freeze_norm": layers.get("freeze_norm", True) and backbone.pretrained}
     settings = {"task": "classification", "classes": names, "binary": binary, "allow_unknown": allow_unknown}
     settings |= {"normal_class": NORMAL if NORMAL in names else None, "model": layers, "augmentation": augmentation}
@@ -322,8 +310,7 @@ def classifier_thresholds(run: Run, accept: float = 0.95, start: float = 0.4) ->
 
 
 def train_foreground(
-    train: Sequence[InstancePhoto],
-    val: Sequence[InstancePhoto],
+    photos: Sequence[InstancePhoto],
     backbone: Backbone,
     folder: Path,
     *,
@@ -332,32 +319,18 @@ def train_foreground(
     crops_per_photo: int = 4,
     epochs: int = 12,
     batch_size: int = 8,
-    learning_rate: float = 1e-3,
     seed: int = 0,
     device: str = "auto",
 ) -> ForegroundNet:
     """Train a network on annotated photos; the folder gets ``foreground.ckpt`` and ``metrics.csv``.
 
     ``image_size`` is the longer side of a photo as the network sees it: an object should be 20 pixels or more across
-    then, and smaller than ``crop_size``, a multiple of 32. Nothing is chosen by ``val``, which may be empty. The global
-    random state is left as it was; the network comes back in evaluation mode, on the CPU.
+    then, and smaller than ``crop_size``, a multiple of 32. The network comes back in evaluation mode, on the CPU.
     """
-    crops = FrameCrops(train, image_size, crop_size, crops_per_photo * len(train), seed)
-    loaders = [DataLoader(crops, batch_size, sampler=Onward(len(crops)))]
-    if val:
-        loaders.append(DataLoader(WholeFrames(val, image_size), batch_size=1))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        net = ForegroundNet(
-            backbone.architecture,
-            backbone.mean,
-            backbone.std,
-            image_size,
-            learning_rate,
-            model_args(backbone.name),
-            build_network("unet", backbone.name, pretrained=backbone.pretrained),
-        )
-        trainer = make_trainer(net, device, [], max_epochs=epochs, logger=CSVLogger(folder, name="", version=""))
-        trainer.fit(net, *loaders)
+    crops = FrameCrops(photos, image_size, crop_size, crops_per_photo * len(photos), seed)
+    seed_everything(seed, verbose=False)
+    net = build_foreground(backbone, image_size)
+    trainer = make_trainer(net, device, [], max_epochs=epochs, logger=CSVLogger(folder, name="", version=""))
+    trainer.fit(net, DataLoader(crops, batch_size))
     write_whole(folder / CHECKPOINT_NAME, lambda partial: trainer.save_checkpoint(partial, weights_only=True))
     return net.eval().cpu()

@@ -19,7 +19,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -37,11 +37,12 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 LAYER_STRIDES = (8, 16)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ORIGINS = {
-    "hub": "weights from the hub",
-    "local folder": "weights from a local folder",
-    "built in": "weights shipped with this package",
-    "untrained": "UNTRAINED: random weights",
+    "hub": ("weights from the hub", None),
+    "local folder": ("weights from a local folder", None),
+    "built in": ("weights shipped with this package", "built-in backbone"),
+    "untrained": ("UNTRAINED: random weights", "untrained backbone"),
 }
+"""Origin -> in words, and what figures and tables must say about it, or None when there is nothing to warn of."""
 
 
 class BackboneError(ValueError):
@@ -71,11 +72,10 @@ class Backbone:
 
     @property
     def note(self) -> str | None:
-        """What figures and tables must say about the weights, or None when there is nothing to warn of."""
-        return {"built in": "built-in backbone", "untrained": "untrained backbone"}.get(self.origin)
+        return ORIGINS[self.origin][1]
 
     def describe(self) -> str:
-        return f"{self.name} ({ORIGINS[self.origin]}), layers {', '.join(self.layers)}"
+        return f"{self.name} ({ORIGINS[self.origin][0]}), layers {', '.join(self.layers)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``run.json``."""
@@ -99,16 +99,25 @@ def resolve_backbone(name: str = "auto", layers: Sequence[str] = ()) -> Backbone
                 "The hub cannot be reached and no BACKBONE is set: taking the small backbone that this package ships. "
                 "Larger pretrained weights find more: give BACKBONE=local-dir:PATH."
             )
+    normalisation, sha256 = (IMAGENET_MEAN, IMAGENET_STD), ""
     if name == BUILTIN_NAME:
-        return _built_in(layers)
-    if name.startswith(UNTRAINED_PREFIX):
-        architecture = name.removeprefix(UNTRAINED_PREFIX) or DEFAULT_NAME.split(".")[0]
-        if not _timm().is_model(architecture):
-            raise BackboneError(f"BACKBONE={UNTRAINED_PREFIX}{architecture}: timm knows no model of that name.")
-        return _describe(architecture, architecture, layers, IMAGENET_MEAN, IMAGENET_STD, "untrained")
-    if name.startswith(LOCAL_PREFIX):
-        return _local(project_path(name.removeprefix(LOCAL_PREFIX)).resolve(), layers)
-    return _from_hub(name, layers)
+        name, architecture, sha256, origin = *_built_in(), "built in"
+    elif name.startswith(UNTRAINED_PREFIX):
+        name = architecture = name.removeprefix(UNTRAINED_PREFIX) or DEFAULT_NAME.split(".")[0]
+        origin = "untrained"
+    elif name.startswith(LOCAL_PREFIX):
+        folder, origin = project_path(name.removeprefix(LOCAL_PREFIX)).resolve(), "local folder"
+        name, (architecture, normalisation, sha256) = f"{LOCAL_PREFIX}{folder}", _local(folder)
+    else:
+        architecture, normalisation, origin = name.partition(".")[0], _from_hub(name), "hub"
+    strides = feature_strides(architecture)
+    by_stride = {stride: layer for layer, stride in strides.items()}
+    chosen = tuple(layers or (by_stride[stride] for stride in LAYER_STRIDES if stride in by_stride))
+    unknown = [layer for layer in chosen if layer not in strides]
+    if (strides and unknown) or (not layers and len(chosen) < len(LAYER_STRIDES)):
+        missing = ", ".join(unknown) or f"feature maps at strides {LAYER_STRIDES}"
+        raise BackboneError(f"LAYERS: {architecture} has no {missing}. It has {', '.join(strides)}; name some of them.")
+    return Backbone(name, architecture, chosen, *map(tuple, normalisation), origin, sha256)
 
 
 def hub_reachable(name: str) -> bool:
@@ -118,17 +127,12 @@ def hub_reachable(name: str) -> bool:
     """
     import huggingface_hub
 
-    timm, repo = _timm(), ""
-    try:
-        config = timm.get_pretrained_cfg(name)
-        if config is not None and config.hf_hub_id:
-            owned = "/" in config.hf_hub_id and not config.hf_hub_id.endswith("/")
-            repo = config.hf_hub_id if owned else f"timm/{name}"
-    except (RuntimeError, ValueError):
-        pass
-    if repo and any(isinstance(huggingface_hub.try_to_load_from_cache(repo, file), str) for file in WEIGHT_FILES):
+    config = _timm().get_pretrained_cfg(name, allow_unregistered=True)
+    repo = config.hf_hub_id if config and config.hf_hub_id else f"timm/{name}"
+    repo = f"{repo}{name}" if repo.endswith("/") else repo
+    if any(isinstance(huggingface_hub.try_to_load_from_cache(repo, file), str) for file in WEIGHT_FILES):
         return True
-    address = huggingface_hub.hf_hub_url(repo, "config.json") if repo else huggingface_hub.constants.ENDPOINT
+    address = huggingface_hub.hf_hub_url(repo, "config.json")
     try:
         huggingface_hub.get_hf_file_metadata(address, timeout=HUB_TIMEOUT_SECONDS)
     except Exception as error:  # noqa: BLE001  # of the client, its transport, a proxy
@@ -146,15 +150,13 @@ def _timm() -> ModuleType:
     return timm
 
 
-def _from_hub(name: str, layers: Sequence[str]) -> Backbone:
-    timm = _timm()
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        close = ", ".join(timm.list_models(f"*{architecture[:6]}*")[:5]) or "see timm.list_models()"
-        raise BackboneError(f"BACKBONE={name!r}: timm knows no model {architecture!r}. Similar names: {close}.")
+def _from_hub(name: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation that a timm name's photos are normalised with; its weights are within reach."""
+    timm, (architecture, _, tag) = _timm(), name.partition(".")
     known = timm.list_pretrained(f"{architecture}*")
     if (tag and name not in known) or not known:
-        raise BackboneError(f"BACKBONE={name!r}: no such pretrained weights. Known: {', '.join(known[:8]) or 'none'}.")
+        close = known[:8] or timm.list_models(f"*{architecture[:6]}*")[:5] or ["see timm.list_models()"]
+        raise BackboneError(f"BACKBONE={name!r}: timm knows no such pretrained weights. Similar: {', '.join(close)}.")
     if not hub_reachable(name):
         raise BackboneError(
             f"BACKBONE={name!r}: its weights are not in the hub's cache, and the hub did not answer within "
@@ -164,57 +166,38 @@ def _from_hub(name: str, layers: Sequence[str]) -> Backbone:
             "BACKBONE=untrained: (its results are worthless as a judgement)."
         )
     config = timm.get_pretrained_cfg(name)
-    return _describe(name, architecture, layers, config.mean, config.std, "hub")
+    return config.mean, config.std
 
 
-def _local(folder: Path, layers: Sequence[str]) -> Backbone:
-    file = folder / "config.json"
-    if not file.is_file():
-        raise BackboneError(f"BACKBONE=local-dir:{folder}: there is no config.json; give a folder in timm's format.")
-    weights = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
-    if weights is None:
-        raise BackboneError(f"BACKBONE=local-dir:{folder}: no weights; expected {' or '.join(WEIGHT_FILES)} there.")
+def _local(folder: Path) -> tuple[str, tuple[Sequence[float], Sequence[float]], str]:
+    """Architecture, mean and standard deviation, and the weights' hash, of a folder in timm's format."""
+    weights = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), folder / WEIGHT_FILES[0])
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        architecture = config["architecture"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BackboneError(f"{file} is not a timm model configuration with an 'architecture': {error}.") from error
-    if not isinstance(architecture, str) or not _timm().is_model(architecture):
-        raise BackboneError(f"{file}: timm knows no architecture {architecture!r}.")
-    cfg = config.get("pretrained_cfg", config)
-    mean, std = cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD)
-    found = _describe(f"{LOCAL_PREFIX}{folder}", architecture, layers, mean, std, "local folder")
-    return replace(found, sha256=file_sha256(weights))
+        config, sha256 = json.loads((folder / "config.json").read_text(encoding="utf-8")), file_sha256(weights)
+        architecture, cfg = config["architecture"], config.get("pretrained_cfg", config)
+        return architecture, (cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD)), sha256
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BackboneError(
+            f"BACKBONE={LOCAL_PREFIX}{folder}: {error}. Give a folder in timm's format: a config.json that names an "
+            f"'architecture' beside {' or '.join(WEIGHT_FILES)}."
+        ) from error
 
 
-def _built_in(layers: Sequence[str]) -> Backbone:
+def _built_in() -> tuple[str, str, str]:
+    """Name, architecture and hash of the shipped weights."""
     from helpers.models import builtin
 
     try:
         sha256 = builtin.check_weights()["sha256"]
     except (OSError, ValueError) as error:
         raise BackboneError(f"BACKBONE={BUILTIN_NAME}: {error}") from error
-    name = f"{builtin.ARCHITECTURE}.{builtin.TAG}"
-    found = _describe(name, builtin.ARCHITECTURE, layers, IMAGENET_MEAN, IMAGENET_STD, "built in")
-    return replace(found, sha256=sha256)
-
-
-def _describe(
-    name: str, architecture: str, layers: Sequence[str], mean: Sequence[float], std: Sequence[float], origin: str
-) -> Backbone:
-    strides = feature_strides(architecture)
-    by_stride = {stride: layer for layer, stride in strides.items()}
-    chosen = tuple(layers or (by_stride[stride] for stride in LAYER_STRIDES if stride in by_stride))
-    if not layers and len(chosen) < len(LAYER_STRIDES):
-        raise BackboneError(f"{architecture} has no feature maps at strides {LAYER_STRIDES}; name some with LAYERS.")
-    unknown = [layer for layer in chosen if layer not in strides]
-    if strides and unknown:
-        raise BackboneError(f"LAYERS: {architecture} has no {', '.join(unknown)}. It has {', '.join(strides)}.")
-    return Backbone(name, architecture, chosen, tuple(mean), tuple(std), origin)
+    return f"{builtin.ARCHITECTURE}.{builtin.TAG}", builtin.ARCHITECTURE, sha256
 
 
 def feature_strides(architecture: str) -> dict[str, int]:
     """Names of the feature maps that timm offers of an architecture, shallow to deep, with their strides in pixels."""
+    if not isinstance(architecture, str) or not _timm().is_model(architecture):
+        raise BackboneError(f"timm knows no model {architecture!r}; see timm.list_models().")
     model = _timm().create_model(architecture, pretrained=False, features_only=True)
     return {info["module"]: info["reduction"] for info in model.feature_info.get_dicts(keys=["module", "reduction"])}
 

@@ -32,35 +32,17 @@ DESCRIPTION_FILE = WEIGHTS_FOLDER / DESCRIPTION_NAME
 BLOCKS, CHANNELS = (1, 2, 2), (64, 128, 192)
 HEAD_CHANNELS = (32, 96)
 
-default_cfgs = generate_default_cfgs(
-    {
-        f"{ARCHITECTURE}.{TAG}": {
-            "file": str(WEIGHTS_FILE),
-            "input_size": (3, 256, 256),
-            "mean": IMAGENET_DEFAULT_MEAN,
-            "std": IMAGENET_DEFAULT_STD,
-            "num_classes": 0,
-            "first_conv": "conv1.0",
-            "classifier": None,
-        }
-    }
-)
+_CFG = {"file": str(WEIGHTS_FILE), "input_size": (3, 256, 256), "num_classes": 0, "classifier": None}
+_CFG |= {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, "first_conv": "conv1.0"}
+default_cfgs = generate_default_cfgs({f"{ARCHITECTURE}.{TAG}": _CFG})
 
 
 class BuiltinNet(nn.Module):
     """Student network: photos (B, 3, H, W), normalised as for ImageNet, to feature maps at strides 2 to 32.
 
-    ============  ======  ========  ==================================================================
-    name          stride  channels  what
-    ============  ======  ========  ==================================================================
-    act1          2       64        the stem
-    layer1        4       64        residual block
-    head8         8       32        1x1 head, learned from the teacher's ``blocks.2``
-    head16        16      96        1x1 head, learned from the teacher's ``blocks.4``
-    pool32        32      96        head16, averaged over 2x2: for encoders that want five strides
-    ============  ======  ========  ==================================================================
-
-    ``output_stride`` 16 leaves the last map at stride 16 (DeepLabV3+); there is no classifier.
+    They are the stem ``act1`` (64 channels), ``layer1`` (64), the 1x1 heads ``head8`` (32) and ``head16`` (96), learned
+    from the teacher's ``blocks.2`` and ``blocks.4``, and ``pool32``, head16 averaged over 2x2: for encoders that want
+    five strides. ``output_stride`` 16 leaves it at stride 16 (DeepLabV3+); there is no classifier.
     """
 
     def __init__(
@@ -91,22 +73,16 @@ class BuiltinNet(nn.Module):
         self.num_features = HEAD_CHANNELS[1]
 
     def forward_intermediates(
-        self,
-        x: torch.Tensor,
-        indices: int | list[int] | None = None,
-        intermediates_only: bool = False,
-        **unused: Any,
+        self, x: torch.Tensor, indices: int | list[int] | None = None, intermediates_only: bool = False, **unused: Any
     ) -> Any:
         """Feature maps at the asked for indices (timm's interface), shallow to deep."""
         take, deepest = feature_take_indices(len(self.feature_info), indices)
         stem = self.act1(self.bn1(self.conv1(x)))
         maps = [stem, self.layer1(self.maxpool(stem))]
-        if deepest >= 2:
-            body = self.layer2(maps[1])
-            maps.append(self.head8(body))
+        body = self.layer2(maps[1])
+        maps.append(self.head8(body))
         if deepest >= 3:
             maps.append(self.head16(self.layer3(body)))
-        if deepest >= 4:
             maps.append(self.pool32(maps[3]))
         chosen = [maps[index] for index in take]
         return chosen if intermediates_only else (maps[-1], chosen)
@@ -124,25 +100,14 @@ def helpers_r10t(pretrained: bool = False, **kwargs: Any) -> BuiltinNet:
     """
     if pretrained and isinstance(kwargs.get("pretrained_cfg"), str | None):
         check_weights()
-    return build_model_with_cfg(
-        BuiltinNet,
-        ARCHITECTURE,
-        pretrained,
-        feature_cfg={"feature_cls": "getter", "out_indices": (0, 1, 2, 3, 4)},
-        **kwargs,
-    )
+    features = {"feature_cls": "getter", "out_indices": (0, 1, 2, 3, 4)}
+    return build_model_with_cfg(BuiltinNet, ARCHITECTURE, pretrained, feature_cfg=features, **kwargs)
 
 
 @cache
 def check_weights() -> dict[str, Any]:
     """What is recorded of the shipped file; a missing one, or one of another SHA-256, is refused."""
-    if not WEIGHTS_FILE.is_file() or not DESCRIPTION_FILE.is_file():
-        raise FileNotFoundError(f"{WEIGHTS_FILE} or its description is missing: install the package again.")
     description = json.loads(DESCRIPTION_FILE.read_text(encoding="utf-8"))
-    found = file_sha256(WEIGHTS_FILE)
-    if found != description["sha256"]:
-        raise ValueError(
-            f"{WEIGHTS_FILE} has SHA-256 {found[:12]}..., expected {description['sha256'][:12]}...: "
-            "the file is damaged or another; install the package again."
-        )
+    if file_sha256(WEIGHTS_FILE) != description["sha256"]:
+        raise ValueError(f"{WEIGHTS_FILE} is damaged or another (SHA-256); install the package again.")
     return description

@@ -46,10 +46,7 @@ def build_model(
     if backbone is None:
         raise ValueError(f"{name} needs a backbone; see helpers.models.backbones.resolve_backbone.")
     parameters |= {"backbone": backbone.name, "pre_trained": backbone.pretrained}
-    if name in SEGMENTERS:
-        parameters["architecture"] = name
-    else:
-        parameters["layers"] = list(backbone.layers)
+    parameters |= {"architecture": name} if name in SEGMENTERS else {"layers": list(backbone.layers)}
     if name == "glass":
         parameters["image_size"] = crop or size
     model = model_class(pre_processor=make_pre_processor(size, crop, backbone.mean, backbone.std), **parameters)
@@ -67,10 +64,10 @@ def load_model(name: str, checkpoint: Path, architecture: str, device: str = "cp
     import torch
 
     model_class, options = _class_of(name), {"map_location": device, "weights_only": True}
-    if name in SEGMENTERS:
-        options["architecture"] = name  # so that a checkpoint of the other network does not load in silence
-    if name in ("draem", "glass"):
-        options["anomaly_source"] = ""  # textures are for training, and need not be on this machine
+    if name in SEGMENTERS:  # so that a checkpoint of the other network does not load in silence
+        options["architecture"] = name
+    if name in ("draem", "glass"):  # textures are for training, and need not be on this machine
+        options["anomaly_source"] = ""
     if name in WITHOUT_BACKBONE:
         return model_class.load_from_checkpoint(checkpoint, **options).eval().to(device)
     stored = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["hyper_parameters"]

@@ -1,10 +1,10 @@
 """Classifiers on timm: intact or damaged, or which of the known defects a photo shows.
 
-One network for both: a backbone that :mod:`helpers.models.backbones` resolves, batch normalisation of its features
-(photos of one product are alike: what tells them apart is small beside what they share), dropout, a hidden layer (its
-output is the embedding that open-set recognition works on), dropout, logits. Losses: cross-entropy, or focal loss (Lin
-et al. 2017, "Focal loss for dense object detection"); with label smoothing (Szegedy et al. 2016, "Rethinking the
-Inception architecture", section 7) and mixup (Zhang et al. 2018, "mixup: beyond empirical risk minimization").
+One network for both: a backbone, batch normalisation of its features (photos of one product are alike: what tells them
+apart is small beside what they share), dropout, a hidden layer (its output is the embedding that open-set recognition
+works on), dropout, logits. Losses: cross-entropy, or focal loss (Lin et al. 2017, "Focal loss for dense object
+detection"); with label smoothing (Szegedy et al. 2016, "Rethinking the Inception architecture", section 7) and mixup
+(Zhang et al. 2018, "mixup: beyond empirical risk minimization").
 """
 
 from __future__ import annotations
@@ -53,15 +53,11 @@ def known_classes(table: pd.DataFrame, binary: bool = False, allow_unknown: bool
             f"A classifier needs two classes or more; train holds {', '.join(names) or 'no photo'}. Split with scheme "
             "'supervised', which puts defect photos into train."
         )
-    unknown = ~found.isin(names)
-    if allow_unknown:
-        unknown &= table["split"] != "test"
+    unknown = ~found.isin(names) & (not allow_unknown or table["split"] != "test")
     if unknown.any():
-        first = table[unknown].iloc[0]
         raise ValueError(
-            f"{int(unknown.sum())} photos are of a class that is not among {', '.join(names)} (of class "
-            f"{found[unknown].iloc[0]} in {first['split']}: {first['image_path']}, ...). Leave them out of the table, "
-            "or keep them for test and pass allow_unknown=True."
+            f"{int(unknown.sum())} photos are of a class that is not in train, {found[unknown].iloc[0]} among them "
+            f"({table['image_path'][unknown].iloc[0]}); leave them out, or keep them for test with allow_unknown=True."
         )
     return names
 
@@ -91,10 +87,9 @@ def soft_target_loss(logits: torch.Tensor, targets: torch.Tensor, gamma: float =
 class Classifier(LightningModule):
     """A backbone with a hidden layer and logits on top, and how it is trained.
 
-    Its hyperparameters are plain data and enough to rebuild it, so that `load_classifier` needs neither pretrained
-    weights nor a network. Batches are anomalib's; ``class_of`` knows the class of each photo by its path. Logged each
-    epoch: ``train_loss``; ``val_loss`` (the same loss without smoothing and mixup), ``val_accuracy`` and ``val_f1``
-    (macro: the mean over the classes that val holds).
+    Its hyperparameters are plain data and enough to rebuild it (`load_classifier`). Batches are anomalib's;
+    ``class_of`` knows the class of each photo by its path. Logged each epoch: ``train_loss``; ``val_loss`` (the same
+    loss without smoothing and mixup), ``val_accuracy`` and ``val_f1`` (macro: the mean over the classes of val).
 
     ``classes`` are in the order of the logits. ``mixup`` is alpha: pairs within a batch and one share a batch, drawn
     from Beta(alpha, alpha); 0: none. ``learning_rate`` is the highest one of the new layers, the backbone's is
@@ -133,35 +128,35 @@ class Classifier(LightningModule):
         width = getattr(network, "head_hidden_size", None) or network.num_features
         self.norm = nn.BatchNorm1d(width)
         self.hidden = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, hidden), nn.ReLU())
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(hidden, len(classes))
+        self.dropout, self.head = nn.Dropout(dropout), nn.Linear(hidden, len(classes))
         self.register_buffer("_mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self._mixup = Mixup(mixup, label_smoothing=label_smoothing, num_classes=len(classes)) if mixup else None
         self._gamma = FOCAL_GAMMA[loss]
+        self.classes = tuple(classes)
         self.class_of: dict[str, int] = {}  # path of a photo -> index of its class, for training
-        self._outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.train()  # Lightning takes the modes as it finds them
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(self.hparams.classes)
 
     def train(self, mode: bool = True) -> Classifier:
         """Training or evaluation mode; frozen batch normalisation stays in the latter."""
         super().train(mode)
-        if self.hparams.freeze_norm:
-            for module in self.backbone.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        for module in self.backbone.modules() if self.hparams.freeze_norm else []:
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
         return self
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Embeddings (B, ``hidden``), 0 or more, of photos (B, 3, H, W) in [0, 1] at the network's size."""
-        features = self.backbone((images - self._mean) / self._std)
-        if features.ndim == 4:  # the built-in network leaves the pooling to others
-            features = features.mean(dim=(2, 3))
-        return self.hidden(self.norm(features))
+        return self.pool(self.feature_map(images))
+
+    def feature_map(self, images: torch.Tensor) -> torch.Tensor:
+        """The backbone's last feature map, (B, C, h, w), or what it has instead."""
+        return getattr(self.backbone, "forward_features", self.backbone)((images - self._mean) / self._std)
+
+    def pool(self, features: torch.Tensor) -> torch.Tensor:
+        """From the feature map to the embedding; the built-in network has no pooling of its own."""
+        pooled = self.backbone.forward_head(features) if hasattr(self.backbone, "forward_head") else features
+        return self.hidden(self.norm(pooled.mean(dim=(2, 3)) if pooled.ndim == 4 else pooled))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, C) of photos (B, 3, H, W), float32 in [0, 1], at the network's size."""
@@ -172,9 +167,8 @@ class Classifier(LightningModule):
 
         Photo i is mixed with photo B - 1 - i; where B is odd, the last one stays as it is.
         """
-        n_classes, smoothing = len(self.classes), self.hparams.label_smoothing
         n_mixed = len(images) // 2 * 2 if self._mixup else 0
-        shares = mixup_target(labels[n_mixed:], n_classes, 1.0, smoothing)
+        shares = mixup_target(labels[n_mixed:], len(self.classes), 1.0, self.hparams.label_smoothing)
         if not n_mixed:
             return images, shares
         mixed, mixed_shares = self._mixup(images[:n_mixed].clone(), labels[:n_mixed])
@@ -196,7 +190,7 @@ class Classifier(LightningModule):
         return self.head(embeddings), embeddings
 
     def on_validation_epoch_start(self) -> None:
-        self._outputs.clear()
+        self._outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         images, labels = self._labelled(batch)
@@ -229,14 +223,10 @@ def build_classifier(backbone: Backbone, classes: Sequence[str], **parameters: A
 def load_classifier(file: Path, architecture: str, device: str = "cpu") -> Classifier:
     """The trained classifier of a checkpoint, without asking for any pretrained weights.
 
-    The checkpoint is read with ``weights_only=True``: tensors and plain data, no code. One on another architecture than
-    ``run.json`` records is refused.
+    The checkpoint is read with ``weights_only=True``: tensors and plain data, no code. One that holds no classifier, or
+    one on another architecture than ``run.json`` records, is refused.
     """
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is not there; train the classifier with notebook 05_train_classifiers.")
     stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters", {})
-    if "classes" not in stored:
-        raise ValueError(f"{file} holds no classifier; it was written by another model.")
-    if architecture != stored["architecture"]:
-        raise ValueError(f"{file} holds a classifier on {stored['architecture']}, not on {architecture}.")
+    if "classes" not in stored or stored["architecture"] != architecture:
+        raise ValueError(f"{file} holds no classifier on {architecture}; it was written by another model.")
     return Classifier.load_from_checkpoint(file, map_location=device, weights_only=True).eval().to(device)

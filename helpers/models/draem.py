@@ -14,11 +14,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
 import torch
 from anomalib.data import InferenceBatch
 from anomalib.models import Draem as StockDraem
 from anomalib.models.image.draem.torch_model import DiscriminativeSubNetwork, DraemModel, ReconstructiveSubNetwork
-from kornia.losses import FocalLoss, SSIMLoss
+from kornia.losses import focal_loss, ssim_loss
+from skimage.metrics import structural_similarity
 from torch import nn
 from torch.nn import functional
 from torchvision.transforms.v2 import InterpolationMode, RandomRotation
@@ -32,9 +35,12 @@ SMOOTHING, SMOOTHED_SIDE = 21, 256  # pixels of the mean filter before the map's
 MILESTONES, DECAY = (0.8, 0.9), 0.2  # shares of the epochs; factor of the learning rate
 WEIGHT_STD = 0.02
 SSIM_WINDOW = 11  # pixels
+FOCAL_GAMMA = 2.0
 
 
-class DraemLoss(nn.Module):
+def draem_loss(
+    photos: torch.Tensor, reconstructions: torch.Tensor, logits: torch.Tensor, masks: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """The terms of DRAEM's loss; the loss is their sum.
 
     - ``l2``: mean squared difference of photo and reconstruction, (B, 3, H, W) in [0, 1].
@@ -42,22 +48,11 @@ class DraemLoss(nn.Module):
     - ``focal``: mean over pixels of -(1 - q)^2 log(q), q the probability of the pixel's true class; logits (B, 2, H, W)
       of normal and abnormal, masks (B, 1, H, W).
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ssim = SSIMLoss(window_size=SSIM_WINDOW)
-        self.focal = FocalLoss(alpha=None, gamma=2.0, reduction="sum")
-
-    def forward(
-        self, photos: torch.Tensor, reconstructions: torch.Tensor, masks: torch.Tensor, logits: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        reconstructions, logits = reconstructions.float(), logits.float()
-        return {
-            "l2": functional.mse_loss(reconstructions, photos),
-            "ssim": 2 * self.ssim(reconstructions, photos),  # kornia's is half of it
-            # kornia's mean is over classes, too
-            "focal": self.focal(logits, masks.squeeze(1).long()) / masks.numel(),
-        }
+    reconstructions, logits = reconstructions.float(), logits.float()
+    terms = {"l2": functional.mse_loss(reconstructions, photos)}
+    terms["ssim"] = 2 * ssim_loss(reconstructions, photos, SSIM_WINDOW)  # kornia's is half of it
+    focal = focal_loss(logits, masks.squeeze(1).long(), alpha=None, gamma=FOCAL_GAMMA, reduction="sum")
+    return terms | {"focal": focal / masks.numel()}  # kornia's mean is over classes, too
 
 
 class DraemNetwork(DraemModel):
@@ -130,7 +125,6 @@ class Draem(LearnsFromInvented, StockDraem):
         self.rotate = RandomRotation((-90, 90), interpolation=InterpolationMode.BILINEAR)
         self.learning_rate = learning_rate
         self.model = DraemNetwork(base_width, discriminative_width)
-        self.loss = DraemLoss()
         self.sspcab = False
 
     def invent(self, photos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -138,15 +132,13 @@ class Draem(LearnsFromInvented, StockDraem):
         turned = torch.rand(len(photos)) < self.rotate_probability
         # In mixed precision torchvision takes float photos for whole numbers and rounds what it turns to 0 and 1.
         with torch.autocast(photos.device.type, enabled=False):
-            photos = torch.stack(
-                [self.rotate(photo) if turn else photo for photo, turn in zip(photos, turned, strict=True)]
-            )
+            pairs = zip(photos, turned, strict=True)
+            photos = torch.stack([self.rotate(photo) if turn else photo for photo, turn in pairs])
             return photos, *self.augmenter(photos)
 
     def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> torch.Tensor:
         photos, damaged, masks = self.invent(batch.image.as_subclass(torch.Tensor))
-        reconstructions, logits = self.model(damaged)
-        return log_loss(self, self.loss(photos, reconstructions, masks, logits), len(photos))
+        return log_loss(self, draem_loss(photos, *self.model(damaged), masks), len(photos))
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
         """Adam, and the authors' schedule as shares of the epochs."""
@@ -155,6 +147,18 @@ class Draem(LearnsFromInvented, StockDraem):
         return [optimizer], [torch.optim.lr_scheduler.MultiStepLR(optimizer, steps, gamma=DECAY)]
 
     @torch.no_grad()
-    def reconstruct(self, photos: torch.Tensor) -> torch.Tensor:
-        """What the first network makes of photos (B, 3, H, W) in [0, 1] at the network's size; the same shape."""
-        return self.model.reconstructive_subnetwork(photos).float()
+    def redraw(self, photos: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """What the first network makes of photos (H, W, 3) uint8 at the network's size; likewise."""
+        drawn = []
+        for photo in photos:
+            values = self.model.reconstructive_subnetwork(torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255)
+            drawn.append((255 * values.float().clamp(0, 1)).round().byte()[0].permute(1, 2, 0).numpy())
+        return drawn
+
+
+def reconstruction_errors(photos: Sequence[np.ndarray], drawn: Sequence[np.ndarray]) -> pd.DataFrame:
+    """One row a photo (H, W, 3) uint8 and its reconstruction: ``mse``, of values in [0, 1], and ``ssim``."""
+    options = {"channel_axis": 2, "data_range": 255, "gaussian_weights": True, "use_sample_covariance": False}
+    pairs = list(zip(photos, drawn, strict=True))
+    mse = [float((((photo.astype(np.float64) - other) / 255) ** 2).mean()) for photo, other in pairs]
+    return pd.DataFrame({"mse": mse, "ssim": [structural_similarity(*pair, **options) for pair in pairs]})

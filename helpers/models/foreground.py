@@ -11,7 +11,7 @@ a U-Net (Ronneberger, Fischer & Brox 2015) with one sigmoid output, trained by r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -21,15 +21,17 @@ from lightning.pytorch import LightningModule
 from scipy import ndimage
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from helpers.compute import full_precision
 from helpers.data.images import read_image
-from helpers.models.backbones import bare_backbone
+from helpers.models.backbones import Backbone, bare_backbone, model_args
 from helpers.models.segmentation import STRIDE, build_network
 
 if TYPE_CHECKING:
     from helpers.data.coco import InstancePhoto
+
+Pair = tuple[torch.Tensor, torch.Tensor]  # photos (3, H, W) and targets (1, H, W), or batches of them
 
 SMOOTH_L1_BETA = 0.1  # errors below this count squared; the map goes from 0 to 1
 WEIGHT_DECAY = 0.01
@@ -94,16 +96,10 @@ class ForegroundNet(LightningModule):
         """Photos (B, 3, H, W) in [0, 1], sides multiples of 32, to maps (B, 1, H, W) in [0, 1]."""
         return torch.sigmoid(self.network((photos - self._mean) / self._std))
 
-    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        return self._loss(batch, "train_loss")
-
-    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
-        self._loss(batch, "val_loss")
-
-    def _loss(self, batch: tuple[torch.Tensor, torch.Tensor], name: str) -> torch.Tensor:
+    def training_step(self, batch: Pair, batch_idx: int) -> torch.Tensor:
         photos, targets = batch
         loss = functional.smooth_l1_loss(self(photos), targets, beta=SMOOTH_L1_BETA)
-        self.log(name, loss, on_step=False, on_epoch=True, batch_size=len(photos))
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(photos))
         return loss
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -114,30 +110,20 @@ class ForegroundNet(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class WholeFrames(Dataset):
-    """Photos and targets, their longer side ``image_size`` pixels, padded to multiples of 32: (3, H, W) and (1, H, W).
-
-    A photo of another size than its annotation says, or with objects outlined as a group, is refused.
-    """
-
-    def __init__(self, photos: Sequence[InstancePhoto], image_size: int) -> None:
-        self.frames = [_read_frame(photo, image_size) for photo in photos]
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        photo, target = self.frames[index]
-        height, width = (-(-side // STRIDE) * STRIDE for side in target.shape)
-        return _to_tensors(_pad(photo, height, width), _pad(target, height, width))
+def build_foreground(backbone: Backbone, image_size: int) -> ForegroundNet:
+    """An untrained network on a backbone with its weights."""
+    network = build_network("unet", backbone.name, pretrained=backbone.pretrained)
+    options = {"image_size": image_size, "model_args": model_args(backbone.name), "network": network}
+    return ForegroundNet(backbone.architecture, backbone.mean, backbone.std, **options)
 
 
-class FrameCrops(WholeFrames):
+class FrameCrops(Dataset):
     """Random crops of a few photos: any place, turned by quarters, mirrored, 0.8 to 1.25 times as large, other light.
 
-    Item ``index`` follows from the seed and the index alone; indices go on beyond the length (`Onward`), so that no
-    epoch sees the crops of another. The photos take turns. ``crop_size`` is a multiple of 32 pixels; where a photo is
-    smaller, it goes on mirrored.
+    The photos take turns. What is asked for as item does not matter: the n-th crop follows from the seed and n alone,
+    so that no epoch sees the crops of another. ``image_size`` is the longer side of a photo; where one is smaller than
+    ``crop_size``, a multiple of 32 pixels, it goes on mirrored. A photo of another size than its annotation says, or
+    with objects outlined as a group, is refused.
     """
 
     def __init__(
@@ -147,42 +133,27 @@ class FrameCrops(WholeFrames):
             raise ValueError("There is no photo to train on.")
         if crop_size < STRIDE or crop_size % STRIDE:
             raise ValueError(f"crop_size={crop_size}: expected a multiple of {STRIDE}.")
-        super().__init__(photos, image_size)
-        self.crop_size, self.n_crops, self.seed = crop_size, n_crops, seed
+        self.frames = [_read_frame(photo, image_size) for photo in photos]
+        self.crop_size, self.n_crops, self.seed, self.n_drawn = crop_size, n_crops, seed, 0
 
     def __len__(self) -> int:
         return self.n_crops
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int) -> Pair:
+        index, self.n_drawn = self.n_drawn, self.n_drawn + 1
         rng = np.random.default_rng((self.seed, index))
         photo, target = self.frames[index % len(self.frames)]
-        scale = math.exp(rng.uniform(math.log(SCALES[0]), math.log(SCALES[1])))
-        side = round(self.crop_size / scale)
+        side = round(self.crop_size / math.exp(rng.uniform(math.log(SCALES[0]), math.log(SCALES[1]))))
         photo, target = (_pad(each, max(side, each.shape[0]), max(side, each.shape[1])) for each in (photo, target))
         top, left = (int(rng.integers(0, length - side + 1)) for length in target.shape)
         window, size = np.s_[top : top + side, left : left + side], (self.crop_size, self.crop_size)
         photo, target = (cv2.resize(each[window], size, interpolation=cv2.INTER_LINEAR) for each in (photo, target))
         quarters, mirrored = int(rng.integers(4)), rng.random() < 0.5
-        photo, target = np.rot90(photo, quarters), np.rot90(target, quarters)
-        if mirrored:
-            photo, target = photo[:, ::-1], target[:, ::-1]
+        photo, target = (np.rot90(each, quarters)[:, :: -1 if mirrored else 1] for each in (photo, target))
         gain, offset = 1 + rng.uniform(-GAIN, GAIN), rng.uniform(-OFFSET, OFFSET)
         values = np.clip((photo.astype(np.float32) / 255 - 0.5) * gain + 0.5 + offset, 0, 1)
-        return _to_tensors(values ** np.float32(math.exp(rng.uniform(-GAMMA, GAMMA))), target)
-
-
-class Onward(Sampler[int]):
-    """Indices that go on from one epoch to the next: 0 to n - 1, then n to 2 n - 1, and so on."""
-
-    def __init__(self, n: int) -> None:
-        self.n, self.start = n, 0
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __iter__(self) -> Iterator[int]:
-        first, self.start = self.start, self.start + self.n
-        return iter(range(first, first + self.n))
+        values = values ** np.float32(math.exp(rng.uniform(-GAMMA, GAMMA)))
+        return _photo_tensor(values), torch.from_numpy(target.copy())[None]
 
 
 @torch.inference_mode()
@@ -193,8 +164,7 @@ def predict_distance(net: ForegroundNet, photo: np.ndarray) -> np.ndarray:
     height, width = small.shape[:2]
     padded = _pad(small, *(-(-side // STRIDE) * STRIDE for side in (height, width)))
     predicted = net(_photo_tensor(padded)[None].to(net.device))[0, 0, :height, :width].float().cpu().numpy()
-    size = (photo.shape[1], photo.shape[0])
-    return np.clip(cv2.resize(predicted, size, interpolation=cv2.INTER_LINEAR), 0, 1)
+    return np.clip(cv2.resize(predicted, photo.shape[1::-1], interpolation=cv2.INTER_LINEAR), 0, 1)
 
 
 def _read_frame(photo: InstancePhoto, image_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -214,9 +184,8 @@ def _read_frame(photo: InstancePhoto, image_size: int) -> tuple[np.ndarray, np.n
 
 
 def _resize(picture: np.ndarray, longer_side: int) -> np.ndarray:
-    height, width = picture.shape[:2]
-    scale = longer_side / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    scale = longer_side / max(picture.shape[:2])
+    size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
@@ -224,10 +193,6 @@ def _pad(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     """Go on mirrored at the right and at the bottom, up to a size."""
     beyond = [(0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0)]
     return np.pad(picture, beyond[: picture.ndim], mode="symmetric")
-
-
-def _to_tensors(photo: np.ndarray, target: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    return _photo_tensor(photo), torch.from_numpy(np.ascontiguousarray(target))[None]
 
 
 def _photo_tensor(photo: np.ndarray) -> torch.Tensor:

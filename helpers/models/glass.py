@@ -5,8 +5,7 @@ A frozen backbone gives features of patches, a linear projection adapts them, a 
 abnormal. It learns from three kinds of features: those of good photos; the same moved by noise and gradient ascent
 until they lie just outside (global synthesis); those of photos with textures blended in (local synthesis). How far
 "just outside" is depends on the distribution of the good photos: ``manifold`` measures from each feature,
-``hypersphere`` from the centre of all. :func:`judge_distribution` decides by the spectrum of the mean photo, as the
-authors' code does.
+``hypersphere`` from the centre of all. :func:`judge_table` decides by the spectrum of the mean photo.
 
 Repaired: the centre comes from photos that are normalised as in training; masks are a single Perlin mask, the union or
 the intersection of two, a third each; the photo keeps a share of N(0.5, 0.1) in a defect, clipped to [0.2, 0.8];
@@ -62,13 +61,13 @@ def judge_distribution(photos: Iterable[np.ndarray]) -> tuple[dict[str, Any], np
     """Judge from good photos (H, W, 3) uint8 of one size whether their features lie on a manifold or about a centre.
 
     The authors' rule: the mean photo is blurred and its spectrum looked at. Where the bright points fill a disc or box
-    about the middle, of a certain size, nothing but smooth shades is left in the mean, and the category is called a
-    hypersphere. Where they scatter far out, a pattern that is the same in all photos has stayed, and it is a manifold.
-    The limits are the authors', found on their data: near them a few photos more or less can turn the judgement.
+    about the middle, of a certain size, nothing but smooth shades is left in the mean: a hypersphere. Where they
+    scatter far out, a pattern that is the same in all photos has stayed: a manifold. The limits are the authors', found
+    on their data: near them a few photos more or less can turn the judgement.
 
-    Returns a row (``distribution``; ``density``: share of the box about the middle that holds all ``n_points`` bright
-    points, or of the disc of ``radius`` if that is larger, that they fill; ``n_photos``), the mean photo (H, W, 3)
-    uint8, and its spectrum (289, 289) float32, 20 log of the magnitude, frequency 0 in the middle.
+    Returns a row (``density``: share of the box about the middle that holds all ``n_points`` bright points, or of the
+    disc of ``radius`` if that is larger, that they fill), the mean photo (H, W, 3) uint8, and its spectrum (289, 289)
+    float32, 20 log of the magnitude, frequency 0 in the middle.
     """
     total, count = 0.0, 0
     for photo in photos:
@@ -78,8 +77,7 @@ def judge_distribution(photos: Iterable[np.ndarray]) -> tuple[dict[str, Any], np
     mean_photo = np.uint8(total / count)
     grey = cv2.cvtColor(cv2.resize(mean_photo, (JUDGED_SIDE, JUDGED_SIDE)), cv2.COLOR_RGB2GRAY)
     smooth = cv2.blur(grey, (JUDGED_BLUR, JUDGED_BLUR)).astype(np.float64)
-    magnitude = np.abs(np.fft.fftshift(np.fft.fft2(smooth)))
-    spectrum = 20 * np.log(np.maximum(magnitude, 1e-12))
+    spectrum = 20 * np.log(np.maximum(np.abs(np.fft.fftshift(np.fft.fft2(smooth))), 1e-12))
 
     rows, columns = np.nonzero(spectrum > BRIGHT)
     middle, n_points = JUDGED_SIDE // 2, len(rows)
@@ -115,8 +113,7 @@ class GlassAnomalies(TextureGenerator):
 
     def mask(self, height: int, width: int, device: torch.device) -> torch.Tensor:
         """One mask, the union of two or their intersection, a third each; (H, W) bool."""
-        first = self.noise_mask(height, width, device)
-        kind = int(torch.randint(3, (1,)))
+        first, kind = self.noise_mask(height, width, device), int(torch.randint(3, (1,)))
         if kind == 0:
             return first
         second = self.noise_mask(height, width, device)
@@ -130,20 +127,18 @@ class GlassAnomalies(TextureGenerator):
         ``foreground`` (B, 1, H, W) says where defects may be. Where twenty masks in a row miss it, the photo stays as
         it is and its mask is empty.
         """
-        masks = torch.zeros(len(photos), 1, *photos.shape[-2:], device=photos.device)
-        damaged = photos.clone()
-        for index in range(len(photos)):
-            allowed = None if foreground is None else foreground[index, 0] > 0
+        masks, damaged = torch.zeros_like(photos[:, :1]), photos.clone()
+        for index, photo in enumerate(photos):
             for _ in range(MASK_TRIES):
-                mask = self.mask(*photos.shape[-2:], photos.device)
-                mask = mask if allowed is None else mask & allowed
+                mask = self.mask(*photo.shape[-2:], photo.device)
+                mask = mask if foreground is None else mask & (foreground[index, 0] > 0)
                 if mask.any():
                     break
             else:
                 continue
-            share = (BLEND_MEAN + BLEND_STD * torch.randn(1)).clamp(*BLEND_RANGE).to(photos.device)
-            texture = self.texture(*photos.shape[-2:]).to(photos)
-            damaged[index] = torch.where(mask, share * photos[index] + (1 - share) * texture, photos[index])
+            share = (BLEND_MEAN + BLEND_STD * torch.randn(1)).clamp(*BLEND_RANGE).to(photo.device)
+            texture = self.texture(*photo.shape[-2:]).to(photo)
+            damaged[index] = torch.where(mask, share * photo + (1 - share) * texture, photo)
             masks[index, 0] = mask.to(masks)
         return damaged, masks
 
@@ -173,47 +168,34 @@ class GlassNetwork(GlassModel):
         self.forward_modules.eval()
         return self
 
-    def embed(self, photos: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+    def embed(self, photos: torch.Tensor) -> tuple[torch.Tensor, torch.Size]:
         """Adapted features (B * h * w, D) of normalised photos (B, 3, H, W), and the grid (h, w) of the first layer."""
         features, grid = self.patch_features(photos)
         return self.project(features), grid
 
     @torch.no_grad()
-    def patch_features(self, photos: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+    def patch_features(self, photos: torch.Tensor) -> tuple[torch.Tensor, torch.Size]:
         """Features of the frozen backbone, before the projection; shapes as in :meth:`embed`.
 
         As anomalib's ``generate_embeddings``, but channels are averaged before the deeper maps are enlarged, which is
         the same and less work, and no size of a batch is fixed, so that an exported model takes any.
         """
         extracted = self.forward_modules["feature_aggregator"](photos)
-        maps = [extracted[layer] for layer in self.layers]
-        grid = maps[0].shape[-2:]
-        pooled = []
-        for features in maps:
-            side = self.patch_maker.patchsize
+        grid, pooled = extracted[self.layers[0]].shape[-2:], []
+        side, width = self.patch_maker.patchsize, self.forward_modules["preprocessing"].output_dim
+        for features in (extracted[layer] for layer in self.layers):
             columns = functional.unfold(features, side, padding=side // 2).transpose(1, 2)
-            width = self.forward_modules["preprocessing"].output_dim
             columns = functional.adaptive_avg_pool1d(columns, width).transpose(1, 2)
             columns = columns.reshape(-1, width, *features.shape[-2:])
             if features.shape[-2:] != grid:
                 columns = functional.interpolate(columns, size=grid, mode="bilinear", align_corners=False)
             pooled.append(columns.flatten(2).transpose(1, 2))
         joined = functional.adaptive_avg_pool1d(torch.cat(pooled, dim=2), self.target_embed_dimension)
-        return joined.reshape(-1, self.target_embed_dimension), (int(grid[0]), int(grid[1]))
+        return joined.reshape(-1, self.target_embed_dimension), grid
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Features (N, D) after the projection, which is linear in all its layers."""
         return self.projection(features) if self.pre_projection > 0 else features
-
-    @torch.no_grad()
-    def mean_features(self, batches: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Mean of `patch_features` over normalised photos (B, 3, H, W) at each place of the grid, (h * w, D)."""
-        total, count = None, 0
-        for photos in batches:
-            features = self.patch_features(photos)[0]
-            features = features.reshape(len(photos), -1, features.shape[-1]).sum(0)
-            total, count = features if total is None else total + features, count + len(photos)
-        return total / count
 
     def forward(self, batch: torch.Tensor) -> InferenceBatch:
         """Normalised photos (B, 3, H, W), in either mode, to ``anomaly_map`` (B, 1, H, W) in [0, 1] and ``pred_score``
@@ -223,12 +205,6 @@ class GlassNetwork(GlassModel):
         scores = self.discriminator(features).reshape(-1, height, width)
         maps = self.anomaly_segmentor.convert_to_segmentation(scores)
         return InferenceBatch(pred_score=scores.amax(dim=(1, 2)), anomaly_map=maps[:, None])
-
-    def invent(self, photos: torch.Tensor, foreground: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalised photos (B, 3, H, W) with invented defects, and masks (B, 1, H, W)."""
-        # the generator wants [0, 1]
-        damaged, masks = self.augmentor((photos * self._img_std + self._img_mean).clamp(0, 1), foreground)
-        return (damaged - self._img_mean) / self._img_std, masks
 
     def train_step(
         self, photos: torch.Tensor, damaged: torch.Tensor, masks: torch.Tensor
@@ -243,26 +219,23 @@ class GlassNetwork(GlassModel):
         fake, true = features.float().chunk(2)
         fake = fake.clone()
         truth = functional.adaptive_max_pool2d(masks.float(), grid).reshape(-1, 1)
-        inside = truth[:, 0] > 0
-        center = self.center.repeat(len(photos), 1)
+        inside, center = truth[:, 0] > 0, self.center.repeat(len(photos), 1)
 
-        normal_points = torch.cat([fake[~inside], true])
-        distances = torch.linalg.vector_norm(normal_points - torch.cat([center[~inside], center]), dim=1)
+        offsets = torch.cat([fake[~inside], true]) - torch.cat([center[~inside], center])
         # without a gradient, as with the authors; anomalib's has one
-        radius = torch.quantile(distances.detach(), self.radius_quantile)
+        radius = torch.quantile(torch.linalg.vector_norm(offsets, dim=1).detach(), self.radius_quantile)
         true_scores, gaus_scores = self.global_synthesis(true, center, radius)
         bce = functional.binary_cross_entropy
         terms = {"true": bce(true_scores, torch.zeros_like(true_scores))}
         terms["gaus"] = bce(gaus_scores, torch.ones_like(gaus_scores))
 
-        fake_distance = torch.linalg.vector_norm(fake[inside] - center[inside], dim=1)
-        figures = {"radius_true": radius}
+        distance, figures = torch.linalg.vector_norm(fake[inside] - center[inside], dim=1), {"radius_true": radius}
         if inside.any():
-            figures["radius_fake"] = torch.quantile(fake_distance.detach(), self.radius_quantile)
-        if self.svd == 1 and inside.any():
-            # truncated projection of local anomalies: between two and four radii from the centre
-            scale = fake_distance.clamp(2 * radius, 4 * radius) / (fake_distance + 1e-10)
-            fake[inside] = center[inside] + scale[:, None] * (fake[inside] - center[inside])
+            figures["radius_fake"] = torch.quantile(distance.detach(), self.radius_quantile)
+            if self.svd == 1:
+                # truncated projection of local anomalies: between two and four radii from the centre
+                scale = distance.clamp(2 * radius, 4 * radius) / (distance + 1e-10)
+                fake[inside] = center[inside] + scale[:, None] * (fake[inside] - center[inside])
         fake_scores = self.discriminator(fake)
         figures["score_true"] = torch.cat([fake_scores[~inside], true_scores]).detach().mean()
         figures["score_fake"] = torch.cat([fake_scores[inside], gaus_scores]).detach().mean()
@@ -286,16 +259,15 @@ class GlassNetwork(GlassModel):
         # Good features stay where they are: in the ascent their first layer is computed once, and they only take part
         # in the statistics of the batch. The same as scoring both in every step, with half the products.
         kept = linear(true).detach()
+        origin, low = (center, radius) if self.svd == 1 else (true, MANIFOLD_RADIUS)
         for step in range(self.step if self.mining else 0):
             hidden = normalise(torch.cat([kept, linear(moved)]))[len(true) :]
             scores = self.discriminator.tail(activate(hidden))
             loss = functional.binary_cross_entropy(scores, torch.ones_like(scores))
             gradient = torch.autograd.grad(loss, [moved])[0]
-            direction = gradient / (torch.linalg.vector_norm(gradient, dim=1, keepdim=True) + 1e-10)
             with torch.no_grad():
-                moved.add_(ASCENT_RATE * direction)
+                moved.add_(ASCENT_RATE * (gradient / (torch.linalg.vector_norm(gradient, dim=1, keepdim=True) + 1e-10)))
             if (step + 1) % PROJECT_EVERY == 0:
-                origin, low = (center, radius) if self.svd == 1 else (true, MANIFOLD_RADIUS)
                 offset = moved - origin
                 length = torch.linalg.vector_norm(offset, dim=1, keepdim=True)
                 moved = origin + length.clamp(low, 2 * low) / (length + 1e-10) * offset
@@ -307,9 +279,9 @@ class Glass(LearnsFromInvented, StockGlass):
     """GLASS as an anomalib module; logged each epoch: loss, terms and figures of `GlassNetwork.train_step`, val's.
 
     Without a folder of textures (``anomaly_source``) it is for inference only. ``image_size`` is (height, width) of
-    what the network sees; ``distribution`` is judged by `judge_distribution`. ``pre_projection`` counts the linear
-    layers of the projection, which learns at ``learning_rate``; the discriminator learns at twice that. ``network``:
-    further parameters of anomalib's ``GlassModel``, some under the names of `RENAMED`.
+    what the network sees. ``pre_projection`` counts the linear layers of the projection, which learns at
+    ``learning_rate``; the discriminator learns at twice that. ``network``: further parameters of anomalib's
+    ``GlassModel``, some under the names of `RENAMED`.
     """
 
     def __init__(
@@ -342,18 +314,18 @@ class Glass(LearnsFromInvented, StockGlass):
             pre_projection=pre_projection,
             **{RENAMED.get(name, name): value for name, value in network.items() if name != "model_args"},
         )
-        self.learning_rate = learning_rate
-        self.pre_projection = pre_projection
+        self.learning_rate, self.pre_projection = learning_rate, pre_projection
         self.pre_trained = True  # in anomalib's code: no optimiser for the backbone
         self.automatic_optimization = False
         self.object_masks: ObjectMasks | None = None
-        self._mean: torch.Tensor | None = None  # of the good photos' features before the projection
+        self._mean: torch.Tensor | None = None  # of the good photos' features before the projection, (h * w, D)
 
     def within(self, object_masks: ObjectMasks | None) -> Glass:
         """This model; it invents defects on the object only."""
         self.object_masks = object_masks
         return self
 
+    @torch.no_grad()
     def on_train_epoch_start(self) -> None:
         """Move the centre with the projection.
 
@@ -361,7 +333,7 @@ class Glass(LearnsFromInvented, StockGlass):
         over the training photos serves all epochs. In their own order, so that a resumed training finds the same sums.
         """
         if self._mean is None:
-            trained = self.trainer.train_dataloader
+            trained, total = self.trainer.train_dataloader, 0.0
             ordered = DataLoader(
                 trained.dataset,
                 batch_size=trained.batch_size,
@@ -369,19 +341,22 @@ class Glass(LearnsFromInvented, StockGlass):
                 collate_fn=trained.collate_fn,
                 generator=torch.Generator(),  # else a random number of the training's would be used up
             )
-            batches = (batch.image.to(self.device).as_subclass(torch.Tensor) for batch in ordered)
-            self._mean = self.model.mean_features(self.pre_processor.transform(photos) for photos in batches)
-        with torch.no_grad():
-            self.model.center = self.model.project(self._mean)
+            for batch in ordered:
+                photos = self.pre_processor.transform(batch.image.to(self.device).as_subclass(torch.Tensor))
+                features = self.model.patch_features(photos)[0]
+                total = total + features.reshape(len(photos), -1, features.shape[-1]).sum(0)
+            self._mean = total / len(trained.dataset)
+        self.model.center = self.model.project(self._mean)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of both optimisers."""
-        photos = batch.image.as_subclass(torch.Tensor)
+        photos, mean, std = batch.image.as_subclass(torch.Tensor), self.model._img_mean, self.model._img_std
         foreground = self.object_masks(batch.image_path).to(photos) if self.object_masks else None
         # features and losses in full precision: probabilities near 0 and 1 do not survive half
         with torch.autocast(photos.device.type, enabled=False):
-            damaged, masks = self.model.invent(photos.float(), foreground)
-            terms, figures = self.model.train_step(photos.float(), damaged, masks)
+            photos = photos.float()
+            damaged, masks = self.model.augmentor((photos * std + mean).clamp(0, 1), foreground)
+            terms, figures = self.model.train_step(photos, (damaged - mean) / std, masks)
             loss = log_loss(self, terms, len(photos), **figures)
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]

@@ -26,42 +26,35 @@ from helpers.paths import write_whole
 
 METHODS = ("mahalanobis", "max_softmax", "energy", "knn", "vim")
 OPEN_SET_FILE = "open_set.npz"
-_ARRAYS = ("classes", "means", "covariance", "shrinkage", "n_train")
+NEIGHBOUR = 10
 
 
 @dataclass(frozen=True)
 class MahalanobisScorer:
     """Distance to the nearest of C known classes (names, sorted), in an embedding of D values.
 
-    ``means`` are (C, D) float64, a row a class; the ``covariance`` (D, D), which the classes share, is shrunk: the
-    share ``shrinkage`` of it was taken from the multiple of the identity.
+    ``means`` are (C, D) float64, a row a class; the ``covariance`` (D, D), shrunk, is that of all classes.
     """
 
     classes: tuple[str, ...]
     means: NDArray[np.float64]
     covariance: NDArray[np.float64]
-    shrinkage: float
-    n_train: int
 
     @classmethod
     def fit(cls, embeddings: ArrayLike, labels: Sequence[object] | NDArray[Any]) -> MahalanobisScorer:
         """Fit means and covariance on embeddings (N, D) of training photos, and their classes (N,)."""
         from sklearn.covariance import ledoit_wolf
 
-        values = _matrix(embeddings, "embeddings")
+        values = _matrix(embeddings)
         classes, index = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
         means = np.stack([values[index == number].mean(axis=0) for number in range(len(classes))])
-        centred = values - means[index]
-        if not centred.any():
-            raise ValueError("embeddings do not vary within any class: give several different photos a class.")
-        covariance, shrinkage = ledoit_wolf(centred, assume_centered=True)
-        return cls(tuple(classes.tolist()), means, covariance, float(shrinkage), len(values))
+        return cls(tuple(classes.tolist()), means, ledoit_wolf(values - means[index], assume_centered=True)[0])
 
     def distances(self, embeddings: ArrayLike) -> NDArray[np.float64]:
         """The Mahalanobis distance itself, not its square, of embeddings (N, D) to every class, (N, C) float64."""
-        values = _matrix(embeddings, "embeddings")
         root, centres = self._whitening
-        whitened = torch.linalg.solve_triangular(root, torch.from_numpy(values).T, upper=False).T
+        values = torch.from_numpy(_matrix(embeddings)).T
+        whitened = torch.linalg.solve_triangular(root, values, upper=False).T
         # a class at a time: the expanded square would lose the small distances
         return torch.stack([(whitened - centre).norm(dim=1) for centre in centres], dim=1).numpy()
 
@@ -71,13 +64,7 @@ class MahalanobisScorer:
 
         In torch, as the network before it: NumPy's own threads would be awake beside torch's and make it wait.
         """
-        try:
-            root = torch.linalg.cholesky(torch.from_numpy(self.covariance))
-        except torch.linalg.LinAlgError as error:
-            raise ValueError(
-                "The covariance is singular: some embedding values never vary and shrinkage came out as "
-                f"{self.shrinkage:.3g}. Fit on more different photos."
-            ) from error
+        root = torch.linalg.cholesky(torch.from_numpy(self.covariance))
         return root, torch.linalg.solve_triangular(root, torch.from_numpy(self.means).T, upper=False).T
 
     def scores(self, embeddings: ArrayLike) -> NDArray[np.float64]:
@@ -86,7 +73,8 @@ class MahalanobisScorer:
 
     def save(self, file: Path) -> None:
         """Write plain arrays (npz, nothing pickled), whole or not at all."""
-        write_whole(file, partial(np.savez, **{name: np.asarray(getattr(self, name)) for name in _ARRAYS}))
+        arrays = {"classes": self.classes, "means": self.means, "covariance": self.covariance}
+        write_whole(file, partial(np.savez, **arrays))
 
     @classmethod
     def load(cls, file: Path) -> MahalanobisScorer:
@@ -95,16 +83,9 @@ class MahalanobisScorer:
             raise FileNotFoundError(f"{file} is not there; fit it with notebook 05_train_classifiers.")
         try:
             with np.load(file, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in _ARRAYS}
+                return cls(tuple(stored["classes"].tolist()), stored["means"], stored["covariance"])
         except (KeyError, ValueError, EOFError, TypeError, AttributeError, BadZipFile) as error:
             raise ValueError(f"{file} holds no open-set scorer ({error}); fit it again with notebook 05.") from error
-        return cls(
-            tuple(arrays["classes"].tolist()),
-            arrays["means"],
-            arrays["covariance"],
-            float(arrays["shrinkage"]),
-            int(arrays["n_train"]),
-        )
 
 
 def unknown_scores(
@@ -114,16 +95,13 @@ def unknown_scores(
     logits: ArrayLike,
     weight: NDArray[np.float32],
     bias: NDArray[np.float32],
-    *,
-    neighbour: int = 10,
 ) -> pd.DataFrame:
     """Score M photos by `METHODS`, a float64 column each, oriented so that larger is more unknown.
 
     - ``mahalanobis``: `MahalanobisScorer.scores`, 0 or more.
     - ``max_softmax``: minus the highest probability, in [-1, 0] (Hendrycks & Gimpel 2017).
     - ``energy``: minus the log of the summed exponentials of the logits (Liu et al. 2020).
-    - ``knn``: distance of the embedding, at unit length, to its ``neighbour``-th nearest of train, in [0, 2] (Sun et
-      al. 2022); best well below the number of training photos a class.
+    - ``knn``: distance of the embedding, at unit length, to its tenth nearest of train, in [0, 2] (Sun et al. 2022).
     - ``vim``: virtual-logit matching (Wang et al. 2022). The principal space has half the dimensions of the embedding,
       or half as many as there are training photos where these are fewer: in a space that holds all of train there
       would be no residual left to scale by.
@@ -133,13 +111,10 @@ def unknown_scores(
     """
     from pytorch_ood.detector import KNN, EnergyBased, MaxSoftmax, ViM
 
-    train, photos = _matrix(train_embeddings, "train_embeddings"), _matrix(embeddings, "embeddings")
-    outputs = torch.from_numpy(_matrix(logits, "logits"))
-    if not 1 <= neighbour <= len(train):
-        raise ValueError(f"neighbour must lie in 1..{len(train)}, the number of training photos; got {neighbour}.")
-    known, tested = torch.from_numpy(train), torch.from_numpy(photos)
+    train, photos = _matrix(train_embeddings), _matrix(embeddings)
+    known, tested, outputs = (torch.from_numpy(values) for values in (train, photos, _matrix(logits)))
     same = torch.zeros(len(train), dtype=torch.int64)
-    knn = KNN(None, k=neighbour).fit_features(known, same)
+    knn = KNN(None, k=min(NEIGHBOUR, len(train))).fit_features(known, same)
     layer = {name: torch.from_numpy(np.asarray(each, np.float32)) for name, each in (("w", weight), ("b", bias))}
     vim = ViM(None, d=min(train.shape[1], len(train)) // 2, **layer).fit_features(known, same)
     scores = {
@@ -152,8 +127,8 @@ def unknown_scores(
     return pd.DataFrame(scores, dtype=np.float64)
 
 
-def _matrix(values: ArrayLike, name: str) -> NDArray[np.float64]:
+def _matrix(values: ArrayLike) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite; {int((~np.isfinite(array)).sum())} of {array.size} values are not.")
+        raise ValueError(f"{int((~np.isfinite(array)).sum())} of {array.size} embedding values are not finite.")
     return array

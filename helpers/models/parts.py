@@ -103,9 +103,7 @@ class LearnsFromInvented:
     Logged: ``val_normal_score``, the mean score of good photos, and ``val_auroc``, each where val has the photos.
     """
 
-    @property
-    def trainer_arguments(self) -> dict[str, Any]:
-        return {}
+    trainer_arguments: dict[str, Any] = {}
 
     def on_train_start(self) -> None:
         if not self.hparams.anomaly_source:
@@ -119,9 +117,7 @@ class LearnsFromInvented:
         self._val.append(torch.stack([scores.float(), batch.gt_label.to(scores)]).cpu())
 
     def on_validation_epoch_end(self) -> None:
-        if not self._val:
-            return
-        scores, labels = torch.cat(self._val, dim=1)
+        scores, labels = torch.cat([torch.zeros(2, 0), *self._val], dim=1)
         if (labels == 0).any():
             self.log("val_normal_score", scores[labels == 0].mean())
         if len(labels.unique()) == 2:

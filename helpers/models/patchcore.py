@@ -8,6 +8,7 @@ every distance; the map is blurred along rows and columns in turn; convolutions 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,32 +28,19 @@ PROJECTION_EPS = 0.9  # anomalib's and the authors' distortion of the Johnson-Li
 class EmbeddingStore:
     """Patch features of the training photos, written once into one tensor that is set aside for them.
 
-    Stands in for the list that anomalib's model appends to.
+    Stands in for the list that anomalib's model appends to, a batch at a time.
     """
 
-    def __init__(self, n_images: int = 0) -> None:
-        self.n_images, self.n_rows = n_images, 0
-        self._rows: torch.Tensor | None = None
+    def __init__(self, n_images: int, batch_size: int) -> None:
+        self.n_images, self.n_first = n_images, min(n_images, batch_size)
+        self.rows, self.n_rows = torch.empty(0, 0), 0
 
-    def append(self, rows: torch.Tensor) -> None:
+    def append(self, features: torch.Tensor) -> None:
         """Write the features (rows, D) of one batch behind those already there."""
-        self._rows[self.n_rows : self.n_rows + len(rows)] = rows
-        self.n_rows += len(rows)
-
-    def reserve(self, n_patches: int, like: torch.Tensor) -> None:
-        """Set memory aside, once, for ``n_patches`` rows a photo of the width, type and device of ``like``."""
-        if self._rows is None:
-            self._rows = like.new_empty((n_patches * self.n_images, like.shape[1]))
-
-    def features(self) -> torch.Tensor:
-        """All features so far, (N, D), a view without a copy."""
-        return self._rows[: self.n_rows]
-
-    def clear(self) -> None:
-        self._rows, self.n_rows = None, 0
-
-    def __len__(self) -> int:
-        return self.n_rows
+        if not self.n_rows:
+            self.rows = features.new_empty((len(features) // self.n_first * self.n_images, features.shape[1]))
+        self.rows[self.n_rows : self.n_rows + len(features)] = features
+        self.n_rows += len(features)
 
 
 class SeparableBlur(GaussianBlur2d):
@@ -75,7 +63,6 @@ class PatchCoreModel(PatchcoreModel):
     def adopt(cls, model: PatchcoreModel) -> PatchCoreModel:
         """Turn a network that anomalib built into one of ours; building it again would load its weights twice."""
         model.__class__ = cls
-        model.embedding_store = EmbeddingStore()
         model.anomaly_map_generator.blur.__class__ = SeparableBlur
         # MobileNetV2, 256 x 256, 2 CPU cores, batches of 1 to 4: 7 to 12 ms a photo; in the usual order 15 to 27 ms.
         model.feature_extractor.to(memory_format=torch.channels_last)
@@ -96,11 +83,11 @@ class PatchCoreModel(PatchcoreModel):
 
     def subsample_embedding(self, sampling_ratio: float, embeddings: None = None) -> None:
         """Replace the collected features by their coreset of ``sampling_ratio`` (0, 1] of them, at least one."""
-        features = self.embedding_store.features()
+        features = self.embedding_store.rows
         n_select = max(1, int(len(features) * sampling_ratio))
         picks = k_center_greedy(project_features(features), n_select, show_progress=True)
         self.memory_bank = features[picks].clone()
-        self.embedding_store.clear()
+        self.embedding_store = []
 
 
 class PatchCore(Patchcore):
@@ -112,36 +99,22 @@ class PatchCore(Patchcore):
     def __init__(
         self,
         backbone: str = "wide_resnet50_2.tv_in1k",
-        layers: tuple[str, ...] | list[str] = ("layer2", "layer3"),
+        layers: Sequence[str] = ("layer2", "layer3"),
         pre_trained: bool = True,
         coreset_sampling_ratio: float = 0.1,
         num_neighbors: int = 9,
         pre_processor: nn.Module | bool = True,
     ) -> None:
-        super().__init__(
-            backbone=backbone,
-            layers=list(layers),
-            pre_trained=pre_trained,
-            coreset_sampling_ratio=coreset_sampling_ratio,
-            num_neighbors=num_neighbors,
-            pre_processor=pre_processor,
-            post_processor=False,
-            evaluator=False,
-            visualizer=False,
-        )
+        options = {"pre_processor": pre_processor, "post_processor": False, "evaluator": False, "visualizer": False}
+        options |= {"coreset_sampling_ratio": coreset_sampling_ratio, "num_neighbors": num_neighbors}
+        super().__init__(backbone, list(layers), pre_trained, **options)
         self.model = PatchCoreModel.adopt(self.model)
         # An enum of anomalib's, and no argument here: without it a checkpoint is plain data that any torch.load reads.
         self.hparams.pop("precision", None)
 
     def on_train_start(self) -> None:
-        self.model.embedding_store = EmbeddingStore(n_images=len(self.trainer.datamodule.train_data))
-
-    def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Write the patch features of a batch into the store; there is no loss to minimise."""
-        if not len(self.model.embedding_store):
-            rows = patch_features(self.model, batch.image[:1])
-            self.model.embedding_store.reserve(len(rows), rows)
-        return super().training_step(batch, *args, **kwargs)
+        loader = self.trainer.train_dataloader
+        self.model.embedding_store = EmbeddingStore(len(loader.dataset), loader.batch_size)
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ both with an encoder that :mod:`helpers.models.backbones` resolves. Losses: Dice
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import segmentation_models_pytorch as smp
@@ -52,8 +53,8 @@ def build_network(architecture: str, encoder: str, *, pretrained: bool) -> nn.Mo
         ) from error
     for module in network.modules():
         if isinstance(module, ASPPPooling):
-            # One value a channel and photo comes here: batch normalisation cannot train on a batch of one photo, and
-            # every last batch may be one. Group normalisation does not look at the batch.
+            # One value a channel and photo comes here, which batch normalisation cannot train on when a batch, and
+            # every last one may, holds one photo. Group normalisation does not look at the batch.
             module[2] = nn.GroupNorm(POOLING_GROUPS, module[2].num_features)
     return network
 
@@ -63,20 +64,17 @@ class SegmentationLoss(nn.Module):
 
     With p the probability of a pixel, t its truth, q = p where t is 1 and 1 - p where it is 0:
 
-    - ``dice``: 1 - 2 sum(p t) / (sum(p) + sum(t)) of each photo, sums over its pixels, without a smoothing constant;
-      then the mean over photos. A photo without any defect pixel has the term 0 and no gradient from it: alone, it
-      teaches nothing on normal photos, which is why the default adds a term over pixels.
+    - ``dice``: 1 - 2 sum(p t) / (sum(p) + sum(t)) of each photo, sums over its pixels; then the mean over photos. A
+      photo without any defect pixel has the term 0 and no gradient from it: alone, it teaches nothing on normal photos,
+      which is why the default adds a term over pixels.
     - ``focal``: mean of -(1 - q)^2 log(q); without a weight by class.
     - ``bce``: mean of -log(q).
     """
 
     def __init__(self, name: str = "dice_focal") -> None:
         super().__init__()
-        known = {
-            "dice": lambda: smp.losses.DiceLoss("multilabel"),
-            "focal": lambda: smp.losses.FocalLoss("binary", gamma=FOCAL_GAMMA),
-            "bce": lambda: smp.losses.SoftBCEWithLogitsLoss(),
-        }
+        known = {"dice": partial(smp.losses.DiceLoss, "multilabel"), "bce": smp.losses.SoftBCEWithLogitsLoss}
+        known["focal"] = partial(smp.losses.FocalLoss, "binary", gamma=FOCAL_GAMMA)
         self.terms = nn.ModuleDict({term: known[term]() for term in name.split("_")})
 
     def forward(self, logits: torch.Tensor, masks: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -128,6 +126,9 @@ class Segmenter(AnomalibModule):
     ``encoder_factor`` times that.
     """
 
+    learning_type = LearningType.ONE_CLASS  # anomalib has no word for supervised models
+    trainer_arguments: dict[str, Any] = {}
+
     def __init__(
         self,
         architecture: str = "unet",
@@ -146,29 +147,18 @@ class Segmenter(AnomalibModule):
         # Defects are rare: starting there spares the epochs in which a network only learns to say no (Lin et al., 3.3)
         nn.init.constant_(network.segmentation_head[0].bias, -math.log((1 - PRIOR) / PRIOR))
         self.model = SegmenterModel(network, smoothing)
-        self._counts: list[torch.Tensor] = []
-
-    @property
-    def learning_type(self) -> LearningType:
-        """anomalib has no word for supervised models."""
-        return LearningType.ONE_CLASS
-
-    @property
-    def trainer_arguments(self) -> dict[str, Any]:
-        return {}
 
     def configure_optimizers(self) -> dict[str, Any]:
-        encoder = list(self.model.network.encoder.parameters())
-        known, rate = {id(parameter) for parameter in encoder}, self.hparams.learning_rate
-        decoder = [parameter for parameter in self.model.network.parameters() if id(parameter) not in known]
-        groups = [{"params": decoder}, {"params": encoder, "lr": self.hparams.encoder_factor * rate}]
-        return adamw(self, groups, rate, self.hparams.weight_decay)
+        network, rate = self.model.network, self.hparams.learning_rate
+        decoder = [*network.decoder.parameters(), *network.segmentation_head.parameters()]
+        encoder = {"params": list(network.encoder.parameters()), "lr": self.hparams.encoder_factor * rate}
+        return adamw(self, [{"params": decoder}, encoder], rate, self.hparams.weight_decay)
 
     def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> torch.Tensor:
         return log_loss(self, self.loss(self.model(batch.image), _masks(batch)), len(batch.image))
 
     def on_validation_epoch_start(self) -> None:
-        self._counts.clear()
+        self._counts: list[torch.Tensor] = []
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> None:
         abnormal = batch.gt_label.bool()
@@ -196,9 +186,6 @@ class Segmenter(AnomalibModule):
 
 def _masks(batch: Batch) -> torch.Tensor:
     if batch.gt_mask is None:
-        raise ValueError(
-            "A segmenter needs the mask of every abnormal photo, and this split was read without masks: see the "
-            "findings of notebook 01 for photos that lack theirs."
-        )
+        raise ValueError("A segmenter needs the mask of every abnormal photo: see the findings of notebook 01.")
     masks = batch.gt_mask.as_subclass(torch.Tensor)
     return masks.reshape(len(masks), 1, *masks.shape[-2:])

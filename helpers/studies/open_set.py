@@ -1,4 +1,7 @@
-"""Known and unknown defect classes: one stage against two, over fixed splits of the classes.
+"""Known and unknown classes: what tells that a photo is like none of a classifier's, and how well that works.
+
+The classifier that is left for inspection knows every class with enough photos; what would be new to it nobody has a
+photo of. So it is measured by hiding known classes, over fixed splits of them, one stage against two:
 
 - One stage: a classifier of the known classes; unknown is what lies far from all of them (Mahalanobis distance above
   tau, and if asked a confidence below kappa).
@@ -6,22 +9,19 @@
   flags, or calls it unknown by confidence or distance, or where good is what it would name: the stages contradict
   each other then.
 
-A split has a folder: ``classifier/`` (the run), ``embeddings/`` (as the classifier gave them; plane.csv: their two main
-directions), ``osr/`` (open_set.npz, thresholds.json, scores.csv, methods.csv, accepted.csv), ``cascade/``
-(verdicts.csv, gate.csv) and ``metrics.json``: all of it in numbers, written last.
+A split has a folder: ``classifier/`` (the run), ``osr/`` (open_set.npz, thresholds.json, scores.csv, methods.csv,
+accepted.csv), ``cascade/`` (verdicts.csv, gate.csv) and ``metrics.json``: all of it in numbers, written last.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.decomposition import PCA
 
 from helpers.analysis.classes import (
     UNKNOWN,
@@ -33,12 +33,16 @@ from helpers.analysis.classes import (
     open_set_thresholds,
 )
 from helpers.analysis.intervals import share_columns
+from helpers.compute import synchroniser, time_stages, torch_device
+from helpers.data.images import read_image
 from helpers.data.known_unknown import ClassSplit, open_set_table, read_split, rotating_splits
 from helpers.data.samples import NORMAL, supervised_table
+from helpers.inference.grad_cam import grad_cam
+from helpers.inference.predictor import Predictor
 from helpers.inference.stages import THRESHOLDS_FILE
 from helpers.inference.train import classifier_thresholds, train_classifier
 from helpers.models.backbones import Backbone
-from helpers.models.classifier import load_classifier
+from helpers.models.classifier import Classifier, load_classifier, photo_classes
 from helpers.models.open_set import METHODS, OPEN_SET_FILE, MahalanobisScorer, unknown_scores
 from helpers.paths import PROJECT_ROOT, project_path, write_csv, write_json
 from helpers.runs import Run
@@ -50,16 +54,99 @@ METRICS_FILE = "metrics.json"
 UNKNOWN_BY = ("distance", "confidence", "both")
 SPLITS_FOLDER = PROJECT_ROOT / "notebooks" / "params" / "open_set"
 ONE_STAGE, TWO_STAGES = "one stage", "two stages"
-WITH_KAPPA = f"{ONE_STAGE} with kappa"
+
+# ----------------------------------------------------------------------------------------- around a trained classifier
+
+
+def leave_open_set(
+    run: Run, folder: Path, accept: float = 0.95
+) -> tuple[MahalanobisScorer, dict[str, Threshold], pd.DataFrame]:
+    """Fit the distance of a classifier's embeddings on train, set tau and kappa on val, and write ``open_set.npz`` and
+    ``thresholds.json``, which `helpers.inference.stages.OpenSet` reads. Test shows what they accept
+    (`accepted_shares`). Photos of classes that the classifier does not know have no part in it.
+    """
+    embeddings, confidence, names = {}, {}, {}
+    for split in ("train", "val", "test"):
+        rows = run.predictions(split)
+        found = photo_classes(rows, run.info["parameters"]["binary"])
+        known = found.isin(run.info["parameters"]["classes"]).to_numpy()
+        values = _embeddings(run, split) if len(rows) else np.empty((0, embeddings["train"].shape[1]))
+        embeddings[split], confidence[split] = values[known], rows["confidence"].to_numpy(dtype=float)[known]
+        names[split] = found[known].tolist()
+    if not names["val"]:
+        raise ValueError("val holds no photo of a known class: no threshold can be set for what is unknown.")
+    scorer = MahalanobisScorer.fit(embeddings["train"], names["train"])
+    distances = {split: scorer.scores(embeddings[split]) for split in ("val", "test")}
+    thresholds = open_set_thresholds(distances["val"], confidence["val"], accept)
+    (folder / THRESHOLDS_FILE).unlink(missing_ok=True)  # never new means with old thresholds
+    scorer.save(folder / OPEN_SET_FILE)
+    write_json({name: limit.to_dict() for name, limit in thresholds.items()}, folder / THRESHOLDS_FILE)
+    pairs = (distances["val"], distances["test"], confidence["val"], confidence["test"])
+    return scorer, thresholds, accepted_shares(thresholds, *pairs)
+
+
+def class_maps(run: Run, rows: pd.DataFrame) -> dict[str, list]:
+    """Grad-CAM of photos (rows of a classifier's predictions) for the class that each was called: what `map_gallery`
+    takes."""
+    model, photos = _network(run), [run.photo_at_map_size(path) for path in rows["image_path"]]
+    maps = grad_cam(model, photos, [model.classes.index(name) for name in rows["predicted"]])
+    titles = []
+    for row, truth in zip(rows.itertuples(), photo_classes(rows, run.info["parameters"]["binary"]), strict=True):
+        called = row.predicted if row.predicted == truth else f"{truth} called {row.predicted}"
+        titles.append(f"{called} ({row.confidence:.2f})")
+    masks = [run.mask_at_map_size(row.mask_path, row.label_index) for row in rows.itertuples()]
+    return {"photos": photos, "maps": list(maps), "masks": masks, "titles": titles}
+
+
+def time_approaches(
+    run: Run,
+    scorer: MahalanobisScorer,
+    gate: Gate | None,
+    photos: Sequence[str],
+    batch_sizes: Sequence[int],
+    *,
+    device: str = "auto",
+) -> pd.DataFrame:
+    """Milliseconds per photo of every stage of both approaches, and of each whole, on photos that have been read
+    (`time_stages`). Two stages need the second for what the gate flags among these photos.
+    """
+    judge, pictures = Predictor(run, device=device, batch_size=max(batch_sizes)), [read_image(path) for path in photos]
+
+    def classify(batch: Sequence[np.ndarray]) -> list[Any]:
+        return judge.judge(batch, [""] * len(batch))
+
+    def embed(batch: Sequence[np.ndarray]) -> np.ndarray:
+        return np.stack([one.embedding for one in classify(batch)])
+
+    some, both = embed(pictures[: max(batch_sizes)]), f"{ONE_STAGE}: both"
+    stages: dict[str, Callable[[Any], Any]] = {"classifier": classify}
+    stages |= {"distance": lambda batch: scorer.scores(some[: len(batch)])}
+    stages |= {both: lambda batch: scorer.scores(embed(batch))}
+    if gate is not None:
+        guard = Predictor(gate.run, device=device, batch_size=max(batch_sizes))
+
+        def flag(batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+            judged = guard.judge(batch, [""] * len(batch))
+            return [photo for photo, one in zip(batch, judged, strict=True) if one.abnormal]
+
+        stages |= {"gate": flag, f"{TWO_STAGES}: both": lambda batch: classify(flag(batch))}
+    return time_stages(stages, pictures, batch_sizes, synchronise=synchroniser(str(torch_device(device))))
+
+
+def _embeddings(run: Run, split: str) -> np.ndarray:
+    return np.load(run.folder / f"embeddings_{split}.npy", allow_pickle=False)
+
+
+def _network(run: Run) -> Classifier:
+    return load_classifier(run.folder / "model.ckpt", run.info["parameters"]["backbone"]["architecture"])
+
+
+# ----------------------------------------------------------------------------------------------- with classes hidden
 
 
 def find_splits(files: Sequence[str], name: str, table: pd.DataFrame, n_splits: int = 2) -> list[ClassSplit]:
     """The splits of a dataset's classes: YAML files, else those stored for a dataset of this name and these classes,
     else `rotating_splits`, in which every class is unknown once; none where fewer than three can be learned from.
-
-    Raises:
-        FileNotFoundError: a file is not there.
-        ValueError: a file is no split, or two have one name.
     """
     if files:
         splits = [read_split(project_path(file)) for file in files]
@@ -95,14 +182,12 @@ def split_table(table: pd.DataFrame, split: ClassSplit, seed: int = 0) -> pd.Dat
 
 
 class SplitResult(NamedTuple):
-    """What one split gave. ``scores``: a row a photo of val and test, a column a method of `unknown_scores`, the plane
-    ``x``, ``y`` and the ``gate``'s score; ``verdicts``: a row a test photo, a column an approach."""
+    """What one split gave. ``scores``: a row a photo of val and test, a column a method of `unknown_scores`, and the
+    ``gate``'s score; ``verdicts``: a row a test photo, a column an approach."""
 
     split: ClassSplit
-    folder: Path
     run: Run
     scores: pd.DataFrame
-    plane_shares: np.ndarray  # (2,) of train's variance in x and y
     thresholds: dict[str, Threshold]  # tau, kappa, and gate where there is one
     methods: pd.DataFrame
     by_class: pd.DataFrame
@@ -110,8 +195,6 @@ class SplitResult(NamedTuple):
     verdicts: pd.DataFrame
     approaches: pd.DataFrame
     accepted: pd.DataFrame
-    gate: str
-    ignore_no_defect: bool
 
 
 def run_split(
@@ -133,74 +216,60 @@ def run_split(
     """One split of the classes into known and unknown, from the training (`train_classifier`) to the numbers.
 
     Both approaches use the same classifier and the same photos. With ``ignore_no_defect`` the gate's score is noted,
-    but every photo goes on: for data without good photos, or with a gate that was trained on stand-ins.
-
-    Raises:
-        ValueError: another word for ``unknown_by``, a split that does not fit the table, or a gate that was trained or
-            calibrated on photos that are tested here.
+    but every photo goes on: for data without good photos, or with a gate that was trained on stand-ins. A gate that was
+    trained or calibrated on photos that are tested here is refused.
     """
-    if unknown_by not in UNKNOWN_BY:
-        raise ValueError(f"UNKNOWN_BY={unknown_by!r}: expected {', '.join(UNKNOWN_BY)}.")
-    place = folder / split.name
+    place, osr = folder / split.name, folder / split.name / "osr"
     (place / METRICS_FILE).unlink(missing_ok=True)
     divided = split_table(table, split, seed)
     if gate is not None:
         refuse_seen(gate.run, divided)
     options = {"accept": accept, "device": device, "seed": seed, **training}
     run = train_classifier(place, divided, backbone, allow_unknown=True, **options)
-    if not run.finished:
-        run = run.finish(classifier_thresholds(run, accept))
-    classes = run.info["parameters"]["classes"]
-    scores, scorer, plane_shares = _scores(run, place)
+    run = run.finish(classifier_thresholds(run, accept))
+    classes, scores = run.info["parameters"]["classes"], _scores(run)
+    _, thresholds, accepted = leave_open_set(run, osr, accept)
     if gate is not None:
         judged = gate_scores(gate.run, scores["image_path"], folder / "gate.csv", device)
         scores["gate"] = judged.loc[scores["image_path"]].to_numpy()
-    val, test = (scores[scores["split"] == part].reset_index(drop=True) for part in ("val", "test"))
-    thresholds = open_set_thresholds(val["mahalanobis"], val["confidence"], accept)
-    known = test[test["known"]]
-    pairs = (val["mahalanobis"], known["mahalanobis"], val["confidence"], known["confidence"])
-    accepted = accepted_shares(thresholds, *pairs)
-    if gate is not None:
         thresholds["gate"] = gate.run.thresholds["image"]
-    methods = _methods(test, val, classes, accept, {"n_bootstrap": n_bootstrap, "seed": seed})
+    val, test = (scores[scores["split"] == part].reset_index(drop=True) for part in ("val", "test"))
+    methods, by_class, curves = _methods(test, val, classes, accept, {"n_bootstrap": n_bootstrap, "seed": seed})
     found = verdicts(test, thresholds, use_kappa, unknown_by, ignore_no_defect)
     approaches = pd.DataFrame([approach_row(found, name, classes) for name in found.columns[3:]])
-    about = ("none", False) if gate is None else (gate.about, ignore_no_defect)
-    numbers = (scores, plane_shares, thresholds, *methods, found, approaches, accepted)
-    result = SplitResult(split, place, run, *numbers, *about)
-    _write(result, scorer)
-    return result
+    write_json({name: limit.to_dict() for name, limit in thresholds.items()}, osr / THRESHOLDS_FILE)
+    tables = {"osr/scores": scores.drop(columns="gate"), "osr/methods": methods, "osr/accepted": accepted}
+    tables["cascade/gate"] = scores[["image_path", "split", "defect_type", "gate"]]
+    for name, rows in (tables | {"cascade/verdicts": found}).items():
+        write_csv(rows, place / f"{name}.csv")
+    content = {"split": split.name, "known": list(split.known), "unknown": list(split.unknown)}
+    content |= {"gate": gate.about if gate else "none", "ignore_no_defect": gate is not None and ignore_no_defect}
+    content |= {"classifier": run.info["fingerprint"], "note": run.note}
+    for name, rows in (("methods", methods), ("approaches", approaches), ("accepted", accepted)):
+        # by pandas: NaN becomes null, JSON has no NaN
+        content[name] = json.loads(rows.to_json(orient="records", double_precision=15))
+    write_json(content, place / METRICS_FILE)
+    return SplitResult(split, run, scores, thresholds, methods, by_class, curves, found, approaches, accepted)
 
 
-def _scores(run: Run, place: Path) -> tuple[pd.DataFrame, MahalanobisScorer, np.ndarray]:
+def _scores(run: Run) -> pd.DataFrame:
     """Scores of val and test by every method, with what is fitted on train alone."""
-    (place / "embeddings").mkdir(exist_ok=True)
-    embeddings = {}
-    for part in ("train", "val", "test"):
-        source = run.folder / f"embeddings_{part}.npy"
-        shutil.copyfile(source, place / "embeddings" / source.name)
-        embeddings[part] = np.load(source, allow_pickle=False)
-    parameters = run.info["parameters"]
-    head = load_classifier(run.folder / "model.ckpt", parameters["backbone"]["architecture"], "cpu").head
+    head, train, parts = _network(run).head, _embeddings(run, "train"), []
     weight, bias = (values.detach().numpy() for values in (head.weight, head.bias))
-    labels, parts = run.predictions("train")["defect_type"].tolist(), []
-    plane = PCA(2, svd_solver="full").fit(embeddings["train"].astype(np.float64))  # for a figure only
+    labels = run.predictions("train")["defect_type"].tolist()
     for part in ("val", "test"):
-        rows = run.predictions(part)[["image_path", "split", "defect_type", "predicted", "confidence"]]
-        logits = embeddings[part] @ weight.T + bias
-        found = unknown_scores(embeddings["train"], labels, embeddings[part], logits, weight, bias)
-        where = pd.DataFrame(plane.transform(embeddings[part].astype(np.float64)), columns=["x", "y"])
-        parts.append(pd.concat([rows.reset_index(drop=True), found, where], axis=1))
+        rows, values = run.predictions(part), _embeddings(run, part)
+        found = unknown_scores(train, labels, values, values @ weight.T + bias, weight, bias)
+        parts.append(rows[["image_path", "split", "defect_type", "predicted", "confidence"]].join(found))
     scores = pd.concat(parts, ignore_index=True).assign(gate=np.nan)
-    scores["known"] = scores["defect_type"].isin(parameters["classes"])
-    return scores, MahalanobisScorer.fit(embeddings["train"], labels), plane.explained_variance_ratio_
+    return scores.assign(known=scores["defect_type"].isin(run.info["parameters"]["classes"]))
 
 
 def _methods(
     test: pd.DataFrame, val: pd.DataFrame, classes: Sequence[str], accept: float, options: Mapping[str, int]
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, dict[str, np.ndarray]]]:
     """Every score of unknownness on test, each with its own threshold from val; classes by the first."""
-    rows, by_class, curves = [], pd.DataFrame(), {}
+    rows, by_class, curves = [], {}, {}
     for method in METHODS:
         tau = open_set_thresholds(val[method], None, accept)["tau"]
         rejected = decide(test[method], None, tau)
@@ -209,9 +278,8 @@ def _methods(
         for name, interval in report.intervals.iterrows():
             row |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
         rows.append(row | {"threshold": float(tau), "origin": tau.origin})
-        curves[method] = report.curves
-        by_class = report.by_class if by_class.empty else by_class
-    return pd.DataFrame(rows), by_class, curves
+        curves[method], by_class[method] = report.curves, report.by_class
+    return pd.DataFrame(rows), by_class[METHODS[0]], curves
 
 
 def verdicts(
@@ -223,15 +291,12 @@ def verdicts(
     """
     tau, kappa = thresholds["tau"], thresholds["kappa"]
     distance, confidence, predicted = test["mahalanobis"], test["confidence"], test["predicted"]
-    unknown = {
-        "distance": decide(distance, confidence, tau),
-        "confidence": decide(distance, confidence, None, kappa),
-        "both": decide(distance, confidence, tau, kappa),
-    }
+    limits = dict(zip(UNKNOWN_BY, ((tau, None), (None, kappa), (tau, kappa)), strict=True))
+    unknown = {name: decide(distance, confidence, *both) for name, both in limits.items()}
     found = test[["image_path", "defect_type", "known"]].copy()
     found[ONE_STAGE] = predicted.mask(unknown["distance"], UNKNOWN)
     if use_kappa:
-        found[WITH_KAPPA] = predicted.mask(unknown["both"], UNKNOWN)
+        found[f"{ONE_STAGE} with kappa"] = predicted.mask(unknown["both"], UNKNOWN)
     if "gate" in thresholds:
         # what the gate flags and the classifier calls good is like no defect that it knows
         second = predicted.mask(unknown[unknown_by] | (predicted == NORMAL), UNKNOWN)
@@ -249,19 +314,13 @@ def approach_row(found: pd.DataFrame, name: str, classes: Sequence[str]) -> dict
     good or let go by the gate), ``open_set_accuracy``; ``n_known`` and ``n_unknown`` photos.
     """
     truth, outcome = found["defect_type"].to_numpy(), found[name].to_numpy()
-    known, defect = np.isin(truth, list(classes)), truth != NORMAL
+    known = np.isin(truth, list(classes))
     right = np.where(known, outcome == truth, outcome == UNKNOWN)
-    shares = {
-        "known_right": right[known],
-        "known_accepted": outcome[known] != UNKNOWN,
-        "unknown_detected": right[~known],
-        "lost": np.isin(outcome[defect], (NORMAL, NO_DEFECT)),
-        "open_set_accuracy": right,
-    }
     row: dict[str, Any] = {"approach": name, "n_known": int(known.sum()), "n_unknown": int((~known).sum())}
-    for column, photos in shares.items():
-        row |= share_columns(column, photos)
-    return row
+    row |= share_columns("known_right", right[known]) | share_columns("known_accepted", outcome[known] != UNKNOWN)
+    row |= share_columns("unknown_detected", right[~known])
+    row |= share_columns("lost", np.isin(outcome[truth != NORMAL], (NORMAL, NO_DEFECT)))
+    return row | share_columns("open_set_accuracy", right)
 
 
 def confusion(found: pd.DataFrame, name: str, classes: Sequence[str]) -> pd.DataFrame:
@@ -269,21 +328,3 @@ def confusion(found: pd.DataFrame, name: str, classes: Sequence[str]) -> pd.Data
     strange = sorted(set(found["defect_type"]) - set(classes))
     columns = [*classes, *([NO_DEFECT] if (found[name] == NO_DEFECT).any() else []), UNKNOWN]
     return confusion_table(found["defect_type"], found[name], [*classes, *strange], columns)
-
-
-def _write(result: SplitResult, scorer: MahalanobisScorer) -> None:
-    place, of_photos = result.folder, result.scores[["image_path", "split", "defect_type"]]
-    scorer.save(place / "osr" / OPEN_SET_FILE)
-    write_json({name: limit.to_dict() for name, limit in result.thresholds.items()}, place / "osr" / THRESHOLDS_FILE)
-    write_csv(result.scores.drop(columns=["x", "y", "gate"]), place / "osr" / "scores.csv")
-    write_csv(result.methods, place / "osr" / "methods.csv")
-    write_csv(result.accepted, place / "osr" / "accepted.csv")
-    write_csv(of_photos.join(result.scores[["x", "y"]]), place / "embeddings" / "plane.csv")
-    write_csv(result.verdicts, place / "cascade" / "verdicts.csv")
-    write_csv(of_photos.join(result.scores["gate"]), place / "cascade" / "gate.csv")
-    content = {"split": result.split.name, "known": list(result.split.known), "unknown": list(result.split.unknown)}
-    content |= {"gate": result.gate, "ignore_no_defect": result.ignore_no_defect}
-    content |= {"classifier": result.run.info["fingerprint"], "note": result.run.note}
-    for name in ("methods", "approaches", "accepted"):  # by pandas: NaN becomes null, JSON has no NaN
-        content[name] = json.loads(getattr(result, name).to_json(orient="records", double_precision=15))
-    write_json(content, place / METRICS_FILE)
