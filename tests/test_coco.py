@@ -95,11 +95,11 @@ def test_a_photo_has_the_masks_of_all_its_annotations_and_their_categories(tmp_p
     assert empty.categories == [] and empty.instance_masks().shape == (0, HEIGHT, WIDTH)
 
 
-@pytest.mark.parametrize("far", [3, 1e6])
+@pytest.mark.parametrize("far", [3, 1e5])
 def test_what_reaches_beyond_the_picture_is_cut_off(tmp_path, far):
     polygon = [-far, 15, 5, 15, 5, 20 + far, -far, 20 + far]
-    # half plane y > x, from -1e6 to 1e6: its slope is kept
-    half = [-1e6, -1e6, 1e6, 1e6, -1e6, 1e6]
+    # half plane y > x, from -1e5 to 1e5: its slope is kept
+    half = [-1e5, -1e5, 1e5, 1e5, -1e5, 1e5]
     table = read(dataset(tmp_path / "set", ["a.png", "b.png"], [annotation(1, 0, [polygon]), annotation(2, 1, [half])]))
     assert codes(table) == [("warning", "clipped")] * 2 and table.attrs["findings"][0]["path"] == "a.png"
     assert np.array_equal(drawn(table), boxes((15, 20, 0, 5)))
@@ -160,7 +160,7 @@ def test_several_files_have_to_be_chosen_from(tmp_path):
     for pattern, labels in (("damage_{split}.json", [1, 1]), ("parts_*", [0, 0]), ("train/damage_train.json", [1])):
         table = read(root, annotations=pattern)
         assert table["label_index"].tolist() == labels
-    assert ("warning", "annotations-not-read") in codes(table)
+    assert ("warning", "photos-not-annotated") in codes(table)
     with pytest.raises(LayoutError, match="train/damage_train.json"):
         read(root, annotations="nothing.json")
 
@@ -352,14 +352,13 @@ SIZED = [{"id": 0, "file_name": "a.png", "height": 2 * HEIGHT, "width": 2 * WIDT
             "error invalid-photo",
             "a b",
         ),
-        ([], added("annotations", None), "error invalid-annotation", "a b"),
-        ([], added("categories", "dent"), "error invalid-category", "a b"),
-        ([], added("categories", {"id": 2, "name": "again"}), "error duplicate-category-id", "a b"),
+        ([], added("annotations", None), "error unknown-photo, error photo-left-out", "b"),
+        ([], added("categories", "dent", {"id": 2, "name": "again"}), "", "a b"),
         # an id of two names is neither
         (
             [annotation(1, 0, [SQUARE], 3)],
             added("categories", {"id": 3, "name": "ok"}, {"id": "3", "name": "crack"}),
-            "error duplicate-category-id, error unknown-category, error photo-left-out",
+            "error unknown-category, error photo-left-out",
             "b",
         ),
         # a sound object beside a broken defect does not make a photo normal
@@ -371,8 +370,13 @@ SIZED = [{"id": 0, "file_name": "a.png", "height": 2 * HEIGHT, "width": 2 * WIDT
         ),
         ([annotation(1, 0, [SQUARE])], lambda content: content.update(images=SIZED), "error annotation-size", "b"),
         ([], lambda content: content["images"][0].pop("height"), "", "a b"),
-        ([annotation(1, 0, [SQUARE])], added("images", GONE | {"id": 0}), "error duplicate-photo-id", "b"),
-        ([], added("images", {"id": 0, "file_name": "a.png"}), "warning duplicate-photo-id", "a b"),
+        (
+            [annotation(1, 0, [SQUARE])],
+            added("images", {"id": 0, "file_name": "b.png"}),
+            "error duplicate-photo-id",
+            "b",
+        ),
+        ([], added("images", {"id": 0, "file_name": "a.png"}), "", "a b"),
     ],
 )
 def test_what_is_broken_is_a_finding(tmp_path, marks, change, expected, kept):
@@ -388,14 +392,12 @@ def test_a_photo_that_is_listed_twice_is_one_row(tmp_path):
         content["annotations"].append(annotation(3, 8, [OTHER], 2))
 
     table = broken(tmp_path, [annotation(1, 0, [SQUARE])], change=change)
-    assert codes(table) == [("warning", "photo-listed-twice")]
-    assert list(types(table).values()) == ["dent+scratch", "scratch"]
+    assert codes(table) == [] and list(types(table).values()) == ["dent+scratch", "scratch"]
 
 
 def test_duplicate_annotation_ids(tmp_path):
     same = annotation(1, 0, [SQUARE])
     table = broken(tmp_path, [same, dict(same), annotation(1, 0, [OTHER])])
-    assert codes(table) == [("warning", "duplicate-annotation-id")] * 2
     assert np.array_equal(drawn(table), boxes((3, 6, 2, 7), (10, 12, 10, 14)))
     counts = [len(photo.categories) for photo in read_instances(tmp_path / "set")]
     assert counts == [2, 1], "the copy is no object of its own"
@@ -423,7 +425,8 @@ def test_files_that_disagree_whether_a_photo_is_normal(tmp_path):
     root = dataset(tmp_path / "set", ["a.png", "b.png"], [], "train/labels.json")
     write(root, {"test/labels.json": coco(["../train/a.png"], [annotation(1, 0, [SQUARE])])})
     table = read(root)
-    assert codes(table) == [("error", "photo-listed-twice")] and list(types(table)) == ["train/b.png"]
+    assert codes(table) == [("error", "photo-listed-twice")]
+    assert types(table) == {"train/a.png": "scratch", "train/b.png": "good"}
 
 
 def test_boxes_without_outlines_give_no_mask(tmp_path):

@@ -139,7 +139,11 @@ def test_metadata(tmp_path, form):
 def test_metadata_of_splits_and_photos_that_do_not_agree(tmp_path):
     for name in "abc":
         write(tmp_path, {f"images/{name}.png": None, f"masks/{name}.png": MASK})
-    records = [{"image": "a.png", "label": "normal"}, {"image": "b.png", "class": "hole"}, {"image": "gone.png"}]
+    records = [
+        {"file_name": "a.png", "label": "normal"},
+        {"file_name": "b.png", "class": "hole"},
+        {"file_name": "gone.png"},
+    ]
     table = read_dataset(write(tmp_path, {"metadata.json": records}))
     assert codes(table) == [
         ("error", "mask-on-good"),
@@ -178,7 +182,7 @@ def test_folders_and_metadata_that_are_named(tmp_path):
         '{"a.png": {"label": 7}}',
         '{"a.png": {"split": "practice"}}',
         '{"a.png": {"label": 0, "defect_type": "hole"}}',
-        '[{"file": "a.png"}, {"file": "A.png"}]',
+        '[{"file_name": "a.png"}, {"file_name": "a.png"}]',
         '{"a.png": {}, "a": {}}',
     ],
 )

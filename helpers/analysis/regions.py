@@ -25,7 +25,7 @@ _MAX_LENGTH = 2e6  # of an outline in pixels: pycocotools takes 100 bytes for ea
 class Drawn(NamedTuple):
     """What became of an outline: its pixels, or None if it cannot be used, and what is wrong, if anything.
 
-    ``code``: clipped (it is drawn all the same), outside, no-area, too-few-points, invalid-polygon or invalid-rle.
+    ``code``: clipped (it is drawn all the same), or outside, no-area, too-few-points, invalid-polygon, invalid-rle.
     """
 
     region: Region | None
@@ -47,43 +47,25 @@ def draw_polygon(points: Any, size: tuple[int, int]) -> Drawn:
         return Drawn(None, "too-few-points", f"has {len(vertices)} point(s), fewer than 3")
     if np.linalg.matrix_rank(vertices - vertices[0]) < 2:
         return Drawn(None, "no-area", "has no area: its points lie on a line")
-    height, width = size
-    extent = np.array([width, height], dtype=np.float64)
     low, high = vertices.min(axis=0), vertices.max(axis=0)
-    outside = Drawn(None, "outside", f"lies outside the picture, which is {width}x{height} (width x height)")
-    if (high <= 0).any() or (low >= extent).any():
-        return outside
-    if (low < -extent).any() or (high > 2 * extent).any():
-        # pycocotools walks along every edge, however far it goes
-        vertices = _clipped(vertices, -extent, 2 * extent)
-        if len(vertices) < 3:
-            return outside
+    # pycocotools walks along every edge, however far it goes
     length = float(np.abs(np.diff(vertices, axis=0, append=vertices[:1])).max(axis=1, initial=0).sum())
     if length > _MAX_LENGTH:
         return Drawn(None, "invalid-polygon", f"has an outline of {length:.3g} pixels, which is no outline")
-    region = coco_mask.frPyObjects([vertices.ravel().tolist()], height, width)[0]
-    beyond = max(float((-low).max()), float((high - extent).max()))
-    if not coco_mask.area(region):
-        return outside if beyond > _BORDER_TOLERANCE else Drawn(None, "no-area", "covers no pixel")
+    region = coco_mask.frPyObjects([vertices.ravel().tolist()], *size)[0]
+    return judged(region, low, high)
+
+
+def judged(region: Region, low: np.ndarray, high: np.ndarray) -> Drawn:
+    """A region that was drawn of a shape between two corners (x, y), and what is wrong with it, if anything."""
+    height, width = region["size"]
+    beyond = max(float((-low).max()), float((high - (width, height)).max()))
+    if coco_mask.area(region):
+        clipped = beyond > _BORDER_TOLERANCE
+        return Drawn(region, "clipped", f"reaches {beyond:.3g} pixels beyond the picture") if clipped else Drawn(region)
     if beyond > _BORDER_TOLERANCE:
-        return Drawn(region, "clipped", f"reaches {beyond:.3g} pixels beyond the picture")
-    return Drawn(region)
-
-
-def _clipped(vertices: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Polygon (N, 2) cut at a box (Sutherland and Hodgman, 1974)."""
-    for axis in (0, 1):
-        for sign, bound in ((1, low[axis]), (-1, high[axis])):
-            inside = sign * (vertices[:, axis] - bound) >= 0
-            kept = []
-            for i, after in enumerate(vertices):
-                before = vertices[i - 1]
-                if inside[i] != inside[i - 1]:
-                    kept.append(before + (bound - before[axis]) / (after[axis] - before[axis]) * (after - before))
-                if inside[i]:
-                    kept.append(after)
-            vertices = np.array(kept).reshape(-1, 2)
-    return vertices
+        return Drawn(None, "outside", f"lies outside the picture, which is {width}x{height} (width x height)")
+    return Drawn(None, "no-area", "covers no pixel")
 
 
 def draw_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> Drawn:
@@ -91,20 +73,14 @@ def draw_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> Drawn:
 
     The counts may be numbers or compressed to text.
     """
-    height, width = size
-    counts = segmentation.get("counts")
-    if segmentation.get("size") != [height, width]:
-        problem = f"has the size {segmentation.get('size')}, but its picture is [{height}, {width}] (height, width)"
-        return Drawn(None, "invalid-rle", problem)
+    counts, stated, pixels = segmentation.get("counts"), segmentation.get("size"), size[0] * size[1]
     if isinstance(counts, str):
         counts = _unpacked_counts(counts)
-    if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
-        return Drawn(None, "invalid-rle", "has counts that are no run lengths")
-    if sum(counts) != height * width:
-        # pycocotools would write beyond the end of the picture
-        problem = f"has counts for {sum(counts)} pixels, but its picture has {height * width}"
-        return Drawn(None, "invalid-rle", problem)
-    region = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    are_runs = isinstance(counts, list) and all(type(count) is int and count >= 0 for count in counts)
+    # pycocotools would read or write beyond the end of the picture
+    if stated != list(size) or not are_runs or sum(counts) != pixels:
+        return Drawn(None, "invalid-rle", f"has no run lengths for the {pixels} pixels of its picture, {list(size)}")
+    region = coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)
     return Drawn(region) if coco_mask.area(region) else Drawn(None, "no-area", "covers no pixel")
 
 
@@ -133,6 +109,8 @@ def draw_box(box: Any, size: tuple[int, int]) -> Drawn:
         x, y, width, height = (float(value) for value in box)
     except (TypeError, ValueError, OverflowError):
         return Drawn(None, "invalid-polygon", "has no box of four numbers")
+    if width <= 0 or height <= 0:
+        return Drawn(None, "no-area", "has a box of no area")
     return draw_polygon([x, y, x + width, y, x + width, y + height, x, y + height], size)
 
 

@@ -1,4 +1,4 @@
-"""What the readers of annotations share: their files, and which file is whose."""
+"""What the readers of annotations share: text of files, which file is whose, splits, and objects that become rows."""
 
 from __future__ import annotations
 
@@ -7,147 +7,322 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from helpers.data.layouts import Found, LayoutError
-from helpers.data.names import Matches, match_listed, match_names
+from helpers.analysis.regions import Drawn
+from helpers.data.images import IMAGE_SUFFIXES
+from helpers.data.layouts import Found, LayoutError, files_in, first_names, is_normal, tree
+from helpers.data.masks import PHOTO_WORDS
+from helpers.data.names import SPLIT_NAMES, folded, match_listed, match_names, split_in
+from helpers.progress import progress
 
-_ENCODINGS = ("gb18030", "cp1252")  # what editors write that do not write UTF-8
+_KINDS = {"labelme": ".json", "coco": ".json", "voc": ".xml", "yolo": ".txt"}
+_YOLO = re.compile(rb"\s*\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*(\n|\r|$)")
+_WORDS = {"labelme": (b'"shapes"',), "coco": (b'"annotations"', b'"images"'), "voc": (b"<annotation",)}
+_FOLDER_WORDS = PHOTO_WORDS | {"labels", "label", "annotations", "annotation", "json", "xml"}
+_ASKED = 100  # files of a folder that are asked what they are: the first may be of normal photos, and empty
 
 
 class AnnotationError(LayoutError):
     """A file of annotations that cannot be read; ``problem`` and ``fix`` in words."""
 
-    def __init__(self, file: Path, problem: str, fix: str) -> None:
+    def __init__(self, file: Path, problem: str, fix: str = "export it again") -> None:
         super().__init__(f"{file} {problem}; {fix}.")
         self.problem, self.fix = problem, fix
 
 
+class Thing(NamedTuple):
+    """An object: where it stands in its file, its name, what was drawn (no region and no code: not known), of a box?"""
+
+    where: str
+    name: str
+    drawn: Drawn
+    box: bool = False
+
+    @property
+    def lost(self) -> bool:
+        return self.drawn.region is None and bool(self.drawn.code)
+
+
+class Content(NamedTuple):
+    """What a file says of a photo: its objects, drawn for a size (H, W), and, where it does, its size and name."""
+
+    things: Callable[[tuple[int, int]], list[Thing]]
+    size: tuple[int, int] | None = None
+    name: str = ""
+
+
+class Photo(NamedTuple):
+    """A photo, its split, its objects, and its file, if it has one."""
+
+    path: Path
+    split: str
+    things: list[Thing]
+    file: Path | None
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
 def read_text(file: Path, encoding: str | None = None) -> str:
-    """Text of a file: UTF-8, UTF-16 with its mark, or as ``encoding`` says; nothing is guessed."""
+    """Text of a file: as ``encoding`` or its XML declaration says, else UTF-8, or UTF-16 with its mark."""
     try:
         data = file.read_bytes()
+        declared = re.match(rb"[^<]{0,3}<\?xml[^>]*encoding=[\"'](?!utf)([\w.-]+)", data[:200], re.IGNORECASE)
+        marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        encoding = encoding or (declared.group(1).decode() if declared else "utf-16" if marked else "utf-8-sig")
+        return data.decode(encoding)
     except OSError as error:
         fix = "check the file and who may read it"
         raise AnnotationError(file, f"cannot be read ({error.strerror})", fix) from None
-    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return data.decode(encoding or ("utf-16" if marked else "utf-8-sig"))
     except (UnicodeDecodeError, LookupError):
-        readable = (
-            name for name in _ENCODINGS if name != encoding and data.decode(name, "ignore").encode(name) == data
-        )
-        likely = next(readable, "latin-1")
-        fix = f"read it with encoding={likely!r} if it is that, or convert it: iconv -f {likely.upper()} -t UTF-8"
-        raise AnnotationError(file, f"is not encoded as {(encoding or 'UTF-8').upper()}", fix) from None
+        fix = "name its encoding, such as encoding='gb18030', or convert it to UTF-8 with iconv"
+        raise AnnotationError(file, f"is not encoded as {encoding}", fix) from None
 
 
 def read_json(file: Path, encoding: str | None = None) -> Any:
-    """Content of a JSON file; AnnotationError says what is wrong with it."""
     text = read_text(file, encoding)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: a number of 5,000 digits too
-        raise AnnotationError(file, f"is not valid JSON ({error})", "export it again") from None
+        raise AnnotationError(file, f"is not valid JSON ({error})") from None
 
 
-def known_id(value: Any) -> str | None:
-    """An id as text, so that "1", "01", 1 and 1.0 are one; None for what is none."""
+def known_id(value: Any) -> str:
+    """An id as text, so that "1", "01", 1 and 1.0 are one; "" for what is none."""
     if isinstance(value, float):
         value = int(value) if math.isfinite(value) and value == int(value) else None
-    if value is None or isinstance(value, bool) or not isinstance(value, int | str):
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return ""
+    return re.sub(r"^([+-]?)0*(\d+)(\.0+)?$", r"\1\2", str(value).strip())
+
+
+def known_size(height: Any, width: Any) -> tuple[int, int] | None:
+    """(H, W) of whole numbers above 0, or None: some tools write zeros for a size they do not know."""
+    try:
+        size = int(height), int(width)
+    except (TypeError, ValueError, OverflowError):
         return None
-    return re.sub(r"^([+-]?)0*(\d+)(\.0+)?$", r"\1\2", str(value).strip()) or None
+    return size if min(size) > 0 else None
+
+
+def annotation_kind(file: Path) -> str:
+    """Layout that a file's content belongs to, or ""."""
+    kinds = [kind for kind, suffix in _KINDS.items() if suffix == file.suffix.lower()]
+    if not kinds or not file.is_file():  # to read a pipe would never end
+        return ""
+    try:
+        content = file.read_bytes().replace(b"\0", b"")  # UTF-16 then reads like ASCII
+    except OSError:
+        return ""
+    if kinds == ["yolo"]:
+        return "yolo" * bool(_YOLO.match(content))
+    return next((kind for kind in kinds if all(word in content for word in _WORDS[kind])), "")
+
+
+def has_files(path: Path, kind: str, *, anywhere: bool = False) -> bool:
+    """Whether files of a kind lie in the places of photos, or anywhere in the folder."""
+    if not path.is_dir():
+        return False
+    photos, others = files_in(path)
+    places = {_place(photo, path) for photo in photos}
+    asked: dict[Path, list[Path]] = defaultdict(list)
+    for file in others:
+        if file.suffix.lower() == _KINDS[kind] and (anywhere or _place(file, path) in places):
+            asked[file.parent].append(file)
+    return any(annotation_kind(file) == kind for files in asked.values() for file in files[:_ASKED])
+
+
+# ------------------------------------------------------------------------------------------------------ photos and rows
+
+
+def read_files(
+    found: Found, kind: str, parse: Callable[[Path], Content], split_folders: Mapping[Path, str] | None = None
+) -> Iterator[Photo]:
+    """Photos of a folder in which each has a file of its own, which ``parse`` reads or raises AnnotationError.
+
+    Photos without a file come too if they lie beside others, in the dataset's own folder or in one called as good ones
+    are; elsewhere (masks, previews) they are left out. ``split_folders``: with their split, where their names say none.
+    """
+    root = found.path
+    photos, others = files_in(root)
+    places = {_place(photo, root) for photo in photos}
+    contents: dict[Path, Content | None] = {}
+    for file in (file for file in others if file.suffix.lower() == _KINDS[kind] and file.is_file()):
+        if _place(file, root) in places or annotation_kind(file) == kind:
+            try:
+                contents[file] = parse(file)
+            except AnnotationError as error:
+                found.note("invalid-annotation", file, problem=error.problem, fix=error.fix)
+                contents[file] = None
+    names = {file: content.name if content else "" for file, content in contents.items()}
+    pairs, left_out = _pair_files(names, photos, found)
+    if not pairs:
+        raise LayoutError(f"{root} has no {kind} file that goes with a photo.\n{found.summary()}\n{tree(root)}")
+    folders = {photo.parent for photo in pairs} | {root}
+    rest = [photo for photo in photos if photo not in left_out]
+    kept = [p for p in rest if p in pairs or p.parent in folders or is_normal(p.parent.name)]
+    note_unknown(set(rest) - set(kept), found)
+    splits = _splits(kept, others, found, split_folders or {})
+    for photo in progress([photo for photo in kept if photo in splits], "Reading annotations"):
+        file = pairs.get(photo)
+        content = contents[file] if file else None
+        things = [Thing("", "", Drawn(None, "invalid-annotation"))] if file and not content else []
+        if file and content:
+            size = found.photo_size(photo, content.size, file)
+            if size is None:
+                continue
+            things = note_things(found, photo, content.things(size), file)
+        yield Photo(photo, splits[photo], things, file)
+
+
+def note_things(found: Found, photo: Path, things: list[Thing], file: Path) -> list[Thing]:
+    """The objects of a photo, with findings for what is wrong; one without a name is lost."""
+    nameless = Drawn(None, "unknown-category", "has no name, or a class that has none")
+    things = [each if each.name or each.lost else each._replace(drawn=nameless) for each in things]
+    for thing in things:
+        found.note_drawn(thing.drawn, photo, f"{thing.where} of {file.name}")
+    return things
+
+
+def add_rows(found: Found, photos: Iterable[Photo], *, boxes_as_masks: bool = False, largest: bool = False) -> None:
+    """Rows of photos by their objects (see `Found.add_row`); without a file they are normal. A box is no outline."""
+    bare, n_boxed = [], 0
+    for path, split, things, file in photos:
+        objects = [(thing.name, thing.drawn.region) for thing in things if not thing.lost]
+        boxed = any(thing.box for thing in things if not thing.lost and not is_normal(thing.name))
+        masks, lost = boxes_as_masks or not boxed, len(things) - len(objects)
+        found.add_row(path, objects, lost=lost, masks=masks, largest=largest, split=split)
+        n_boxed += boxed
+        bare += [path] * (file is None)
+    if n_boxed:
+        found.note("boxes-as-masks" if boxes_as_masks else "boxes-only", found.path, n=n_boxed)
+    if bare:
+        found.note("photos-not-annotated:normal", found.path, n=len(bare), first=first_names(bare))
+
+
+def note_unknown(photos: Iterable[Path], found: Found) -> None:
+    """A finding for each folder of photos that are left out, since nothing says whether they are normal."""
+    by_folder: dict[Path, list[Path]] = defaultdict(list)
+    for photo in sorted(photos):
+        by_folder[photo.parent].append(photo)
+    for folder, files in by_folder.items():
+        found.note("photos-not-annotated", folder, n=len(files), first=first_names(files, 3))
 
 
 # ------------------------------------------------------------------------------------------------- which file is whose
 
-Way = tuple[Callable[[Iterable[str], Sequence[Path], Path], Matches], dict[Path, str], Sequence[Path], Path]
-"""How files are given to photos: `match_names` or `match_listed`, a name for each file, photos, the names' folder."""
+
+def _stem(path: Path) -> str:
+    """Name without suffixes: a.png.txt may be the label of a.png."""
+    inner = Path(path.stem)
+    return folded(inner.stem if inner.suffix.lower() in IMAGE_SUFFIXES else path.stem)
 
 
-def pair_files(
-    ways: Iterable[Way], photos: Sequence[Path], found: Found, written: dict[Path, str], optional: Collection[Path] = ()
-) -> tuple[dict[Path, Path], set[Path]]:
-    """The file of each photo, by the first way that tells, and photos left out: what is said of them is not known.
+def _place(path: Path, root: Path) -> tuple[str, ...]:
+    """Folders and stem without words for photos and annotations: of labels/train/a.txt as of images/train/a.png."""
+    folders = map(folded, path.relative_to(root).parts[:-1])
+    return (*(folder for folder in folders if folder not in _FOLDER_WORDS), _stem(path))
 
-    ``written``: the photo's name in the file, which tells between photos of one stem. ``optional``: files that may have
-    no photo.
+
+def _pair_files(names: Mapping[Path, str], photos: Sequence[Path], found: Found) -> tuple[dict[Path, Path], set[Path]]:
+    """The file of each photo, and photos left out: what is said of them is not known.
+
+    A file is that of the photo in its place, else of the one that it names (``names``, "" for none), else, where no
+    photos lie in its folder's place, of the only one of its stem below the nearest folder around both.
     """
-    claims: dict[Path, list[Path]] = defaultdict(list)
-    names: dict[Path, str] = {}
-    settled: set[Path] = set()
-    left_out: set[Path] = set()
-    for match, named, candidates, folder in ways:
-        rest = {file: name for file, name in named.items() if file not in settled}
-        hits, refused = match(rest.values(), candidates, folder) if rest else ({}, {})
-        for file, name in rest.items():
-            names.setdefault(file, name)
-            alike = refused.get(name, [])
-            last = re.split(r"[\\/]", written.get(file, ""))[-1]
-            meant = match_names([last], alike, folder)[0] if len(alike) > 1 and last else {}
-            photo = hits.get(name) or next(iter(meant.values()), None)
-            if photo is not None:
-                claims[photo].append(file)
-            elif alike:
-                found.note_ambiguous(file, name, alike)
-                left_out.update(alike)
-            if photo is not None or alike:
-                settled.add(file)
-    strays = [file for file in names if file not in settled and file not in optional]
-    for file in strays:
-        found.note("missing-photo", file, name=written.get(file) or names[file])
+    root = found.path
+    places, stems = defaultdict(list), defaultdict(list)
+    for photo in photos:
+        places[_place(photo, root)].append(photo)
+        stems[_stem(photo)].append(photo)
+    photo_folders = {place[:-1] for place in places}
+
+    def around(file: Path) -> list[Path]:
+        split, those = split_in(file, root), stems.get(_stem(file), [])
+        alike = [photo for photo in those if not split or split_in(photo, root) in ("", split)]
+        below = ([photo for photo in alike if photo.is_relative_to(folder)] for folder in file.parents)
+        return next(filter(None, below), []) if _place(file, root)[:-1] not in photo_folders else []
+
+    written = {file: _from_root(name, file, root) for file, name in names.items() if name}
+    by_place = {file: places.get(_place(file, root), []) for file in names}
+    named, refused = match_names((name for file, name in written.items() if not by_place[file]), photos, root)
+    claims, left_out, strays = defaultdict(list), set(), set()
+    for file, there in by_place.items():
+        name = written.get(file, "")
+        alike = [photo for photo in there if photo.parent == file.parent] or there
+        alike = alike or ([named[name]] if name in named else refused.get(name) or around(file))
+        if len(alike) > 1 and name:
+            alike = list(match_names([name], alike, root)[0].values()) or alike
+        if not alike:
+            found.note("missing-photo", file, name=name or file.stem)
+            strays.add(_stem(file))
+        elif len(alike) > 1:
+            found.note_ambiguous(file, name or file.stem, alike)
+            left_out.update(alike)
+        else:
+            claims[alike[0]].append(file)
     for photo, files in claims.items():
         if len(files) > 1:
             found.note("photo-listed-twice", photo, names=", ".join(map(found.relative, files[:3])))
             left_out.add(photo)
-    # the photo of a file without one may have been moved
-    stems = {file.stem.lower() for file in strays}
-    left_out.update(photo for photo in photos if photo not in claims and photo.stem.lower() in stems)
-    return {photo: files[0] for photo, files in claims.items()}, left_out
+    annotated = {_place(photo, root) for photo in claims}
+    for photo in (photo for photo in photos if photo not in claims and photo not in left_out):
+        twin = _place(photo, root) in annotated
+        if twin:
+            found.note("photo-left-out:twin", photo)
+        if twin or _stem(photo) in strays:  # it may have been moved
+            left_out.add(photo)
+    return {photo: files[0] for photo, files in claims.items() if photo not in left_out}, left_out
 
 
-def may_be_normal(photos: Sequence[Path], annotated: Collection[Path], found: Found, words: Collection[str]) -> set:
-    """Photos without annotations that count as normal: those beside annotated ones, in the dataset's own folder, or in
-    one of these names. The others (masks, previews) are left out with a finding a folder.
+def _from_root(name: str, file: Path, root: Path) -> str:
+    name = name.replace("\\", "/")
+    absolute = name.startswith("/") or name[1:2] == ":" or "://" in name
+    return name if absolute else f"{file.parent.relative_to(root).as_posix()}/{name}"
+
+
+# --------------------------------------------------------------------------------------------------------------- splits
+
+
+def _splits(photos: list[Path], others: list[Path], found: Found, folders: Mapping[Path, str]) -> dict[Path, str]:
+    """Split of each photo by its folders, else by lists of names; without both everybody has the split "".
+
+    Lists lie in ``ImageSets/Main``, another folder of ``ImageSets``, or the dataset's own. Photos in no list, or in
+    two, have none, with a finding.
     """
-    folders = {photo.parent for photo in annotated} | {found.root}
-    elsewhere: dict[Path, list[Path]] = defaultdict(list)
-    normal = set()
-    for photo in (photo for photo in photos if photo not in annotated):
-        if photo.parent in folders or photo.parent.name.lower() in words:
-            normal.add(photo)
-        else:
-            elsewhere[photo.parent].append(photo)
-    for folder, those in sorted(elsewhere.items()):
-        found.note("photos-not-annotated:folder", folder, n=len(those), first=those[0].name)
-    return normal
-
-
-def listed_splits(lists: dict[str, Path], photos: list[Path], folders: list[Path], found: Found) -> dict[Path, str]:
-    """Split of each photo by lists of names, with or without suffix, relative to one of the folders.
-
-    Photos in no list, or in two, have none, with a finding; if no photo is listed nobody has one.
-    """
-    splits: dict[Path, set[str]] = defaultdict(set)
-    for split, file in lists.items():
+    root = found.path
+    splits = {photo: split_in(photo, root) for photo in photos}
+    for folder, split in folders.items():
+        splits |= {photo: split for photo in photos if not splits[photo] and photo.is_relative_to(folder)}
+    lists: dict[Path, dict[str, Path]] = defaultdict(dict)
+    for file in (file for file in others if file.suffix.lower() == ".txt"):
+        inside = file.parent == root or "imagesets" in map(str.lower, file.relative_to(root).parts)
+        if inside and file.stem.lower() in (*SPLIT_NAMES, "trainval"):
+            lists[file.parent][SPLIT_NAMES.get(file.stem.lower(), "trainval")] = file
+    if any(splits.values()) or not lists:
+        return splits
+    folder = min(lists, key=lambda folder: (folder == root, folder.name.lower() != "main", folder))
+    both = lists[folder].pop("trainval", None)
+    if both and not {"train", "val"} & lists[folder].keys():
+        lists[folder]["train"] = both
+    listed: dict[Path, set[str]] = defaultdict(set)
+    for split, file in lists[folder].items():
         # some tools write the name of the XML file behind that of the photo
-        lines = [re.sub(r"\s+\S+\.xml$", "", line.strip()) for line in read_text(file).splitlines()]
-        lines = [line for line in lines if line]
-        named, refused = match_listed(lines, photos, found.root, folders)
-        for line, files in refused.items():
-            found.note_ambiguous(file, line, files)
-        missing = [line for line in lines if line not in named and line not in refused]
+        lines = [re.sub(r"\s+\S+\.xml$", "", line.strip()) for line in read_text(file).splitlines() if line.strip()]
+        named, refused = match_listed(lines, photos, root, sorted({photo.parent for photo in photos}))
+        missing = [line for line in lines if line not in named]  # or not to be told from others
         if missing:
             found.note("missing-photo:listed", file, n=len(missing), first=", ".join(missing[:3]))
         for photo in named.values():
-            splits[photo].add(split)
-    for photo, of in splits.items():
-        if len(of) > 1:
-            found.note("split-contradiction", photo, splits=" and ".join(sorted(of)))
-    unlisted = [photo.name for photo in photos if photo not in splits]
-    if splits and unlisted:
-        found.note("photos-not-in-lists", next(iter(lists.values())).parent, n=len(unlisted), first=unlisted[0])
-    return {photo: next(iter(of)) for photo, of in splits.items() if len(of) == 1}
+            listed[photo].add(split)
+    for photo in (photo for photo, of in listed.items() if len(of) > 1):
+        found.note("split-contradiction", photo, splits=" and ".join(sorted(listed[photo])))
+    if not listed:
+        return splits
+    unlisted = [photo for photo in photos if photo not in listed]
+    if unlisted:
+        found.note("photos-not-in-lists", folder, n=len(unlisted), first=unlisted[0].name)
+    return {photo: of.pop() for photo, of in listed.items() if len(of) == 1}

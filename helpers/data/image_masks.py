@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from helpers.data.annotations import read_json
 from helpers.data.images import UNREAD_SUFFIXES
 from helpers.data.layouts import (
-    NORMAL_NAMES,
     Found,
     LayoutError,
     files_in,
     first_names,
     folders_in,
-    label_of,
     pictures_in,
     split_folders,
     split_of,
@@ -24,37 +21,21 @@ from helpers.data.layouts import (
     words_in,
 )
 from helpers.data.masks import MASK_WORDS, PHOTO_WORDS, MaskFinder, are_marked, masks_beside, stripped, united_mask
-from helpers.data.names import SPLIT_NAMES, folded, match_listed
+from helpers.data.names import SPLIT_NAMES, match_listed
 from helpers.data.samples import NORMAL, absolute_path
+from helpers.data.tables import labels_of
 
 _METADATA = "metadata.json"
 _FIELDS = frozenset({"split", "label", "label_index", "defect_type", "group"})
-_NAME_KEYS = ("file_name", "filename", "image", "image_path", "image_name", "file", "name", "path")
 
-
-class _Pair(NamedTuple):
-    """A folder of images, that of their masks (the same one where they lie together), and the split they stand for."""
-
-    images: Path
-    masks: Path
-    split: str
-
-
-class _About(NamedTuple):
-    """What the metadata says of a photo; ``label`` is None and text "" where it says nothing."""
-
-    label: int | None = None
-    defect_type: str = ""
-    split: str = ""
-    group: str = ""
+Pair = tuple[Path, Path, str]
+"""A folder of images, that of their masks (the same one where they lie together), and the split they stand for."""
 
 
 def has_image_masks(path: Path) -> bool:
     """Whether images and masks lie in folders of these names, in the folder or in its split folders, or together."""
-    if not path.is_dir():
-        return False
-    named = any(pictures_in(pair.images) and pictures_in(pair.masks) for pair in _pairs(path))
-    return named or bool(masks_beside(pictures_in(path)))
+    named = any(pictures_in(images) and pictures_in(masks) for images, masks, _ in _pairs(path))
+    return named or (path.is_dir() and bool(masks_beside(pictures_in(path))))
 
 
 def read_image_masks(
@@ -74,40 +55,50 @@ def read_image_masks(
     images' folder, if any.
     """
     path = found.path
-    if not path.is_dir():
-        raise LayoutError(f"{path} is a file; this layout is a folder.")
     pairs = _chosen_pairs(path, image_dir, mask_dir)
     found.root = Path(os.path.commonpath([path, *(folder for pair in pairs for folder in pair[:2])]))
     masks: dict[Path, list[Path]] = {}
     splits: dict[Path, str] = {}
-    for pair in pairs:
-        pictures, ignored = files_in(pair.images)
-        together = pair.images == pair.masks
-        marks, others = (masks_beside(pictures), ignored) if together else files_in(pair.masks)
+    for images, mask_folder, split in pairs:
+        pictures, ignored = files_in(images)
+        together = images == mask_folder
+        marks, others = (masks_beside(pictures), ignored) if together else files_in(mask_folder)
         found.ignored += ignored if together else ignored + others
         # their folder may lie in that of the photos
-        photos = {photo: photo.relative_to(pair.images) for photo in sorted(set(pictures) - set(marks))}
-        finder = MaskFinder(marks, pair.masks)
+        photos = {photo: photo.relative_to(images) for photo in sorted(set(pictures) - set(marks))}
+        finder = MaskFinder(marks, mask_folder)
         masks |= finder.pair(photos)
         # a mask in a format that is not read is one all the same: without it the photo would count as normal
         unread = [file for file in others if file.suffix.lower() in UNREAD_SUFFIXES]
-        without = {photo: name for photo, name in photos.items() if photo not in masks}
-        masks |= MaskFinder(unread, pair.masks).pair(without)
+        masks |= MaskFinder(unread, mask_folder).pair(
+            {photo: name for photo, name in photos.items() if photo not in masks}
+        )
         finder.finish(found)
-        splits |= {photo: pair.split or SPLIT_NAMES.get(name.parts[0].lower(), "") for photo, name in photos.items()}
-    files = _metadata_files(path, pairs, metadata_path)
-    abouts = _read_metadata(files, pairs, list(splits), found)
-    found.ignored = [file for file in found.ignored if file not in files]
+        splits |= {photo: split or SPLIT_NAMES.get(name.parts[0].lower(), "") for photo, name in photos.items()}
+    about = _metadata(pairs, metadata_path, list(splits), found)
     for photo, marked in zip(splits, are_marked([masks.get(photo, []) for photo in splits]), strict=True):
-        _add(photo, masks.get(photo, []), marked, splits[photo], abouts.get(photo, _About()), found)
-    without = [photo for photo in splits if photo not in masks and abouts.get(photo, _About()).label is None]
+        record, split, those = about.get(photo, {}), splits[photo], masks.get(photo, [])
+        abnormal = marked or record.get("label_index") == 1
+        row = {"image_path": str(photo), "mask_path": "", "label_index": int(abnormal), "defect_type": NORMAL}
+        if marked and record.get("label_index") == 0:
+            found.note("mask-on-good:record", photo, mask=those[0].name)
+            continue
+        if abnormal:
+            row |= {"mask_path": united_mask(photo, those, found), "defect_type": record.get("defect_type", "")}
+        else:
+            found.empty_masks.extend(those)
+        other = record.get("split", "")
+        if other and split and other != split:
+            found.note("split-contradiction:record", photo, split=split, other=other)
+        found.rows.append(row | {"split": other or split, "group": record.get("group", "")})
+    without = [photo for photo in splits if photo not in masks and about.get(photo, {}).get("label_index") is None]
     if without:
         found.note("photos-without-mask", path, n=len(without), first=first_names(without))
 
 
-def _pairs(path: Path) -> list[_Pair]:
+def _pairs(path: Path) -> list[Pair]:
     """Pairs of folders whose names are alike but for words for images and masks, here or else in the split folders."""
-    pairs: list[_Pair] = []
+    pairs: list[Pair] = []
     for split, folder in {"": path, **split_folders(path)}.items():
         images, masks = {}, {}
         for entry in folders_in(folder):
@@ -116,13 +107,13 @@ def _pairs(path: Path) -> list[_Pair]:
                 if (rest := stripped(words, known)) != words:
                     kind.setdefault(rest, entry)
         for rest in images.keys() & masks.keys():
-            pairs.append(_Pair(images[rest], masks[rest], split or SPLIT_NAMES.get(" ".join(rest), "")))
+            pairs.append((images[rest], masks[rest], split or SPLIT_NAMES.get(" ".join(rest), "")))
         if pairs and not split:
             break
     return sorted(pairs)
 
 
-def _chosen_pairs(path: Path, image_dir: str | Path | None, mask_dir: str | Path | None) -> list[_Pair]:
+def _chosen_pairs(path: Path, image_dir: str | Path | None, mask_dir: str | Path | None) -> list[Pair]:
     if (image_dir is None) != (mask_dir is None):
         raise LayoutError("image_dir and mask_dir go together; give both.")
     if image_dir is None or mask_dir is None:
@@ -130,105 +121,62 @@ def _chosen_pairs(path: Path, image_dir: str | Path | None, mask_dir: str | Path
         if not pairs and not masks_beside(pictures_in(path)):
             how = "name them with image_dir, mask_dir"
             raise LayoutError(f"{path} has no folders images and masks; {how}.\n{tree(path)}")
-        return pairs or [_Pair(path, path, "")]
+        return pairs or [(path, path, "")]
     folders = [absolute_path(path / folder) for folder in (image_dir, mask_dir)]
     for name, folder in zip(("image_dir", "mask_dir"), folders, strict=True):
         if not folder.is_dir():
             raise FileNotFoundError(f"There is no folder {folder}; check {name}, which is relative to {path}.")
-    return [_Pair(*folders, "")]
-
-
-def _add(photo: Path, masks: list[Path], marked: bool, split: str, about: _About, found: Found) -> None:
-    """Add the row of a photo, or a finding where label and mask contradict each other."""
-    if about.label == 0 and marked:
-        found.note("mask-on-good:record", photo, mask=masks[0].name)
-        return
-    if about.split and split and about.split != split:
-        found.note("split-contradiction:record", photo, split=split, other=about.split)
-    abnormal = marked or about.label == 1
-    row = {"image_path": str(photo), "mask_path": "", "label_index": int(abnormal), "defect_type": NORMAL}
-    if abnormal:
-        row |= {"mask_path": united_mask(photo, masks, found), "defect_type": about.defect_type}
-    else:
-        found.empty_masks.extend(masks)
-    found.rows.append(row | {"split": about.split or split, "group": about.group})
+    return [(*folders, "")]
 
 
 # ------------------------------------------------------------------------------------------------------------- metadata
 
 
-def _metadata_files(path: Path, pairs: list[_Pair], given: str | Path | None) -> dict[Path, list[_Pair]]:
-    """Metadata files, each with the folders whose photos it is about."""
-    if given is not None:
-        file = absolute_path(path / given)
-        if not file.is_file():
-            raise FileNotFoundError(f"There is no file {file}; check metadata_path, which is relative to {path}.")
-        return {file: pairs}
-    files = {path / _METADATA: pairs}
-    for pair in pairs:
-        file = pair.images.parent / _METADATA
-        files[file] = pairs if file.parent == path else [*files.get(file, []), pair]
-    return {file: those for file, those in files.items() if file.is_file()}
-
-
-def _read_metadata(
-    files: dict[Path, list[_Pair]], pairs: list[_Pair], photos: list[Path], found: Found
-) -> dict[Path, _About]:
+def _metadata(
+    pairs: list[Pair], given: str | Path | None, photos: list[Path], found: Found
+) -> dict[Path, dict[str, Any]]:
     """What is said of each photo; findings for records and photos that do not go together, and for unread fields."""
-    abouts: dict[Path, _About] = {}
-    for file, those in files.items():
-        records = _records(file)
-        folders = [pair.images for pair in those]
+    file = absolute_path(found.path / (given or _METADATA))
+    if given is not None and not file.is_file():
+        raise FileNotFoundError(f"There is no file {file}; check metadata_path, which is relative to {found.path}.")
+    files = [file] if given else dict.fromkeys([file, *(images.parent / _METADATA for images, *_ in pairs)])
+    files = [file for file in files if file.is_file()]
+    about: dict[Path, dict[str, Any]] = {}
+    for file in files:
+        folders = [images for images, *_ in pairs if given or images.is_relative_to(file.parent)]
         candidates = [photo for photo in photos if any(photo.is_relative_to(folder) for folder in folders)]
+        records = _records(file)
         named, refused = match_listed(records, candidates, found.root, folders if len(folders) == 1 else ())
-        whose: dict[Path, str] = {}
+        if len(set(named.values())) < len(named):
+            raise LayoutError(f"{file} has two records of one photo; keep one of each.")
         for name, photo in named.items():
-            if photo in whose:
-                raise LayoutError(f"{file} has two records of {name}; keep one.")
-            whose[photo] = name
-            abouts[photo] = _about(records[name], file)
+            record = {key: "" if value is None else str(value).strip() for key, value in records[name].items()}
+            columns = {"split": split_of(record.get("split", ""), file), "group": record.get("group", "")}
+            label, kind = labels_of(record, file)
+            about[photo] = columns | {"label_index": label, "defect_type": kind}
         for name, alike in refused.items():
             found.note_ambiguous(file, name, alike)
         for name in (name for name in records if name not in named and name not in refused):
             found.note("missing-photo:record", file, name=name)
-        fields = sorted({field for record in records.values() for field in record} - _FIELDS - set(_NAME_KEYS))
+        fields = sorted({field for record in records.values() for field in record} - _FIELDS - {"file_name"})
         if fields:
             found.note("unread-fields", file, names=", ".join(fields[:5]), fields=", ".join(sorted(_FIELDS)))
-    unlisted = [photo for photo in photos if photo not in abouts]
+    unlisted = [photo for photo in photos if photo not in about]
     if files and unlisted:
-        found.note("photos-not-in-metadata", next(iter(files)), n=len(unlisted), first=first_names(unlisted))
-    return abouts
+        found.note("photos-not-in-metadata", files[0], n=len(unlisted), first=first_names(unlisted))
+    found.ignored = [file for file in found.ignored if file not in files]
+    return about
 
 
 def _records(file: Path) -> dict[str, dict[str, Any]]:
     """Records by the name of their photo."""
     content = read_json(file)
+    pairs = list(content.items()) if isinstance(content, dict) else None
     if isinstance(content, list):
-        names = [_text(record, *_NAME_KEYS) if isinstance(record, dict) else "" for record in content]
-        if not all(names):
-            raise LayoutError(f"{file}: record {names.index('')} has no file_name; give each record its photo.")
-    elif isinstance(content, dict) and all(isinstance(record, dict) for record in content.values()):
-        names, content = list(content), list(content.values())
-    else:
-        raise LayoutError(f"{file} is neither a list of records nor an object from file name to record; make it one.")
-    counts = Counter(map(folded, names))
-    if twice := [name for name in names if counts[folded(name)] > 1]:
-        raise LayoutError(f"{file} has two records of {twice[-1]}; keep one.")
-    return dict(zip(names, content, strict=True))
-
-
-def _about(record: dict[str, Any], file: Path) -> _About:
-    label, defect_type = _text(record, "label", "label_index"), _text(record, "defect_type")
-    if defect_type.lower() in NORMAL_NAMES:
-        label, defect_type = label or NORMAL, ""
-    index: int | None = 1 if defect_type else None
-    if label:
-        index, name = label_of(label, file)
-        if index == 0 and defect_type:
-            raise LayoutError(f"{file} has a record that is normal ({label}) and {defect_type!r}; correct one.")
-        defect_type = defect_type or name
-    return _About(index, defect_type, split_of(_text(record, "split"), file), _text(record, "group"))
-
-
-def _text(record: dict[str, Any], *keys: str) -> str:
-    return next((str(record[key]).strip() for key in keys if record.get(key) is not None), "")
+        pairs = [(record.get("file_name"), record) if isinstance(record, dict) else ("", record) for record in content]
+    if pairs is None or not all(isinstance(name, str) and name and isinstance(about, dict) for name, about in pairs):
+        raise LayoutError(f"{file} is neither an object from file name to record nor a list of records with file_name.")
+    records = dict(pairs)
+    if len(records) < len(pairs):
+        raise LayoutError(f"{file} has two records of one photo; keep one of each.")
+    return records

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+from helpers.data.annotations import annotation_kind
 from helpers.data.images import UNREAD_SUFFIXES, repeated_links
 from helpers.data.layouts import Found, files_in, first_names, is_normal, meaning, words_in
 from helpers.data.masks import MASK_WORDS, are_marked, looks_like_mask, stripped
@@ -16,13 +17,6 @@ from helpers.paths import printable
 _TYPED = ("mvtec", "plain", "classes")
 _FOLDER_LAYOUTS = (*_TYPED, "visa", "image_mask")
 _KNOWN_FILES = re.compile(r"dataset\.json|defects\.csv|samples\.(csv|parquet)(\.json)?|(readme|license|licence).*")
-_CONTENTS = {
-    (".json", "labelme"): rb'"shapes"',
-    (".json", "coco"): rb'"images"\s*:',
-    (".xml", "voc"): rb"<annotation",
-    (".txt", "yolo"): rb"^\s*\d+(\s+-?\d+(\.\d+)?(e-?\d+)?){4,}\s*(\n|$)",
-}
-"""What the files of annotations of a layout hold, by suffix and layout."""
 
 
 def drop_unusable(found: Found) -> None:
@@ -49,7 +43,7 @@ def note_unused(path: Path, found: Found, layout: str) -> None:
     pictures, others = files_in(path)
     rows = (found.root / str(row[key]) for row in found.rows for key in ("image_path", "mask_path") if row.get(key))
     used = {*rows, *found.unused_masks, *found.empty_masks}
-    if layout in (*_FOLDER_LAYOUTS, "voc", "severstal"):  # others say so themselves
+    if layout in (*_FOLDER_LAYOUTS, "severstal"):  # others say so themselves
         _note_folders(path, pictures, used, found)
     if layout not in (*_TYPED, "visa"):
         _note_masks_of_normal([file for file in pictures if file not in used], found)
@@ -60,7 +54,7 @@ def note_unused(path: Path, found: Found, layout: str) -> None:
     rest, ignored = [], set(found.ignored)
     for file in others:
         kind = file.suffix.lower() if file.suffix.lower() in UNREAD_SUFFIXES else ""
-        kind = kind or (_annotation_kind(file) if layout in _FOLDER_LAYOUTS else "")
+        kind = kind or (annotation_kind(file) if layout in _FOLDER_LAYOUTS else "")
         if file.is_dir():
             found.note("link-loop", file)
         elif kind:
@@ -125,12 +119,3 @@ def _note_defects_among_normal(found: Found) -> None:
     )
     for folder, count in counts.items():
         found.note("defect-in-good", folder, n=count)
-
-
-def _annotation_kind(file: Path) -> str:
-    """Layout that a file's content belongs to, or ""."""
-    kinds = {layout: content for (suffix, layout), content in _CONTENTS.items() if suffix == file.suffix.lower()}
-    if not kinds or not file.is_file():  # to read a pipe would never end
-        return ""
-    data = file.read_bytes()
-    return next((layout for layout, content in kinds.items() if re.search(content, data)), "")
