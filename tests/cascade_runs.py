@@ -18,8 +18,12 @@ import torch
 from helpers.data.samples import make_table, write_table
 from helpers.inference import cutting, predictor
 from helpers.inference.backends import Output
+from helpers.models import foreground
 from helpers.models.classifier import abnormal_scores
+from helpers.models.open_set import MahalanobisScorer
+from helpers.paths import write_json
 from helpers.runs import Run
+from helpers.thresholds import Threshold
 
 CHANNELS = {"first": 0, "second": 1}
 CLASSES = ["good", "hole", "scratch"]
@@ -68,12 +72,23 @@ def use_blue_objects(monkeypatch, home: Path) -> Path:
             return self
 
     monkeypatch.setattr(cutting, "load_foreground", lambda folder: Network())
-    monkeypatch.setattr(cutting, "predict_distance", lambda net, photo: photo[:, :, 2].astype(np.float32) / 255)
+    monkeypatch.setattr(foreground, "predict_distance", lambda net, photo: photo[:, :, 2].astype(np.float32) / 255)
     return folder
 
 
 def use_known_networks() -> None:
     predictor.BACKENDS["torch"] = KnownBackend
+
+
+def write_open_set(folder: Path, classes: Sequence[str] = ("hole", "scratch", "stain")) -> MahalanobisScorer:
+    """Three known classes, each 200 in one colour and 50 in the next, with a spread of 10 in every direction."""
+    centres = np.repeat([[200.0, 50.0, 0.0], [0.0, 200.0, 50.0], [50.0, 0.0, 200.0]], 200, axis=0)
+    noise = np.random.default_rng(0).normal(0, 10, centres.shape)
+    scorer = MahalanobisScorer.fit(centres + noise, np.repeat(classes, 200))
+    scorer.save(folder / "open_set.npz")
+    limits = {"tau": Threshold(5.0, "by hand"), "kappa": Threshold(0.7, "by hand", below=True)}
+    write_json({name: limit.to_dict() for name, limit in limits.items()}, folder / "thresholds.json")
+    return scorer
 
 
 def write_run(

@@ -258,7 +258,7 @@ class Cutter:
     name, otherwise = "cutter", "NO OBJECT"
 
     def run(self, items, out, save):
-        from helpers.inference.stages import Item
+        from helpers.inference.pictures import Item
 
         (item,) = items
         for number, (x, y) in enumerate([(8, 8), (48, 40)], start=1):

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from cascade_runs import CLASSES, KnownBackend, shrink, use_blue_objects, write_run
+from cascade_runs import CLASSES, KnownBackend, shrink, use_blue_objects, write_open_set, write_run
 from conftest import REPOSITORY, dead_process
 from PIL import Image
 
@@ -25,14 +25,13 @@ from helpers.data.images import map_at_photo_size
 from helpers.drawing import draw_overlay
 from helpers.inference import Cascade, Predictor, predictor
 from helpers.inference.cascade import VERDICT_COLUMNS
-from helpers.inference.cutter import CutterStage
+from helpers.inference.cutting import CutterStage
 from helpers.inference.object_mask import clean_mask
+from helpers.inference.pictures import STAGE_COLUMNS, Item
 from helpers.inference.presets import PRESETS_FOLDER, CascadeError
-from helpers.inference.stages import STAGE_COLUMNS, Item, Rule, RunStage
-from helpers.models.open_set import MahalanobisScorer
-from helpers.paths import InUseError, hold, partial_path, write_json
+from helpers.inference.stages import Rule, RunStage
+from helpers.paths import InUseError, hold, partial_path
 from helpers.runs import MissingRunError
-from helpers.thresholds import Threshold
 
 PAIR = {
     "name": "pair",
@@ -43,6 +42,7 @@ PAIR = {
     ],
 }
 TABLES = {"cascade.json", "journal.jsonl", "verdicts.csv", "verdicts.json", "stages.csv", "stages.json"}
+JUDGE = {"then": "DEFECT", "otherwise": "OK"}
 
 
 @pytest.fixture(autouse=True)
@@ -83,15 +83,10 @@ def save(folder: Path, **pictures: np.ndarray) -> Path:
     return folder
 
 
-def write(home: Path, content: dict) -> Path:
-    file = home / "pair.yml"
-    file.write_text(yaml.safe_dump(content))
-    return file
-
-
 def open_pair(home: Path, content: dict | None = None, batch_size: int = 8, **settings) -> Cascade:
-    places = {"ARTIFACTS": str(home.parents[1])} | settings
-    return Cascade.from_yaml(write(home, content or PAIR), places, batch_size=batch_size)
+    file = home / "pair.yml"
+    file.write_text(yaml.safe_dump(content or PAIR))
+    return Cascade.from_yaml(file, {"ARTIFACTS": str(home.parents[1])} | settings, batch_size=batch_size)
 
 
 def one_stage(**options) -> dict:
@@ -126,12 +121,8 @@ def photos(tmp_path) -> Path:
 # ------------------------------------------------------------------------------------------------ stages from colours
 
 
-def test_a_cascade_is_its_stages_one_after_the_other(home, photos, out, tmp_path, monkeypatch):
-    """Verdicts, scores, rows and files worked out from the colours; nothing else is left behind anywhere."""
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    before = files_below(photos)
+def test_a_cascade_is_its_stages_one_after_the_other(home, photos, out, tmp_path):
+    """Verdicts, scores, rows and files worked out from the colours; nothing else is left behind."""
     verdicts = open_pair(home).run(photos, out)
     reds = [round(255 * (n / 20)) / 255 for n in range(20)]
     greens = [round(255 * (1 - n / 20)) / 255 for n in range(20)]
@@ -161,13 +152,11 @@ def test_a_cascade_is_its_stages_one_after_the_other(home, photos, out, tmp_path
         assert found == [row for row in every if row["stage"] == name]
     assert json.loads((out / "cascade.json").read_text())["parameters"]["area_thresh"] == 0.25
     pictures = {
-        f"{name}/{kind.format(file[:2])}"
-        for name, group in (("first", firsts), ("second", seconds))
-        for file in group["photo"]
+        f"{row.stage}/{kind.format(row.photo[:2])}"
+        for row in rows.itertuples()
         for kind in ("masks/{}.png", "maps/{}.npy", "overlays/{}.jpg")
     }
     assert files_below(out) == TABLES | pictures | {f"{name}/inference_results.json" for name in ("first", "second")}
-    assert not files_below(temporary) and files_below(photos) == before
     for size in (1, 3):
         same(open_pair(home, batch_size=size).run(photos, tmp_path / f"out{size}", save=()), verdicts)
 
@@ -191,71 +180,39 @@ def test_pictures_are_those_of_the_map_and_only_those_asked_for(home, tmp_path, 
         open_pair(home).run(photos, tmp_path / "out2", save=("heatmap",))
 
 
-# ---------------------------------------------------------------------------------------------------------------- rules
-
-
 @pytest.mark.parametrize(
     ("rule", "picture", "passed", "value", "limit", "origin"),
     [
         ("score > image", photo(red=0.6), True, 153 / 255, 0.5, "by hand (image)"),
         ("score > 0.4", photo(red=0.4), False, 0.4, 0.4, "given"),
-        ("score >= 0.4", photo(red=0.4), True, 0.4, 0.4, "given"),
-        ("score < LOW", photo(red=0.4), False, 0.4, 0.3, "parameter LOW"),
-        ("score<=start", photo(red=0.2), True, 0.2, 0.25, "starting value, not calibrated"),
+        ("score>=0.4", photo(red=0.4), True, 0.4, 0.4, "given"),
+        ("score > LOW", photo(red=0.4), True, 0.4, 0.3, "parameter LOW"),
+        ("score > start", photo(red=0.2), False, 0.2, 0.25, "starting value, not calibrated"),
         ("peak > pixel", photo(red=0.8), True, 0.8, 0.6, "by hand (pixel)"),
         ("peak > pixel", photo(red=0.6), False, 0.6, 0.6, "by hand (pixel)"),
         ("area >= 0.5", photo(red=0.8, red_columns=4), True, 0.5, 0.5, "given"),
         ("area > 0.5", photo(red=0.8, red_columns=4), False, 0.5, 0.5, "given"),
     ],
 )
-def test_rules_of_a_detector(home, out, rule, picture, passed, value, limit, origin):
-    options = {"then": "BAD", "otherwise": "FINE", "parameters": {"LOW": 0.3}}
-    _, row = judged(judge(home, "first", rule, **options), picture, out)
-    assert (row["passed"], row["decision"]) == (passed, "BAD" if passed else "FINE")
+def test_rules(home, out, rule, picture, passed, value, limit, origin):
+    _, row = judged(judge(home, "first", rule, **JUDGE, parameters={"LOW": 0.3}), picture, out)
+    assert (row["passed"], row["decision"]) == (passed, "DEFECT" if passed else "OK")
     assert row["value"] == pytest.approx(value, abs=1e-6)
     assert (row["threshold"], row["origin"], row["rule"]) == (limit, origin, rule)
 
 
-@pytest.mark.parametrize(
-    ("rule", "colours", "passed", "named"),
-    [
-        ("class in [hole, scratch]", (0.2, 0.5, 0.3), True, "hole"),
-        ("class in [scratch]", (0.2, 0.5, 0.3), False, "hole"),
-        ("class not in [good]", (0.6, 0.2, 0.2), False, "good"),
-        ("class in KNOWN", (0.2, 0.3, 0.5), True, "scratch"),
-        ("probability of scratch > 0.25", (0.4, 0.3, 0.3), True, "good"),
-        ("probability of scratch > 0.35", (0.4, 0.3, 0.3), False, "good"),
-        ("score > 0.4", (0.5, 0.3, 0.2), True, "hole"),  # good is likeliest, but the photo is called abnormal
-        ("score > 0.6", (0.5, 0.3, 0.2), False, "good"),
-        ("always", (0.5, 0.3, 0.2), True, "good"),
-    ],
-)
-def test_rules_of_a_classifier(home, out, rule, colours, passed, named):
-    otherwise = "" if rule == "always" else "no"
-    options = {"then": "class", "otherwise": otherwise, "parameters": {"KNOWN": ["hole", "scratch"]}}
-    item, row = judged(judge(home, "classifier", rule, **options), photo(*colours), out)
-    assert (row["passed"], row["class"]) == (passed, named)
-    assert (item.verdict, item.abnormal) == (named if passed else "no", passed and named != "good")
-    assert row["probability"] == pytest.approx(dict(zip(CLASSES, colours, strict=True))[named], abs=0.01)
-
-
-@pytest.mark.parametrize("rule", ["scroe > 0.4", "score = 0.4", "area >= image", "class in []", "class in KNOWN", ""])
+@pytest.mark.parametrize("rule", ["scroe > 0.4", "score = 0.4", "score >> 1", "area >= image", "score > FLAG", ""])
 def test_what_is_no_rule(rule):
     with pytest.raises(ValueError, match="rule"):
-        Rule.parse(rule)
-    with pytest.raises(ValueError, match="FLAG"):
-        Rule.parse("score > FLAG", {"FLAG": [1]})
+        Rule.parse(rule, {"FLAG": [1]})
 
 
 @pytest.mark.parametrize(
     ("run", "rule", "options", "message"),
     [
-        ("first", "class in [hole]", {}, "needs a classifier"),
-        ("first", "always", {"then": "class"}, "needs a classifier"),
-        ("classifier", "area >= 0.1", {}, "needs a detector"),
-        ("classifier", "always", {"morphology": {"min_area": 3}}, "needs a detector"),
-        ("classifier", "class in [hoel]", {}, "good, hole, scratch"),
-        ("classifier", "probability of rust > 0.1", {}, "good, hole, scratch"),
+        ("first", "always", {"then": "class"}, "is a detector"),
+        ("classifier", "area >= 0.1", {}, "is a classifier"),
+        ("classifier", "always", {"morphology": {"min_area": 3}}, "is a classifier"),
         ("first", "score > imagee", {}, "image, pixel, start"),
         ("first", "always", {"pixel_threshold": "pixle"}, "image, pixel, start"),
         ("first", "always", {"object_mask": "otsuu"}, "none, otsu or foreground"),
@@ -293,8 +250,7 @@ def test_masks_are_cleaned_and_confined(home, out):
 
 def test_the_gates_word_can_be_noted_and_ignored(home, tmp_path, out):
     folder = save(tmp_path / "photos", faint=photo(red=0.1, green=0.6, blue=0.1), clear=photo(red=0.9, blue=0.1))
-    gate = {"run": "first", "rule": "score > image", "otherwise": "no_defect"}
-    content = one_stage(**gate)
+    content = one_stage(run="first", rule="score > image", otherwise="no_defect")
     content["stages"].append({"run": "kinds", "rule": "always", "then": "class"})
     obeyed = open_pair(home, content).run(folder, tmp_path / "obeyed")
     assert obeyed["verdict"].tolist() == ["hole", "no_defect"]  # clear.png, faint.png; red is the class hole of kinds
@@ -304,18 +260,7 @@ def test_the_gates_word_can_be_noted_and_ignored(home, tmp_path, out):
     assert (row["stage"], row["passed"], row["decision"]) == ("first", False, "goes on (no_defect ignored)")
 
 
-def write_open_set(folder: Path, classes: Sequence[str] = ("hole", "scratch", "stain")) -> MahalanobisScorer:
-    """Three known classes, each 200 in one colour and 50 in the next, with a spread of 10 in every direction."""
-    centres = np.repeat([[200.0, 50.0, 0.0], [0.0, 200.0, 50.0], [50.0, 0.0, 200.0]], 200, axis=0)
-    noise = np.random.default_rng(0).normal(0, 10, centres.shape)
-    scorer = MahalanobisScorer.fit(centres + noise, np.repeat(classes, 200))
-    scorer.save(folder / "open_set.npz")
-    limits = {"tau": Threshold(5.0, "by hand"), "kappa": Threshold(0.7, "by hand", below=True)}
-    write_json({name: limit.to_dict() for name, limit in limits.items()}, folder / "thresholds.json")
-    return scorer
-
-
-def test_a_defect_like_none_that_is_known_is_unknown(home, tmp_path, out):
+def test_a_defect_like_none_that_is_known_is_unknown(home, tmp_path):
     """A near one of 67 % and a far one of 75 %, where 70 % are asked for."""
     last = {"run": "kinds", "rule": "always", "then": "class", "unknown": "open_set"}
     with pytest.raises(MissingRunError, match="05_train_classifiers"):
@@ -334,14 +279,11 @@ def test_a_defect_like_none_that_is_known_is_unknown(home, tmp_path, out):
     expected = scorer.scores([[200.0, 60.0, 40.0], [60.0, 10.0, 10.0]])
     np.testing.assert_allclose(rows["distance"], expected, rtol=1e-6)
     assert expected[0] < 5 < expected[1] and set(rows["tau"]) == {5.0} and rows["kappa"].isna().all()
-    stops = {"run": "kinds", "rule": "class in [unknown]", "then": "NEW", "otherwise": "KNOWN", "unknown": "open_set"}
-    assert open_pair(home, one_stage(**stops)).run(folder, out)["verdict"].tolist() == ["KNOWN", "NEW"]
-    with pytest.raises(CascadeError, match="distance, confidence, both"):
-        open_pair(home, one_stage(**last, unknown_by="distanec"))
-    write_open_set(home / "open_set", classes=("hole", "rust", "stain"))
-    with pytest.raises(CascadeError, match="rust, scratch"):
-        open_pair(home, one_stage(**last))
     assert open_pair(home, one_stage(**last | {"unknown": "none"})).stages[0].unknown is None
+    write_open_set(home / "open_set", classes=("hole", "rust", "stain"))
+    for wrong, message in (({"unknown_by": "distanec"}, "unknown_by"), ({}, "rust, scratch")):
+        with pytest.raises(CascadeError, match=message):
+            open_pair(home, one_stage(**last, **wrong))
 
 
 @pytest.mark.parametrize("limit", [150 / 255, 0.5, 0.9, float(np.float32(200 / 255))])
@@ -349,8 +291,7 @@ def test_a_peak_rule_says_defect_exactly_where_there_is_a_mask(home, out, limit)
     """One pixel of the network's map (every eighth of the photo) is 200/255, which is less once it is enlarged."""
     picture = np.zeros((16, 16, 3), np.uint8)
     picture[4, 10, 0] = 200
-    one = judge(home, "first", f"peak > {limit}", then="DEFECT", otherwise="OK", pixel_threshold=limit)
-    item, row = judged(one, picture, out, ("mask",))
+    item, row = judged(judge(home, "first", f"peak > {limit}", **JUDGE, pixel_threshold=limit), picture, out, ("mask",))
     mask = np.asarray(Image.open(out / "first/masks/a.png")) > 0
     assert row["peak"] == np.float32(200 / 255)
     assert (item.verdict == "DEFECT") == (row["mask_pixels"] > 0) == mask.any() == (limit < 0.78)
@@ -377,7 +318,7 @@ def frame(*reds: float) -> np.ndarray:
 
 def test_each_object_is_judged_and_one_bad_one_makes_a_bad_photo(home, tmp_path, cutter, out):
     folder = save(tmp_path / "frames", bad=frame(0.1, 0.9, 0.6), empty=frame(), fine=frame(0.1, 0.2))
-    one = judge(home, "first", "score > image", then="DEFECT", otherwise="OK")
+    one = judge(home, "first", "score > image", **JUDGE)
     verdicts = Cascade("frames", [cutter, one]).run(folder, out)
     assert verdicts["verdict"].tolist() == ["DEFECT", "NO OBJECT", "OK"]
     assert verdicts["abnormal"].tolist() == [True, None, False]
@@ -397,11 +338,10 @@ def test_each_object_is_judged_and_one_bad_one_makes_a_bad_photo(home, tmp_path,
 def test_a_neighbour_in_the_window_does_not_count(home, cutter, out):
     """A window of 60 pixels shows all three; peak and area are of each object alone."""
     cutter.window = 60
-    one = judge(home, "first", "peak > 0.5", then="DEFECT", otherwise="OK")
     picture = frame(0.0, 0.0, 0.0)
     picture[8:20, 26:38, 0] = 230  # all of the second one
     item = Item("a.png", "a", picture)
-    one.run(cutter.run([item], out, ()), out, ())
+    judge(home, "first", "peak > 0.5", **JUDGE).run(cutter.run([item], out, ()), out, ())
     rows = [part.rows[0] for part in item.parts]
     assert [row["decision"] for row in rows] == ["OK", "DEFECT", "OK"]
     assert all(row["score"] == pytest.approx(230 / 255) for row in rows), "the run's own score is of the whole picture"
@@ -423,8 +363,6 @@ def test_windows_at_the_border_without_background_and_of_strips(cutter, out):
     whole = Item("a.png", "a", frame(0.5))
     assert len(cutter.run([strip, whole], out, ())) == 1, "no picture of gigabytes"
     assert (strip.verdict, whole.verdict) == ("ERROR", "") and "strip.png" in strip.error
-    cutter.window = 100_000
-    assert cutter.run([Item("a.png", "a", frame(0.5))], out, ()) == []
 
 
 def test_neighbours_are_hidden_by_what_the_background_looks_like(cutter, out):
@@ -445,33 +383,23 @@ def test_neighbours_are_hidden_by_what_the_background_looks_like(cutter, out):
     assert abs(painted.mean() - (60 + 12)) < 12 and 1 < painted.std() < 10
 
 
-def test_the_edge_of_an_object_is_not_judged(home, cutter, tmp_path):
-    """Two pixels of red at the edge of an object of 12: seen without ``shrink``, not seen with 3; 6 leave nothing."""
+@pytest.mark.parametrize(("shrink", "side"), [(0, 12), (3, 6), (5, 2), (6, 12)])
+def test_the_edge_of_an_object_is_not_judged(cutter, shrink, side):
+    """What is left of each side of an object of 12 pixels; where that is nothing, all is judged."""
     labels = np.zeros((30, 40), np.int64)
     labels[8:20, 10:22] = 1
-    sizes = {0: 12, 3: 6, 5: 2, 6: 12}  # what is left of each side; where that is nothing, all is judged
-    for pixels, side in sizes.items():
-        cutter.shrink = pixels
-        (part,) = cutter.cut(Item("a.png", "a", np.zeros((30, 40, 3), np.uint8)), labels)
-        assert part.mask.sum() == side**2 and part.box == (10, 8, 12, 12), "the object is as large as it is"
-    picture = frame(0.0)
-    picture[8:20, 6:8, 0] = 255
-    cascade = Cascade("edge", [cutter, judge(home, "first", "peak > 0.5", then="DEFECT", otherwise="OK")])
-    for pixels, called in ((0, 1), (3, 0)):
-        cutter.shrink = pixels
-        assert cascade.run([picture], tmp_path / f"shrink {pixels}", save=())["n_abnormal"].item() == called
+    cutter.shrink = shrink
+    (part,) = cutter.cut(Item("a.png", "a", np.zeros((30, 40, 3), np.uint8)), labels)
+    assert part.mask.sum() == side**2 and part.box == (10, 8, 12, 12), "the object is as large as it is"
 
 
-def test_cutters_that_cannot_be(home, cutter, tmp_path):
-    with pytest.raises(MissingRunError, match="03_train_unet_deeplabv3plus"):
-        CutterStage(tmp_path)
-    for options, message in (({"shrink": -1}, "shrink"), ({"window": -1}, "window"), ({"background": "blur"}, "keep")):
-        with pytest.raises(ValueError, match=message):
+def test_cutters_that_cannot_be(home, cutter):
+    for options in ({"shrink": -1}, {"window": -1}, {"background": "blur"}):
+        with pytest.raises(ValueError, match=next(iter(options))):
             CutterStage(home / "foreground", **options)
-    last = judge(home, "first", "always", then="BAD")
     other = CutterStage(home / "foreground", name="again")
-    for stages, message in (([], "no stages"), ([cutter], "judges none"), ([cutter, other, last], "two stages")):
-        with pytest.raises(CascadeError, match=message):
+    for stages in ([], [cutter], [cutter, other, judge(home, "first", "always", then="BAD")]):
+        with pytest.raises(CascadeError, match="foreground"):
             Cascade("cut", stages)
 
 
@@ -517,7 +445,7 @@ def test_odd_names_are_judged_and_the_rest_goes_on(home, photos, cutter, tmp_pat
             shutil.copy(photos / "19.png", name)
         except OSError:
             pytest.skip("this file system takes no such names")
-    one = judge(home, "first", "score > image", then="DEFECT", otherwise="OK")
+    one = judge(home, "first", "score > image", **JUDGE)
     for cascade in [Cascade("plain", [one]), Cascade("objects", [cutter, one])]:
         out = tmp_path / cascade.name
         verdicts = cascade.run(photos, out).set_index("photo")
@@ -526,21 +454,6 @@ def test_odd_names_are_judged_and_the_rest_goes_on(home, photos, cutter, tmp_pat
         assert pd.read_csv(out / "verdicts.csv")["photo"].tolist() == verdicts.index.tolist()
         maps = [row["map"] for row in json.loads((out / "stages.json").read_text()) if row["map"]]
         assert len(set(maps)) == len(maps) and all((out / file).is_file() for file in maps)
-        seen = KnownBackend.seen
-        cascade.run(photos, out)
-        assert KnownBackend.seen == seen
-
-
-def test_a_path_that_is_too_long_is_an_error_and_the_rest_goes_on(home, photos, tmp_path):
-    """The photo can still be read, its mask in a deeper folder not be written any more."""
-    limit, folder = os.pathconf(tmp_path, "PC_PATH_MAX") if hasattr(os, "pathconf") else 4096, photos
-    while len(os.fsencode(folder)) + 203 < limit - 30:
-        folder = folder / ("d" * 200)
-    folder = folder / ("d" * (limit - 30 - len(os.fsencode(folder))))
-    folder.mkdir(parents=True)
-    shutil.copy(photos / "19.png", folder / "deep.png")
-    verdicts = Cascade.of_run(home / "first").run(photos, tmp_path / "a_longer_name_than_photos")
-    assert len(verdicts) == 21 and verdicts["photo"][verdicts["verdict"] == "ERROR"].item().endswith("deep.png")
 
 
 def test_pictures_without_a_path(home, tmp_path, out):
@@ -557,16 +470,11 @@ def test_pictures_without_a_path(home, tmp_path, out):
 
 
 def test_photos_that_are_not_there_or_cannot_be_told_from_results(home, photos, out):
-    one = open_pair(home)
+    one, known = open_pair(home), photos / "00.png"
     with pytest.raises(FileNotFoundError):
         one.run(photos / "nowhere", out)
-    for images, place in (
-        ([photos / "00.png"] * 2, out),
-        (photos, photos / "out"),
-        ([], out),
-        (photos, photos / "00.png"),
-    ):
-        with pytest.raises(ValueError, match=r"twice|among|no photo|is a file|not both"):
+    for images, place in (([known] * 2, out), (photos, photos / "out"), ([], out), (photos, known)):
+        with pytest.raises(CascadeError):
             one.run(images, place)
 
 
@@ -597,7 +505,7 @@ def test_a_torn_line_is_dropped_and_its_photo_done_again(home, photos, out, monk
     assert sum(json.loads(line)["key"] == "19" for line in journal.read_bytes().splitlines()[1:]) == 1
     assert not half.exists()
     lines = content.splitlines(keepends=True)
-    for damaged in ([*lines[:5], lines[5][:40] + b"\n", *lines[6:]], [b"{}\n", *lines[1:]], [b"[" * 9999, *lines]):
+    for damaged in ([*lines[:5], lines[5][:40] + b"\n", *lines[6:]], [b"{}\n", *lines[1:]], [b"[" * 9999, *lines], []):
         journal.write_bytes(b"".join(damaged))
         with pytest.raises(CascadeError, match="damaged"):
             cascade.run(photos, out)
@@ -611,26 +519,21 @@ sys.path[:0] = [{tests!r}, {root!r}]
 from cascade_runs import KnownBackend, use_known_networks
 from helpers.inference import Cascade
 use_known_networks()
-KnownBackend.seconds_a_photo = {seconds}
+KnownBackend.seconds_a_photo = 0.03
 cascade = Cascade.from_yaml({file!r}, {{"ARTIFACTS": {artifacts!r}}}, batch_size=3)
-verdicts = cascade.run(Path({photos!r}), Path({out!r}), save=("mask", "map"))
-# not ru_maxrss, which a new program inherits from the one that started it
-print(len(verdicts), next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+cascade.run(Path({photos!r}), Path({out!r}), save=("mask", "map"))
 """
-
-
-def script(home: Path, photos: Path, out: Path, seconds: float = 0.0) -> list[str]:
-    words = {"tests": str(REPOSITORY / "tests"), "root": str(REPOSITORY), "file": str(write(home, PAIR))}
-    places = {"artifacts": str(home.parents[1]), "photos": str(photos), "out": str(out)}
-    return [sys.executable, "-c", SCRIPT.format(**words, **places, seconds=seconds)]
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on this system")
 def test_a_killed_run_goes_on_and_every_photo_is_there_exactly_once(home, tmp_path, out):
     """A real SIGKILL in the middle."""
     folder = save(tmp_path / "photos", **{f"{n:03d}": photo(red=n / 60, green=0.9) for n in range(60)})
-    journal = out / "journal.jsonl"
-    process = subprocess.Popen(script(home, folder, out, 0.03), env=os.environ | {"HELPERS_HEADLESS": "1"})
+    journal, cascade = out / "journal.jsonl", open_pair(home, batch_size=3)
+    words = {"tests": str(REPOSITORY / "tests"), "root": str(REPOSITORY), "file": str(home / "pair.yml")}
+    places = {"artifacts": str(home.parents[1]), "photos": str(folder), "out": str(out)}
+    command = [sys.executable, "-c", SCRIPT.format(**words, **places)]
+    process = subprocess.Popen(command, env=os.environ | {"HELPERS_HEADLESS": "1"})
     try:
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
@@ -642,34 +545,16 @@ def test_a_killed_run_goes_on_and_every_photo_is_there_exactly_once(home, tmp_pa
         assert process.wait(30) == -signal.SIGKILL, "it must still have been at work"
     done = journal.read_bytes().count(b"\n") - 1
     assert 9 <= done < 60 and not (out / "verdicts.csv").exists(), "no table that only looks complete"
-    cascade = open_pair(home, batch_size=3)
     verdicts = cascade.run(folder, out, save=("mask", "map"))
     lines = [json.loads(line) for line in journal.read_bytes().splitlines()[1:]]
     passing = sum(line["verdict"]["stage"] == "second" for line in lines[done:])
     assert KnownBackend.seen == 60 - done + passing, "only what was missing"
-    assert verdicts["photo"].tolist() == [f"{n:03d}.png" for n in range(60)]
     assert sorted(line["key"] for line in lines) == [f"{n:03d}" for n in range(60)]
     same(verdicts, cascade.run(folder, tmp_path / "fresh", save=("mask", "map")))
     assert files_below(out) == files_below(tmp_path / "fresh")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="Linux says a process's peak memory, others do not")
-def test_memory_does_not_grow_with_the_number_of_photos(home, tmp_path):
-    peaks = {}
-    for n in (500, 5_000):
-        folder = save(tmp_path / f"photos{n}", **{"0": photo(red=0.9, green=0.9)})
-        for number in range(1, n):
-            os.link(folder / "0.png", folder / f"{number}.png")
-        command = script(home, folder, tmp_path / f"out{n}")
-        said = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HELPERS_HEADLESS": "1"})
-        assert said.returncode == 0, said.stderr
-        count, peaks[n] = map(int, said.stdout.split()[-2:])
-        assert count == n
-    assert peaks[5_000] < 1.1 * peaks[500], peaks
-
-
-@pytest.mark.parametrize("place", ["write", "fsync", "interrupt", "delete"])
+@pytest.mark.parametrize("place", ["write", "fsync", "interrupt"])
 def test_what_did_not_get_to_the_disk_is_not_noted_and_comes_later(home, photos, tmp_path, out, monkeypatch, place):
     cascade, calls, network, save_image = open_pair(home, batch_size=4), [], KnownBackend.__call__, Image.Image.save
 
@@ -679,10 +564,8 @@ def test_what_did_not_get_to_the_disk_is_not_noted_and_comes_later(home, photos,
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def stop(self: KnownBackend, pictures: Sequence[np.ndarray]) -> object:
-        if KnownBackend.seen >= 8 and place == "interrupt":
+        if KnownBackend.seen >= 8:
             raise KeyboardInterrupt
-        if KnownBackend.seen == 8:
-            shutil.rmtree(out)
         return network(self, pictures)
 
     with monkeypatch.context() as patch:
@@ -694,9 +577,8 @@ def test_what_did_not_get_to_the_disk_is_not_noted_and_comes_later(home, photos,
             patch.setattr(KnownBackend, "__call__", stop)
         with pytest.raises(KeyboardInterrupt if place == "interrupt" else CascadeError):
             cascade.run(photos, out)
-    if place != "delete":
-        n_done = len((out / "verdicts.csv").read_text().splitlines()) - 1
-        assert n_done < 20 and n_done % 4 == 0
+    n_done = len((out / "verdicts.csv").read_text().splitlines()) - 1
+    assert n_done < 20 and n_done % 4 == 0
     same(cascade.run(photos, out), cascade.run(photos, tmp_path / "fresh"))
 
 
@@ -746,7 +628,7 @@ def test_restart_removes_what_the_journal_names_and_nothing_else(home, photos, t
 
 @pytest.mark.parametrize("name", ["../out", "a/b", "..", "", ".lock", "verdicts.csv", "/tmp/x", "a\\b", "x" * 300])
 def test_names_that_would_write_elsewhere_are_refused(home, name):
-    one = judge(home, "first", "score > image", then="DEFECT", otherwise="OK")
+    one = judge(home, "first", "score > image", **JUDGE)
     if name != "verdicts.csv":
         with pytest.raises(CascadeError, match="'name'"):
             Cascade(name, [one])
@@ -768,31 +650,31 @@ def changed(*path, value) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "named"),
     [
-        (changed("stagess", value=[]), "stagess.*about, name, parameters, stages"),
-        (changed("stages", 0, "rull", value="always"), "stage 1.*rull.*rule"),
+        (changed("stagess", value=[]), "stagess"),
+        (changed("stages", 0, "rull", value="always"), "rull"),
         (changed("stages", value=[]), "stages"),
         (changed("stages", value="unet"), "stages"),
-        (changed("stages", 0, value="unet"), "stage 1.*'run: NAME'"),
-        (changed("stages", 0, "foreground", value="foreground"), "stage 1.*'run: NAME'"),
+        (changed("stages", 0, value="unet"), "unet"),
+        (changed("stages", 0, "foreground", value="foreground"), "run"),
         (changed("stages", 1, "rule", value="score >> 1"), "stage 2.*rule"),
         (changed("stages", 1, "then", value=""), "second.*'then: VERDICT'"),
         (changed("stages", 0, "then", value="BAD"), "first.*'then'"),
         (changed("stages", 0, "otherwise", value=""), "first.*'otherwise: VERDICT'"),
         (changed("stages", 0, "rule", value="always"), "first.*'otherwise'"),
-        (changed("stages", 0, "name", value="second"), "second.*'name'"),
+        (changed("stages", 0, "name", value="second"), "'name'"),
         (changed("stages", 1, "ignore_no_defect", value=True), "'ignore_no_defect'"),
-        (changed("stages", 0, "ignore_no_defect", value="yes"), "stage 1.*'ignore_no_defect'"),
-        (changed("stages", 0, "morphology", value=3), "stage 1.*'morphology'"),
+        (changed("stages", 0, "ignore_no_defect", value="yes"), "ignore_no_defect"),
+        (changed("stages", 0, "morphology", value=3), "morphology"),
         (changed("stages", 0, "morphology", value={"opening": 3}), "stage 1.*opening"),
-        (changed("stages", 0, "run", value=3), "stage 1.*'run'"),
+        (changed("stages", 0, "run", value=3), "run"),
         (changed("parameters", value=["a"]), "'parameters'"),
         (changed("parameters", "DATASET", value=""), "DATASET"),
     ],
 )
-def test_yaml_that_says_something_unknown(home, content, message):
-    with pytest.raises(CascadeError, match=message):
+def test_yaml_that_says_something_unknown(home, content, named):
+    with pytest.raises(CascadeError, match=named):
         open_pair(home, content)
 
 
@@ -809,40 +691,39 @@ def test_settings(home, tmp_path):
     one = open_pair(home, area_thresh=0.7, LIMIT=0.9)
     assert [stage.limit.value for stage in one.stages] == [0.7, 0.9]
     assert [stage.limit.origin for stage in one.stages] == ["parameter area_thresh", "parameter LIMIT"]
-    with pytest.raises(CascadeError, match="AREA.*ARTIFACTS, DATASET, PROFILE, LIMIT, area"):
-        open_pair(home, AREA=1)
-    with pytest.raises(CascadeError, match="kind"):
-        open_pair(home, area_thresh=True)
+    for wrong in ({"AREA": 1}, {"area_thresh": True}):
+        with pytest.raises(CascadeError, match=next(iter(wrong))):
+            open_pair(home, **wrong)
     with pytest.raises(MissingRunError, match=str(home.with_name("full") / "first")):
         open_pair(home, PROFILE="full")
     assert open_pair(home, DATASET="datasets/wire").parameters["DATASET"] == "wire"
     elsewhere = Path(shutil.copytree(home / "first", tmp_path / "elsewhere" / "first"))
-    assert (
-        open_pair(home, changed("stages", 0, "run", value=str(elsewhere))).stages[0].predictor.run.folder == elsewhere
-    )
+    moved = open_pair(home, changed("stages", 0, "run", value=str(elsewhere)))
+    assert moved.stages[0].predictor.run.folder == elsewhere
 
 
-@pytest.mark.parametrize("file", sorted(PRESETS_FOLDER.glob("*.yml")), ids=lambda file: file.stem)
-def test_presets_open_with_their_defaults(tmp_path, file, monkeypatch):
-    """Each with the runs that its notebooks leave."""
-    home = tmp_path / "artifacts" / ("nuts" if file.stem == "nuts" else "mesh") / "quick"
+@pytest.mark.parametrize(
+    ("preset", "rules", "limits"),
+    [
+        ("mesh", ["area > area_thresh", "score > THRESHOLD"], [0, 0.5]),
+        ("nuts", ["peak > THRESHOLD"], [0.6]),
+        ("bicycle", ["score > DAMAGED_THRESHOLD", "always"], [0.5, None]),
+        ("steel", ["score > THRESHOLD", "always"], [0.5, None]),
+    ],
+)
+def test_presets_open_with_their_defaults(tmp_path, preset, rules, limits, monkeypatch):
+    """Each with the runs that its notebooks leave; image and pixel of these are 0.5 and 0.6."""
+    assert {file.stem for file in PRESETS_FOLDER.glob("*.yml")} == {"mesh", "nuts", "bicycle", "steel"}
+    home = tmp_path / "artifacts" / ("nuts" if preset == "nuts" else "mesh") / "quick"
     for name in ("patchcore", "unet", "deeplabv3plus", "draem"):
         write_run(home / name)
     write_run(home / "classifier", classes=CLASSES, normal="good")
     write_open_set(home / "open_set", classes=CLASSES)
     use_blue_objects(monkeypatch, home)
-    stages = Cascade.from_yaml(file, {"ARTIFACTS": str(tmp_path / "artifacts")}).run_stages
-    rules = {
-        "mesh": ["area > area_thresh", "score > THRESHOLD"],
-        "nuts": ["peak > THRESHOLD"],
-        "bicycle": ["score > DAMAGED_THRESHOLD", "always"],
-        "steel": ["score > THRESHOLD", "always"],
-    }
-    assert [stage.rule.text for stage in stages] == rules[file.stem]
-    if file.stem == "mesh":
-        assert (stages[0].limit.value, stages[0].pixel_limit.value) == (0, 0.6), "any pixel above what val has set"
-    if file.stem == "bicycle":
-        assert (stages[0].limit.value, stages[1].pixel_limit.value) == (0.5, 0.6), "image and pixel of these runs"
+    stages = Cascade.from_yaml(preset, {"ARTIFACTS": str(tmp_path / "artifacts")}).run_stages
+    assert [stage.rule.text for stage in stages] == rules
+    assert [stage.limit and stage.limit.value for stage in stages] == limits
+    assert {stage.pixel_limit.value for stage in stages if stage.pixel_limit} == {0.6}
 
 
 def test_a_run_is_a_cascade_of_one_stage(home, photos, tmp_path, out):
@@ -850,12 +731,11 @@ def test_a_run_is_a_cascade_of_one_stage(home, photos, tmp_path, out):
     reds = [round(255 * n / 20) / 255 for n in range(20)]
     assert verdicts["verdict"].tolist() == ["DEFECT" if red > 0.5 else "OK" for red in reds]
     p_values = [(1 + sum(score >= red for score in (0.1, 0.2, 0.3))) / 4 for red in reds]
-    np.testing.assert_allclose(
-        verdicts["confidence"], [1 - p if r > 0.5 else p for p, r in zip(p_values, reds, strict=True)]
-    )
+    sure = [1 - p if red > 0.5 else p for p, red in zip(p_values, reds, strict=True)]
+    np.testing.assert_allclose(verdicts["confidence"], sure)
     low = Cascade.of_run(home / "first", {"threshold": 0.1}).run(photos, tmp_path / "low", save=())
     assert (low["verdict"] == "DEFECT").tolist() == [red > 0.1 for red in reds]
-    with pytest.raises(CascadeError, match="pixel_threshold, threshold"):
+    with pytest.raises(CascadeError, match="limit.*pixel_threshold"):
         Cascade.of_run(home / "first", {"limit": 1})
     named = Cascade.of_run(home / "classifier").run([photo(0.9, 0.1, 0.0), photo(0.3, 0.2, 0.5)], tmp_path / "named")
     assert named["verdict"].tolist() == ["good", "scratch"] and named["abnormal"].tolist() == [False, True]
@@ -880,12 +760,10 @@ def test_photos_of_twelve_bits_are_judged_as_the_runs_have_learned(home, tmp_pat
     found = Cascade.of_run(home / "first").run(tmp_path / "photos", out).set_index("photo")
     assert found["verdict"].to_dict() == {"beyond.png": "ERROR", "bright.png": "DEFECT", "dark.png": "OK"}
     assert found.at["bright.png", "score"] == pytest.approx((2800 >> 4) / 255)
-    set_parameters(home / "second", bit_depth=10)
-    with pytest.raises(CascadeError, match="10 and 12 bits"):
-        open_pair(home)
-    set_parameters(home / "second", bit_depth=3)
-    with pytest.raises(ValueError, match="bit_depth"):
-        Predictor(home / "second")
+    for bits in (10, 3):
+        set_parameters(home / "second", bit_depth=bits)
+        with pytest.raises(ValueError, match="bit"):
+            open_pair(home)
 
 
 def test_a_strip_that_cannot_be_resized_is_an_error_and_the_rest_goes_on(home, tmp_path, out):

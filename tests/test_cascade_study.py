@@ -15,7 +15,7 @@ from pycocotools import mask as coco
 from helpers.data.coco import InstancePhoto
 from helpers.data.samples import fingerprint, make_table
 from helpers.inference import Cascade, Predictor, predictor
-from helpers.inference.cutter import CutterStage
+from helpers.inference.cutting import CutterStage
 from helpers.inference.stages import RunStage
 from helpers.runs import MissingRunError
 from helpers.studies import cascades as study
@@ -75,7 +75,6 @@ def test_both_stages_see_every_photo_and_the_cascade_decides_as_they_do(pair, ph
 @pytest.mark.parametrize(
     ("rule", "otherwise", "values", "limit"),
     [
-        ("score < 0.25", "OK", [-red / 255 for red in REDS], -0.25),
         ("always", "", [1.0] * 8, 0.5),
         ("peak > 0.25", "OK", [red / 255 for red in REDS], 0.25),
     ],
@@ -175,7 +174,7 @@ def test_what_becomes_of_every_object(frames, tmp_path):
     assert true["alone"].tolist() == [False, True, True, False], "cut out by its outline the lost one is seen, too"
     assert extra[["object", "label_index", "called"]].to_numpy().tolist() == [[4, 0, True]]
     truth = study.frame_table(annotated)
-    assert truth[["label_index", "defect_type", "n_objects", "n_defect"]].iloc[0].tolist() == [1, "dent, stain", 4, 2]
+    assert truth[["split", "label_index", "defect_type"]].iloc[0].tolist() == ["test", 1, "dent, stain"]
     verdicts = cascade.run(truth["image_path"].tolist(), tmp_path / "out")
     assert verdicts["n_abnormal"].item() == objects.loc[objects["object"] > 0, "called"].sum()
 

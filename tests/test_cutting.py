@@ -14,12 +14,13 @@ import pytest
 
 from helpers import pipeline, read_dataset
 from helpers.data.coco import read_instances
-from helpers.inference import cutting
-from helpers.inference.cutting import cut_out, split_photos, train_or_load_foreground
+from helpers.data.images import read_image
+from helpers.inference.cutting import cut_out, load_foreground, split_photos, train_or_load_foreground
+from helpers.models import foreground
 from helpers.models.backbones import resolve_backbone
-from helpers.models.foreground import distance_target
 from helpers.paths import InUseError, hold
 from helpers.pictures.datasets import draw_dataset
+from helpers.runs import MissingRunError
 
 
 @pytest.fixture(scope="module")
@@ -49,22 +50,25 @@ def test_network_is_found_again_until_something_changes(frames, tmp_path, monkey
     photo = np.zeros((64, 64, 3), np.uint8)
     again = train_or_load_foreground(parts, backbone, tmp_path, **budget)
     assert file.stat().st_mtime_ns == made
-    np.testing.assert_array_equal(cutting.predict_distance(again, photo), cutting.predict_distance(first, photo))
+    np.testing.assert_array_equal(foreground.predict_distance(again, photo), foreground.predict_distance(first, photo))
     assert json.loads((tmp_path / "foreground.json").read_text())["note"] == "built-in backbone"
     changed = {**budget, "epochs": 2}
     with hold(tmp_path.with_name(f".{tmp_path.name}.lock"), "it"), pytest.raises(InUseError):
         train_or_load_foreground(parts, backbone, tmp_path, **changed)
     train_or_load_foreground(parts, backbone, tmp_path, **changed)
     assert file.stat().st_mtime_ns > made
+    (tmp_path / "foreground.json").unlink()
+    with pytest.raises(MissingRunError, match="03_train_unet_deeplabv3plus"):
+        load_foreground(tmp_path)
 
 
 @pytest.fixture
 def perfect(frames, monkeypatch) -> None:
     """A network that gives the true distance map of the frame it is shown."""
-    truth = {
-        cutting.read_image(photo.image_path).tobytes(): distance_target(photo.instance_masks()) for photo in frames
+    maps = {
+        read_image(photo.image_path).tobytes(): foreground.distance_target(photo.instance_masks()) for photo in frames
     }
-    monkeypatch.setattr(cutting, "predict_distance", lambda network, photo: truth[photo.tobytes()])
+    monkeypatch.setattr(foreground, "predict_distance", lambda network, photo: maps[photo.tobytes()])
 
 
 def test_each_nut_is_cut_out_once_with_its_own_type(frames, tmp_path, perfect):

@@ -20,7 +20,7 @@ from helpers.data.images import read_image
 from helpers.data.samples import relative_path, write_table
 from helpers.inference import Predictor, export, exported
 from helpers.inference.__main__ import main as inference_main
-from helpers.inference.backends import open_torch
+from helpers.inference.backends import TorchBackend
 from helpers.inference.export import FixedPatchCore, FromPhotos, about, export_run, openvino_model, trace
 from helpers.models.backbones import resolve_backbone
 from helpers.models.catalog import build_model
@@ -66,7 +66,7 @@ def make_run(folder: Path, name: str, table, backbone_folder: Path) -> Run:
     keep_checkpoint(model, run.folder / "model.ckpt")
     write_table(table, run.folder / "samples.csv")
     rows = table[table["split"] == "val"]
-    output = open_torch(run, "cpu")([read_image(path) for path in rows["image_path"]])
+    output = TorchBackend(run, "cpu")([read_image(path) for path in rows["image_path"]])
     maxima = output.scores if output.maps is None else output.maps.max((1, 2))
     val = rows[["image_path", "label_index", "defect_type", "split"]].assign(score=output.scores, map_max=maxima)
     val.assign(image_path=relative_path(table)[rows.index]).to_csv(run.folder / "predictions.csv", index=False)

@@ -15,7 +15,8 @@ from PIL import Image
 from helpers.inference import Cascade, Predictor, predictor
 from helpers.inference.__main__ import main
 from helpers.inference.cascade import deciding_row, judge_by_parts
-from helpers.inference.stages import ERROR, Item, RunStage
+from helpers.inference.pictures import ERROR, Item
+from helpers.inference.stages import RunStage
 from helpers.runs import Run
 from helpers.thresholds import held_out_thresholds
 from helpers.video import main as video_main
@@ -110,8 +111,8 @@ def test_stored_predictions_and_trainings_that_ended_in_nan_set_no_threshold(run
             Run.load(run).predictions("val")
 
 
-def in_parts(values: tuple[float, ...], sign: str) -> Item:
-    """A photo of objects, judged by a rule with this sign and 0.5; NaN could not be judged."""
+def in_parts(values: tuple[float, ...]) -> Item:
+    """A photo of objects, judged by a rule with the limit 0.5; NaN could not be judged."""
     item = Item("a.png", "a", np.zeros((4, 4, 3), np.uint8))
     for number, value in enumerate(values, start=1):
         part = Item("a.png", f"a{number}", item.photo, number)
@@ -119,16 +120,14 @@ def in_parts(values: tuple[float, ...], sign: str) -> Item:
         if np.isnan(value):
             part.fail("last", "its scores are not finite")
             continue
-        part.abnormal = value < 0.5 if sign == "<" else value > 0.5
-        part.verdict = "BAD" if part.abnormal else "OK"
-        part.add_row("last", value=value, rule=f"probability of good {sign} 0.5")
+        part.verdict, part.abnormal = ("BAD", True) if value > 0.5 else ("OK", False)
+        part.add_row("last", value=value, rule="score > 0.5")
     judge_by_parts(item)
     return item
 
 
-@pytest.mark.parametrize(("sign", "values", "worst"), [("<", (0.4, 0.1, 0.9), 2), (">", (0.6, 0.9, np.nan), 2)])
-def test_the_worst_part_is_the_one_furthest_on_the_rules_side(sign, values, worst):
-    item = in_parts(values, sign)
-    assert item.verdict == "BAD" and deciding_row(item)["object"] == worst
-    item = in_parts((0.5, np.nan), sign)
+def test_the_worst_part_is_the_one_furthest_on_the_rules_side_and_one_that_failed_is_no_good_one():
+    item = in_parts((0.6, 0.9, np.nan))
+    assert item.verdict == "BAD" and deciding_row(item)["object"] == 2
+    item = in_parts((0.5, np.nan))
     assert (item.verdict, item.abnormal) == (ERROR, None) and item.error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,14 @@ from helpers.data.known_unknown import ClassSplit
 from helpers.data.samples import assign_splits, supervised_table
 from helpers.inference.predictor import Predictor
 from helpers.inference.stages import OpenSet
-from helpers.inference.train import classifier_thresholds, train_classifier
+from helpers.inference.train import classifier_thresholds, find_or_train, train_classifier
 from helpers.models.backbones import resolve_backbone
+from helpers.models.catalog import build_model
 from helpers.models.open_set import MahalanobisScorer
 from helpers.runs import MissingRunError, Run
 from helpers.studies import gate as gate_study
 from helpers.studies import open_set as study
-from helpers.thresholds import Threshold
+from helpers.thresholds import Threshold, held_out_thresholds
 
 CORNERS = {"good": None, "p": (0, 0), "q": (0, 32), "r": (32, 0), "s": (32, 32)}
 OPTIONS = {"image_size": 64, "epochs": 2, "batch_size": 8, "predict_batch_size": 16, "learning_rate": 2e-3}
@@ -60,7 +62,10 @@ def run(table, backbone, tmp_path_factory) -> Run:
 def gate(table, backbone, tmp_path_factory) -> gate_study.Gate:
     """A gate in a folder of artifacts, as notebook 02 leaves it."""
     folder = tmp_path_factory.mktemp("artifacts")
-    gate_study.run_gate(folder, table, backbone, image_size=64, coreset_ratio=0.05, device="cpu")
+    settings = {"image_size": [64, 64], "center_crop": None, "batch_size": 4, "backbone": backbone.to_dict()}
+    build = partial(build_model, "patchcore", backbone, image_size=64, coreset_sampling_ratio=0.05)
+    draft = find_or_train(folder, "patchcore", table, settings, build, device="cpu")
+    draft.finish(held_out_thresholds(draft.predictions("val")))
     return gate_study.open_gate("auto", folder, table, Path("nowhere"), backbone)
 
 
@@ -138,7 +143,6 @@ def test_the_gate_is_that_of_notebook_02_or_one_of_stand_ins(table, gate, backbo
     assert not gate.stand_in and gate.about.startswith("13 good photos of squares")
     with pytest.raises(MissingRunError, match="02_train_patchcore"):
         gate_study.open_gate("auto", tmp_path, table, Path("nowhere"), backbone)
-    assert gate_study.open_gate("none", tmp_path, table, Path("nowhere"), backbone) is None
     defects = table[table["label_index"] == 1].reset_index(drop=True)
     defects.attrs = table.attrs | {"root": "elsewhere"}
     options = {"image_size": 64, "coreset_ratio": 0.05, "device": "cpu"}
@@ -150,21 +154,24 @@ def test_the_gate_is_that_of_notebook_02_or_one_of_stand_ins(table, gate, backbo
     assert named.run.folder == gate.run.folder and named.stand_in
 
 
-def test_the_gate_judges_a_photo_once(gate, tmp_path, monkeypatch):
-    test, asked, predict = gate.run.predictions("test"), [], Predictor.predict
-    paths, file = test["image_path"].tolist(), tmp_path / "gate.csv"
-    first = gate_study.gate_scores(gate.run, paths[:3], file, "cpu")
-    np.testing.assert_allclose(first[paths[:3]], test["score"][:3], rtol=1e-5)
-    monkeypatch.setattr(Predictor, "predict", lambda self, some: asked.extend(some) or predict(self, some))
-    again = gate_study.gate_scores(gate.run, paths[:5], file, "cpu")
-    assert asked == paths[3:5] and again[paths[:3]].tolist() == first[paths[:3]].tolist()
+def test_the_gate_judges_a_photo_once(gate, monkeypatch):
+    test = gate.run.predictions("test")
+    paths = test["image_path"].tolist()
+    first = gate.scores(paths[:3], "cpu")
+    np.testing.assert_allclose(first, test["score"][:3], rtol=1e-5)
+    asked: list[str] = []
+    judge = Predictor.judge_each
+    monkeypatch.setattr(
+        Predictor, "judge_each", lambda self, *given, **how: asked.extend(given[1]) or judge(self, *given, **how)
+    )
+    assert gate.scores(paths[:5], "cpu")[:3].tolist() == first.tolist() and asked == paths[3:5]
 
 
 def test_a_gate_that_knows_test_photos_is_refused(table, gate):
     divided = study.split_table(assign_splits(table, "one_class", seed=4), SPLIT)
     with pytest.raises(ValueError, match="trained or calibrated on"):
-        gate_study.refuse_seen(gate.run, divided)
-    gate_study.refuse_seen(gate.run, study.split_table(table, SPLIT))
+        gate.refuse_seen(divided)
+    gate.refuse_seen(study.split_table(table, SPLIT))
 
 
 # ------------------------------------------------------------------------------------------------- one split, measured

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from helpers.inference.exported import FORMATS
 from helpers.inference.presets import PLACES
@@ -41,10 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names that the terminal has no letters for
     from helpers.inference.cascade import Cascade
-    from helpers.inference.stages import FOLDERS
+    from helpers.inference.pictures import FOLDERS
 
     try:
-        settings = dict(map(_setting, options.settings))
+        pairs = map(split_setting, options.settings)
+        settings = {name: text if name in PLACES else read_value(name, text) for name, text in pairs}
         common = {"backend": options.backend, "device": options.device, "batch_size": options.batch_size}
         photos = Path(os.path.abspath(options.photos.expanduser()))  # noqa: PTH100  (without "..", but keeps links)
         if not photos.exists():
@@ -54,55 +55,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cascade = (Cascade.of_run if folder else Cascade.from_yaml)(folder or options.what, settings, **common)
         name = short_name(printable(photos.name if photos.is_dir() else photos.stem))
         out = project_path(Path(options.out).absolute() if options.out else f"{OUT}/{cascade.name}/{name}")
-        some = {"all": tuple(FOLDERS), "none": ()}
-        save = some.get(options.save, tuple(word for word in options.save.split(",") if word))
-        return _report(cascade.run(photos, out, save=save, restart=options.restart), out)
+        words = {"all": ",".join(FOLDERS), "none": ""}.get(options.save, options.save).split(",")
+        _report(verdicts := cascade.run(photos, out, save=[*filter(None, words)], restart=options.restart))
     except KeyboardInterrupt:
         print("\nInterrupted; what is done is kept, and the same command goes on with the rest.", file=sys.stderr)
         return 130
     except Exception as error:
         print(sentence(error), file=sys.stderr)
         return 2
+    print(f"results: {out}")
+    return int(verdicts["error"].notna().any())
 
 
-def _report(verdicts: pd.DataFrame, out: Path) -> int:
+def _report(verdicts: pd.DataFrame) -> None:
+    """Say what came of the first photos, of all together, and what somebody should look at."""
     for row in verdicts.head(N_SHOWN).itertuples():
         known = row.value == row.value and row.value is not None
         print(f"{row.photo}: {row.verdict}" + (f" ({row.rule}: {row.value:.4g}, {row.threshold:.4g})" if known else ""))
-    if len(verdicts) > N_SHOWN:
-        print(f"... {len(verdicts)} photos: {verdicts['verdict'].value_counts().to_dict()}")
+    print(f"{len(verdicts)} photo(s): {verdicts['verdict'].value_counts().to_dict()}")
     doubtful = verdicts[verdicts["abnormal"].eq(False) & (verdicts["marked_pixels"].fillna(0) > 0)]
     if len(doubtful):
         names = ", ".join(doubtful["photo"].head(N_SHOWN)) + (" ..." if len(doubtful) > N_SHOWN else "")
         print(f"look at these {len(doubtful)}: the verdict is good, yet a map marks a defect (marked_pixels): {names}")
-    failed = verdicts[verdicts["error"].notna()]
-    for row in failed.head(N_SHOWN).itertuples():
-        print(f"not judged: {row.error}", file=sys.stderr)
+    failed = verdicts["error"].dropna()
+    for error in failed.head(N_SHOWN):
+        print(f"not judged: {error}", file=sys.stderr)
     if len(failed) > N_SHOWN:
         print(f"... {len(failed)} photos were not judged, see the column error", file=sys.stderr)
-    print(f"results: {out}")
-    return 1 if len(failed) else 0
-
-
-def _setting(setting: str) -> tuple[str, Any]:
-    name, text = split_setting(setting)
-    return name, text if name in PLACES else read_value(name, text)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m helpers.inference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", metavar="RUN_OR_CASCADE", help="folder of a run, YAML file, or name of a preset")
-    parser.add_argument("photos", metavar="PHOTO_OR_FOLDER", type=Path)
-    parser.add_argument("--out", help=f"folder for the results; default: {OUT}/<cascade>/<name of the photos>")
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--save", default="all", help="pictures of each photo: all, none, or some of mask,map,overlay")
-    words = f"torch, or an exported file: {', '.join(FORMATS)}; see notebook 09"
-    parser.add_argument("--backend", default="torch", help=words)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda:N or mps")
-    parser.add_argument("--batch-size", type=int, default=8, help="photos at once")
-    parser.add_argument("--restart", action="store_true", help="throw away what an earlier call left in the folder")
+    add, backends = parser.add_argument, f"torch, or an exported file: {', '.join(FORMATS)}; see notebook 09"
+    add("what", metavar="RUN_OR_CASCADE", help="folder of a run, YAML file, or name of a preset")
+    add("photos", metavar="PHOTO_OR_FOLDER", type=Path)
+    add("--out", help=f"folder for the results; default: {OUT}/<cascade>/<name of the photos>")
+    add("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
+    add("--save", default="all", help="pictures of each photo: all, none, or some of mask,map,overlay")
+    add("--backend", default="torch", help=backends)
+    add("--device", default="auto", help="auto, cpu, cuda:N or mps")
+    add("--batch-size", type=int, default=8, help="photos at once")
+    add("--restart", action="store_true", help="throw away what an earlier call left in the folder")
     return parser
 
 

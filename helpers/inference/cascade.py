@@ -19,7 +19,7 @@ A cascade is written as YAML:
 
 A value that is the name of a parameter stands for the parameter's value. Keys of a stage: those of
 :class:`helpers.inference.stages.RunStage`, or with ``foreground:`` instead of ``run:`` those of
-:class:`helpers.inference.cutter.CutterStage`.
+:class:`helpers.inference.cutting.CutterStage`.
 
 Results go to a folder:
 
@@ -33,13 +33,16 @@ Results go to a folder:
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
+import json
 import math
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,23 +50,32 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from helpers.inference.cutter import CutterStage
-from helpers.inference.journal import ABOUT, JOURNAL, LOCK, STAGE_FILE, TABLES, Journal, write_json_rows, write_rows
-from helpers.inference.pictures import Picture, as_pictures, read_batches
+from helpers.inference.cutting import CutterStage
+from helpers.inference.pictures import ERROR, FOLDERS, STAGE_COLUMNS, Item, Picture, as_pictures, read_batches
 from helpers.inference.predictor import Predictor
-from helpers.inference.presets import (
-    CascadeError,
-    cascade_parameters,
-    check_keys,
-    read_cascade,
-    run_folder,
-    stage_options,
+from helpers.inference.presets import CascadeError, read_cascade, run_folder
+from helpers.inference.stages import CLASS, OpenSet, Rule, RunStage
+from helpers.paths import (
+    PARTIAL,
+    InUseError,
+    cell,
+    check_name,
+    content_hash,
+    hold,
+    printable,
+    project_path,
+    remove_partial,
+    short_name,
+    write_json,
+    write_whole,
 )
-from helpers.inference.stages import CLASS, ERROR, FOLDERS, STAGE_COLUMNS, Item, OpenSet, Rule, RunStage, sign_of
-from helpers.paths import check_name, hold, printable, project_path, short_name, write_json
 from helpers.progress import progress, sentence
 from helpers.runs import Run
 
+JOURNAL, ABOUT, LOCK = "journal.jsonl", "cascade.json", ".lock"
+TABLES = ("verdicts.csv", "verdicts.json", "stages.csv", "stages.json")
+STAGE_FILE = "inference_results.json"
+VERSION = 1  # of the journal
 VERDICT_COLUMNS = (
     *("photo", "image_path", "verdict", "abnormal", "stage", "rule", "value", "threshold", "origin"),
     *("score", "confidence", "class", "n_objects", "n_abnormal", "marked_pixels", "milliseconds", "error"),
@@ -91,12 +103,12 @@ class Cascade:
     ) -> None:
         self.name, self.stages, self.about, self.parameters = name, list(stages), about, dict(parameters or {})
         _check_stages(name, self.stages)
+        self.run_stages = [stage for stage in self.stages if isinstance(stage, RunStage)]
         self.batch_size = self.run_stages[0].predictor.batch_size
-        depths = {stage.predictor.bit_depth for stage in self.run_stages}
+        depths = sorted({stage.predictor.bit_depth for stage in self.run_stages})
         if len(depths) > 1:
-            listed = " and ".join(map(str, sorted(depths)))
-            raise CascadeError(f"cascade {name}: its runs learned from photos of {listed} bits; train them alike.")
-        self.bit_depth = next(iter(depths), None)
+            raise CascadeError(f"cascade {name}: its runs learned from photos of {depths} bits; train them alike.")
+        self.bit_depth = depths[0]
 
     @classmethod
     def from_yaml(cls, path: str | Path, settings: Mapping[str, Any] | None = None, **options: Any) -> Cascade:
@@ -105,20 +117,16 @@ class Cascade:
         ``settings`` are values of parameters that the file declares, and of ARTIFACTS, DATASET and PROFILE; ``options``
         those of :class:`helpers.inference.Predictor`. A network that cuts objects out stays in torch.
         """
-        file, content = read_cascade(path)
-        parameters = cascade_parameters(content, settings or {}, file)
-        stages = []
-        for number, written in enumerate(content["stages"], start=1):
-            where = f"{file.name}, stage {number}"
-            keys = stage_options(written, parameters, where)
+        content = read_cascade(path, settings)
+        parameters, stages = content["parameters"], []
+        for number, keys in enumerate(content["stages"], start=1):
             try:
                 stages.append(_open_stage(keys, parameters, options))
             except OSError:
                 raise
             except Exception as error:  # a damaged network raises what torch likes
-                raise CascadeError(f"{where}: {sentence(error)}") from error
-        name, about = content.get("name", file.stem), str(content.get("about", ""))
-        return cls(name, stages, parameters=parameters, about=about)
+                raise CascadeError(f"{content['name']}, stage {number}: {sentence(error)}") from error
+        return cls(content["name"], stages, parameters=parameters, about=content["about"])
 
     @classmethod
     def of_run(cls, run_dir: str | Path | Run, settings: Mapping[str, Any] | None = None, **options: Any) -> Cascade:
@@ -128,8 +136,9 @@ class Cascade:
         passed, else the normal class; one without names the class. ``settings``: ``threshold`` of the score and
         ``pixel_threshold`` of the map, the name of a threshold stored with the run, or a number.
         """
-        parameters = {"threshold": "image", "pixel_threshold": "pixel"}
-        check_keys(settings or {}, parameters, "settings of a run")
+        parameters = {"pixel_threshold": "pixel", "threshold": "image"}
+        if not (settings or {}).keys() <= parameters.keys():
+            raise CascadeError(f"{', '.join(settings)}: the settings of a run are {', '.join(parameters)}.")
         parameters |= settings or {}
         predictor = Predictor(run_dir, **options)
         keys: dict[str, Any] = {"rule": "score > threshold", "then": "DEFECT", "otherwise": "OK"}
@@ -139,10 +148,6 @@ class Cascade:
             keys |= {"rule": "always", "then": CLASS, "otherwise": ""}
         stage = RunStage(predictor, pixel_threshold=parameters["pixel_threshold"], parameters=parameters, **keys)
         return cls(stage.name, [stage], parameters=parameters, about=f"run {predictor.run.folder}")
-
-    @property
-    def run_stages(self) -> list[RunStage]:
-        return [stage for stage in self.stages if isinstance(stage, RunStage)]
 
     @property
     def note(self) -> str | None:
@@ -176,44 +181,46 @@ class Cascade:
             FileNotFoundError: there are no such photos.
             InUseError: another process judges into this folder.
         """
-        unknown = [kind for kind in save if kind not in FOLDERS]
-        if unknown:
-            raise CascadeError(f"save: {', '.join(unknown)} is not known; known: {', '.join(FOLDERS)}.")
+        if not set(save) <= set(FOLDERS):
+            raise CascadeError(f"save: {', '.join(save)} is not known; known: {', '.join(FOLDERS)}.")
         root, jobs = _jobs(images)
         out = project_path(out_dir)
         # files that are listed one by one cannot be mistaken for results, whatever folder they have in common
         if root and isinstance(images, str | Path) and out.is_relative_to(root):
             raise CascadeError(f"{out} lies among the photos of {root}; give the results another folder (--out).")
-        if out.exists() and not out.is_dir():
-            raise CascadeError(f"{out} is a file; give a folder for the results.")
         about = self.describe() | {"save": sorted(save), "root": root}
-        with hold(out / LOCK, f"The folder of results {out}"):
-            with _writing(out):
-                journal = Journal(out, about, restart)
+        try:
+            with hold(out / LOCK, f"The folder of results {out}"):
+                done = _open_journal(out, about, restart)
                 write_json(about | {"parameters": self.parameters, "about": self.about}, out / ABOUT)
-            try:
-                self._judge_all(jobs, journal, out, save)
-            except BaseException:
-                with suppress(OSError):  # it must not hide what went wrong first
-                    self._write_tables(jobs, journal, out)
-                raise
-            with _writing(out):
-                rows = self._write_tables(jobs, journal, out)
-        return pd.DataFrame(rows, columns=list(VERDICT_COLUMNS))
+                try:
+                    self._judge_all(jobs, done, out, save)
+                finally:
+                    records = [done[job.key] for job in jobs if job.key in done]
+                    verdicts = _write_tables(records, self.stages, out)
+        except InUseError:
+            raise
+        except OSError as error:
+            raise CascadeError(
+                f"{out} cannot be written to ({printable(str(error))}). What is done is kept; once it can be, the same "
+                "call goes on with the rest."
+            ) from error
+        return pd.DataFrame(verdicts, columns=list(VERDICT_COLUMNS))
 
-    def _judge_all(self, jobs: Sequence[Job], journal: Journal, out: Path, save: Collection[str]) -> None:
-        todo = [job for job in jobs if not journal.has(job.key, job.stamp)]
+    def _judge_all(self, jobs: Sequence[Job], done: dict[str, Any], out: Path, save: Collection[str]) -> None:
+        todo = [job for job in jobs if not _is_done(done.get(job.key), job.stamp)]
         queue = iter(todo)
         pictures = ((job.source, job.picture) for job in progress(todo, self.name))
         for batch in read_batches(pictures, self.batch_size, self.bit_depth):
-            done = list(islice(queue, len(batch)))
-            items = [Item(job.source, job.key, read.photo) for job, read in zip(done, batch, strict=True)]
+            chosen = list(islice(queue, len(batch)))
+            items = [Item(job.source, job.key, read.photo) for job, read in zip(chosen, batch, strict=True)]
             for item, read in zip(items, batch, strict=True):
                 if read.problem is not None:
                     item.fail(self.stages[0].name, printable(str(read.problem)))
-            with _writing(out):
-                self.judge(items, out, save)
-                journal.add([_record(job, item) for job, item in zip(done, items, strict=True)])
+            self.judge(items, out, save)
+            records = [_record(job, item) for job, item in zip(chosen, items, strict=True)]
+            _append(out / JOURNAL, records)
+            done |= {record["key"]: record for record in records}
 
     def judge(self, items: Sequence[Item], out: Path, save: Collection[str] = ()) -> None:
         """Take items that have been read through all stages; their rows and verdicts are noted in them. Those with a
@@ -229,57 +236,33 @@ class Cascade:
                     if isinstance(stage, CutterStage):
                         stage.finish(item, out, save)
 
-    def _write_tables(self, jobs: Sequence[Job], journal: Journal, out: Path) -> list[dict[str, Any]]:
-        """Write the tables from the journal, streaming; returns the verdicts."""
-
-        def rows() -> Iterator[dict[str, Any]]:
-            return (row for record in journal.read(job.key for job in jobs) for row in record["stages"])
-
-        verdicts = [record["verdict"] for record in journal.read(job.key for job in jobs)]
-        write_rows(lambda: iter(verdicts), VERDICT_COLUMNS, out / "verdicts")
-        write_rows(rows, STAGE_COLUMNS, out / "stages")
-        for stage in self.stages:
-            write_json_rows((row for row in rows() if row["stage"] == stage.name), out / stage.name / STAGE_FILE)
-        return verdicts
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CascadeError(
-            f"{out} cannot be written to ({printable(str(error))}). What is done is kept; once it can be, the same "
-            "call goes on with the rest."
-        ) from error
-
 
 # ------------------------------------------------------------------------------------------------------------ verdicts
 
 
 def judge_by_parts(item: Item) -> None:
-    """A photo of several objects is as bad as its worst one: an abnormal one before one that nobody could judge."""
-    abnormal = [part for part in item.parts if part.abnormal]
-    failed = [part for part in item.parts if part.verdict == ERROR]
-    worst = max(abnormal or failed or item.parts, key=_badness)
+    """A photo of several objects is as bad as its worst one."""
+    worst = _worst(item)
     item.verdict, item.abnormal, item.error = worst.verdict, worst.abnormal, worst.error
 
 
 def deciding_row(item: Item) -> dict[str, Any]:
-    """What the stage that decided on a photo noted: of several objects, on the worst one that has the verdict."""
-    same = [part for part in item.parts if part.verdict == item.verdict and part.abnormal == item.abnormal]
-    return _last(max(same, key=_badness) if item.parts else item)
+    """What the stage that decided on a photo noted; of several objects, on the worst one."""
+    rows = _worst(item).rows
+    return rows[-1] if rows else {}
 
 
-def _badness(item: Item) -> tuple[int, float]:
-    """How many stages it went through; then what the last rule looked at, turned round for ``<``, else the score."""
-    row = _last(item)
-    value = next((row[name] for name in ("value", "score") if row.get(name) is not None), -math.inf)
-    return len(item.rows), -value if sign_of(row.get("rule") or "") in ("<", "<=") else value
+def _worst(item: Item) -> Item:
+    """Of several objects an abnormal one before one that nobody could judge; of these that which went through most
+    stages, with the highest number that the last rule looked at, else the highest score.
+    """
 
+    def badness(part: Item) -> tuple[bool, bool, int, float]:
+        row = part.rows[-1] if part.rows else {}
+        value = next((row[name] for name in ("value", "score") if row.get(name) is not None), -math.inf)
+        return bool(part.abnormal), part.verdict == ERROR, len(part.rows), value
 
-def _last(item: Item) -> dict[str, Any]:
-    return item.rows[-1] if item.rows else {}
+    return max(item.parts, key=badness, default=item)
 
 
 def _record(job: Job, item: Item) -> dict[str, Any]:
@@ -288,8 +271,7 @@ def _record(job: Job, item: Item) -> dict[str, Any]:
     for row in rows:
         row["photo"] = job.photo
     deciding = deciding_row(item)
-    verdict = {name: deciding.get(name) for name in VERDICT_COLUMNS}
-    verdict |= {
+    verdict = {name: deciding.get(name) for name in VERDICT_COLUMNS} | {
         "photo": job.photo,
         "image_path": printable(job.source),
         "verdict": item.verdict,
@@ -301,6 +283,88 @@ def _record(job: Job, item: Item) -> dict[str, Any]:
         "error": item.error or None,
     }
     return {"key": job.key, "stamp": job.stamp, "verdict": verdict, "stages": rows, "at": round(time.time(), 3)}
+
+
+# ----------------------------------------------------------------------------------------- the journal, and its tables
+
+
+def _open_journal(folder: Path, about: dict[str, Any], restart: bool) -> dict[str, dict[str, Any]]:
+    """What a folder of results holds already, by a photo's key; of two lines on one photo the later counts. The first
+    line says what results depend on. A last line that a power cut tore goes; ``restart`` removes what is noted.
+    """
+    file, content = folder / JOURNAL, [json.loads(json.dumps({"version": VERSION, "about": about}))]
+    if file.is_file():
+        remove_partial(folder.rglob(PARTIAL))
+        there = [_parsed(line) for line in file.read_bytes().split(b"\n")[:-1]] or [{}]
+        header, ways = there[0], "Give another folder (--out), or replace them (restart=True, --restart)."
+        if restart:
+            _remove_results(folder, there)
+        elif header.keys() != content[0].keys() or not all(
+            {"key", "stamp", "verdict", "stages"} <= {*r} for r in there[1:]
+        ):
+            raise CascadeError(f"{file} is damaged, or of another version. {ways}")
+        elif header != content[0]:
+            names = [name for name, value in content[0]["about"].items() if header["about"].get(name) != value]
+            raise CascadeError(f"{folder} holds results of another cascade or photos ({', '.join(names)}). {ways}")
+        else:
+            content = there
+    elif any(other.name != LOCK for other in folder.iterdir()):
+        raise CascadeError(f"{folder} holds other files (no {JOURNAL}); give a new or empty folder.")
+    write_whole(file, lambda partial: _append(partial, content))
+    return {record["key"]: record for record in content[1:]}
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _is_done(record: dict[str, Any] | None, stamp: str) -> bool:
+    """Whether a photo is judged without an error, and has not changed since."""
+    return record is not None and record["stamp"] == stamp and not any(row["error"] for row in record["stages"])
+
+
+def _append(file: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    lines = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
+    with file.open("a", encoding="utf-8", newline="\n") as stream:
+        stream.write(lines)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _remove_results(folder: Path, records: Iterable[dict[str, Any]]) -> None:
+    names = {ABOUT, *TABLES}
+    for row in (row for record in records for row in record.get("stages", ())):
+        names |= {f"{row['stage']}/{STAGE_FILE}", *(row[kind] for kind in FOLDERS if row[kind])}
+    for file in (folder / name for name in names):
+        # a journal is a file like others: what it names elsewhere was not written by us
+        if file.is_file() and file.resolve().is_relative_to(folder.resolve()):
+            file.unlink()
+
+
+def _write_tables(records: Sequence[dict[str, Any]], stages: Sequence[Stage], out: Path) -> list[dict[str, Any]]:
+    """Write the tables of what is done; returns the verdicts."""
+    verdicts, rows = [record["verdict"] for record in records], [row for record in records for row in record["stages"]]
+    for name, columns, table in (("verdicts", VERDICT_COLUMNS, verdicts), ("stages", STAGE_COLUMNS, rows)):
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows({key: cell(value) for key, value in row.items()} for row in table)
+        content = text.getvalue().encode()
+        write_whole(out / f"{name}.csv", lambda file, content=content: file.write_bytes(content))
+        _write_rows(table, out / f"{name}.json")
+    for stage in stages:
+        _write_rows([row for row in rows if row["stage"] == stage.name], out / stage.name / STAGE_FILE)
+    return verdicts
+
+
+def _write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """A JSON list, a line a row."""
+    lines = ",".join(f"\n{json.dumps(row, ensure_ascii=False)}" for row in rows)
+    write_whole(path, lambda file: file.write_text(f"[{lines}\n]\n", encoding="utf-8"))
 
 
 # ---------------------------------------------------------------------------------------------------------- the photos
@@ -320,27 +384,28 @@ class Job(NamedTuple):
 
 def _jobs(images: Picture | Iterable[Picture]) -> tuple[str, list[Job]]:
     """The photos, and the folder that their names are relative to (empty: pictures without a path)."""
-    if isinstance(images, str | Path) and not Path(images).expanduser().exists():
+    given = Path(images).expanduser() if isinstance(images, str | Path) else None
+    if given and not given.exists():
         raise FileNotFoundError(f"There is no {images}; give a photo or a folder of photos.")
     pictures = list(as_pictures(images))
     kinds = {isinstance(one, str | Path) for one in pictures}
     if len(kinds) != 1:
-        raise CascadeError("Give paths, or pictures; not both together." if kinds else "There is no photo to judge.")
+        raise CascadeError("Give photos, all of them paths or all of them pictures.")
     if kinds == {False}:
-        each = enumerate(pictures)
-        return "", [Job(one, f"#{number}", f"{number:06d}", f"{number:06d}", _stamp(one)) for number, one in each]
+        each = ((one, f"{number:06d}") for number, one in enumerate(pictures))
+        return "", [Job(one, f"#{int(name)}", name, name, _stamp(one)) for one, name in each]
     paths = [Path(os.path.abspath(Path(one).expanduser())) for one in pictures]  # noqa: PTH100  (keeps links)
-    given = Path(images).expanduser() if isinstance(images, str | Path) else None
-    try:
-        root = given.absolute() if given and given.is_dir() else Path(os.path.commonpath([one.parent for one in paths]))
-    except ValueError as error:  # two drives
-        raise CascadeError(f"{error}: judge the photos of one folder at a time.") from error
-    names = [path.relative_to(root).as_posix() for path in paths]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise CascadeError(f"{root / twice} is given twice; give each photo once.")
-    names = [printable(name) for name in names]
-    each = zip(paths, _unique_keys(names), names, strict=True)
+    if len(set(paths)) < len(paths):
+        raise CascadeError(f"{Counter(paths).most_common(1)[0][0]} is given twice; give each photo once.")
+    root = given.absolute() if given and given.is_dir() else Path(os.path.commonpath([one.parent for one in paths]))
+    names = [printable(path.relative_to(root).as_posix()) for path in paths]
+    keys = [(Path(name).parent / short_name(Path(name).stem)).as_posix() for name in names]
+    taken = Counter(key.casefold() for key in keys)  # of two that would be one file each gets a hash
+    keys = [
+        key if taken[key.casefold()] == 1 else f"{key}-{content_hash(name)[:12]}"
+        for key, name in zip(keys, names, strict=True)
+    ]
+    each = zip(paths, keys, names, strict=True)
     return str(root), [Job(path, str(path), key, name, _stamp(path)) for path, key, name in each]
 
 
@@ -350,28 +415,8 @@ def _stamp(picture: Picture) -> str:
             stat = picture.stat()
             return f"{stat.st_size}-{stat.st_mtime_ns}"
         return "missing"
-    array = np.ascontiguousarray(np.asarray(picture))
-    return hashlib.blake2b(repr((array.shape, array.dtype.str)).encode() + array.tobytes(), digest_size=16).hexdigest()
-
-
-def _unique_keys(names: Sequence[str]) -> list[str]:
-    """Names without suffix, with it where two would be the same file (also where case does not count); none too long
-    for a folder of its objects.
-    """
-    keys = [Path(name).with_suffix("").as_posix() for name in names]
-    keys = [(Path(key).parent / short_name(Path(key).name)).as_posix() for key in keys]
-    counts = Counter(key.casefold() for key in keys)
-    taken = {key for key, n in counts.items() if n == 1}
-    unique = []
-    for name, key in zip(names, keys, strict=True):
-        if counts[key.casefold()] > 1:
-            base = f"{key}_{Path(name).suffix[1:]}"
-            key, number = base, 2
-            while key.casefold() in taken:
-                key, number = f"{base}_{number}", number + 1
-            taken.add(key.casefold())
-        unique.append(key)
-    return unique
+    array = np.asarray(picture)
+    return hashlib.sha256(f"{array.shape} {array.dtype} ".encode() + array.tobytes()).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------------- opening
@@ -382,9 +427,8 @@ def _open_stage(keys: dict[str, Any], parameters: Mapping[str, Any], options: Ma
         folder = run_folder(keys.pop("foreground"), parameters)
         return CutterStage(folder, device=options.get("device", "auto"), **keys)
     Rule.parse(keys.get("rule", "score > image"), parameters)  # before a network is loaded
-    folder, unknown = run_folder(keys.pop("run"), parameters), keys.pop("unknown", None)
-    unknown_by = keys.pop("unknown_by", "distance")
-    predictor = Predictor(folder, **options)
+    predictor = Predictor(run_folder(keys.pop("run"), parameters), **options)
+    unknown, unknown_by = keys.pop("unknown", None), keys.pop("unknown_by", "distance")
     if unknown not in ("none", False, None):
         keys["unknown"] = OpenSet.load(run_folder(unknown, parameters), predictor, unknown_by)
     return RunStage(predictor, parameters=parameters, **keys)
@@ -393,29 +437,21 @@ def _open_stage(keys: dict[str, Any], parameters: Mapping[str, Any], options: Ma
 def _check_stages(cascade: str, stages: Sequence[Stage]) -> None:
     """Refuse stages that would write over each other, or whose photos would be left without a verdict, or with two."""
     where = f"cascade {cascade}:"
-    if not stages:
-        raise CascadeError(f"{where} it has no stages; give at least one.")
+    if not stages or isinstance(stages[-1], CutterStage) or sum(isinstance(one, CutterStage) for one in stages) > 1:
+        raise CascadeError(f"{where} its last stage must be a run, and 'foreground' stand in no more than one of them.")
     try:
-        check_name(cascade, "name of the cascade")
-        names = [check_name(stage.name, f"{where} name of a stage").casefold() for stage in stages]
+        names = [check_name(name, f"'name' in {where} it").casefold() for name in (cascade, *(s.name for s in stages))]
     except ValueError as error:
-        raise CascadeError(f"{error} Give another 'name'.") from error
-    for twice in (one for one in names if names.count(one) > 1):
-        raise CascadeError(f"{where} two stages are called {twice}; give one of them another 'name'.")
-    for taken in {*names} & {JOURNAL, ABOUT, *TABLES}:
-        raise CascadeError(f"{where} {taken} is a file of the results; give that stage another 'name'.")
-    if isinstance(stages[-1], CutterStage):
-        raise CascadeError(f"{where} {stages[-1].name} finds objects, it judges none; add a stage.")
-    if sum(isinstance(stage, CutterStage) for stage in stages) > 1:
-        raise CascadeError(f"{where} objects are cut out once; two stages with 'foreground' are too many.")
+        raise CascadeError(str(error)) from error
+    if len({*names[1:], JOURNAL, ABOUT, *TABLES}) < len(stages) + 6:
+        raise CascadeError(f"{where} two stages, or a stage and a file of results, have one name; give another 'name'.")
     for stage in (one for one in stages if isinstance(one, RunStage)):
-        is_last = stage is stages[-1]
-        if bool(stage.then) != is_last:
-            fix = "say 'then: VERDICT'" if is_last else "leave 'then' out, or make it the last"
-            raise CascadeError(f"{where} where its rule holds, stage {stage.name} has no way on; {fix}.")
-        if stage.rule.kind != "always" and not stage.otherwise:
-            raise CascadeError(f"{where} stage {stage.name} needs 'otherwise: VERDICT' for what it stops.")
-        if stage.rule.kind == "always" and stage.otherwise:
-            raise CascadeError(f"{where} stage {stage.name} stops nothing (rule always); drop 'otherwise'.")
-        if is_last and stage.ignore_no_defect:
-            raise CascadeError(f"{where} 'ignore_no_defect' is for a stage with another one behind it.")
+        fixes = {
+            "needs 'then: VERDICT', for it is the last": stage is stages[-1] and not stage.then,
+            "must not have 'then', for it is not the last": stage is not stages[-1] and stage.then,
+            "needs 'otherwise: VERDICT' for what it stops": stage.rule.kind != "always" and not stage.otherwise,
+            "stops nothing (rule always); drop 'otherwise'": stage.rule.kind == "always" and stage.otherwise,
+            "is the last, which cannot 'ignore_no_defect'": stage is stages[-1] and stage.ignore_no_defect,
+        }
+        for fix in (fix for fix, wrong in fixes.items() if wrong):
+            raise CascadeError(f"{where} stage {stage.name} {fix}.")

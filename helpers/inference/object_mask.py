@@ -45,20 +45,14 @@ def otsu_object_mask(photo: np.ndarray) -> np.ndarray:
 def clean_mask(
     mask: np.ndarray, *, opening_diameter: int = 3, closing_diameter: int = 5, min_area: int = 0
 ) -> np.ndarray:
-    """Remove specks from a mask of defects (H, W) bool, close gaps in it, and drop regions below ``min_area`` pixels.
-
-    What is narrower than the one diameter goes, gaps narrower than the other close; 0 or 1: none.
-
-    Raises:
-        ValueError: for an even or negative diameter or a negative area.
+    """Remove specks narrower than the one diameter from a mask of defects (H, W) bool, close gaps narrower than the
+    other (0 or 1: none), and drop regions below ``min_area`` pixels; ValueError: an even diameter, a negative number.
     """
-    for name, value in (("opening_diameter", opening_diameter), ("closing_diameter", closing_diameter)):
-        if value < 0 or (value > 0 and value % 2 == 0):
-            raise ValueError(f"{name} must be an odd number of pixels, or 0 for none; got {value}.")
-    if min_area < 0:
-        raise ValueError(f"min_area must not be negative, got {min_area}.")
     cleaned = np.asarray(mask, dtype=bool)
     for clean, diameter in ((opening, opening_diameter), (closing, closing_diameter)):
+        if diameter < 0 or (diameter and diameter % 2 == 0) or min_area < 0:
+            given = f"opening_diameter={opening_diameter}, closing_diameter={closing_diameter}, min_area={min_area}"
+            raise ValueError(f"{given}: diameters must be odd numbers of pixels, or 0 for none; no area is negative.")
         cleaned = clean(cleaned, disk(diameter // 2)) if diameter > 1 else cleaned
     return remove_small_objects(cleaned, max_size=min_area - 1, connectivity=2) if min_area > 1 else cleaned
 
@@ -68,25 +62,22 @@ class ObjectMasks:
 
     ``kind`` is ``otsu``, ``foreground`` (with a ``segment``), or a folder with ``<photo's name without suffix>.png``
     for each photo, all in it or in subfolders that are called like the photos' own; ``parameters`` of the run:
-    ``image_size`` and ``center_crop``.
-
-    Raises:
-        ValueError: if the folder is missing, or ``foreground`` comes without a network.
+    ``image_size`` and ``center_crop``. ValueError: there is no such folder, or no ``segment``.
     """
 
     def __init__(self, kind: str, parameters: Mapping[str, Any], segment: Segment | None = None) -> None:
-        if kind == "foreground" and segment is None:
-            raise ValueError("OBJECT_MASK='foreground' needs the network that notebook 03 trains on raw frames.")
-        if kind not in ("otsu", "foreground") and not Path(kind).is_dir():
-            raise ValueError(f"OBJECT_MASK={kind!r}: expected none, otsu, foreground, or a folder with a mask a photo.")
         self.kind, self.parameters = kind, parameters
         self.segment = otsu_object_mask if kind == "otsu" else segment
+        if self.segment is None and not Path(kind).is_dir():
+            raise ValueError(
+                f"OBJECT_MASK={kind!r}: expected none, otsu, foreground (with the network that notebook 03 trains on "
+                "raw frames), or a folder with a mask a photo."
+            )
 
     def mask(self, image_path: str, photo: np.ndarray | None = None) -> np.ndarray:
         """Where the object of a photo is, (H, W) bool; FileNotFoundError: the folder has no mask for it."""
         if self.segment is not None:
-            photo = read_image(image_path) if photo is None else photo
-            return to_network_frame(self.segment(photo), self.parameters)
+            return to_network_frame(self.segment(read_image(image_path) if photo is None else photo), self.parameters)
         name = Path(image_path).with_suffix(".png")
         for file in (Path(self.kind) / name.parent.name / name.name, Path(self.kind) / name.name):
             if file.is_file():

@@ -1,20 +1,30 @@
-"""Photos on their way into a network, whatever they come as: files, folders, arrays, PIL images; a batch at a time."""
+"""Photos on their way: read from whatever they come as, a batch at a time; and what one carries through a cascade."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from helpers.data.images import ImageReadError, find_images, read_image, to_8_bits
+from helpers.paths import write_whole
 
 Picture = str | Path | np.ndarray | Image.Image
 """A file, an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16 or bool, or a PIL image of any mode."""
 
 PIXELS_AT_ONCE = 32_000_000  # photos of one batch together: large ones come in smaller batches
+ERROR = "ERROR"  # verdict on a photo that could not be judged
+FOLDERS = {"mask": ("masks", ".png"), "map": ("maps", ".npy"), "overlay": ("overlays", ".jpg")}  # what can be saved
+STAGE_COLUMNS = (
+    *("photo", "object", "x", "y", "width", "height"),
+    *("stage", "decision", "passed", "rule", "value", "threshold", "origin"),
+    *("score", "confidence", "class", "probability", "distance", "tau", "kappa"),
+    *("peak", "area", "pixel_threshold", "mask_pixels", "milliseconds", "mask", "map", "overlay", "error"),
+)
 
 
 class ReadPhoto(NamedTuple):
@@ -33,9 +43,7 @@ def as_pictures(images: Picture | Iterable[Picture]) -> Iterable[Picture]:
         if not found:
             raise ValueError(f"{path} holds no photo (PNG, JPEG, BMP, TIFF, WebP); give another folder.")
         return found
-    if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
-        return [images]
-    return images
+    return [images] if isinstance(images, Image.Image) or getattr(images, "ndim", 4) < 4 else images
 
 
 def named(pictures: Iterable[Picture]) -> Iterator[tuple[str, Picture]]:
@@ -70,42 +78,78 @@ def read_batches(
 
 
 def as_photo(picture: Picture, name: str = "picture", bits: int | None = None) -> np.ndarray:
-    """Any picture as (H, W, 3) uint8 RGB, upright, as :func:`helpers.data.images.read_image` reads a file.
-
-    False and True become 0 and 255; alpha is dropped; ``bits``: of 16-bit pictures.
+    """Any picture as (H, W, 3) uint8 RGB, upright, as `read_image` reads a file; ``bits``: of 16-bit pictures.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ImageReadError: a file, or a PIL image, that cannot be read or has 32 bits a pixel, or values beyond ``bits``.
+        ImageReadError: a file that is missing or cannot be read, 32 bits a pixel, or values beyond ``bits``.
         ValueError: an array of another shape or type.
     """
     if isinstance(picture, str | Path):
         return read_image(picture, bits)
-    array = _array_of(picture, name) if isinstance(picture, Image.Image) else np.asarray(picture)
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
+    if isinstance(picture, Image.Image):
+        if picture.mode in ("I", "F"):
+            problem = f"has 32 bits a pixel (mode {picture.mode}), whose range of values is not known"
+            raise ImageReadError(name, "32-bit", problem, "scale it to 8 or 16 bits and save it again")
+        deep = picture.mode.startswith("I;16")
+        through = "RGBA" if "transparency" in picture.info else "RGB"  # straight to RGB would mix that colour in
+        picture = ImageOps.exif_transpose(picture)
+        picture = np.asarray(picture).astype(np.uint16) if deep else picture.convert(through).convert("RGB")
+    array = np.asarray(picture)
+    array = array[:, :, None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or array.size == 0:
         raise ValueError(f"{name}: an array must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}.")
-    array = array[:, :, None] if array.ndim == 2 else array[:, :, :3]
+    array = array[:, :, :3]
     if array.dtype == np.uint16:
         array = to_8_bits(array, bits or 16, name)
     elif array.dtype == bool:
         array = array * np.uint8(255)
     elif array.dtype != np.uint8:
-        raise ValueError(
-            f"{name}: an array of {array.dtype} has no known range of values; scale it to uint8 (0 to 255) or uint16."
-        )
+        raise ValueError(f"{name}: the range of values of {array.dtype} is not known; scale it to uint8 or uint16.")
     return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else np.array(array, order="C")
 
 
-def _array_of(image: Image.Image, name: str) -> np.ndarray:
-    try:
-        image.load()
-        image = ImageOps.exif_transpose(image)
-    except Exception as error:  # decoders of broken files raise nearly anything
-        raise ImageReadError(name, "unreadable", f"cannot be decoded ({error})", "open it again") from error
-    if image.mode.startswith("I;16"):
-        return np.asarray(image).astype(np.uint16)
-    if image.mode in ("I", "F"):
-        problem = f"is a picture with 32 bits a pixel (mode {image.mode}), whose range of values is not known"
-        raise ImageReadError(name, "32-bit", problem, "scale it to 8 or 16 bits and save it again")
-    transparent = image.mode == "P" and "transparency" in image.info  # straight to RGB would mix that colour in
-    return np.asarray((image.convert("RGBA") if transparent else image).convert("RGB"))
+# ------------------------------------------------------------------------------------------------- through a cascade
+
+
+@dataclass
+class Item:
+    """A photo, or an object cut out of one, on its way through a cascade; ``source`` is its file or number, ``key`` its
+    name in the folder of results.
+    """
+
+    source: str
+    key: str
+    photo: np.ndarray | None  # (H, W, 3) uint8; None where it cannot be read
+    number: int = 0  # of the object, from 1; 0: a whole photo
+    box: tuple[int, int, int, int] | tuple[()] = ()  # of the object in its photo: x, y, width, height
+    mask: np.ndarray | None = None  # (H, W) bool, what of an object is judged
+    rows: list[dict[str, Any]] = field(default_factory=list)  # one for each stage it went through
+    verdict: str = ""  # empty while it is on its way
+    abnormal: bool | None = None  # None where nobody can say
+    parts: list[Item] = field(default_factory=list)  # objects cut out of it
+    error: str = ""
+
+    def add_row(self, stage: str, **values: Any) -> None:
+        """Note what a stage did with it; non-finite numbers become None."""
+        row = dict.fromkeys(STAGE_COLUMNS) | {"object": self.number, "stage": stage}
+        row |= dict(zip(("x", "y", "width", "height"), self.box, strict=False))
+        row |= {name: None if isinstance(v, float) and not np.isfinite(v) else v for name, v in values.items()}
+        self.rows.append(row)
+
+    def fail(self, stage: str, error: str) -> None:
+        self.verdict, self.abnormal, self.error = ERROR, None, error
+        self.add_row(stage, decision=ERROR, error=error)
+
+
+def save_result(out: Path, stage: str, kind: str, key: str, write: Callable[[Path], Any]) -> str:
+    """Write a picture of `FOLDERS`, whole or not at all; its path in ``out``."""
+    folder, suffix = FOLDERS[kind]
+    path = f"{stage}/{folder}/{key}{suffix}"
+    write_whole(out / path, write)
+    return path
+
+
+def save_overlay(out: Path, stage: str, key: str, picture: np.ndarray) -> str:
+    """Save a photo that has been drawn on; its path in ``out``."""
+    jpeg = Image.fromarray(picture)
+    return save_result(out, stage, "overlay", key, lambda file: jpeg.save(file, quality=90, subsampling=0))

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from helpers.compute import cpu_name, time_stages
-from helpers.data.images import BIT_DEPTHS, map_at_photo_size, read_image, require_resizable
-from helpers.inference.backends import CHECKPOINT, CLASSIFICATION, Backend, Output, open_torch
+from helpers.data.images import map_at_photo_size, read_image, require_resizable
+from helpers.inference.backends import CHECKPOINT, CLASSIFICATION, Backend, Output, TorchBackend
 from helpers.inference.exported import FORMATS, open_exported
 from helpers.inference.pictures import Picture, as_pictures, named, read_batches
 from helpers.paths import file_sha256, project_path, write_json
@@ -44,13 +44,9 @@ NOTEBOOKS = {
 }
 
 
-def _exported(name: str) -> Callable[[Run, str], Backend]:
-    return lambda run, device: open_exported(run, name, device)
-
-
 BACKENDS: dict[str, Callable[[Run, str], Backend]] = {
-    "torch": open_torch,
-    **{name: _exported(name) for name in FORMATS},
+    "torch": TorchBackend,
+    **{name: lambda run, device, name=name: open_exported(run, name, device) for name in FORMATS},
 }
 """Name -> what opens a finished run on a device; all but ``torch`` need :mod:`helpers.inference.export` first."""
 
@@ -68,6 +64,8 @@ class Prediction:
     probabilities: np.ndarray | None = None  # (C,) float32 of a classifier
     embedding: np.ndarray | None = None  # (D,) float32 of a classifier
     error: str = ""
+    distance: float | None = None  # of a cascade's stage: to the nearest class that its open set knows
+    milliseconds: float = float("nan")  # likewise: what it took
 
 
 @dataclass(frozen=True)
@@ -109,17 +107,14 @@ class Predictor:
     def __init__(
         self, run_dir: str | Path | Run, backend: str | Backend = "torch", *, device: str = "auto", batch_size: int = 8
     ) -> None:
-        if isinstance(backend, str) and backend not in BACKENDS:
-            raise ValueError(f"backend={backend!r} is not known here; known: {', '.join(BACKENDS)}.")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
+        if batch_size < 1 or (isinstance(backend, str) and backend not in BACKENDS):
+            known = ", ".join(BACKENDS)
+            raise ValueError(f"backend={backend!r} must be one of {known}, and batch_size={batch_size} 1 or more.")
         self.run = run_dir if isinstance(run_dir, Run) else open_finished(project_path(run_dir))
         check_run(self.run)
         self.backend, self.batch_size = backend if isinstance(backend, str) else "", batch_size
         self.parameters: dict[str, Any] = self.run.info["parameters"]
         self.bit_depth: int = self.parameters.get("bit_depth", 16)  # of the 16-bit photos it learned from
-        if self.bit_depth not in BIT_DEPTHS:
-            raise ValueError(f"{self.run.folder}: bit_depth is {self.bit_depth!r}; it was changed: copy the run again.")
         classifies = self.parameters.get("task") == CLASSIFICATION
         self.classes: list[str] | None = list(self.parameters["classes"]) if classifies else None
         self.normal_class: str | None = self.parameters.get("normal_class") if classifies else None
@@ -190,10 +185,7 @@ class Predictor:
             require_resizable(photo.shape, self.parameters["image_size"], source)
         output = self._backend(photos)
         if self.classes is not None and output.probabilities.shape[1] != len(self.classes):
-            raise ValueError(
-                f"{self.run.folder}: its network tells {output.probabilities.shape[1]} classes apart, {RUN_FILE} names "
-                f"{len(self.classes)}; copy the run again, or train it again."
-            )
+            raise ValueError(f"{self.run.folder}: its network tells other classes apart than {RUN_FILE} names.")
         if self._masks is not None and output.maps is not None:
             scores, maps = self._masks.confine(sources, output.maps, photos)
             output = replace(output, scores=scores, maps=maps)
@@ -207,8 +199,17 @@ class Predictor:
 
     def rejudge(self, prediction: Prediction, threshold: float | str | Threshold = "image") -> Prediction:
         """A prediction without an error by another threshold; the network is not asked again."""
-        abnormal = bool(self.threshold(threshold).exceeds(prediction.score))
-        return replace(prediction, abnormal=abnormal, confidence=self.confidence(prediction.score, abnormal))
+        score, n = prediction.score, len(self._normal_scores)
+        abnormal = bool(self.threshold(threshold).exceeds(score))
+        if self.classes is not None:
+            confidence = score if abnormal and self.normal_class else 1 - score
+        elif n == 0:
+            confidence = float("nan")
+        else:
+            as_high = n - int(np.searchsorted(self._normal_scores, np.float32(score), side="left"))
+            p_value = (1 + as_high) / (n + 1)
+            confidence = 1 - p_value if abnormal else p_value
+        return replace(prediction, abnormal=abnormal, confidence=confidence)
 
     def judge_each(
         self, photos: Sequence[np.ndarray], sources: Sequence[str], *, threshold: float | str | Threshold = "image"
@@ -228,20 +229,16 @@ class Predictor:
         Raises:
             ValueError: there is none of that name; the message lists those there are.
         """
-        if isinstance(name, Threshold):
-            return name
         if not isinstance(name, str):
-            return Threshold(value=name, origin="given")
-        start = self.parameters.get("start_threshold")
-        if name == START and start is not None and START not in self.thresholds:
-            return Threshold(value=float(start), origin="starting value, not calibrated")
-        if name not in self.thresholds:
-            known = [*self.thresholds, *([START] if start is not None else [])]
+            return name if isinstance(name, Threshold) else Threshold(value=name, origin="given")
+        known, start = dict(self.thresholds), self.parameters.get("start_threshold")
+        if start is not None:
+            known.setdefault(START, Threshold(value=float(start), origin="starting value, not calibrated"))
+        if name not in known:
             raise ValueError(
-                f"threshold={name!r}: {self.run.name} has none of that name; it has {', '.join(known)}. A number works "
-                "as well."
+                f"threshold={name!r} is none of {self.run.name}; it has {', '.join(known)}, or give a number."
             )
-        return self.thresholds[name]
+        return known[name]
 
     def photo_time(self, paths: Sequence[str | Path]) -> dict[str, Any]:
         """Milliseconds from one decoded photo to its verdict and network map, warm, one photo at a time: a row of
@@ -267,17 +264,6 @@ class Predictor:
         """A detector's map at the photo's own size, (H, W) float32, see `helpers.data.images.map_at_photo_size`."""
         return map_at_photo_size(prediction.network_map, prediction.shape, self.parameters)
 
-    def confidence(self, score: float, abnormal: bool) -> float:
-        """Confidence of a verdict, see :class:`Predictions`; NaN where val held no good photo."""
-        if self.classes is not None:
-            return score if abnormal and self.normal_class else 1 - score
-        n = len(self._normal_scores)
-        if n == 0:
-            return float("nan")
-        as_high = n - int(np.searchsorted(self._normal_scores, np.float32(score), side="left"))
-        p_value = (1 + as_high) / (n + 1)
-        return 1 - p_value if abnormal else p_value
-
 
 def open_finished(folder: Path) -> Run:
     """A finished run; MissingRunError: there is none, and the message says which notebook makes it."""
@@ -288,7 +274,7 @@ def open_finished(folder: Path) -> Run:
 
 
 def check_run(run: Run) -> None:
-    """Refuse a checkpoint that is not the one the run ended with; warn of libraries that have moved on.
+    """Warn of libraries that have moved on since a run was trained.
 
     Raises:
         MissingRunError: the checkpoint is missing.
@@ -299,12 +285,7 @@ def check_run(run: Run) -> None:
         raise MissingRunError(f"There is no {checkpoint}; copy the whole folder of the run, or train it again.")
     recorded = run.info.get("files", {}).get(CHECKPOINT)
     if recorded and file_sha256(checkpoint) != recorded:  # runs made before hashes were stored have none
-        raise ValueError(
-            f"{checkpoint} is not the file that {RUN_FILE} was written for (its SHA-256 differs): it was changed "
-            "or damaged. Copy the run again, or train it again."
-        )
-    if "image_size" not in run.info["parameters"]:
-        raise ValueError(f"{run.folder / RUN_FILE} is damaged: its parameters lack image_size. Copy the run again.")
+        raise ValueError(f"{checkpoint} is not the file that {RUN_FILE} was written for (SHA-256); copy the run again.")
     now, then = installed_versions(), run.info.get("versions", {})
     for name in ("torch", "anomalib"):
         if name in then and then[name].split(".")[:2] != now[name].split(".")[:2]:
@@ -320,18 +301,11 @@ def run_object_masks(run: Run) -> ObjectMasks | None:
     kind = run.info["parameters"].get("object_mask")
     if not kind or run.name == "glass":
         return None
+    from helpers.inference.cutting import foreground_segmenter
     from helpers.inference.object_mask import ObjectMasks
 
     segment = foreground_segmenter(run.folder.parent) if kind == "foreground" else None
     return ObjectMasks(kind, run.info["parameters"], segment)
-
-
-def foreground_segmenter(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Photo (H, W, 3) uint8 -> objects (H, W) bool, by the network that notebook 03 left in a dataset's artifacts."""
-    from helpers.inference.cutting import find_objects, load_foreground
-
-    network = load_foreground(folder / "foreground")
-    return lambda photo: find_objects(network, photo) > 0
 
 
 def _check_finite(sources: Sequence[str], output: Output) -> None:
@@ -339,7 +313,4 @@ def _check_finite(sources: Sequence[str], output: Output) -> None:
     for name, values in vars(output).items():
         for source, value in zip(sources, () if values is None else values, strict=False):
             if not np.isfinite(value).all():
-                raise ValueError(
-                    f"{source}: its {name} are not finite, which is no verdict. The weights or the exported file are "
-                    "broken: train the run, or export it, again."
-                )
+                raise ValueError(f"{source}: its {name} are not finite: train the run, or export it, again.")

@@ -7,7 +7,7 @@ that stage 1 lost, and the costs of other thresholds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from helpers.data.coco import InstancePhoto
 from helpers.data.images import read_image, read_mask
 from helpers.data.samples import NORMAL, origin
 from helpers.inference.cascade import Cascade
-from helpers.inference.cutter import CutterStage
-from helpers.inference.pictures import named, read_batches
-from helpers.inference.stages import CLASS, Item, RunStage
+from helpers.inference.cutting import CutterStage
+from helpers.inference.pictures import Item, named, read_batches
+from helpers.inference.stages import CLASS, RunStage
 from helpers.paths import read_csv
 from helpers.progress import progress
 from helpers.runs import MissingRunError
@@ -51,68 +51,58 @@ def score_stages(cascade: Cascade, photos: pd.DataFrame) -> tuple[pd.DataFrame, 
     """What each of two runs in a row says of every photo, also of those that stage 1 would stop.
 
     Returns:
-        A row a photo: image_path, split, label_index, defect_type; ``score_1``, what the first rule looks at (turned
-        round for ``<``; 1 or 0 for a rule without a number); ``score_2``, 1.0 where the second stage's verdict is a
-        defect, else 0.0; ``alone_2`` bool, what the second stage says when nothing is in front of it (of one that has
-        no say in the verdict, by the threshold that is stored with its run); ``named``, the class that it names, or "".
-        And the limit: a photo goes on when ``score_1`` exceeds it.
+        A row a photo: image_path, split, label_index, defect_type; ``score_1``, what the first rule looks at (1 for a
+        rule without a number); ``score_2``, 1.0 where the second stage's verdict is a defect, else 0.0; ``alone_2``
+        bool, what the second stage says when nothing is in front of it (of one that has no say in the verdict, by the
+        threshold that is stored with its run); ``named``, the class that it names, or "". And the limit: a photo goes
+        on when ``score_1`` exceeds it.
     """
     first, second = cascade.stages
-    judged: dict[str, list[dict[str, Any]]] = {first.name: [], second.name: []}
+    ones, twos = [], []
     paths = progress(photos["image_path"].tolist(), cascade.name)
     for batch in read_batches(named(paths), cascade.batch_size, cascade.bit_depth, strict=True):
         items = [Item(one.source, one.source, one.photo) for one in batch]
-        for stage in (first, second):
-            judged[stage.name] += _weighed(stage, items)
-    ones, twos = judged.values()
-    called = np.array([second.calls(row) for row in twos], dtype=bool)
-    decides = second.rule.kind != "always" or second.then == CLASS
-    stored = second.predictor.thresholds["image"]
+        ones += _weighed(first, items)
+        twos += _weighed(second, items)
     scores = photos[["image_path", "split", "label_index", "defect_type"]].reset_index(drop=True)
-    scores["score_1"], limit = _risen(first, ones)
-    scores["score_2"] = called.astype(float)
-    scores["alone_2"] = called if decides else stored.exceeds([row["score"] for row in twos])
+    scores["score_1"] = np.array([row.get("value", 1) for row in ones], dtype=np.float32)
+    called = np.array([second.calls(row) for row in twos], dtype=bool)
+    scores["score_2"], scores["alone_2"] = called.astype(float), called
+    if second.rule.kind == "always" and second.then != CLASS:
+        scores["alone_2"] = second.predictor.thresholds["image"].exceeds([row["score"] for row in twos])
     scores["named"] = [row["class"] or "" for row in twos]
-    return scores, limit
+    return scores, _limit(first)
 
 
 def _weighed(stage: RunStage, items: Sequence[Item]) -> list[dict[str, Any]]:
-    rows = []
-    for seen in stage.look(items):
-        if seen.prediction.error:
-            raise ValueError(f"stage {stage.name}: {seen.prediction.error}")
-        rows.append(stage.weigh(seen))
-    return rows
+    seen = list(stage.look(items))
+    for error in (one.error for one in seen if one.error):
+        raise ValueError(f"stage {stage.name}: {error}")
+    return [stage.weigh(one) for one in seen]
 
 
-def _risen(stage: RunStage, rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, Threshold]:
-    """Numbers (N,) float32 and a limit, so that a rule holds where a number is **above** the limit."""
-    found = np.array([row["passed"] if row["value"] is None else row["value"] for row in rows], dtype=np.float32)
+def _limit(stage: RunStage) -> Threshold:
+    """A limit that a rule's number exceeds where the rule holds; ``>=`` is above the next lower number."""
     if stage.ignore_no_defect:
-        return found, Threshold(-float(np.finfo(np.float32).max), "the first stage's word is ignored")
+        return Threshold(-float(np.finfo(np.float32).max), "the first stage's word is ignored")
     if stage.limit is None:
-        return found, Threshold(0.5, f"rule {stage.rule.text!r}")
+        return Threshold(0.5, f"rule {stage.rule.text!r}")
     limit = np.float32(stage.limit.value)
-    if stage.rule.sign in ("<", "<="):
-        found, limit = -found, -limit
-    if stage.rule.sign in (">=", "<="):
-        limit = np.nextafter(limit, np.float32(-np.inf))
-    return found, Threshold(float(limit), stage.limit.origin)
+    lower = np.nextafter(limit, np.float32(-np.inf))
+    return Threshold(float(lower if stage.rule.sign == ">=" else limit), stage.limit.origin)
 
 
 def frame_table(frames: Sequence[InstancePhoto]) -> pd.DataFrame:
     """Raw frames for testing with what is known of them; a frame is a defect one where any object is: ``image_path``,
-    ``split`` (test), ``label_index``, ``defect_type`` (the types on it, joined), ``n_objects``, ``n_defect``.
+    ``split`` (test), ``label_index``, ``defect_type`` (the types on it, joined).
     """
     rows = []
     for frame in frames:
         if not all(frame.defect_types):
             raise ValueError(f"{frame.image_path}: its annotations lack 'defect_type', so no verdict can be checked.")
-        kinds = [kind for kind in frame.defect_types if kind != NORMAL]
-        row = {"image_path": str(frame.image_path), "split": "test", "label_index": int(bool(kinds))}
-        row |= {"defect_type": ", ".join(sorted(set(kinds))) or NORMAL}
-        rows.append(row | {"n_objects": len(frame.defect_types), "n_defect": len(kinds)})
-    return pd.DataFrame(rows)
+        kinds = sorted({kind for kind in frame.defect_types if kind != NORMAL})
+        rows.append((str(frame.image_path), "test", int(bool(kinds)), ", ".join(kinds) or NORMAL))
+    return pd.DataFrame(rows, columns=["image_path", "split", "label_index", "defect_type"])
 
 
 def judge_objects(cascade: Cascade, frames: Sequence[InstancePhoto]) -> pd.DataFrame:
@@ -133,20 +123,22 @@ def judge_objects(cascade: Cascade, frames: Sequence[InstancePhoto]) -> pd.DataF
         outlines = np.zeros(labels.shape, np.int64)
         for number, mask in enumerate(masks, start=1):
             outlines[mask] = number
-        called, alone = {}, {}
-        for flags, objects in ((called, labels), (alone, outlines)):
+        verdicts = []  # by an object's number: of those that were found, and of the true ones
+        for objects in (labels, outlines):
             parts = cutter.cut(Item(path, "frame", photo), objects)
             each = zip(parts, _weighed(judge, parts), strict=True)
-            flags.update({part.number: judge.calls(row) for part, row in each})
+            verdicts.append({part.number: judge.calls(row) for part, row in each})
+        called, alone = verdicts
         pairs = {true: found for true, found, _ in match_instances(masks, labels).pairs}
         for true, kind in enumerate(frame.defect_types):
-            number, row = pairs.get(true, 0), {"image_path": path, "object": pairs.get(true, 0), "is_true": True}
-            row |= {"defect_type": kind, "label_index": int(kind != NORMAL), "called": called.get(number, False)}
-            rows.append(row | {"alone": alone.get(true + 1, False)})
-        for number in sorted(set(called) - set(pairs.values())):
-            row = {"image_path": path, "object": number, "is_true": False, "defect_type": "", "label_index": 0}
-            rows.append(row | {"called": called[number], "alone": False})
-    return pd.DataFrame(rows)
+            number = pairs.get(true, 0)
+            said = (called.get(number, False), alone.get(true + 1, False))
+            rows.append((path, number, True, kind, int(kind != NORMAL), *said))
+        rows += [
+            (path, number, False, "", 0, called[number], False) for number in called if number not in pairs.values()
+        ]
+    columns = ["image_path", "object", "is_true", "defect_type", "label_index", "called", "alone"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def overlay_examples(folder: Path, verdicts: pd.DataFrame, truth: pd.DataFrame, n: int) -> dict[str, Any]:
@@ -159,22 +151,19 @@ def overlay_examples(folder: Path, verdicts: pd.DataFrame, truth: pd.DataFrame, 
     both = verdicts[verdicts["error"].isna()].merge(truth.drop(columns="split", errors="ignore"), on="image_path")
     ended = both["abnormal"].astype(str) + both["label_index"].astype(str) + both["stage"].fillna("")
     both = both.assign(ended=ended, turn=both.groupby(ended).cumcount(), defect=-both["label_index"])
-    overlays = read_csv(folder / "stages.csv")
-    overlays = overlays[(overlays["object"] == 0) & overlays["overlay"].notna()]
-    stages = list(dict.fromkeys(overlays["stage"]))
+    overlays = read_csv(folder / "stages.csv").query("object == 0 and overlay.notna()")
     files = overlays.set_index(["photo", "stage"])["overlay"].to_dict()
+    stages = overlays["stage"].unique()
     pictures = []
     for row in both.sort_values(["turn", "defect", "ended"], kind="stable").head(n).itertuples():
         photo, mask_path = read_image(row.image_path), getattr(row, "mask_path", "")
-        mask = read_mask(mask_path) if mask_path else None
-        pictures.append((photo, mask, f"{row.defect_type}: {row.verdict}"))
+        pictures.append((photo, read_mask(mask_path) if mask_path else None, f"{row.defect_type}: {row.verdict}"))
         for stage in stages:
             file = files.get((row.photo, stage))
             picture = read_image(folder / file) if file else np.full_like(photo, 225)
             pictures.append((picture, None, stage if file else f"{stage}: not seen"))
-    columns = 1 + len(stages)
     grid = dict(zip(("pictures", "masks", "titles"), map(list, zip(*pictures, strict=True)), strict=True))
-    return grid | {"columns": columns if columns > 2 else 2 * columns}
+    return grid | {"columns": 4 if len(stages) == 1 else 1 + len(stages)}
 
 
 def time_cascade(cascade: Cascade, paths: Sequence[str | Path]) -> pd.DataFrame:
@@ -184,19 +173,18 @@ def time_cascade(cascade: Cascade, paths: Sequence[str | Path]) -> pd.DataFrame:
     Of a stage that judges whole photos it is the run's own :meth:`helpers.inference.Predictor.photo_time`. Where
     objects are cut out, the second stage gets those of a photo, so its time is that of all of them.
     """
-    photos = [(str(path), read_image(path)) for path in paths]
+    photos = [Item(str(path), "timed", read_image(path)) for path in paths]
 
-    def fresh(batch: Sequence[tuple[str, np.ndarray]]) -> list[Item]:
-        return [Item(path, "timed", photo) for path, photo in batch]
+    def fresh(batch: Sequence[Item]) -> list[Item]:
+        return [Item(one.source, one.key, one.photo) for one in batch]
 
-    functions: dict[str, Callable[[Any], Any]] = {}
-    stored = []
+    functions, stored = {}, []
     first, *others = cascade.stages
     if isinstance(first, CutterStage):
-        parts = {photo[0]: first.run(fresh([photo]), Path(), ()) for photo in photos}
+        parts = {photo.source: first.run(fresh([photo]), Path(), ()) for photo in photos}
         functions[first.name] = lambda batch: first.run(fresh(batch), Path(), ())
         for stage in others:
-            functions[stage.name] = lambda batch, stage=stage: stage.run(parts[batch[0][0]], Path(), ())
+            functions[stage.name] = lambda batch, stage=stage: stage.run(parts[batch[0].source], Path(), ())
     else:
         stored = [stage.predictor.photo_time(paths) | {"stage": stage.name} for stage in cascade.run_stages]
     functions["cascade"] = lambda batch: cascade.judge(fresh(batch), Path())

@@ -46,7 +46,7 @@ from helpers.models.classifier import Classifier, load_classifier, photo_classes
 from helpers.models.open_set import METHODS, OPEN_SET_FILE, MahalanobisScorer, unknown_scores
 from helpers.paths import PROJECT_ROOT, project_path, write_csv, write_json
 from helpers.runs import Run
-from helpers.studies.gate import Gate, gate_scores, refuse_seen
+from helpers.studies.gate import Gate
 from helpers.thresholds import Threshold, exceeds
 
 NO_DEFECT = "no_defect"
@@ -223,15 +223,14 @@ def run_split(
     (place / METRICS_FILE).unlink(missing_ok=True)
     divided = split_table(table, split, seed)
     if gate is not None:
-        refuse_seen(gate.run, divided)
+        gate.refuse_seen(divided)
     options = {"accept": accept, "device": device, "seed": seed, **training}
     run = train_classifier(place, divided, backbone, allow_unknown=True, **options)
     run = run.finish(classifier_thresholds(run, accept))
     classes, scores = run.info["parameters"]["classes"], _scores(run)
     _, thresholds, accepted = leave_open_set(run, osr, accept)
     if gate is not None:
-        judged = gate_scores(gate.run, scores["image_path"], folder / "gate.csv", device)
-        scores["gate"] = judged.loc[scores["image_path"]].to_numpy()
+        scores["gate"] = gate.scores(scores["image_path"], device)
         thresholds["gate"] = gate.run.thresholds["image"]
     val, test = (scores[scores["split"] == part].reset_index(drop=True) for part in ("val", "test"))
     methods, by_class, curves = _methods(test, val, classes, accept, {"n_bootstrap": n_bootstrap, "seed": seed})

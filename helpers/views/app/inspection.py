@@ -32,9 +32,10 @@ from helpers.analysis.severity import (
 from helpers.analysis.sizing import PixelSize, label_defects, measure_labels
 from helpers.data.images import ImageReadError, decode_image
 from helpers.inference.cascade import Cascade, deciding_row, judge_by_parts
-from helpers.inference.predictor import Predictor
+from helpers.inference.pictures import Item
+from helpers.inference.predictor import Prediction, Predictor
 from helpers.inference.presets import PRESETS_FOLDER, Choice
-from helpers.inference.stages import Item, RunStage, Seen
+from helpers.inference.stages import RunStage
 from helpers.runs import RUN_FILE
 from helpers.thresholds import Threshold
 
@@ -46,7 +47,6 @@ MEASURED = {
     "score": "score",
     "peak": "highest value of the map",
     "area": "share of the map",
-    "probability": "probability",
 }
 ROW_COLUMNS = (
     *("photo", "verdict", "abnormal", "stage", "rule", "value", "threshold", "origin", "score", "confidence"),
@@ -110,7 +110,9 @@ class Looked:
 
     name: str
     item: Item  # with the objects cut out of it
-    seen: dict[tuple[str, int], Seen] = field(default_factory=dict)  # by stage and number of the object, 0: the photo
+    seen: dict[tuple[str, int], Prediction] = field(
+        default_factory=dict
+    )  # by stage and number of the object, 0: the photo
     outlined: Outlined | None = None  # by a segmenter that is no stage
 
     @property
@@ -155,7 +157,7 @@ class Inspector:
         for number, stage in enumerate(cascade.stages, start=1):
             where = f"{number} · {stage.name}:"
             if getattr(stage, "limit", None) is not None:
-                what = f"{MEASURED[stage.rule.kind]}{' of ' if stage.rule.classes else ''}{''.join(stage.rule.classes)}"
+                what = MEASURED[stage.rule.kind]
                 self.movables.append(
                     MovableThreshold(stage.name, False, f"{where} {what} {stage.rule.sign}", stage.limit)
                 )
@@ -224,7 +226,7 @@ class Inspector:
         At the lower end everything is above it, at the upper end nothing.
         """
         stage = self._stage(movable.stage)
-        found = [one.prediction for photo in photos for (name, _), one in photo.seen.items() if name == movable.stage]
+        found = [one for photo in photos for (name, _), one in photo.seen.items() if name == movable.stage]
         val, values = stage.predictor.run.predictions("val"), [movable.stored.value, self.value(movable)]
         if movable.of_map or stage.rule.kind == "peak":
             maps = [one.network_map for one in found if one.network_map is not None]
