@@ -29,8 +29,7 @@ from helpers.data.datamodule import SampleDataModule
 from helpers.data.formats import read_dataset
 from helpers.data.images import read_image
 from helpers.data.samples import assign_splits, write_table
-from helpers.inference.clip_writer import ClipWriter
-from helpers.inference.clips import open_source
+from helpers.inference.clips import ClipWriter, open_source
 from helpers.inference.export import export_run
 from helpers.inference.exported import FORMATS
 from helpers.inference.frames import judge_video
@@ -264,7 +263,7 @@ def export_table(run: Run, n_photos: int = 40, rounds: int = 5) -> pd.DataFrame:
     with stock_inferencer(run) as judge:
         stock = {STOCK: lambda batch: [judge.predict(photo) for _, photo in batch]}
         speed = speed_table(run, timed, (1,), rounds, stock)
-    cost = compare_backends(run, test["image_path"].tolist(), test["label_index"].tolist(), cut=False)
+    cost = compare_backends(run, test["image_path"].tolist(), test["label_index"].tolist())
     table = speed.merge(cost.drop(columns="model"), left_on="stage", right_on="backend", how="left")
     return table.drop(columns="backend")
 

@@ -85,7 +85,7 @@ def test_thin_photos_stay_small(shape):
     assert drawn.shape[0] * drawn.shape[1] <= max(drawing.MOST_PIXELS, shape[0] * shape[1])
     high, wide = drawing.folded(drawn).shape[:2]
     assert max(high, wide) <= drawing.LONGEST * min(high, wide) or min(shape) == 1
-    found = FrameContent("OK", False, (), np.zeros(shape, np.float32), labels, table)
+    found = FrameContent("OK", drawing.SOUND, (), np.zeros(shape, np.float32), labels, table)
     for layout in LAYOUTS:
         frame = draw_frame(layout, np.zeros((*shape, 3), np.uint8), found, MapScale(0, 1))
         assert frame.size < 3 * 4 * drawing.MOST_PIXELS

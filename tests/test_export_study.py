@@ -13,7 +13,7 @@ from helpers.inference import predictor
 from helpers.inference.backends import Output
 from helpers.inference.exported import FILES
 from helpers.runs import Run
-from helpers.studies.export import compare_backends, cut_photos, speed_table
+from helpers.studies.export import compare_backends, speed_table
 
 
 class Shifted(KnownBackend):
@@ -60,19 +60,6 @@ def test_without_labels_or_with_one_class_there_is_no_quality(run, tmp_path):
     paths = flat_photos(tmp_path, [51, 102])
     for labels in (None, [0, 0]):
         assert "image_auroc" not in compare_backends(run, paths, labels, ["torch", "onnx"])
-
-
-def test_square_photos_are_cut_in_turn_and_others_stay(tmp_path):
-    shapes, paths = [(40, 40), (40, 40), (30, 44)], []
-    for number, shape in enumerate(shapes):
-        paths.append(tmp_path / f"{number}.png")
-        Image.fromarray(np.arange(3 * np.prod(shape), dtype=np.uint32).reshape(*shape, 3).astype(np.uint8)).save(
-            paths[-1]
-        )
-    photos = [photo for _, photo in cut_photos(paths)]
-    assert [photo.shape for photo in photos] == [(40, 30, 3), (30, 40, 3), (30, 44, 3)]
-    whole = np.asarray(Image.open(paths[0]))
-    np.testing.assert_array_equal(photos[0], whole[:, :30])
 
 
 def test_contestants_take_turns_and_are_compared_with_the_first(run, tmp_path):

@@ -79,8 +79,7 @@ def test_thresholds_are_refused_at_every_door(run, photos, tmp_path, value):
     out, clip = ["--out", str(tmp_path / "out")], [str(photos), str(tmp_path / "a.mp4"), "--run", str(run)]
     for setting in (f"threshold=.{value}".replace(".-", "-."), f"pixel_threshold={value}", "threshold=null"):
         assert main([str(run), str(photos), *out, "--set", setting]) == 2
-    for option in (f"--threshold={value}", f"--pixel-threshold={value}"):
-        assert video_main([*clip, option]) == 2
+    assert video_main([*clip, f"--threshold={value}"]) == 2
     file = tmp_path / "mine.yml"
     rules = [(f"area >= {value}", {}), ("score > LIMIT", {"LIMIT": float(value)})]
     for rule, parameters in [*rules, ("score > LIMIT", {"LIMIT": True}), ("peak > LIMIT", {"LIMIT": None})]:

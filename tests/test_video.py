@@ -7,7 +7,6 @@ have a red of 51 (score 0.2, good); a square of 255 (score 1) is a defect. Thres
 from __future__ import annotations
 
 import gc
-import io
 import json
 import os
 import re
@@ -20,39 +19,29 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from cascade_runs import CLASSES, KnownBackend, write_run
-from conftest import REPOSITORY, SHARED, dead_process
-from matplotlib.figure import Figure
+from conftest import REPOSITORY, dead_process
 from PIL import Image
 
 from helpers import read_dataset
-from helpers.inference import clips
 from helpers.inference import predictor as predictor_module
-from helpers.inference.clip_writer import ClipWriter, extract_frames, write_clip
-from helpers.inference.clips import (
-    Frame,
-    FrameSource,
-    at_source_pace,
-    dataset_source,
-    open_source,
-    unseen_photos,
-)
+from helpers.inference.clips import ClipWriter, Frame, FrameSource, newest, open_source, photo_source, write_clip
 from helpers.inference.exported import Calibration
 from helpers.inference.frame_drawing import labelled_frame
-from helpers.inference.frames import FRAME_COLUMNS, Normalisation, judge_video, map_scale, video_threshold
+from helpers.inference.frames import NO_ROW, judge_video, map_scale, video_threshold
 from helpers.inference.predictor import Predictor
 from helpers.paths import partial_path, stopped_alike
 from helpers.thresholds import Threshold
 from helpers.video import main
-from helpers.views.video_figures import LivePreview, score_timeline
+from helpers.views.video_figures import score_timeline
 
 HEIGHT, WIDTH = 64, 96
 FPS = 25
-KEY_EVERY = 12
 
 
 @pytest.fixture(autouse=True)
@@ -61,12 +50,11 @@ def known_networks(monkeypatch):
     monkeypatch.setattr(KnownBackend, "seconds_a_photo", 0.0)
 
 
-@pytest.fixture(params=[False, True], ids=["at once", "in a thread"])
+@pytest.fixture(params=[4, 2], ids=["in a thread", "at once"])
 def beside(request, monkeypatch) -> bool:
     """Frames are drawn before the next ones are judged, or while they are."""
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4 if request.param else 2)
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
-    return request.param
+    monkeypatch.setattr(torch, "get_num_threads", lambda: request.param)
+    return request.param > 2
 
 
 @pytest.fixture
@@ -98,36 +86,16 @@ def write_photos(folder: Path, count: int) -> Path:
     return folder
 
 
-def write_video(path: Path, count: int = 30, size: tuple[int, int] = (HEIGHT, WIDTH), b_frames: int = 0) -> Path:
-    """Written by PyAV alone, with key frames at known places."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS)
-        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
-        stream.options = {
-            "g": str(KEY_EVERY),
-            "keyint_min": str(KEY_EVERY),
-            "sc_threshold": "0",
-            "bf": str(b_frames),
-            "crf": "10",
-        }
+def write_video(path: Path, count: int = 30, b_frames: int = 0, rate: int = FPS, **format_options: str) -> Path:
+    """Written by PyAV alone, with a key frame every 12."""
+    with av.open(str(path), "w", options=format_options) as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        stream.options = {"g": "12", "keyint_min": "12", "sc_threshold": "0", "bf": str(b_frames), "crf": "10"}
         for number in range(count):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(photo(number, size), format="rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(photo(number), format="rgb24")))
         container.mux(stream.encode())
     return path
-
-
-def damaged(video: Path, target: Path, numbers: tuple[int, ...]) -> Path:
-    """A copy in which the packets of some frames are noise."""
-    content = bytearray(video.read_bytes())
-    with av.open(str(video)) as container:
-        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
-    noise = np.random.default_rng(0)
-    for number in numbers:
-        position, size = places[number]
-        # The length that stands before the payload stays: only the picture is lost, not the frames after it.
-        content[position + 4 : position + size] = noise.integers(0, 256, size - 4, dtype=np.uint8).tobytes()
-    target.write_bytes(content)
-    return target
 
 
 def decode(path: Path) -> list[np.ndarray]:
@@ -135,10 +103,12 @@ def decode(path: Path) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
-def moving(count: int, fps: float = FPS) -> FrameSource:
-    return FrameSource(
-        "drawn", fps, count, False, lambda: (Frame(n, n / fps, photo(n), f"drawn#{n}") for n in range(count))
-    )
+def moving(count: int, fps: float = FPS, live: bool = False) -> FrameSource:
+    return frame_source([Frame(n, n / fps, photo(n), f"drawn#{n}") for n in range(count)], fps, live)
+
+
+def frame_source(frames: list[Frame], fps: float = FPS, live: bool = False) -> FrameSource:
+    return FrameSource("drawn", fps, None if live else len(frames), live, lambda: iter(frames))
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -172,14 +142,13 @@ def test_images_come_in_natural_order_from_folder_pattern_and_printf(tmp_path):
 
 
 def test_a_part_keeps_numbers_and_times():
-    part = moving(30).part(start=0.4, every=3, max_frames=4)
-    frames = list(part)
-    assert [frame.number for frame in frames] == [12, 15, 18, 21]
-    assert [frame.seconds for frame in frames] == pytest.approx([0.48, 0.6, 0.72, 0.84])
+    part = moving(30).part(every=3, max_frames=4)
+    assert [frame.number for frame in part] == [0, 3, 6, 9]
+    assert [frame.seconds for frame in part] == pytest.approx([0, 0.12, 0.24, 0.36])
     assert part.fps == pytest.approx(FPS / 3)
     assert [moving(31).part(every=every).n_frames for every in (1, 2, 30)] == [31, 16, 2]
-    assert moving(31).part(max_frames=4).n_frames == 4
-    for wrong in ({"every": 0}, {"max_frames": 0}, {"start": -1}):
+    assert part.n_frames == 4 and moving(3, live=True).part(max_frames=4).n_frames is None
+    for wrong in ({"every": 0}, {"max_frames": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             moving(3).part(**wrong)
 
@@ -193,13 +162,11 @@ def test_a_phone_held_upright_gives_upright_frames(tmp_path, matrix, turns):
     content = bytearray(write_video(tmp_path / "clip.mp4", 2).read_bytes())
     upright = next(iter(open_source(tmp_path / "clip.mp4"))).photo
     a, b, c, d, x, y = (value << 16 for value in matrix)
-    fields = np.array([a, b, 0, c, d, 0, x, y, 1 << 30], dtype=">i4").tobytes()
     start = content.index(b"tkhd") + 44
     assert content[start : start + 4] == b"\0\1\0\0", "the identity was there"
-    content[start : start + 36] = fields
+    content[start : start + 36] = np.array([a, b, 0, c, d, 0, x, y, 1 << 30], dtype=">i4").tobytes()
     (tmp_path / "turned.mp4").write_bytes(content)
-    found = next(iter(open_source(tmp_path / "turned.mp4"))).photo
-    assert np.array_equal(found, np.rot90(upright, turns))
+    assert np.array_equal(next(iter(open_source(tmp_path / "turned.mp4"))).photo, np.rot90(upright, turns))
 
 
 def test_sources_that_hold_no_frame_say_so(tmp_path):
@@ -221,7 +188,14 @@ def test_sources_that_hold_no_frame_say_so(tmp_path):
 @pytest.mark.parametrize("b_frames", [0, 2])
 def test_a_damaged_frame_is_reported_and_those_that_follow_it_are_doubtful(tmp_path, b_frames):
     video = write_video(tmp_path / "clip.mp4", b_frames=b_frames)
-    frames = list(open_source(damaged(video, tmp_path / "damaged.mp4", (14, 15))))
+    content, noise = bytearray(video.read_bytes()), np.random.default_rng(0)
+    with av.open(str(video)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    for position, size in places[14:16]:
+        # The length that stands before the payload stays: only the picture is lost, not the frames after it.
+        content[position + 4 : position + size] = noise.integers(0, 256, size - 4, dtype=np.uint8).tobytes()
+    video.write_bytes(content)
+    frames = list(open_source(video))
     assert [frame.number for frame in frames] == list(range(30))
     times = [frame.seconds for frame in frames]
     assert times == sorted(times) and times[-1] == pytest.approx(29 / FPS)
@@ -232,53 +206,39 @@ def test_a_damaged_frame_is_reported_and_those_that_follow_it_are_doubtful(tmp_p
     assert len(broken) >= 2 and doubtful and not any(frame.error for frame in frames[24:])
 
 
-def test_a_camera_is_opened_as_one_and_timed_by_the_clock(tmp_path, monkeypatch):
-    video = write_video(tmp_path / "clip.mp4", 5)
-    asked, real = [], av.open
-
-    def opened(name, *, format=None, options=None):
-        asked.append((name, format, options))
-        return real(str(video))
-
-    monkeypatch.setattr(clips.av, "open", opened)
-    monkeypatch.setattr(clips.sys, "platform", "linux")
-    source = open_source("0", fps=15)
-    frames = list(source)
-    assert source.live and source.n_frames is None and len(frames) == 5
-    assert asked == [("/dev/video0", "v4l2", {"framerate": "15"})]
-    assert all(later.seconds >= frame.seconds for frame, later in zip(frames, frames[1:], strict=False))
-    asked.clear()
-    assert len(list(open_source("rtsp://line/1"))) == 5 and asked == [("rtsp://line/1", None, {})]
-
-
-# ---------------------------------------------------------------------------------------------- slower than the source
+def test_cameras_and_streams_are_opened_as_such_and_timed_by_the_clock(tmp_path, monkeypatch):
+    video, asked = str(write_video(tmp_path / "clip.mp4", 5)), []
+    open_camera, open_stream = cv2.VideoCapture, av.open
+    monkeypatch.setattr(cv2, "VideoCapture", lambda name: asked.append(name) or open_camera(video))
+    monkeypatch.setattr(av, "open", lambda name: asked.append(name) or open_stream(video))
+    for what, name in (("0", 0), ("rtsp://line/1", "rtsp://line/1")):
+        asked.clear()
+        source = open_source(what)
+        frames = list(source)
+        assert source.live and {*asked} == {name}
+        assert [np.abs(frame.photo.astype(int) - photo(n)).mean() < 4 for n, frame in enumerate(frames[:5])] == [
+            True
+        ] * 5
+        assert all(later.seconds >= frame.seconds for frame, later in zip(frames, frames[1:], strict=False))
+        if name == 0:  # one that gives nothing any more is given up
+            assert 5 < len(frames) < 50 and all(frame.photo is None and frame.error for frame in frames[5:])
 
 
-def test_skipping_keeps_up_and_counts_what_it_drops(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(KnownBackend, "seconds_a_photo", 0.15)
-    result = judge_video(moving(20, fps=20), tmp_path / "out.mp4", Predictor(run), waiting=1)
+def test_a_live_source_keeps_up_and_counts_what_it_drops(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(KnownBackend, "seconds_a_photo", 0.05)
+    whole = judge_video(moving(8), tmp_path / "file.mp4", Predictor(run))
+    assert (whole.summary["n_judged"], whole.summary["n_dropped"]) == (8, 0), "a file is judged whole"
+    result = judge_video(moving(20, live=True), tmp_path / "live.mp4", Predictor(run))  # all at once, as after a pause
     frames = result.frames
     assert frames["frame"].tolist() == list(range(20)), "each frame has one row, in order"
-    assert result.summary["n_dropped"] > 5 and result.summary["n_judged"] + result.summary["n_dropped"] == 20
+    assert result.summary["n_dropped"] > 10 and result.summary["n_judged"] + result.summary["n_dropped"] == 20
     dropped, judged = frames[frames["status"] == "dropped"], frames[frames["status"] == "judged"]
     assert (dropped["verdict"] == "").all() and dropped["score"].isna().all()
     assert judged.index[-1] == 19, "the newest is never the one that goes"
-    assert frames["latency_ms"].iloc[-1] < 1500, "no backlog: one by one, the last would wait for 2 s"
     with av.open(str(result.video)) as container:
         times = [frame.time for frame in container.decode(video=0)]
     since = judged["time_s"] - judged["time_s"].iloc[0]
     assert times == pytest.approx(since.tolist(), abs=0.002), "the others keep their times"
-    queued = judge_video(moving(6, fps=40), tmp_path / "queue.mp4", Predictor(run), waiting=64)
-    assert queued.summary["n_judged"] == 6 and queued.frames["latency_ms"].iloc[-1] > 300, "the last waited"
-
-
-def test_a_file_is_judged_whole_and_a_live_source_skips(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(KnownBackend, "seconds_a_photo", 0.05)
-    whole = judge_video(moving(8, fps=100), tmp_path / "file.mp4", Predictor(run))
-    assert (whole.summary["n_judged"], whole.summary["n_dropped"]) == (8, 0)
-    live = FrameSource("camera", 100, None, True, moving(8, fps=100).read)  # all at once, as after a pause
-    result = judge_video(live, tmp_path / "live.mp4", Predictor(run))
-    assert result.summary["n_judged"] < 8 and result.summary["n_judged"] + result.summary["n_dropped"] == 8
 
 
 def test_an_error_of_the_reading_thread_reaches_the_caller():
@@ -286,7 +246,7 @@ def test_an_error_of_the_reading_thread_reaches_the_caller():
         yield Frame(0, 0.0, photo(0), "drawn#0")
         raise ValueError("the cable is out")
 
-    frames = at_source_pace(FrameSource("drawn", 100, None, False, read), 4)
+    frames = newest(FrameSource("drawn", 100, None, True, read))
     assert next(frames).number == 0
     with pytest.raises(ValueError, match="the cable is out"):
         next(frames)
@@ -309,7 +269,10 @@ def test_written_is_h264_that_every_player_shows_with_even_sides_and_true_colour
         assert np.abs(found[32, 48].astype(int) - colour).max() <= 3
 
 
-def test_an_error_leaves_nothing_and_an_interruption_what_is_done(tmp_path):
+def test_an_error_leaves_nothing_and_an_interruption_what_is_done(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:  # what a killed process has left goes
+        patch.setattr(os, "getpid", dead_process)
+        partial_path(tmp_path / "out.mp4").write_text("half")
     with pytest.raises(RuntimeError), ClipWriter(tmp_path / "a.mp4", 10) as clip:
         clip.write(photo(0), 0)
         raise RuntimeError
@@ -319,8 +282,20 @@ def test_an_error_leaves_nothing_and_an_interruption_what_is_done(tmp_path):
             clip.write(photo(number), number / 10)
         raise KeyboardInterrupt
     assert [file.name for file in tmp_path.iterdir()] == ["b.mp4"] and len(decode(tmp_path / "b.mp4")) == 3
-    with pytest.raises(ValueError, match=r"out\.avi: a video is written as \.mp4"):
+    with pytest.raises(ValueError, match=r"out\.avi"):
         ClipWriter(tmp_path / "out.avi", 10)
+
+
+def test_a_clip_of_photos_with_their_labels(photos, tmp_path):
+    table = read_dataset(photos).query("defect_type == 'square'")
+    source = photo_source(table["image_path"], table["defect_type"], 5, "squares")
+    assert [(frame.source, frame.label) for frame in source] == [(path, "square") for path in table["image_path"]]
+    assert write_clip(source, tmp_path / "plain.mp4") == (4, [])
+    assert write_clip(source, tmp_path / "labelled.mp4", labelled_frame) == (4, [])
+    plain, labelled = decode(tmp_path / "plain.mp4")[0], decode(tmp_path / "labelled.mp4")[0]
+    assert plain.shape == (72, 96, 3) and labelled.shape[0] > 5 * 72, "enlarged, with a band below"
+    band = labelled[5 * 72 :]
+    assert band.max() > 180 and np.median(band) < 60, "light letters on dark"
 
 
 # ------------------------------------------------------------------------------------------------------------- judging
@@ -328,31 +303,24 @@ def test_an_error_leaves_nothing_and_an_interruption_what_is_done(tmp_path):
 
 def test_each_frame_gets_its_verdict_its_defects_and_its_row(run, beside, tmp_path):
     source = open_source(write_video(tmp_path / "clip.mp4"))
-    result = judge_video(source, tmp_path / "out.mp4", Predictor(run), pixel_size=0.5, unit="mm", layout="side")
-    frames = result.frames
-    wrong = [is_defect(number) for number in range(30)]
-    assert list(frames.columns) == list(FRAME_COLUMNS)
+    result = judge_video(source, tmp_path / "out.mp4", Predictor(run), pixel_size=0.5, layout="side")
+    frames, wrong = result.frames, np.array([is_defect(number) for number in range(30)])
+    assert list(frames.columns) == list(NO_ROW)
     assert frames["verdict"].tolist() == ["DEFECT" if one else "OK" for one in wrong]
-    assert frames["n_defects"].tolist() == [int(one) for one in wrong]
-    assert frames.loc[wrong, "score"].to_numpy() == pytest.approx(np.ones(12), abs=0.03)
-    assert frames.loc[~np.array(wrong), "score"].to_numpy() == pytest.approx(np.full(18, 0.2), abs=0.03)
+    assert frames["n_defects"].tolist() == wrong.tolist()
+    assert frames["score"].to_numpy() == pytest.approx(np.where(wrong, 1, 0.2), abs=0.03)
     # 255 at 2 x 1 cells of 8 x 12 px in a field of 51: where the linear ramp passes 0.6, half-way, the outline lies.
-    lengths = frames.loc[wrong, "largest_length"]
-    assert lengths.between(0.5 * 14, 0.5 * 26).all() and set(frames["unit"]) == {"mm"}
+    assert frames.loc[wrong, "largest_length"].between(0.5 * 14, 0.5 * 26).all() and set(frames["unit"]) == {"mm"}
     assert (frames["latency_ms"] > 0).all() and frames["time_s"].tolist() == pytest.approx(np.arange(30) / FPS)
-    assert (
-        result.summary["n_frames"],
-        result.summary["n_judged"],
-        result.summary["n_flagged"],
-        result.summary["n_broken"],
-    ) == (30, 30, 12, 0)
+    counts = {"n_frames": 30, "n_expected": 30, "n_judged": 30, "n_flagged": 12, "n_broken": 0, "interrupted": False}
+    assert counts.items() <= result.summary.items()
     assert len(decode(result.video)) == 30
     stored = json.loads((tmp_path / "out.json").read_text())
     assert stored["results"]["n_flagged"] == 12 and stored["settings"]["threshold"]["value"] == 0.5
     assert stored["settings"]["map_scale"] == pytest.approx([0, 0.6, 1.2])
-    assert sorted(file.name for file in tmp_path.iterdir() if file.name.startswith(("out", "."))) == [
-        *("out.csv", "out.json", "out.mp4")
-    ]
+    assert {file.name for file in tmp_path.iterdir() if file.is_file()} == {
+        *("clip.mp4", "out.csv", "out.json", "out.mp4")
+    }
 
 
 def test_what_is_drawn_lies_where_the_defect_is(run, tmp_path):
@@ -372,47 +340,42 @@ def test_what_is_drawn_lies_where_the_defect_is(run, tmp_path):
             assert np.ptp(drawn_map) < 1, "one value, one colour"
 
 
-def test_broken_images_are_counted_shown_darkened_from_the_first_whole_one_on_and_not_fatal(run, tmp_path):
+@pytest.mark.parametrize("layout", ["overlay", "side", "sizes"])
+def test_broken_images_are_counted_shown_darkened_from_the_first_whole_one_on_and_not_fatal(run, tmp_path, layout):
     folder = write_photos(tmp_path / "frames", 6)
     (folder / "0.png").write_bytes(b"no picture")
-    content = (folder / "2.png").read_bytes()
-    (folder / "2.png").write_bytes(content[: len(content) // 2])
+    (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:90])
     pictures: list[np.ndarray] = []
-    result = judge_video(open_source(folder), tmp_path / "out.mp4", Predictor(run), on_picture=pictures.append)
+    source = open_source(folder)
+    result = judge_video(source, tmp_path / "out.mp4", Predictor(run), layout=layout, on_picture=pictures.append)
     rows = result.frames
     assert rows["status"].tolist() == ["broken", "judged", "broken", "judged", "judged", "judged"]
     assert (result.summary["n_judged"], result.summary["n_broken"]) == (4, 2) and len(decode(result.video)) == 5
     assert rows["verdict"][2] == "" and "2.png" in rows["error"][2]
-    body = slice(0, 300)
-    assert pictures[1][body].mean() < 0.5 * pictures[0][body].mean(), "the last whole photo, darkened"
+    assert pictures[1][:200, :200].mean() < 0.5 * pictures[0][:200, :200].mean(), "the last whole photo, darkened"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux file names are bytes")
-@pytest.mark.parametrize("layout", ["overlay", "side", "sizes"])
-def test_a_broken_image_of_an_odd_name_is_not_fatal_either(run, tmp_path, layout, capsys):
+def test_a_name_that_steers_the_terminal_is_made_harmless(run, tmp_path, capsys):
     folder = write_photos(tmp_path / "frames", 3)
     (folder / os.fsdecode(b"1\n\xe9\x1b[31m.png")).write_bytes(b"no picture")
-    assert main([str(folder), str(tmp_path / "out.mp4"), "--run", str(run), "--layout", layout]) == 1
-    assert pd.read_csv(tmp_path / "out.csv")["status"].tolist().count("broken") == 1
+    assert main([str(folder), str(tmp_path / "out.mp4"), "--run", str(run)]) == 1
     assert main([str(folder), str(tmp_path / "raw.mp4")]) == 1
-    assert "\x1b" not in capsys.readouterr().err
+    assert "\x1b" not in capsys.readouterr().err + (tmp_path / "out.csv").read_text()
 
 
 def test_when_no_frame_can_be_judged_the_reason_is_given_and_nothing_left(run, tmp_path):
-    folder = tmp_path / "frames"
-    folder.mkdir()
-    (folder / "0.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"no frame could be judged.*0\.png"):
-        judge_video(open_source(folder), tmp_path / "new/out.mp4", Predictor(run))
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames/0.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"0\.png"):
+        judge_video(open_source(tmp_path / "frames"), tmp_path / "new/out.mp4", Predictor(run))
     assert not list(tmp_path.glob("new/*"))
 
 
 @pytest.mark.parametrize("layout", ["overlay", "side", "sizes"])
 def test_sizes_change_in_a_sequence_and_the_video_keeps_its_own(run, tmp_path, layout):
-    frames = [
-        Frame(n, n / 10, photo(n, size), f"#{n}") for n, size in ((1, (371, 365)), (3, (371, 365)), (4, (90, 50)))
-    ]
-    source = FrameSource("odd", 10, 3, False, lambda: iter(frames))
+    sizes = {1: (371, 365), 3: (371, 365), 4: (90, 50)}
+    source = frame_source([Frame(n, n / 10, photo(n, size), f"#{n}") for n, size in sizes.items()])
     pictures = decode(judge_video(source, tmp_path / "out.mp4", Predictor(run), layout=layout).video)
     assert len(pictures) == 3 and len({picture.shape for picture in pictures}) == 1
     assert all(side % 2 == 0 for side in pictures[0].shape[:2])
@@ -432,7 +395,7 @@ def test_only_a_few_frames_are_held_at_a_time(run, beside, tmp_path):
 
     gc.collect()
     judge_video(FrameSource("drawn", FPS, 60, False, read), tmp_path / "out.mp4", Predictor(run))
-    assert len(alive) == 60 and most <= (7 if beside else 4)
+    assert len(alive) == 60 and most <= 7
 
 
 def test_ctrl_c_keeps_what_is_done_playable(run, beside, tmp_path, monkeypatch, capsys):
@@ -447,7 +410,7 @@ def test_ctrl_c_keeps_what_is_done_playable(run, beside, tmp_path, monkeypatch, 
     monkeypatch.setattr(KnownBackend, "__call__", interrupted)
     video = write_video(tmp_path / "clip.mp4")
     assert main([str(video), str(tmp_path / "out.mp4"), "--run", str(run)]) == 130
-    assert "what is done is kept" in capsys.readouterr().err
+    assert "is kept" in capsys.readouterr().err
     assert len(decode(tmp_path / "out.mp4")) == 4 == len(pd.read_csv(tmp_path / "out.csv"))
     assert json.loads((tmp_path / "out.json").read_text())["results"]["interrupted"] is True
     assert not list(tmp_path.glob(".*"))
@@ -455,38 +418,35 @@ def test_ctrl_c_keeps_what_is_done_playable(run, beside, tmp_path, monkeypatch, 
 
 def test_an_error_while_drawing_reaches_the_caller_and_leaves_nothing(run, beside, tmp_path, monkeypatch):
     monkeypatch.setattr("helpers.inference.frames.draw_frame", lambda *given: 1 / 0)
-    threads = torch.get_num_threads()
     with pytest.raises(ZeroDivisionError):
         judge_video(moving(30), tmp_path / "out" / "out.mp4", Predictor(run))
     assert not list(tmp_path.glob("out/*"))
-    assert torch.get_num_threads() == threads
 
 
 def test_a_classifier_says_the_class_and_has_no_sizes(tmp_path):
     folder = write_run(tmp_path / "artifacts/drawn/quick/classifier", classes=CLASSES, normal="good")
-    frames = []
-    for number, colour in enumerate(((200, 20, 30), (20, 200, 30))):  # P = mean of R, G, B over their sum
-        frames.append(Frame(number, number / 10, np.full((40, 40, 3), colour, np.uint8), f"#{number}"))
-    source = FrameSource("drawn", 10, 2, False, lambda: iter(frames))
+    colours = ((200, 20, 30), (20, 200, 30))  # P = mean of R, G, B over their sum
+    photos = [np.full((40, 40, 3), colour, np.uint8) for colour in colours]
+    source = frame_source([Frame(n, n / 10, one, f"#{n}") for n, one in enumerate(photos)])
     result = judge_video(source, tmp_path / "out.mp4", Predictor(folder), layout="side")
     assert result.frames["class"].tolist() == ["good", "hole"]
     assert result.frames["verdict"].tolist() == ["OK", "DEFECT"] and result.frames["n_defects"].isna().all()
-    with pytest.raises(ValueError, match="classifier and finds no sizes"):
+    with pytest.raises(ValueError, match="classifier"):
         judge_video(source, tmp_path / "out.mp4", Predictor(folder), layout="sizes")
 
 
 # ---------------------------------------------------------------------------------------------------------- thresholds
 
 
-def test_normalised_scores_are_anomalibs():
+def test_normalised_scores_are_anomalibs(run, tmp_path):
     from anomalib.post_processing import PostProcessor
 
-    known = Normalisation(threshold=14.5, low=12.0, high=15.5)
-    scores = torch.tensor([0.0, 12.0, 14.0, 14.5, 15.0, 15.5, 99.0])
-    low, high, threshold = (torch.tensor(value) for value in (12.0, 15.5, 14.5))
-    theirs = PostProcessor._normalize(scores, low, high, threshold)  # noqa: SLF001  (the formula that is documented)
-    assert [known(float(score)) for score in scores] == pytest.approx(theirs.tolist(), abs=1e-6)
-    assert known(known.raw(0.8)) == pytest.approx(0.8) and known(14.5) == 0.5
+    reds = [0, 20, 60, 110, 128, 140, 255]
+    source = frame_source([Frame(n, n / 10, np.full((40, 40, 3), red, np.uint8), "") for n, red in enumerate(reds)])
+    found = judge_video(source, tmp_path / "out.mp4", Predictor(run)).frames["normalised_score"]
+    low, high, threshold = (torch.tensor(value) for value in (0.1, 0.3, 0.5))  # val's scores are 0.1 to 0.3
+    theirs = PostProcessor._normalize(torch.tensor(reds) / 255, low, high, threshold)  # noqa: SLF001  (as documented)
+    assert found.tolist() == pytest.approx(theirs.tolist(), abs=1e-4)
 
 
 def test_a_backend_with_thresholds_of_its_own_shows_no_defect_below_a_half(tmp_path, monkeypatch):
@@ -496,10 +456,9 @@ def test_a_backend_with_thresholds_of_its_own_shows_no_defect_below_a_half(tmp_p
     calibration = Calibration(own, np.float32([0.1, 0.15, 0.2]))
     monkeypatch.setattr(KnownBackend, "calibration", calibration, raising=False)
     result = judge_video(moving(12), tmp_path / "out.mp4", Predictor(run))
-    frames = result.frames
-    defect = frames["verdict"] == "DEFECT"
+    defect = result.frames["verdict"] == "DEFECT"
     assert defect.any() and (~defect).any()
-    assert ((frames["normalised_score"] >= 0.5) == defect).all()
+    assert ((result.frames["normalised_score"] >= 0.5) == defect).all()
     assert result.threshold.value == 0.6 and "calibrated" not in result.other_thresholds
 
 
@@ -509,12 +468,8 @@ def test_thresholds_by_name_number_and_normalised(run, tmp_path):
     assert video_threshold(judge, "0.7").value == 0.7 and video_threshold(judge, 0.3).value == 0.3
     # val's scores are 0.1 to 0.3, the image threshold is 0.5: 0.5 + (0.8 - 0.5) * 0.2
     assert video_threshold(judge, "normalised").value == pytest.approx(0.56)
-    assert video_threshold(judge, "normalised:0.5").value == pytest.approx(0.5)
-    assert "0.8 on normalised scores" in video_threshold(judge, "normalised").origin
     with pytest.raises(ValueError, match="it has image, pixel, start"):
         video_threshold(judge, "imagee")
-    with pytest.raises(ValueError, match="normalised:0.8 with a number"):
-        video_threshold(judge, "normalised:high")
     np.save(run / "maps_val.npy", np.linspace(0.1, 0.3, 3 * 64).reshape(3, 8, 8).astype(np.float16))
     assert video_threshold(judge, "normalised", "pixel").value == pytest.approx(0.6 + 0.3 * 0.2, abs=1e-3)
     result = judge_video(moving(5), tmp_path / "out.mp4", judge, threshold="normalised")
@@ -523,60 +478,15 @@ def test_thresholds_by_name_number_and_normalised(run, tmp_path):
 
 def test_the_scale_of_maps_comes_from_good_photos_of_val_and_is_one_for_all(run):
     np.save(run / "maps_val.npy", np.linspace(0.1, 0.3, 3 * 64).reshape(3, 8, 8).astype(np.float16))
-    scale = map_scale(Predictor(run).run, 0.6)
+    scale = map_scale(Predictor(run), 0.6)
     assert scale.low == pytest.approx(0.102, abs=1e-3) and scale.top == pytest.approx(1.2 - scale.low)
-    ends = scale.colours(np.array([[scale.low - 1, scale.low, 0.6, scale.top, scale.top + 1]], np.float32))[0].astype(
-        int
-    )
+    values = [scale.low - 1, scale.low, 0.6, scale.top, scale.top + 1]
+    ends = scale.colours(np.array([values], np.float32))[0].astype(int)
     assert np.array_equal(ends[0], ends[1]) and np.array_equal(ends[3], ends[4]) and ends[3].sum() > ends[2].sum() > 50
     weak, strong = (np.full((8, 8), value, np.float32) for value in (0.3, 0.3))
     strong[0, 0] = 50
     assert np.array_equal(scale.colours(weak)[4, 4], scale.colours(strong)[4, 4]), "not stretched to a frame's own"
-    assert map_scale(Predictor(run).run, 0.05).low < 0.05, "a threshold below good pixels still has a scale"
-
-
-# --------------------------------------------------------------------------------------------------- clips and datasets
-
-
-def test_a_clip_of_a_dataset_all_good_or_one_type(photos, tmp_path):
-    table = read_dataset(photos)
-    everything = list(dataset_source(table))
-    test = table[table["split"] == "test"]
-    assert sorted(frame.source for frame in everything) == sorted(test["image_path"])
-    assert [frame.source for frame in everything] != test["image_path"].tolist(), "types are mixed"
-    label = test.set_index("image_path")["defect_type"]
-    assert all(frame.label == label[frame.source] for frame in everything)
-    assert {frame.label for frame in dataset_source(table, "good")} == {"good"}
-    assert len(list(dataset_source(table, "square"))) == 4
-    with pytest.raises(ValueError, match="photos='hole'.*it has all, good, square"):
-        dataset_source(table, "hole")
-    assert write_clip(dataset_source(table, "square", fps=5), tmp_path / "plain.mp4") == (4, [])
-    assert write_clip(dataset_source(table, "square", fps=5), tmp_path / "labelled.mp4", labelled_frame) == (4, [])
-    plain, labelled = decode(tmp_path / "plain.mp4")[0], decode(tmp_path / "labelled.mp4")[0]
-    assert plain.shape == (72, 96, 3) and labelled.shape[0] > 5 * 72, "enlarged, with a band below"
-    band = labelled[5 * 72 :]
-    assert band.max() > 180 and np.median(band) < 60, "light letters on dark"
-
-
-def test_what_a_run_has_learned_from_is_not_shown_to_it(finished_folder):
-    learned = Predictor(finished_folder / "patchcore").run
-    table = learned.table.assign(split=["", *["test"] * (len(learned.table) - 1)])
-    shown = unseen_photos(table, learned)
-    assert set(shown["image_path"]) == set(learned.table.query("split == 'test'")["image_path"])
-    assert set(shown["split"]) == {"test"} and 0 < len(shown) < len(table)
-    assert len(list(dataset_source(table.assign(split="")))) == len(table), "not split: all photos count"
-
-
-def test_frames_become_a_dataset_to_train_on(tmp_path):
-    assert extract_frames(moving(6).part(every=2), tmp_path / "new") == (3, [])
-    files = sorted((tmp_path / "new/train/good").iterdir())
-    assert [file.name for file in files] == ["000000.png", "000002.png", "000004.png"]
-    assert np.array_equal(np.asarray(Image.open(files[2])), photo(4))
-    table = read_dataset(tmp_path / "new")
-    assert len(table) == 3 and set(table["split"]) == {"train"} and set(table["label_index"]) == {0}
-
-
-# --------------------------------------------------------------------------------------------------- pictures, figures
+    assert map_scale(Predictor(run), 0.05).low < 0.05, "a threshold below good pixels still has a scale"
 
 
 def test_the_timeline_shades_what_was_flagged():
@@ -584,26 +494,14 @@ def test_the_timeline_shades_what_was_flagged():
     frames = pd.DataFrame({"time_s": np.arange(8.0), "verdict": verdicts})
     frames["status"] = ["judged" if verdict else "dropped" for verdict in verdicts]
     frames["score"] = [0.1, 0.9, 0.8, np.nan, 0.9, 0.2, 0.1, 0.7]
-    frames["n_defects"], frames["latency_ms"] = frames["score"] > 0.5, 20.0
     figure = score_timeline(frames, 0.5, {"0.8 normalised": 0.6})
-    assert isinstance(figure, Figure)
     corners = figure.axes[0].collections[0].get_paths()[0].vertices
     assert {x for x, y in corners if y == 1} == {0.5, 1.5, 3.0, 4.5, 6.5, 7.0}, "half-way to the frames beside it"
     words = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "dropped (n=1)" in words and "0.8 normalised 0.6" in words and "threshold 0.5" in words
     assert figure.legends[0].get_title().get_text() == "4 of 7 judged frames called DEFECT"
-    assert [axis.get_ylabel() for axis in figure.axes] == ["score", "defects", "latency (ms)"]
     with pytest.raises(ValueError):
         score_timeline(frames.iloc[[3]], 0.5)
-
-
-def test_the_preview_shows_some_of_the_frames_reduced():
-    preview = LivePreview(width=100, per_second=0.001)
-    preview(np.zeros((200, 400, 3), np.uint8))
-    first = preview.widget.value
-    preview(np.full((200, 400, 3), 255, np.uint8))
-    assert preview.widget.value == first, "the second came too soon"
-    assert Image.open(io.BytesIO(first)).size == (100, 50)
 
 
 # ------------------------------------------------------------------------------------------------------------- command
@@ -611,7 +509,7 @@ def test_the_preview_shows_some_of_the_frames_reduced():
 
 def test_the_command_judges_a_video(run, tmp_path, capsys):
     video = write_video(tmp_path / "clip.mp4")
-    options = ["--run", str(run), "--layout", "sizes", "--threshold", "0.6", "--pixel-size", "0.1,0.2", "--unit", "mm"]
+    options = ["--run", str(run), "--layout", "sizes", "--threshold", "0.6", "--pixel-size", "0.1"]
     assert main([str(video), str(tmp_path / "out"), *options, "--every", "3", "--max-frames", "5"]) == 0
     said = capsys.readouterr().out
     # frames 0, 3, 6, 9, 12: of these 3 and 9 are defects (number % 5 in 3, 4)
@@ -621,47 +519,29 @@ def test_the_command_judges_a_video(run, tmp_path, capsys):
     assert {file.suffix for file in (tmp_path / "out").iterdir()} == {".mp4", ".csv", ".json", ".png"}
 
 
-def test_the_command_makes_clips_and_datasets(run, photos, tmp_path, capsys):
-    assert main([str(photos), str(tmp_path / "good.mp4"), "--photos", "good", "--max-frames", "2"]) == 0
-    assert len(decode(tmp_path / "good.mp4")) == 2
-    options = ["--photos", "all", "--run", str(run), "--labels", "--max-frames", "4"]
-    assert main([str(photos), str(tmp_path / "judged.mp4"), *options]) == 0
-    frames = pd.read_csv(tmp_path / "judged.csv")
-    label = read_dataset(photos).set_index("image_path")["defect_type"]
-    assert len(frames) == 4 and frames["label"].tolist() == label[frames["source"]].tolist()
-    assert main([str(tmp_path / "good.mp4"), str(tmp_path / "new"), "--extract"]) == 0
-    assert len(list((tmp_path / "new/train/good").iterdir())) == 2
-    assert "2 frames" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
-def test_the_command_says_that_a_clip_breaks_off(tmp_path, capsys, suffix):
-    with av.open(str(tmp_path / f"whole{suffix}"), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=10)
-        stream.width, stream.height, stream.pix_fmt, stream.options = WIDTH, HEIGHT, "yuv420p", {"g": "10"}
-        for number in range(60):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(photo(number % 30), format="rgb24")))
-        container.mux(stream.encode())
-    whole = tmp_path / f"whole{suffix}"
-    assert main([str(whole), str(tmp_path / "all"), "--extract"]) == 0
-    assert (
-        main([str(whole), str(tmp_path / "some"), "--extract", "--start", "1", "--every", "3", "--max-frames", "5"])
-        == 0
-    )
-    assert capsys.readouterr().err == ""
+def test_the_command_makes_a_dataset_and_says_that_a_clip_breaks_off(tmp_path, capsys, suffix):
+    whole = write_video(tmp_path / f"whole{suffix}", 60, rate=10, movflags="faststart")
+    assert main([str(whole), str(tmp_path / "some"), "--extract", "--every", "3", "--max-frames", "5"]) == 0
+    assert main([str(whole), str(tmp_path / "copy.mp4")]) == 0
+    assert len(decode(tmp_path / "copy.mp4")) == 60 and capsys.readouterr().err == ""
+    names = sorted(file.name for file in (tmp_path / "some/train/good").iterdir())
+    assert names == ["000000.png", "000003.png", "000006.png", "000009.png", "000012.png"]
+    table = read_dataset(tmp_path / "some")
+    assert len(table) == 5 and set(table["split"]) == {"train"} and set(table["label_index"]) == {0}
     content = whole.read_bytes()
     cut = tmp_path / f"cut{suffix}"
     cut.write_bytes(content[: len(content) * 2 // 3])
-    broken = [frame for frame in open_source(cut) if frame.photo is None]
-    lost = int(re.search(r"(\d+) frames", broken[-1].error)[1])
-    left_out = sum(bool(frame.error) for frame in open_source(cut)) - 1
+    frames = list(open_source(cut))
+    lost = int(re.search(r"(\d+) frames", frames[-1].error)[1])
+    left_out = sum(bool(frame.error) for frame in frames) - 1
     assert main([str(cut), str(tmp_path / "new"), "--extract"]) == 1
     assert str(lost) in capsys.readouterr().err
     assert len(list((tmp_path / "new").rglob("*.png"))) + left_out + lost == 60
     assert main([str(cut), str(tmp_path / "clip.mp4")]) == 1
 
 
-def test_frames_of_twelve_bits_are_read_as_the_run_has_learned_or_alike(run, tmp_path, capsys):
+def test_frames_of_twelve_bits_are_read_as_the_run_has_learned_or_alike(run, tmp_path):
     (tmp_path / "frames").mkdir()
     for number, level in enumerate((300, 4095)):
         Image.fromarray(np.full((HEIGHT, WIDTH), level, np.uint16)).save(tmp_path / f"frames/{number}.png")
@@ -681,24 +561,20 @@ def test_frames_of_twelve_bits_are_read_as_the_run_has_learned_or_alike(run, tmp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{folder}/nowhere.mp4", "{out}", "--run", "{run}"], "There is no"),
-        (["{folder}", "{out}", "--run", "{folder}"], "holds no finished run"),
-        (["{folder}", "{out}", "--run", "{run}", "--threshold", "imagee"], "it has image, pixel, start"),
-        (["{folder}", "{out}", "--run", "{run}", "--pixel-size", "-1"], "pixel_size"),
-        (["{folder}", "{out}", "--run", "{run}", "--every", "0"], "every=0"),
-        (["{folder}", "{out}", "--run", "{run}", "--queue", "-1"], "--queue -1: 1 frame or more can wait"),
-        (["{folder}", "{out}", "--run", "{run}", "--backend", "abacus"], "backend='abacus'"),
-        (["{folder}", "{out}.gif", "--run", "{run}"], "must be a folder or end with .mp4"),
-        (["{video}", "{video}", "--run", "{run}"], "OUT is IN"),
-        (["{folder}", "{out}", "--run", "{run}", "--start", "300"], "does the start, in seconds, lie behind its end"),
-        (["{folder}", "{out}", "--start", "300"], "does the start, in seconds, lie behind its end"),
-        (["{folder}", "{out}", "--extract", "--start", "300"], "does the start, in seconds, lie behind its end"),
+        ("{folder}/nowhere.mp4 {out} --run {run}", "There is no"),
+        ("{folder} {out} --run {folder}", "no finished run"),
+        ("{folder} {out} --run {run} --threshold imagee", "it has image, pixel, start"),
+        ("{folder} {out} --run {run} --pixel-size -1", "pixel_size"),
+        ("{folder} {out} --run {run} --every 0", "every=0"),
+        ("{folder} {out} --run {run} --backend abacus", "backend='abacus'"),
+        ("{folder} {out}.gif --run {run}", ".mp4"),
+        ("{video} {video} --run {run}", "OUT is IN"),
     ],
 )
 def test_refusals_say_why(run, tmp_path, capsys, arguments, message):
     names = {"folder": write_photos(tmp_path / "frames", 2), "video": write_video(tmp_path / "clip.mp4", 2)}
     names |= {"run": run, "out": tmp_path / "new/out"}
-    assert main([word.format(**names) for word in arguments]) == 2
+    assert main([word.format(**names) for word in arguments.split()]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("new/*"))
 
@@ -711,22 +587,6 @@ def test_as_a_module_it_explains_itself_and_imports_nothing_heavy():
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert "--layout {overlay,side,sizes}" in result.stdout
     assert result.stdout.splitlines()[-1] == "status 0 []", result.stdout + result.stderr
-
-
-# ---------------------------------------------------------------------------------------------------------- real clips
-
-
-@pytest.mark.parametrize(("name", "count", "size"), [("bolt-multi-size-detection.gif", 37, (270, 480))])
-def test_a_real_gif(run, tmp_path, name, count, size):
-    video = SHARED / "video" / name if (SHARED / "video").is_dir() else SHARED / "data/video" / name
-    if not video.is_file():
-        pytest.skip(f"{video} is not here: real clips are not part of the project")
-    source = open_source(video)
-    result = judge_video(source, tmp_path / "out.mp4", Predictor(run))
-    frames = result.frames
-    assert (result.summary["n_judged"], result.summary["n_broken"], source.n_frames) == (count, 0, count)
-    assert frames["time_s"].is_monotonic_increasing and frames["time_s"].iloc[-1] == pytest.approx(2.4)
-    assert decode(result.video)[0].shape[1] == 2 * size[1], "270 px high, enlarged to at least 360"
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
@@ -748,14 +608,3 @@ def test_signals_end_a_video_alike_and_none_stops_what_finishes_it(run, tmp_path
         assert main([str(write_video(tmp_path / "clip.mp4")), str(tmp_path / "out.mp4"), "--run", str(run)]) == 0
     assert {".csv", ".json", ".mp4", ".png"} <= {*killed}
     assert len(decode(tmp_path / "out.mp4")) == len(pd.read_csv(tmp_path / "out.csv")) > 0
-
-
-def test_hidden_parts_of_killed_runs_are_removed_by_the_next(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "getpid", dead_process)
-        parts = [partial_path(tmp_path / name) for name in ("out.mp4", "out.csv")]
-    for part in parts:
-        part.write_text("half")
-    with ClipWriter(tmp_path / "another.mp4", 10) as clip:
-        clip.write(photo(0), 0)
-    assert [file.name for file in tmp_path.iterdir()] == ["another.mp4"]

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from helpers.analysis.sizing import PixelSize
+from helpers.analysis.sizing import IN_PIXELS, PixelSize
 from helpers.drawing import (
-    DEFECT,
-    SOUND,
     annotate_photo,
     draw_outline,
     draw_overlay,
@@ -28,12 +26,11 @@ from helpers.inference.clips import Frame
 LAYOUTS = ("overlay", "side", "sizes")
 SMALLEST_SIDE = 360  # a smaller frame is enlarged to it, so that what is written can be read
 MAX_WIDTH = 1920  # a wider picture is reduced: many players in hardware end there
+NEITHER = (255, 190, 60)  # neither a defect's colour nor a good one's
 _PANEL, _TEXT, _DIM = (24, 24, 24), (235, 235, 235), (165, 165, 165)
-_NEITHER = (255, 190, 60)  # good nor bad
 
 
-@dataclass(frozen=True)
-class MapScale:
+class MapScale(NamedTuple):
     """One scale of colours for all maps of a video: ``low`` (what good pixels have) is the first, the pixel threshold,
     above it, the middle."""
 
@@ -50,27 +47,22 @@ class MapScale:
         return map_colours(np.clip((anomaly_map - self.low) / (self.top - self.low), 0, 1))
 
 
-@dataclass(frozen=True)
-class FrameContent:
-    """What is to be seen in one frame: the verdict, large, in a defect's colour or a good one's (``abnormal`` None:
-    neither), short lines of text, map (H, W), and numbered defects (H, W) with their table."""
+class FrameContent(NamedTuple):
+    """What is to be seen in one frame: the verdict, large, in its colour, short lines of text, map (H, W), and numbered
+    defects (H, W) with their table."""
 
     verdict: str
-    abnormal: bool | None
+    colour: tuple[int, int, int]
     lines: Sequence[str]
     anomaly_map: np.ndarray | None = None
     labels: np.ndarray | None = None
     defects: pd.DataFrame | None = None
 
-    @property
-    def colour(self) -> tuple[int, int, int]:
-        return _NEITHER if self.abnormal is None else DEFECT if self.abnormal else SOUND
-
 
 def draw_frame(
-    layout: str, photo: np.ndarray, content: FrameContent, scale: MapScale | None, pixel_size: PixelSize | None = None
+    layout: str, photo: np.ndarray, content: FrameContent, scale: MapScale | None, size: PixelSize = IN_PIXELS
 ) -> np.ndarray:
-    """One frame of a video, with verdict, scale and text below; its size depends on the photo's and the layout alone.
+    """One frame of a video, with verdict and text below; its size depends on the photo's and the layout alone.
 
     ``overlay`` is the photo under the colours of its map with defects outlined, ``side`` photo and map side by side,
     ``sizes`` `annotate_photo`. Small frames are enlarged by a whole factor, wide ones reduced.
@@ -80,7 +72,7 @@ def draw_frame(
         if defects is None:  # nothing was measured: the same size, without a mark
             labels = np.zeros(photo.shape[:2], np.int32)
             defects = pd.DataFrame(columns=["length", "bbox_x", "bbox_y", "bbox_width", "bbox_height"], dtype=float)
-        body = annotate_photo(photo, labels, defects, pixel_size or PixelSize(1, 1, unit="px"))
+        body = annotate_photo(photo, labels, defects, size)
         body = _resized(body, min(1.0, MAX_WIDTH / body.shape[1], 4 * MAX_WIDTH / body.shape[0]))
         return np.vstack([body, _banner(body.shape[1], content, None)])
     factor = _factor(photo, 2 if layout == "side" and scale is not None else 1)
@@ -98,7 +90,7 @@ def draw_frame(
 def labelled_frame(frame: Frame) -> np.ndarray:
     """A frame's photo with its label and the name of its file in a band below it, enlarged as `draw_frame` does."""
     photo = _resized(frame.photo, _factor(frame.photo, 1))
-    about = FrameContent(shorten(frame.label or "no label", 30), None, [shorten(Path(frame.source).name, 100)])
+    about = FrameContent(shorten(frame.label or "no label", 30), NEITHER, [shorten(Path(frame.source).name, 100)])
     return np.vstack([photo, _banner(photo.shape[1], about, None)])
 
 
@@ -117,7 +109,7 @@ def _resized(picture: np.ndarray, factor: float, way: int | None = None) -> np.n
 
 
 def _banner(width: int, content: FrameContent, scale: MapScale | None) -> np.ndarray:
-    """Verdict and scale in one row, and below it the texts, in smaller letters where they would not fit."""
+    """Verdict and the ends of the map's colours in one row, and below it the texts, smaller where they do not fit."""
     size = int(np.clip(width / 28, 13, 26))  # of letters: about 48 of them fit
     rows = 3 if width < 60 * size else 2
     image = Image.new("RGB", (width, round((2.3 + 1.4 * rows) * size)), _PANEL)
@@ -125,25 +117,11 @@ def _banner(width: int, content: FrameContent, scale: MapScale | None) -> np.nda
     font = picture_font(round(1.5 * size))
     pen.text((0.5 * size, 1.05 * size), content.verdict, fill=content.colour, font=font, anchor="lm")
     if scale is not None:
-        _colour_bar(image, round(0.5 * width), round(0.25 * size), round(width - 0.5 * size), round(1.8 * size), scale)
+        text = f"map {scale.low:.3g} to {scale.top:.3g}, threshold {scale.threshold:.3g}"
+        pen.text((width - 0.5 * size, 1.05 * size), text, fill=_DIM, font=picture_font(size), anchor="rm")
     for row, texts in enumerate(np.array_split(content.lines, rows)):
         text = "   ".join(texts)
         share = (width - size) / max(1, pen.textlength(text, font=picture_font(size)))
         font = picture_font(size if share >= 1 else max(9, int(size * share)))
         pen.text((0.5 * size, (1.9 + 1.4 * (row + 0.5)) * size), text, fill=_TEXT, font=font, anchor="lm")
     return np.asarray(image)
-
-
-def _colour_bar(image: Image.Image, left: int, top: int, right: int, bottom: int, scale: MapScale) -> None:
-    """A strip of the colours of the maps, with its ends and the threshold in numbers."""
-    middle = round(top + 0.4 * (bottom - top))
-    if right <= left or middle <= top:  # a frame a few pixels wide has no room for it
-        return
-    values = np.linspace(scale.low, scale.top, right - left, dtype=np.float32)[None]
-    image.paste(Image.fromarray(np.repeat(scale.colours(values), middle - top, axis=0)), (left, top))
-    pen, font = ImageDraw.Draw(image), picture_font(max(10, round(0.75 * (bottom - middle))))
-    centre = (left + right) // 2
-    pen.line((centre, top, centre, middle), fill=_TEXT, width=2)
-    ends = ((left, "la", f"{scale.low:.3g}"), (right, "ra", f"{scale.top:.3g}"))
-    for x, anchor, text in (*ends, (centre, "ma", f"threshold {scale.threshold:.3g}")):
-        pen.text((x, middle + 1), text, fill=_DIM, font=font, anchor=anchor)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,104 +13,63 @@ import numpy as np
 import pandas as pd
 import torch
 
-from helpers.analysis.sizing import PixelSize, PixelSizeLike, as_pixel_size, label_defects, measure_labels
-from helpers.drawing import shorten
-from helpers.inference.clip_writer import NONE_CAME, ClipWriter
-from helpers.inference.clips import Frame, FrameSource, at_source_pace
-from helpers.inference.frame_drawing import LAYOUTS, FrameContent, MapScale, draw_frame
+from helpers.analysis.sizing import IN_PIXELS, PixelSize, label_defects, measure_labels
+from helpers.drawing import DEFECT, SOUND, shorten
+from helpers.inference.clips import ClipWriter, Frame, FrameSource, newest
+from helpers.inference.frame_drawing import LAYOUTS, NEITHER, FrameContent, MapScale, draw_frame
 from helpers.inference.predictor import Prediction, Predictor
 from helpers.paths import printable, uninterrupted, write_csv, write_json
-from helpers.progress import progress
-from helpers.runs import Run
+from helpers.progress import in_threads, progress
 from helpers.thresholds import Threshold
 
-GLASS_START = 0.8  # on normalised scores: where the tools that come with GLASS begin
-NORMALISED = "normalised"
+NORMALISED, GLASS_START = "normalised", 0.8  # on normalised scores: where the tools that come with GLASS begin
 JUDGED, BROKEN, DROPPED = "judged", "broken", "dropped"
-DEFECT_VERDICT, GOOD_VERDICT = "DEFECT", "OK"
-TEXT_COLUMNS = ("status", "verdict", "class", "unit", "label", "source", "error")
-FRAME_COLUMNS = (
-    *("frame", "time_s", "status", "verdict", "score", "normalised_score", "confidence", "class"),
-    *("n_defects", "largest_length", "largest_area", "unit", "latency_ms", "label", "source", "error"),
-)
-"""Of the CSV. ``status`` is judged, broken or dropped. ``normalised_score`` is 0.5 at the calibrated threshold, also
-where another one gives the verdict. ``largest_length`` and ``largest_area`` are each the maximum of the frame's
-defects. ``latency_ms`` is from the frame's arrival to its verdict: waiting, network, map and sizes."""
-_RATE_FRAMES = 30  # behind the burnt-in frame rate
-_SCALE_VALUES = 2_000_000  # values of val maps that the scale's low end is read off
+NO_ROW: dict[str, Any] = {"frame": 0, "time_s": np.nan, "status": "", "verdict": "", "score": np.nan}
+NO_ROW |= {"normalised_score": np.nan, "confidence": np.nan, "class": "", "n_defects": np.nan}
+NO_ROW |= {"largest_length": np.nan, "largest_area": np.nan, "unit": "", "latency_ms": np.nan}
+NO_ROW |= {"label": "", "source": "", "error": ""}
+"""The columns of the CSV. ``status`` is judged, broken or dropped. ``normalised_score`` is 0.5 at the calibrated
+threshold, also where another one gives the verdict. ``largest_length`` and ``largest_area`` are each the maximum of the
+frame's defects. ``latency_ms`` is from the frame's arrival to its verdict: waiting, network, map and sizes."""
 
 
-# ---------------------------------------------------------------------------------------------------------- thresholds
+def val_spread(predictor: Predictor, kind: str = "image") -> float:
+    """From the lowest to the highest of val's scores (image) or pixels (pixel).
 
-
-class Normalisation(NamedTuple):
-    """Raw scores to 0 to 1, with a threshold at 0.5, as anomalib's ``PostProcessor`` does it.
-
-    n(s) = clip((s - threshold) / (high - low) + 0.5, 0, 1). So 0.8 lies above the threshold by 0.3 of the spread of
-    val, whose ends are low and high. The threshold is the stored one.
+    As anomalib's ``PostProcessor`` has it, a normalised score is clip((s - threshold) / spread + 0.5, 0, 1), with the
+    stored threshold.
     """
-
-    threshold: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, predictor: Predictor, kind: str = "image") -> Normalisation:
-        """Of photos' scores (image) or of pixels (pixel)."""
-        run = predictor.run
-        values = run.predictions("val")["score"] if kind == "image" else run.maps("val")
-        return cls(predictor.thresholds[kind].value, float(values.min()), float(values.max()))
-
-    def __call__(self, score: float) -> float:
-        """In [0, 1]; NaN where val has no spread."""
-        spread = self.high - self.low
-        return min(1.0, max(0.0, (score - self.threshold) / spread + 0.5)) if spread > 0 else float("nan")
-
-    def raw(self, normalised: float) -> float:
-        """The raw score of a normalised one; it need not lie in 0 to 1."""
-        return self.threshold + (normalised - 0.5) * (self.high - self.low)
+    values = predictor.run.predictions("val")["score"].to_numpy() if kind == "image" else predictor.run.maps("val")
+    return float(values.max()) - float(values.min())
 
 
 def video_threshold(predictor: Predictor, name: float | str, kind: str = "image") -> Threshold:
-    """A threshold by the name of a stored one or ``start`` (`Predictor.threshold`), as a raw score, or on normalised
-    scores: ``normalised:0.7``; ``normalised`` is 0.8. ``kind`` is image or pixel.
-
-    Raises:
-        ValueError: there is none of that name, or the number is none.
-    """
-    word, _, number = str(name).partition(":")
-    if word != NORMALISED:
-        with suppress(ValueError):
-            name = float(name)
-        return predictor.threshold(name)
-    try:
-        level = float(number) if number else GLASS_START
-    except ValueError:
-        raise ValueError(f"threshold={name!r}: write normalised:0.8 with a number.") from None
-    value = Normalisation.of(predictor, kind).raw(level)
-    return Threshold(value, f"{level:g} on normalised scores (0.5: the stored threshold {kind})", kind=kind)
+    """`Predictor.threshold`, by a number as text, too; or ``normalised``: 0.8 on normalised scores."""
+    if name == NORMALISED:
+        value = predictor.thresholds[kind].value + (GLASS_START - 0.5) * val_spread(predictor, kind)
+        return Threshold(value, f"{GLASS_START} on normalised scores (0.5: the stored threshold {kind})", kind=kind)
+    with suppress(ValueError):
+        name = float(name)
+    return predictor.threshold(name)
 
 
-def map_scale(run: Run, pixel_threshold: float) -> MapScale:
+def map_scale(predictor: Predictor, pixel_threshold: float) -> MapScale:
     """The scale of colours for all maps of a video: from what good pixels have to as far beyond the threshold.
 
     Its low end is the first percentile of the maps of val's good photos; 0 for a run that kept no maps of val.
     """
-    low = 0.0
+    run, low = predictor.run, 0.0
     if (run.folder / "maps_val.npy").is_file():
         maps = run.maps("val")
         good = np.flatnonzero(run.predictions("val")["label_index"].to_numpy() == 0)
-        rows = good[:: max(1, len(good) * maps[0].size // _SCALE_VALUES)]
+        rows = good[:: max(1, len(good) * maps[0].size // 2_000_000)]  # as many values tell it
         low = float(np.percentile(maps[rows], 1)) if len(rows) else 0.0
     least = max(abs(pixel_threshold), 1.0) * 1e-6
     return MapScale(min(low, pixel_threshold - least), pixel_threshold)
 
 
-# -------------------------------------------------------------------------------------------------------------- videos
-
-
 class VideoResult(NamedTuple):
-    """What became of a video; ``frames`` has a row a frame (`FRAME_COLUMNS`).
+    """What became of a video; ``frames`` has a row a frame (`NO_ROW`).
 
     ``other_thresholds``: the calibrated one and 0.8 of normalised scores, raw, without the one that was used.
     ``summary``: ``n_frames`` that came, of them ``n_judged``, ``n_broken`` and ``n_dropped``, ``n_flagged`` (called
@@ -133,177 +91,109 @@ def judge_video(
     *,
     layout: str = "overlay",
     threshold: float | str = "image",
-    pixel_threshold: float | str | None = None,
-    pixel_size: PixelSizeLike = 1.0,
-    unit: str = "px",
-    min_defect_area: int = 10,
-    waiting: int = 0,
+    pixel_size: float = 0.0,
     show_labels: bool = False,
-    on_picture: Callable[[np.ndarray], None] | None = None,
+    on_picture: Callable[[np.ndarray], None] = lambda picture: None,
 ) -> VideoResult:
     """Judge a video and write it (H.264) with what was found; only a few photos are held at a time.
 
-    Under its name come a CSV with a row a frame and a JSON with settings and counts; each is whole or not there.
-    Dropped frames are not in the video; the others keep their times, so that it is as long as the source.
-
-    ``threshold`` and ``pixel_threshold`` are those of `video_threshold` (the latter by default the stored one, or with
-    a normalised threshold the same level on normalised maps). ``waiting`` is how many frames may wait; 0: each is
-    judged, however long that takes (of a live source: 1). 1: the newest, and those that came meanwhile are dropped. A
-    file is then played at its own speed. ``on_picture`` is called with each picture that was written.
+    Under its name come a CSV with a row a frame and a JSON with settings and counts; each is whole or not there. Of a
+    live source the newest frame is judged; those that came meanwhile are dropped, and the others keep their times.
+    ``threshold`` is one of `video_threshold`; for pixels it is the stored one, or the normalised one too.
+    ``pixel_size``: mm a pixel; 0: sizes in pixels. ``on_picture`` gets each picture that was written.
 
     Raises:
         ValueError: an argument that cannot be, or a source of which no frame could be judged.
     """
-    out, size, waiting = Path(out), as_pixel_size(pixel_size, unit), waiting or int(source.live)
-    judge = FrameJudge(predictor, source.fps, layout, threshold, pixel_threshold, size, min_defect_area, show_labels)
+    judge = FrameJudge(predictor, layout, threshold, pixel_size, show_labels)
     predictor.judge_each([np.full((64, 64, 3), 128, np.uint8)], ["warm-up"])  # kernels are chosen before
+    out, interrupted, begun = Path(out), False, time.perf_counter()
+    came = newest(source) if source.live else iter(source)
+    # Beside torch on two cores, which it needs both, a thread that draws and encodes brings nothing: as many frames a
+    # second, but a verdict after 48 ms instead of 28. With OpenVINO on the same cores 22 frames a second, not 17.
+    beside = predictor.backend != "torch" or predictor.device != "cpu" or torch.get_num_threads() > 2
     with ExitStack() as finishing:
-        begun = time.perf_counter()
-        rows, interrupted = _write_judged(judge, source, waiting, out, on_picture, finishing)
-        seconds = time.perf_counter() - begun
-        numbers = [name for name in FRAME_COLUMNS if name not in ("frame", *TEXT_COLUMNS)]
-        frames = pd.DataFrame(rows, columns=list(FRAME_COLUMNS)).astype(dict.fromkeys(numbers, float))
-        write_csv(frames.astype({"n_defects": "Int64"}), out.with_suffix(".csv"))
-        summary = {
-            **{"n_frames": len(frames), "n_expected": source.n_frames},
-            "n_flagged": int((frames["verdict"] == DEFECT_VERDICT).sum()),
-            **{f"n_{status}": judge.counts[status] for status in (JUDGED, BROKEN, DROPPED)},
-            "fps_reached": judge.counts[JUDGED] / seconds,
-            "latency_median_ms": float(frames["latency_ms"].median()),
-            "latency_p95_ms": float(frames["latency_ms"].quantile(0.95)),
-            "interrupted": interrupted,
-        }
-        about = {"source": source.name, "fps": source.fps, "waiting": waiting} | judge.settings()
-        write_json({"settings": about, "results": summary}, out.with_suffix(".json"))
-    return VideoResult(out, frames, judge.threshold, judge.other_thresholds(), summary)
+        with ClipWriter(out, source.fps) as clip, closing(came):
 
+            def paint(item: tuple[float, np.ndarray, FrameContent]) -> np.ndarray:
+                picture = draw_frame(layout, *item[1:], judge.scale, judge.size)
+                clip.write(picture, item[0])
+                return picture
 
-def _write_judged(
-    judge: FrameJudge,
-    source: FrameSource,
-    waiting: int,
-    out: Path,
-    on_picture: Callable[[np.ndarray], None] | None,
-    finishing: ExitStack,
-) -> tuple[list[tuple], bool]:
-    """The video; a row a frame comes back, and whether that was interrupted. From then on nothing interrupts."""
-    rows, interrupted, first = [], False, None
-    drawn: deque[Future[np.ndarray]] = deque()
-
-    def draw(photo: np.ndarray, content: FrameContent, seconds: float) -> np.ndarray:
-        picture = draw_frame(judge.layout, photo, content, judge.scale, judge.pixel_size)
-        clip.write(picture, seconds)
-        return picture
-
-    def show(left: int) -> None:
-        while len(drawn) > left:
-            picture = drawn.popleft().result()
-            if on_picture is not None:
-                on_picture(picture)
-
-    with ClipWriter(out, source.fps) as clip:
-        frames = at_source_pace(source, waiting) if waiting else iter(source)
-        with _drawing_thread(judge.predictor) as (pool, later), closing(frames):  # the pool ends last: all is written
+            judged = judge.follow(progress(came, source.name, source.n_frames))
             try:
-                for frame in progress(frames, source.name, source.n_frames):
-                    row, content = judge(frame)
-                    rows.append(tuple(row.values()))
-                    if content is not None:
-                        first = frame.seconds if first is None else first
-                        photo = frame.photo if row["status"] == JUDGED else judge.last_photo // 3
-                        drawn.append(pool.submit(draw, photo, content, frame.seconds - first))
-                    show(left=later)
+                for picture in in_threads(paint, judged, 1) if beside else map(paint, judged):
+                    on_picture(picture)
             except KeyboardInterrupt:
                 interrupted = True
             finally:
                 finishing.enter_context(uninterrupted())
-        show(left=0)
-        if not judge.counts[JUDGED]:
-            if interrupted:
-                raise KeyboardInterrupt
-            why = next((row[-1] for row in rows if row[-1]), "") if rows else NONE_CAME
-            raise ValueError(f"{source.name}: no frame could be judged. {why}".strip())
-    return rows, interrupted
-
-
-@contextmanager
-def _drawing_thread(predictor: Predictor) -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """The thread that draws and encodes, and how many frames may wait for it while the next ones are judged.
-
-    None beside torch on two cores, which it needs both: as many frames a second there, but a verdict after 48 ms
-    instead of 28. With OpenVINO on the same cores 22 frames a second instead of 17. Torch has one thread less
-    meanwhile, for all its threads wait for the one that has to share a core.
-    """
-    threads = torch.get_num_threads()
-    beside = predictor.backend != "torch" or predictor.device != "cpu" or threads > 2
-    torch.set_num_threads(max(1, threads - beside))
-    try:
-        with ThreadPoolExecutor(1, "drawing") as pool:
-            yield pool, 2 * beside
-    finally:
-        torch.set_num_threads(threads)
+            if not judge.counts[JUDGED]:
+                if interrupted:
+                    raise KeyboardInterrupt
+                why = next((row["error"] for row in judge.rows if row["error"]), "" if judge.rows else "None came.")
+                raise ValueError(f"{source.name}: no frame could be judged. {why}".strip())
+        frames = pd.DataFrame(judge.rows).astype({"n_defects": float})
+        summary = {"n_frames": len(frames), "n_expected": source.n_frames, "interrupted": interrupted}
+        summary["fps_reached"] = judge.counts[JUDGED] / (time.perf_counter() - begun)
+        summary |= judge.summary(frames)
+        write_csv(frames.astype({"n_defects": "Int64"}), out.with_suffix(".csv"))
+        about = {"source": source.name, "fps": source.fps, "layout": layout} | judge.settings()
+        write_json({"settings": about, "results": summary}, out.with_suffix(".json"))
+    others = {"calibrated": judge.calibrated, f"{GLASS_START} normalised": video_threshold(predictor, NORMALISED).value}
+    others = {name: value for name, value in others.items() if value != judge.threshold.value}
+    return VideoResult(out, frames, judge.threshold, others, summary)
 
 
 class FrameJudge:
     """From a frame to its row and what is to be drawn; it counts them."""
 
     def __init__(
-        self,
-        predictor: Predictor,
-        fps: float,
-        layout: str,
-        threshold: float | str,
-        pixel_threshold: float | str | None,
-        pixel_size: PixelSize,
-        min_defect_area: int,
-        show_labels: bool,
+        self, predictor: Predictor, layout: str, threshold: float | str, pixel_size: float, show_labels: bool
     ) -> None:
-        if layout not in LAYOUTS:
-            raise ValueError(f"layout={layout!r} is unknown; use one of {', '.join(LAYOUTS)}.")
-        if layout == "sizes" and predictor.classes is not None:
-            raise ValueError(
-                f"{predictor.run.name} is a classifier and finds no sizes; use the layout overlay or side."
-            )
-        self.predictor, self.fps, self.layout, self.pixel_size = predictor, fps, layout, pixel_size
-        self.min_defect_area, self.show_labels = min_defect_area, show_labels
-        self.threshold = video_threshold(predictor, threshold)
-        self.normalisation = Normalisation.of(predictor)
-        self.pixel_threshold: Threshold | None = None
-        self.scale: MapScale | None = None
+        if layout not in LAYOUTS or (layout == "sizes" and predictor.classes is not None):
+            raise ValueError(f"layout={layout!r}: use one of {', '.join(LAYOUTS)}; a classifier finds no sizes.")
+        self.predictor, self.show_labels = predictor, show_labels
+        self.size = PixelSize(pixel_size, pixel_size) if pixel_size else IN_PIXELS
+        self.threshold, self.spread = video_threshold(predictor, threshold), val_spread(predictor)
+        self.calibrated = predictor.thresholds["image"].value
+        self.pixel_threshold, self.scale = None, None
         if predictor.classes is None:
-            default = threshold if str(threshold).startswith(NORMALISED) else "pixel"
-            self.pixel_threshold = video_threshold(predictor, pixel_threshold or default, "pixel")
-            self.scale = map_scale(predictor.run, self.pixel_threshold.value)
+            pixel = NORMALISED if threshold == NORMALISED else "pixel"
+            self.pixel_threshold = video_threshold(predictor, pixel, "pixel")
+            self.scale = map_scale(predictor, self.pixel_threshold.value)
+        self.rows: list[dict[str, Any]] = []
         self.counts: Counter[str] = Counter()
         self.last_photo: np.ndarray | None = None
-        self._finished: deque[float] = deque(maxlen=_RATE_FRAMES)
-
-    def other_thresholds(self) -> dict[str, float]:
-        known = self.normalisation
-        both = {"calibrated": known.threshold}
-        if known.high > known.low:
-            both[f"{GLASS_START} normalised"] = known.raw(GLASS_START)
-        return {name: value for name, value in both.items() if value != self.threshold.value}
 
     def settings(self) -> dict[str, Any]:
         """What the video was made with, plain JSON data."""
-        run, scale = self.predictor.run, self.scale
+        run, pixel = self.predictor.run, self.pixel_threshold
+        about = {"run": str(run.folder), "run_fingerprint": run.info.get("fingerprint")}
+        about |= {"threshold": self.threshold.to_dict(), "pixel_threshold": pixel and pixel.to_dict()}
+        return about | {"map_scale": self.scale and [*self.scale, self.scale.top], "pixel_size": self.size.to_dict()}
+
+    def summary(self, frames: pd.DataFrame) -> dict[str, Any]:
         return {
-            "run": str(run.folder),
-            "run_fingerprint": run.info.get("fingerprint"),
-            "layout": self.layout,
-            "threshold": self.threshold.to_dict(),
-            "pixel_threshold": self.pixel_threshold.to_dict() if self.pixel_threshold else None,
-            "map_scale": [scale.low, scale.threshold, scale.top] if scale else None,
-            "normalisation": self.normalisation._asdict(),
-            "pixel_size": self.pixel_size.to_dict(),
-            "min_defect_area": self.min_defect_area,
+            "n_flagged": int((frames["verdict"] == "DEFECT").sum()),
+            **{f"n_{status}": self.counts[status] for status in (JUDGED, BROKEN, DROPPED)},
+            "latency_median_ms": float(frames["latency_ms"].median()),
+            "latency_p95_ms": float(frames["latency_ms"].quantile(0.95)),
         }
 
-    def __call__(self, frame: Frame) -> tuple[dict[str, Any], FrameContent | None]:
-        """The frame's row, and what to draw; None for a dropped frame, or a broken one before the first whole one."""
-        row: dict[str, Any] = dict.fromkeys(FRAME_COLUMNS) | dict.fromkeys(TEXT_COLUMNS, "")
-        row |= {"frame": frame.number, "time_s": round(frame.seconds, 4), "label": frame.label}
+    def follow(self, frames: Iterator[Frame]) -> Iterator[tuple[float, np.ndarray, FrameContent]]:
+        """Judge frames; what is to be drawn comes out, with its seconds since the first picture: nothing of a dropped
+        frame, of a broken one the last whole photo, darkened."""
+        first = None
+        for frame in frames:
+            content = self._content(frame)
+            if content is not None:
+                first = frame.seconds if first is None else first
+                photo = self.last_photo if frame.photo is self.last_photo else self.last_photo // 3
+                yield frame.seconds - first, photo, content
+
+    def _content(self, frame: Frame) -> FrameContent | None:
+        row = NO_ROW | {"frame": frame.number, "time_s": round(frame.seconds, 4), "label": frame.label}
         row |= {"source": printable(frame.source), "error": printable(frame.error)}
         row["status"], measured = DROPPED if frame.dropped else BROKEN, ()
         if frame.photo is not None:
@@ -313,28 +203,30 @@ class FrameJudge:
                 self.last_photo = frame.photo
                 measured = self._judged(row, prediction)
                 row["latency_ms"] = round(1000 * (time.perf_counter() - frame.arrived), 3)
-                self._finished.append(time.perf_counter())
+        self.rows.append(row)
         self.counts[row["status"]] += 1
         if frame.dropped or self.last_photo is None:
-            return row, None
-        abnormal = row["verdict"] == DEFECT_VERDICT if row["verdict"] else None
-        return row, FrameContent(row["verdict"] or "BROKEN", abnormal, self._lines(row), *measured)
+            return None
+        colour = {"DEFECT": DEFECT, "OK": SOUND}.get(row["verdict"], NEITHER)
+        return FrameContent(row["verdict"] or "BROKEN", colour, self._lines(row), *measured)
 
     def _judged(self, row: dict[str, Any], prediction: Prediction) -> tuple:
         """The row is filled in; map, numbered defects and their table come back, of a classifier nothing."""
         # nine digits: a float32, as the threshold compares it
         row |= {"status": JUDGED, "score": float(f"{prediction.score:.9g}")}
-        row["verdict"] = DEFECT_VERDICT if prediction.abnormal else GOOD_VERDICT
-        row["normalised_score"] = round(self.normalisation(prediction.score), 4)
+        row["verdict"] = "DEFECT" if prediction.abnormal else "OK"
+        if self.spread > 0:
+            normalised = (prediction.score - self.calibrated) / self.spread + 0.5
+            row["normalised_score"] = round(min(1.0, max(0.0, normalised)), 4)
         row["confidence"] = round(prediction.confidence, 4)
         if prediction.probabilities is not None:
             row["class"] = self.predictor.classes[int(prediction.probabilities.argmax())]
         if prediction.network_map is None:
             return ()
         photo_map = self.predictor.photo_map(prediction)
-        labels = label_defects(photo_map, self.pixel_threshold.value, min_defect_area=self.min_defect_area)
-        defects = measure_labels(labels, self.pixel_size, score_map=photo_map)
-        row |= {"n_defects": len(defects), "unit": self.pixel_size.unit}
+        labels = label_defects(photo_map, self.pixel_threshold.value)
+        defects = measure_labels(labels, self.size, score_map=photo_map)
+        row |= {"n_defects": len(defects), "unit": self.size.unit}
         if len(defects):
             row |= {f"largest_{name}": float(f"{defects[name].max():.6g}") for name in ("length", "area")}
         return photo_map, labels, defects
@@ -342,18 +234,15 @@ class FrameJudge:
     def _lines(self, row: dict[str, Any]) -> list[str]:
         """What is written on a frame."""
         lost = [f"{self.counts[status]} {status}" for status in (DROPPED, BROKEN) if self.counts[status]]
-        where = f"frame {row['frame']}, {row['time_s']:.2f} s" + (f" ({', '.join(lost)})" if lost else "")
-        if row["status"] == BROKEN:
-            return [where, shorten(row["error"], 200)]
-        over = ">" if row["verdict"] == DEFECT_VERDICT else "≤"
-        half = "" if self.threshold.value == self.normalisation.threshold else ", calibrated threshold 0.50"
-        score = f"score {row['score']:.4g} {over} {self.threshold.value:.4g}"
-        lines = [f"{score} ({row['normalised_score']:.2f} normalised{half})"]
-        lines += [f"class {row['class']}"] if row["class"] else []
-        if row["n_defects"] is not None:
+        lines = [f"frame {row['frame']}, {row['time_s']:.2f} s" + (f" ({', '.join(lost)})" if lost else "")]
+        if row["status"] == JUDGED:
+            over = ">" if row["verdict"] == "DEFECT" else "≤"
+            score = f"score {row['score']:.4g} {over} {self.threshold.value:.4g}"
+            lines.insert(0, f"{score} ({row['normalised_score']:.2f} normalised)")
+            lines.append(f"latency {row['latency_ms']:.0f} ms")
+        if row["n_defects"] >= 0:
             largest = f", longest {row['largest_length']:.3g} {row['unit']}" if row["n_defects"] else ""
-            lines.append(f"{row['n_defects']} defect{'' if row['n_defects'] == 1 else 's'}{largest}")
-        rate = (len(self._finished) - 1) / max(self._finished[-1] - self._finished[0], 1e-9)
-        lines += [where, f"latency {row['latency_ms']:.0f} ms, {rate:.1f} frames/s (source {self.fps:.3g})"]
+            lines.insert(1, f"{row['n_defects']} defects{largest}")
+        lines += [f"class {row['class']}"] if row["class"] else []
         lines += [f"label: {row['label']}"] if self.show_labels and row["label"] else []
-        return [shorten(line, 200) for line in [*lines, *([row["error"].partition(":")[0]] if row["error"] else [])]]
+        return [shorten(line, 200) for line in [*lines, row["error"]] if line]

@@ -25,30 +25,12 @@ def usable_backends(run: Run) -> list[str]:
     return ["torch", *(name for name, file in FILES.items() if (run.folder / file).is_file())]
 
 
-def cut_photos(paths: Sequence[str | Path]) -> list[NamedPhoto]:
-    """Photos with their files; a square one loses a quarter of its rows or of its columns, in turn, so that every
-    resize changes the aspect: there pre-processing goes wrong first."""
-    photos = []
-    for number, path in enumerate(paths):
-        photo = read_image(path)
-        if photo.shape[0] == photo.shape[1]:
-            short = 3 * photo.shape[0] // 4
-            photo = photo[:short] if number % 2 else photo[:, :short]
-        photos.append((str(path), photo))
-    return photos
-
-
 def _judge(predictor: Predictor) -> Callable[[Sequence[NamedPhoto]], list[Prediction]]:
     return lambda batch: predictor.judge([photo for _, photo in batch], [path for path, _ in batch])
 
 
 def compare_backends(
-    run: Run,
-    paths: Sequence[str | Path],
-    labels: Sequence[int] | None = None,
-    backends: Sequence[str] = (),
-    *,
-    cut: bool = True,
+    run: Run, paths: Sequence[str | Path], labels: Sequence[int] | None = None, backends: Sequence[str] = ()
 ) -> pd.DataFrame:
     """Every backend (default: all that are usable) against the first, ``torch``, on the same photos; a row a backend.
 
@@ -56,10 +38,9 @@ def compare_backends(
     little); ``score_difference``: the largest difference as a share of torch's score, and ``median_difference``;
     ``map_difference``: the largest of any pixel as a share of the highest value (NaN for a classifier); ``flips``:
     verdicts that differ. With labels (0 good, 1 defect) of both kinds also ``image_auroc``, ``recall`` and
-    ``false_alarm`` at the backend's own threshold. Square photos are `cut_photos`; what is cut off may be the defect,
-    so not for a quality.
+    ``false_alarm`` at the backend's own threshold.
     """
-    photos = cut_photos(paths) if cut else [(str(path), read_image(path)) for path in paths]
+    photos = [(str(path), read_image(path)) for path in paths]
     rows, expected = [], {}
     for backend in progress(list(backends) or usable_backends(run), f"{run.name}: backends"):
         predictor = Predictor(run, backend, device="cpu")
