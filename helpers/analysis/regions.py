@@ -25,12 +25,18 @@ _MAX_LENGTH = 2e6  # of an outline in pixels: pycocotools takes 100 bytes for ea
 class Drawn(NamedTuple):
     """What became of an outline: its pixels, or None if it cannot be used, and what is wrong, if anything.
 
-    ``code``: clipped (it is drawn all the same), or outside, no-area, too-few-points, invalid-polygon, invalid-rle.
+    ``code``: clipped (it is drawn all the same), or outside, no-area, too-few-points, invalid-polygon, invalid-rle;
+    without region and code the pixels are not known. ``box``: it is a rectangle around the object, no outline.
     """
 
     region: Region | None
     code: str = ""
     problem: str = ""
+    box: bool = False
+
+    @property
+    def lost(self) -> bool:
+        return self.region is None and bool(self.code)
 
 
 def draw_polygon(points: Any, size: tuple[int, int]) -> Drawn:
@@ -111,7 +117,7 @@ def draw_box(box: Any, size: tuple[int, int]) -> Drawn:
         return Drawn(None, "invalid-polygon", "has no box of four numbers")
     if width <= 0 or height <= 0:
         return Drawn(None, "no-area", "has a box of no area")
-    return draw_polygon([x, y, x + width, y, x + width, y + height, x, y + height], size)
+    return draw_polygon([x, y, x + width, y, x + width, y + height, x, y + height], size)._replace(box=True)
 
 
 def region_of(pixels: np.ndarray) -> Region:

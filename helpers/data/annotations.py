@@ -33,33 +33,22 @@ class AnnotationError(LayoutError):
         self.problem, self.fix = problem, fix
 
 
-class Thing(NamedTuple):
-    """An object: where it stands in its file, its name, what was drawn (no region and no code: not known), of a box?"""
-
-    where: str
-    name: str
-    drawn: Drawn
-    box: bool = False
-
-    @property
-    def lost(self) -> bool:
-        return self.drawn.region is None and bool(self.drawn.code)
-
-
 class Content(NamedTuple):
-    """What a file says of a photo: its objects, drawn for a size (H, W), and, where it does, its size and name."""
+    """What a file says of a photo: of each object where it stands, its name and how it is drawn on a photo of a size
+    (H, W); and, where it does, the size and the name of the photo.
+    """
 
-    things: Callable[[tuple[int, int]], list[Thing]]
+    objects: Iterable[tuple[str, str, Callable[[tuple[int, int]], Drawn]]]
     size: tuple[int, int] | None = None
     name: str = ""
 
 
 class Photo(NamedTuple):
-    """A photo, its split, its objects, and its file, if it has one."""
+    """A photo, its split, its objects by name, and its file, if it has one."""
 
     path: Path
     split: str
-    things: list[Thing]
+    objects: list[tuple[str, Drawn]]
     file: Path | None
 
 
@@ -122,15 +111,15 @@ def annotation_kind(file: Path) -> str:
     return next((kind for kind in kinds if all(word in content for word in _WORDS[kind])), "")
 
 
-def has_files(path: Path, kind: str, *, anywhere: bool = False) -> bool:
-    """Whether files of a kind lie in the places of photos, or anywhere in the folder."""
+def has_files(path: Path, kind: str) -> bool:
+    """Whether files of a kind lie in the folder; those of YOLO, which have no mark, in the places of photos."""
     if not path.is_dir():
         return False
     photos, others = files_in(path)
-    places = {_place(photo, path) for photo in photos}
+    places = {_place(photo, path) for photo in photos} if kind == "yolo" else ()
     asked: dict[Path, list[Path]] = defaultdict(list)
     for file in others:
-        if file.suffix.lower() == _KINDS[kind] and (anywhere or _place(file, path) in places):
+        if file.suffix.lower() == _KINDS[kind] and (kind != "yolo" or _place(file, path) in places):
             asked[file.parent].append(file)
     return any(annotation_kind(file) == kind for files in asked.values() for file in files[:_ASKED])
 
@@ -169,31 +158,39 @@ def read_files(
     for photo in progress([photo for photo in kept if photo in splits], "Reading annotations"):
         file = pairs.get(photo)
         content = contents[file] if file else None
-        things = [Thing("", "", Drawn(None, "invalid-annotation"))] if file and not content else []
+        read = [("", Drawn(None, "invalid-annotation"))] if file and not content else []
         if file and content:
-            size = found.photo_size(photo, content.size, file)
-            if size is None:
+            drawn = draw_objects(found, photo, content, file)
+            if drawn is None:
                 continue
-            things = note_things(found, photo, content.things(size), file)
-        yield Photo(photo, splits[photo], things, file)
+            read = drawn[1]
+        yield Photo(photo, splits[photo], read, file)
 
 
-def note_things(found: Found, photo: Path, things: list[Thing], file: Path) -> list[Thing]:
-    """The objects of a photo, with findings for what is wrong; one without a name is lost."""
-    nameless = Drawn(None, "unknown-category", "has no name, or a class that has none")
-    things = [each if each.name or each.lost else each._replace(drawn=nameless) for each in things]
-    for thing in things:
-        found.note_drawn(thing.drawn, photo, f"{thing.where} of {file.name}")
-    return things
+def draw_objects(
+    found: Found, photo: Path, content: Content, file: Path
+) -> tuple[tuple[int, int], list[tuple[str, Drawn]]] | None:
+    """Size and objects of a photo, with findings for what is wrong; None after one if it cannot be used."""
+    size = found.photo_size(photo, content.size, file)
+    if size is None:
+        return None
+    objects = []
+    for where, name, draw in content.objects:
+        drawn = draw(size)
+        if not name and not drawn.lost:
+            drawn = Drawn(None, "unknown-category", "has no name, or a class that has none")
+        found.note_drawn(drawn, photo, f"{where} of {file.name}")
+        objects.append((name, drawn))
+    return size, objects
 
 
 def add_rows(found: Found, photos: Iterable[Photo], *, boxes_as_masks: bool = False, largest: bool = False) -> None:
     """Rows of photos by their objects (see `Found.add_row`); without a file they are normal. A box is no outline."""
     bare, n_boxed = [], 0
-    for path, split, things, file in photos:
-        objects = [(thing.name, thing.drawn.region) for thing in things if not thing.lost]
-        boxed = any(thing.box for thing in things if not thing.lost and not is_normal(thing.name))
-        masks, lost = boxes_as_masks or not boxed, len(things) - len(objects)
+    for path, split, read, file in photos:
+        objects = [(name, drawn.region) for name, drawn in read if not drawn.lost]
+        boxed = any(drawn.box for name, drawn in read if not drawn.lost and not is_normal(name))
+        masks, lost = boxes_as_masks or not boxed, len(read) - len(objects)
         found.add_row(path, objects, lost=lost, masks=masks, largest=largest, split=split)
         n_boxed += boxed
         bare += [path] * (file is None)

@@ -11,6 +11,7 @@ import logging
 import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,15 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from helpers.analysis.regions import Drawn, Region, draw_box, draw_polygon, draw_rle, pixels_of, united
-from helpers.data.annotations import Thing, annotation_kind, known_id, known_size, note_things, note_unknown, read_json
+from helpers.data.annotations import (
+    Content,
+    annotation_kind,
+    draw_objects,
+    known_id,
+    known_size,
+    note_unknown,
+    read_json,
+)
 from helpers.data.images import IMAGE_SUFFIXES
 from helpers.data.layouts import (
     Found,
@@ -174,7 +183,7 @@ def _photos(
     pictures, others = files_in(root)
     splits = {file: splits_of(file.relative_to(root).parts[:-1]) for file in pictures + others}
     there = set().union(*(splits[file] for file in pictures))
-    photos: dict[Path, InstancePhoto] = {}
+    listed: dict[Path, tuple[dict[str, Any], str, Path, list[tuple[str, dict[str, Any]]]]] = {}
     unlisted = set(pictures)
     for file, split in _annotation_files(root, annotations):
         folders = [folder for folder in (file.parent, file.parent.parent, root) if folder.is_relative_to(root)]
@@ -190,67 +199,70 @@ def _photos(
         keys = ("images", "annotations")
         if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
             raise LayoutError(f"{file} is no COCO file: it needs the lists images and annotations.")
-        by_id, records = _entries(content["images"], file, files, folders, found, unlisted)
-        marks = _marks(content["annotations"], by_id, file, found)
+        entries = _entries(content["images"], file, files, folders, found, unlisted)
+        marks = _marks(content["annotations"], entries, file, found)
         names = _categories(content.get("categories"))
-        for path in progress([path for path in records if path in marks], "Reading outlines"):
-            _add(path, records[path], marks[path], names, split, file, found, photos)
+        for path, record in filter(None, entries.values()):
+            if path in listed and listed[path][2] != file:
+                found.note("photo-listed-twice:files", path)
+            if path in marks:
+                those = listed.setdefault(path, (record, split, file, []))[3]
+                those += [(names.get(known_id(mark.get("category_id")), ""), mark) for mark in marks.pop(path)]
     note_unknown(unlisted, found)
-    if boxed := [photo for photo in photos.values() if None in photo.regions]:
+    read = progress(sorted(listed.items()), "Reading outlines")
+    photos = [photo for path, those in read if (photo := _drawn(path, *those, found))]
+    if boxed := [photo for photo in photos if None in photo.regions]:
         found.note("boxes-only", root, n=len(boxed))
-    return [photos[path] for path in sorted(photos)]
+    return photos
 
 
 def _entries(
     images: list[Any], file: Path, files: list[Path], folders: list[Path], found: Found, unlisted: set[Path]
-) -> tuple[dict[str, Path | None], dict[Path, dict[str, Any]]]:
-    """Photos by id, None for those that cannot be told, and what the file says of each photo."""
-    names: dict[str, str] = {}
-    entries: list[tuple[str, str, dict[str, Any]]] = []
+) -> dict[str, tuple[Path, dict[str, Any]] | None]:
+    """Photos and what the file says of them by id; None for those that cannot be told."""
+    records: dict[str, dict[str, Any]] = {}
+    unclear: set[str] = set()
     for index, record in enumerate(images):
         record = record if isinstance(record, dict) else {}
         number, name = known_id(record.get("id")), record.get("file_name")
         if not number or not isinstance(name, str) or not name.strip():
             found.note("invalid-photo", file, index=index)
-            continue
-        entries.append((number, name, record))
-        if names.setdefault(number, name) != name:
-            found.note("duplicate-photo-id", file, number=number, name=name, other=names[number])
-            names[number] = ""
-    named, refused = match_names((name for _, name, _ in entries), files, found.root, folders)
+        elif records.setdefault(number, record)["file_name"] != name:
+            found.note("duplicate-photo-id", file, number=number, name=name, other=records[number]["file_name"])
+            unclear.add(number)
+    named, refused = match_names((record["file_name"] for record in records.values()), files, found.root, folders)
     unlisted.difference_update(named.values(), *refused.values())
-    by_id: dict[str, Path | None] = dict.fromkeys(names)
-    records: dict[Path, dict[str, Any]] = {}
-    for number, name, record in entries:
+    entries: dict[str, tuple[Path, dict[str, Any]] | None] = dict.fromkeys(records)
+    for number, record in records.items():
+        name = record["file_name"]
         if name in refused:
             found.note_ambiguous(file, name, refused[name])
         elif name not in named:
             where = ", ".join(found.relative(folder) or "." for folder in folders)
             found.note("missing-photo:coco", file, name=name, where=where)
-        elif names[number]:  # else it is the id of several photos
-            by_id[number] = named[name]
-            records.setdefault(named[name], record)
-    return by_id, records
+        elif number not in unclear:
+            entries[number] = named[name], record
+    return entries
 
 
 def _marks(
-    annotations: list[Any], by_id: dict[str, Path | None], file: Path, found: Found
-) -> dict[Path | None, list[dict[str, Any]]]:
+    annotations: list[Any], entries: dict[str, tuple[Path, dict[str, Any]] | None], file: Path, found: Found
+) -> dict[Path, list[dict[str, Any]]]:
     """Annotations of each photo, each once; photos of which it is not known that they have none are not there."""
-    marks: dict[Path | None, list[dict[str, Any]]] = {path: [] for path in by_id.values()}
+    marks: dict[Path, list[dict[str, Any]]] = {entry[0]: [] for entry in entries.values() if entry}
     strays = []
-    for index, entry in enumerate(annotations):
-        mark = entry if isinstance(entry, dict) else {}
+    for index, mark in enumerate(annotations):
+        mark = mark if isinstance(mark, dict) else {}
         image = known_id(mark.get("image_id"))
-        if image not in by_id:
+        if image not in entries:
             found.note("unknown-photo", file, number=mark.get("id", f"number {index}"), photo=mark.get("image_id"))
             strays.append(image)
-        elif mark not in marks[by_id[image]]:
-            marks[by_id[image]].append(mark)
-    kinds = {image.isdecimal() for image in by_id}
-    if strays and not (any(marks.values()) and all(image.isdecimal() in kinds for image in strays)):
+        elif (entry := entries[image]) and mark not in marks[entry[0]]:
+            marks[entry[0]].append(mark)
+    kinds = {image.isdecimal() for image in entries}
+    bare = [path for path, those in marks.items() if not those]
+    if strays and bare and (len(bare) == len(marks) or not kinds.issuperset(image.isdecimal() for image in strays)):
         # the ids are of two kinds, so those annotations may be of any photo that has none
-        bare = [path for path, those in marks.items() if path and not those]
         found.note("photo-left-out:ids", file, n=len(bare), first=first_names(bare))
         marks = {path: those for path, those in marks.items() if those}
     return marks
@@ -266,43 +278,31 @@ def _categories(listed: Any) -> dict[str, str]:
     return names
 
 
-def _add(
-    path: Path,
-    record: dict[str, Any],
-    marks: list[dict[str, Any]],
-    names: dict[str, str],
-    split: str,
-    file: Path,
-    found: Found,
-    photos: dict[Path, InstancePhoto],
-) -> None:
-    """Draw the annotations of a photo."""
-    size = found.photo_size(path, known_size(record.get("height"), record.get("width")), file)
-    if size is None:
-        return
-    if path in photos:
-        found.note("photo-listed-twice:files", path)
+def _drawn(
+    path: Path, record: dict[str, Any], split: str, file: Path, marks: list[tuple[str, dict[str, Any]]], found: Found
+) -> InstancePhoto | None:
+    """A photo with its annotations, or None after a finding."""
+    objects = [(f"annotation {mark.get('id', '')}", name, partial(_draw, mark)) for name, mark in marks]
+    drawn = draw_objects(found, path, Content(objects, known_size(record.get("height"), record.get("width"))), file)
+    if drawn is None:
+        return None
     group = record.get("group")
-    group = str(group) if isinstance(group, str | int) else ""
-    photo = photos.setdefault(path, InstancePhoto(path, size, split=split, group=group))
-    things = []
-    for index, mark in enumerate(marks):
-        outline, name = mark.get("segmentation"), names.get(known_id(mark.get("category_id")), "")
-        drawn = _outline(outline, size) if outline else draw_box(mark.get("bbox"), size)
-        drawn = Drawn(None) if drawn.region and not outline else drawn
-        things.append(Thing(f"annotation {mark.get('id', f'number {index}')}", name, drawn))
-    for mark, thing in zip(marks, note_things(found, path, things, file), strict=True):
-        if thing.lost:
-            photo.lost += 1
-            continue
-        photo.categories.append(thing.name)
-        photo.regions.append(thing.drawn.region)
-        photo.crowd.append(bool(mark.get("iscrowd")))
-        photo.defect_types.append(str(mark.get("defect_type") or ""))
+    photo = InstancePhoto(path, drawn[0], split=split, group=str(group) if isinstance(group, str | int) else "")
+    for (_, mark), (name, each) in zip(marks, drawn[1], strict=True):
+        photo.lost += each.lost
+        if not each.lost:
+            photo.categories.append(name)
+            photo.regions.append(None if each.box else each.region)
+            photo.crowd.append(bool(mark.get("iscrowd")))
+            photo.defect_types.append(str(mark.get("defect_type") or ""))
+    return photo
 
 
-def _outline(segmentation: Any, size: tuple[int, int]) -> Drawn:
+def _draw(mark: dict[str, Any], size: tuple[int, int]) -> Drawn:
     """Pixels of run lengths, or of all polygons that can be drawn, with the worst that is wrong with the others."""
+    segmentation = mark.get("segmentation")
+    if not segmentation:
+        return draw_box(mark.get("bbox"), size)
     if isinstance(segmentation, dict):
         return draw_rle(segmentation, size)
     if not isinstance(segmentation, list):

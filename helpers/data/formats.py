@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from helpers.data import coco, folders, image_masks, labelme, severstal, tables, voc, yolo
-from helpers.data.annotations import read_json
+from helpers.data import coco, folders, image_masks, per_photo, severstal, tables
+from helpers.data.annotations import has_files, read_json
 from helpers.data.images import BIT_DEPTHS, IMAGE_SUFFIXES, UNREAD_SUFFIXES, measure_bit_depth, remember_bit_depth
 from helpers.data.layouts import Found, LayoutError, entries, files_in, folders_in, pictures_in, split_folders, tree
 from helpers.data.masks import are_all_masks
@@ -47,9 +47,9 @@ LAYOUTS: dict[str, Layout] = {
     "plain": Layout("plain layout", folders.has_split_folders, _read_plain),
     "classes": Layout("class folders", folders.has_classes, folders.read_folders),
     "coco": Layout("COCO layout", coco.has_coco, coco.read_coco),
-    "labelme": Layout("labelme layout", labelme.has_labelme, labelme.read_labelme),
-    "voc": Layout("Pascal VOC layout", voc.has_voc, voc.read_voc),
-    "yolo": Layout("YOLO layout", yolo.has_yolo, yolo.read_yolo),
+    "labelme": Layout("labelme layout", partial(has_files, kind="labelme"), per_photo.read_labelme),
+    "voc": Layout("Pascal VOC layout", partial(has_files, kind="voc"), per_photo.read_voc),
+    "yolo": Layout("YOLO layout", partial(has_files, kind="yolo"), per_photo.read_yolo),
     "severstal": Layout("Severstal layout", severstal.has_severstal, severstal.read_severstal),
     "image_mask": Layout("image and mask folders", image_masks.has_image_masks, image_masks.read_image_masks),
 }

@@ -8,13 +8,14 @@ pixels count from 1, down the columns and then across, as COCO's counts do.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from helpers.analysis.regions import Drawn, region_of
-from helpers.data.annotations import Photo, Thing, add_rows, known_id, note_things, note_unknown
+from helpers.data.annotations import Content, Photo, add_rows, draw_objects, known_id, note_unknown
 from helpers.data.layouts import Found, LayoutError, files_in
 from helpers.data.names import match_names
 from helpers.progress import progress
@@ -61,10 +62,10 @@ def read_severstal(found: Found, *, image_dir: str | Path = "train_images") -> N
         without = []
     read = [Photo(photo, "", [], None) for photo in without]
     for photo, those in progress(by_photo.items(), "Reading run lengths"):
-        if photo not in unclear and found.photo_size(photo, _SIZE, file):
-            those = those[those["runs"] != ""].itertuples()
-            drawn = [Thing(f"row {row.Index + 2}", row.kind, _draw(row.runs)) for row in those]
-            read.append(Photo(photo, "", note_things(found, photo, drawn, file), file))
+        those = those[those["runs"] != ""].itertuples()
+        content = Content([(f"row {row.Index + 2}", row.kind, partial(_draw, row.runs)) for row in those], _SIZE)
+        if photo not in unclear and (drawn := draw_objects(found, photo, content, file)):
+            read.append(Photo(photo, "", drawn[1], file))
     add_rows(found, sorted(read), largest=True)
 
 
@@ -86,17 +87,17 @@ def _rows(file: Path) -> pd.DataFrame:
     return pd.DataFrame(columns | {"runs": frame[_RUNS].str.strip()})
 
 
-def _draw(runs: str) -> Drawn:
+def _draw(runs: str, size: tuple[int, int]) -> Drawn:
     """Pixels of pairs of first pixel (from 1, down the columns) and length."""
     try:
         values = np.array(runs.split(), dtype=np.int64)
     except (ValueError, OverflowError):
         return Drawn(None, "invalid-rle", "has values that are no whole numbers")
-    pixels, starts, lengths = _SIZE[0] * _SIZE[1], values[::2] - 1, values[1::2]
+    pixels, starts, lengths = size[0] * size[1], values[::2] - 1, values[1::2]
     if len(values) % 2 or (starts < 0).any() or (lengths < 1).any() or (lengths > pixels - starts).any():
         problem = f"has no pairs of a first pixel and a length within the {pixels} pixels of its picture"
         return Drawn(None, "invalid-rle", problem)
     steps = np.zeros(pixels + 1, dtype=np.int64)
     np.add.at(steps, starts, 1)
     np.add.at(steps, starts + lengths, -1)
-    return Drawn(region_of((np.cumsum(steps[:-1]) > 0).reshape(_SIZE[::-1]).T))
+    return Drawn(region_of((np.cumsum(steps[:-1]) > 0).reshape(size[::-1]).T))
