@@ -183,7 +183,7 @@ def test_defect_photo_without_mask_turns_masks_off_for_its_split_only(table, cap
 
 def test_abnormal_train_only_where_allowed(table):
     table.loc[table["split"] == "val", "split"] = "train"
-    with pytest.raises(ValueError, match="Train holds 2 abnormal photos"):
+    with pytest.raises(ValueError, match="2 abnormal photos"):
         SampleDataModule(table)
     module = SampleDataModule(table, allow_abnormal_train=True, train_batch_size=22)
     module.setup()
@@ -193,9 +193,9 @@ def test_abnormal_train_only_where_allowed(table):
 
 def test_unsplit_table_is_refused(table):
     table.loc[3, "split"] = ""
-    with pytest.raises(ValueError, match=r"1 photos are in no split .*assign_splits"):
+    with pytest.raises(ValueError, match="assign_splits"):
         SampleDataModule(table)
-    with pytest.raises(ValueError, match="neither train nor test"):
+    with pytest.raises(ValueError, match="assign_splits"):
         SampleDataModule(table[table["split"] == "val"])
 
 
@@ -255,10 +255,9 @@ def test_weights_of_photos_in_an_epoch(table):
 
 
 def test_share_that_cannot_be(table):
-    with pytest.raises(ValueError, match="less than 1"):
-        SampleDataModule(table, abnormal_share=1.0)
-    with pytest.raises(ValueError, match="abnormal photos"):
-        SampleDataModule(table, abnormal_share=0.5)
+    for share in (1.0, 0.5):  # train has no abnormal photo
+        with pytest.raises(ValueError, match="abnormal_share"):
+            SampleDataModule(table, abnormal_share=share)
 
 
 def test_the_middle_of_photos_of_any_shape_is_cut_out_where_their_aspect_is_kept(tmp_path):

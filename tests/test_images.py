@@ -18,6 +18,7 @@ from helpers.data.images import (
     decode_image,
     find_images,
     image_sizes,
+    map_at_photo_size,
     measure_bit_depth,
     read_image,
     read_mask,
@@ -38,33 +39,38 @@ UPRIGHT = {
 }
 
 
-@pytest.fixture
-def colours():
-    return np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-
-
-def save(path, array, **options):
+def save(path: Path, picture: np.ndarray | Image.Image, **options) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path, **options)
+    (Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture).save(path, **options)
     return path
 
 
-def orientation(value):
+def orientation(value: int) -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = value
     return exif
 
 
+def refused(read, path: Path) -> str:
+    """Code of the error, which names the file."""
+    with pytest.raises(ImageReadError) as caught:
+        read(path)
+    assert path.name in str(caught.value)
+    return caught.value.code
+
+
+# -------------------------------------------------------------------------------------------------------------- photos
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
 @pytest.mark.parametrize("value", range(1, 9))
-def test_orientation_is_applied(tmp_path, colours, suffix, value):
+def test_orientation_is_applied(tmp_path, suffix, value):
+    colours = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     options = {"lossless": True} if suffix == ".webp" else {}
     path = save(tmp_path / f"a{suffix}", colours, exif=orientation(value), **options)
-    expected = UPRIGHT[value](colours)
+    decoded, expected = decode_image(path), UPRIGHT[value](colours)
     np.testing.assert_array_equal(read_image(path), expected)
-    decoded = decode_image(path)
-    assert decoded.orientation == value
-    assert decoded.shape == expected.shape[:2]
+    assert decoded.orientation == value and decoded.shape == expected.shape[:2]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -78,33 +84,37 @@ def test_turned_grey_tiff(tmp_path, value, compression, dtype):
     np.testing.assert_array_equal(image_sizes([path]), [upright.shape[:2]])
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_sixteen_bit_grey_is_shifted(tmp_path, suffix):
-    values = np.array([[0, 255, 256], [511, 32768, 65535]], np.uint16)
-    path = save(tmp_path / f"a{suffix}", values)
-    expected = np.array([[0, 0, 1], [1, 128, 255]], np.uint8)
-    np.testing.assert_array_equal(read_image(path), np.dstack([expected] * 3))
-    assert decode_image(path).bits == 16
+def test_other_modes_become_rgb(tmp_path):
+    grey = np.array([[0, 100], [200, 255]], np.uint8)
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.putdata([1, 0])
+    for name, picture, expected, options in (
+        ("l.png", grey, grey[..., None].repeat(3, 2), {}),
+        ("la.png", np.dstack([grey, [[0, 9], [255, 1]]]).astype(np.uint8), grey[..., None].repeat(3, 2), {}),
+        ("bits.png", Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1"), [[[0] * 3, [255] * 3]], {}),
+        ("p.png", palette, [[[40, 50, 60], [10, 20, 30]]], {}),
+        ("pt.png", palette, [[[40, 50, 60], [10, 20, 30]]], {"transparency": 0}),
+        ("c.tif", Image.new("CMYK", (1, 1), (0, 255, 255, 0)), [[[255, 0, 0]]], {}),
+    ):
+        np.testing.assert_array_equal(read_image(save(tmp_path / name, picture, **options)), expected, err_msg=name)
+        assert decode_image(tmp_path / name).alpha == (name in ("la.png", "pt.png"))
 
 
-def sixteen_bit_rgb_png(values):
+# ----------------------------------------------------------------------------------------------------------- bit depths
+
+
+def sixteen_bit_rgb_png(path: Path, values: np.ndarray) -> Path:
     """A PNG written by hand (ISO/IEC 15948): colour type 2, bit depth 16."""
 
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     height, width, _ = values.shape
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    rows = zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in values))
     header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-
-
-def test_sixteen_bit_colour_is_shifted(tmp_path):
-    values = np.random.default_rng(1).integers(0, 65536, (3, 5, 3)).astype(np.uint16)
-    path = tmp_path / "a.png"
-    path.write_bytes(sixteen_bit_rgb_png(values))
-    np.testing.assert_array_equal(read_image(path), values >> 8)
-    assert decode_image(path).bits == 16
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+    return path
 
 
 @pytest.mark.parametrize(
@@ -116,104 +126,112 @@ def test_bit_depth_is_the_smallest_that_holds_every_photo(tmp_path, highest, bit
     eight = save(tmp_path / "eight.tif", np.full((1, 2), 255, np.uint8))
     assert measure_bit_depth([eight, grey, tmp_path / "missing.png", bright]) == bits
     assert measure_bit_depth([eight]) is None
-    assert read_image(bright, bits)[0, 1, 0] == highest >> (bits - 8)
-    if bits > 8:
-        with pytest.raises(ImageReadError) as caught:
-            read_image(bright, 8)
-        assert caught.value.code == "beyond-range" and "bright.tif" in str(caught.value)
+    assert read_image(bright, bits)[0, 1, 0] == highest >> (bits - 8) and read_image(bright)[0, 1, 0] == highest >> 8
+    assert bits == 8 or refused(lambda path: read_image(path, 8), bright) == "beyond-range"
 
 
-def test_twelve_bits_of_colour_keep_their_levels(tmp_path):
-    values = np.random.default_rng(2).integers(0, 4096, (3, 5, 3)).astype(np.uint16)
-    path = tmp_path / "a.png"
-    path.write_bytes(sixteen_bit_rgb_png(values))
-    assert measure_bit_depth([path]) == 12
-    np.testing.assert_array_equal(read_image(path, 12), values >> 4)
+@pytest.mark.parametrize("bits", [12, 16])
+def test_colours_of_more_than_8_bits_keep_their_levels(tmp_path, bits):
+    values = np.random.default_rng(2).integers(0, 1 << bits, (3, 5, 3)).astype(np.uint16)
+    path = sixteen_bit_rgb_png(tmp_path / "a.png", values)
+    assert measure_bit_depth([path]) == bits and decode_image(path).bits == 16
+    np.testing.assert_array_equal(read_image(path, bits), values >> (bits - 8))
 
 
 def test_depth_of_a_data_set_holds_for_all_its_photos_and_no_others(tmp_path):
-    values = np.array([[16, 4095]], np.uint16)
-    inside, outside = (save(tmp_path / name / "a.png", values) for name in ("in/deep", "in2"))
+    inside, outside = (save(tmp_path / name / "a.png", np.array([[16, 4095]], "u2")) for name in ("in/deep", "in2"))
     remember_bit_depth(tmp_path / "in", 12)
     np.testing.assert_array_equal(read_image(inside)[..., 0], [[1, 255]])
     np.testing.assert_array_equal(read_image(outside)[..., 0], [[0, 15]])
     np.testing.assert_array_equal(read_image(inside, 16)[..., 0], [[0, 15]])
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_thirty_two_bits_are_refused(tmp_path, dtype):
-    path = save(tmp_path / "deep.tif", np.ones((2, 2), dtype))
-    with pytest.raises(ValueError, match=r"deep\.tif.*32 bits.*8 or 16 bits"):
-        read_image(path)
+# ------------------------------------------------------------------------------------------------------------- refused
 
 
-def test_other_modes_become_rgb(tmp_path):
-    grey = np.array([[0, 100], [200, 255]], np.uint8)
-    triple = np.dstack([grey] * 3)
-    np.testing.assert_array_equal(read_image(save(tmp_path / "l.png", grey)), triple)
-    la = np.dstack([grey, [[0, 9], [255, 1]]]).astype(np.uint8)
-    np.testing.assert_array_equal(read_image(save(tmp_path / "la.png", la)), triple)
-    bits = Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1")
-    bits.save(tmp_path / "bits.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "bits.png"), [[[0] * 3, [255] * 3]])
+def set_tag(path: Path, tag: int, value: int) -> Path:
+    """Overwrite a tag of a TIFF file (little-endian), as TIFF 6.0 lays them out."""
+    data = bytearray(path.read_bytes())
+    [start] = struct.unpack("<I", data[4:8])
+    for entry in range(start + 2, start + 2 + 12 * data[start], 12):
+        if data[entry : entry + 2] == struct.pack("<H", tag):
+            data[entry + 8] = value
+    path.write_bytes(data)
+    return path
 
-    palette = Image.new("P", (2, 1))
-    palette.putpalette([10, 20, 30, 40, 50, 60])
-    palette.putdata([1, 0])
-    palette.save(tmp_path / "p.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "p.png"), [[[40, 50, 60], [10, 20, 30]]])
-    palette.save(tmp_path / "pt.png", transparency=0)
-    np.testing.assert_array_equal(read_image(tmp_path / "pt.png"), [[[40, 50, 60], [10, 20, 30]]])
-    assert decode_image(tmp_path / "pt.png").alpha
 
-    Image.new("CMYK", (2, 2), (0, 255, 255, 0)).save(tmp_path / "c.tif")
-    np.testing.assert_array_equal(read_image(tmp_path / "c.tif")[0, 0], [255, 0, 0])
+def test_pictures_of_an_unknown_range_are_refused(tmp_path):
+    for dtype in (np.float32, np.int32):
+        assert refused(read_image, save(tmp_path / "deep.tif", np.ones((2, 2), dtype))) == "32-bit"
+    cv2.imwrite(str(tmp_path / "signed.tif"), np.array([[0, 300, -4]], np.int16))
+    assert refused(read_image, tmp_path / "signed.tif") == "unknown-range"
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[339] = 2  # TIFF 6.0: signed
+    assert refused(read_image, save(tmp_path / "a.tif", np.ones((8, 8), np.uint8), tiffinfo=tags)) == "unknown-range"
+    # tag 262, PhotometricInterpretation: white is 0
+    inverted = set_tag(save(tmp_path / "b.tif", np.array([[0, 10, 255]], np.uint8)), 262, 0)
+    np.testing.assert_array_equal(read_image(inverted)[..., 0], [[255, 245, 0]])
+    assert refused(read_image, set_tag(save(tmp_path / "c.tif", np.ones((2, 2), "u2")), 262, 0)) == "unknown-range"
 
 
 @pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
 def test_truncated_files_are_refused(tmp_path, suffix):
-    photo = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    path = save(tmp_path / f"cut{suffix}", photo)
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match=rf"cut\{suffix}"):
-        read_image(path)
-    with pytest.raises(ValueError, match=rf"cut\{suffix}"):
-        read_mask(path)
+    path = save(tmp_path / f"cut{suffix}", np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert {refused(read_image, path), refused(read_mask, path)} <= {"truncated", "unreadable", "not-an-image"}
+
+
+@pytest.mark.parametrize("code", ["too-large", "empty-file", "missing-file", "not-an-image"])
+def test_what_cannot_be_read_is_named_whoever_reads_it(tmp_path, monkeypatch, code):
+    path = tmp_path / "a.png"
+    if code == "too-large":
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+        Image.new("1", (20992, 10496)).save(path)
+        monkeypatch.undo()
+    elif code != "missing-file":
+        path.write_text("a photo" if code == "not-an-image" else "")
+    for read in (read_image, read_mask, decode_image, lambda file: image_sizes([file])):
+        assert refused(read, path) == code
+    with pytest.raises(FileNotFoundError):
+        read_image(tmp_path / "gone.png")
+
+
+# --------------------------------------------------------------------------------------------------------------- masks
 
 
 def test_masks_any_non_zero_pixel_is_defect(tmp_path):
     expected = np.array([[False, True], [True, False]])
-    for name, high in (("a", 255), ("b", 1), ("c", 7)):
-        path = save(tmp_path / f"{name}.png", (expected * high).astype(np.uint8))
-        np.testing.assert_array_equal(read_mask(path), expected)
-    path = save(tmp_path / "d.png", expected.astype(np.uint16))
-    np.testing.assert_array_equal(read_mask(path), expected)
-    Image.fromarray(expected).save(tmp_path / "e.png")
-    np.testing.assert_array_equal(read_mask(tmp_path / "e.png"), expected)
     blue = np.zeros((2, 2, 4), np.uint8)
-    blue[..., 3] = 255  # opaque everywhere: alpha does not count
-    blue[..., 2] = expected * 3
-    assert read_mask(save(tmp_path / "f.png", blue)).dtype == bool
-    np.testing.assert_array_equal(read_mask(tmp_path / "f.png"), expected)
-    np.testing.assert_array_equal(read_mask(save(tmp_path / "g.png", blue[..., :3])), expected)
-    np.testing.assert_array_equal(
-        read_mask(save(tmp_path / "h.webp", blue[..., :3], lossless=True, exact=True)), expected
-    )
-
-
-def test_indexed_masks(tmp_path):
-    expected = np.array([[False, True], [True, False]])
-    for name, palette, indices in (
-        ("classes", [0, 0, 0, 128, 0, 0], [0, 1, 1, 0]),
-        ("no_black", [9, 9, 9, 128, 0, 0], [0, 1, 1, 0]),
-        ("white_first", [255, 255, 255, 0, 0, 0], [1, 0, 0, 1]),
+    blue[..., 3], blue[..., 2] = 255, expected * 3  # opaque everywhere: alpha does not count
+    for name, picture in (
+        *((f"{high}.png", (expected * high).astype(np.uint8)) for high in (255, 1, 7)),
+        ("deep.png", expected.astype(np.uint16)),
+        ("whole.tif", expected.astype(np.int32)),
+        ("bits.png", Image.fromarray(expected)),
+        ("rgba.png", blue),
+        ("rgb.png", blue[..., :3]),
     ):
-        image = Image.new("P", (2, 2))
-        image.putpalette(palette)
-        image.putdata(indices)
-        image.save(tmp_path / f"{name}.png")
-        np.testing.assert_array_equal(read_mask(tmp_path / f"{name}.png"), expected, err_msg=name)
+        np.testing.assert_array_equal(read_mask(save(tmp_path / name, picture)), expected, err_msg=name)
+    for exif in ({}, {"exif": orientation(1)}):  # the pixels' chunk comes first, or behind a header
+        path = save(tmp_path / "h.webp", blue[..., :3], lossless=True, exact=True, **exif)
+        np.testing.assert_array_equal(read_mask(path), expected)
+    with pytest.raises(ValueError, match=r"h\.webp.*2x2.*3x2"):
+        read_mask(path, (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("palette", "indices"),
+    [
+        ([0, 0, 0, 128, 0, 0], [0, 1, 1, 0]),
+        ([9, 9, 9, 128, 0, 0], [0, 1, 1, 0]),  # no black
+        ([255, 255, 255, 0, 0, 0], [1, 0, 0, 1]),  # white first
+    ],
+)
+def test_indexed_masks(tmp_path, palette, indices):
+    image = Image.new("P", (2, 2))
+    image.putpalette(palette)
+    image.putdata(indices)
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "a.png", image)), [[False, True], [True, False]])
 
 
 def test_lossy_masks_are_thresholded(tmp_path):
@@ -222,154 +240,69 @@ def test_lossy_masks_are_thresholded(tmp_path):
     path = save(tmp_path / "m.jpg", mask, quality=30)
     assert len(np.unique(Image.open(path))) > 2  # ringing
     np.testing.assert_array_equal(read_mask(path), mask == 255)
-    # by content, not by name
+    assert not read_mask(save(tmp_path / "p.jpg", mask * 0)).any()
+    # by content, not by name; not empty, though nothing reaches the threshold
     data = io.BytesIO()
     Image.fromarray(np.full((8, 8), 100, np.uint8)).save(data, "JPEG")
     (tmp_path / "n.png").write_bytes(data.getvalue())
-    save(tmp_path / "o.webp", np.full((8, 8, 3), 100, np.uint8), lossless=False)
-    for name in ("n.png", "o.webp"):  # not empty, though nothing reaches the threshold
-        with pytest.raises(ImageReadError) as caught:
-            read_mask(tmp_path / name)
-        assert caught.value.code == "faint-mask"
-    assert not read_mask(save(tmp_path / "p.jpg", np.zeros((8, 8), np.uint8))).any()
+    assert refused(read_mask, tmp_path / "n.png") == "faint-mask"
+    lossy = save(tmp_path / "o.webp", np.full((8, 8, 3), 100, np.uint8), lossless=False)
+    assert refused(read_mask, lossy) == "faint-mask"
 
 
 def test_a_mask_in_alpha_alone_is_refused(tmp_path):
     mask = np.zeros((8, 8, 4), np.uint8)
-    for alpha, empty in ((0, True), (255, True), (None, False)):
-        mask[..., 3] = np.arange(64).reshape(8, 8) if alpha is None else alpha
-        path = save(tmp_path / "m.png", mask)
-        if empty:
-            assert not read_mask(path).any()
-            continue
-        with pytest.raises(ImageReadError) as caught:
-            read_mask(path)
-        assert caught.value.code == "alpha-mask"
+    for alpha in (0, 255):
+        mask[..., 3] = alpha
+        assert not read_mask(save(tmp_path / "m.png", mask)).any()
+    mask[..., 3] = np.arange(64).reshape(8, 8)
+    assert refused(read_mask, save(tmp_path / "m.png", mask)) == "alpha-mask"
 
 
-def test_signed_8_bit_tiff_is_refused(tmp_path):
-    pixels, path = np.arange(64, dtype=np.uint8).reshape(8, 8), tmp_path / "a.tif"
-    for sample_format in (1, 2):  # TIFF 6.0, tag 339: unsigned, signed
-        tags = TiffImagePlugin.ImageFileDirectory_v2()
-        tags[339] = sample_format
-        Image.fromarray(pixels).save(path, tiffinfo=tags)
-        if sample_format == 1:
-            np.testing.assert_array_equal(read_image(path)[..., 0], pixels)
-            continue
-        with pytest.raises(ImageReadError) as caught:
-            read_image(path)
-        assert caught.value.code == "signed"
+# --------------------------------------------------------------------------------------------------------------- files
 
 
-def test_find_images(tmp_path):
-    for name in ("b/2.PNG", "a.jpeg", "b/1.png", "b/readme.txt", ".hidden/3.png", "b/._1.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+def linked(root: Path, links: dict[str, str]) -> None:
+    for link, target in links.items():
+        try:
+            (root / link).symlink_to(root / target, target_is_directory=(root / target).is_dir())
+        except OSError:
+            pytest.skip("this machine makes no symbolic links")
+
+
+@pytest.mark.parametrize(
+    ("files", "links", "expected"),
+    [
+        ("in/b/2.PNG in/a.jpeg in/b/1.png in/b/readme.txt in/.hidden/3.png in/b/._1.png", {}, "a.jpeg b/1.png b/2.PNG"),
+        ("archive/1.png in/0.png", {"in/line": "archive", "in/same": "archive"}, "0.png line/1.png"),
+        ("in/z/1.png", {"in/a": "in/z"}, "z/1.png"),  # under its own name
+        (
+            "in/z.png out/y.png",
+            {"in/a.png": "in/z.png", "in/b.png": "out/y.png", "in/c.png": "out/y.png"},
+            "b.png z.png",
+        ),
+        # round in circles outside
+        (
+            "in/a.png one/b.png two/c.png",
+            {"in/one": "one", "one/two": "two", "two/one": "one", "two/in": "in", "two/all": "."},
+            "a.png one/b.png one/two/c.png",
+        ),
+        ("in/day/a.png in/night/b.png c.png", {"in/day/x": "in", "in/night/x": "in"}, "day/a.png night/b.png"),
+        ("in/day/a.png in/night/b.png c.png", {"in/day/x": "in/day"}, "day/a.png night/b.png"),
+        ("in/day/a.png in/night/b.png c.png", {"in/day/x": "."}, "day/a.png night/b.png"),
+    ],
+)
+def test_photos_are_found_once_through_links_but_not_in_circles(tmp_path, files, links, expected, caplog):
+    for name in files.split():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)] == ["a.jpeg", "b/1.png", "b/2.PNG"]
+    linked(tmp_path, links)
+    found = [path.relative_to(tmp_path / "in").as_posix() for path in find_images(tmp_path / "in")]
+    assert found == expected.split()
+    assert ("not followed" in caplog.text) == any(link.endswith(("/x", "/all")) for link in links)
 
 
-def linked(link: Path, target: Path) -> None:
-    try:
-        link.symlink_to(target, target_is_directory=target.is_dir())
-    except OSError:
-        pytest.skip("this machine makes no symbolic links")
-
-
-def names(folder: Path) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in find_images(folder)]
-
-
-def test_linked_folders_are_followed(tmp_path):
-    save(tmp_path / "archive/1.png", np.zeros((2, 2), np.uint8))
-    save(tmp_path / "photos/0.png", np.zeros((2, 2), np.uint8))
-    linked(tmp_path / "photos/line", tmp_path / "archive")
-    linked(tmp_path / "photos/same", tmp_path / "archive")
-    assert names(tmp_path / "photos") == ["0.png", "line/1.png"]
-
-
-@pytest.mark.parametrize("target", [".", "day", ".."])
-def test_link_to_a_folder_around_it_is_not_followed(tmp_path, target, caplog):
-    root = tmp_path / "photos"
-    for name in ("photos/day/a.png", "photos/night/b.png", "beside.png"):
-        save(tmp_path / name, np.zeros((2, 2), np.uint8))
-    linked(root / "day/again", root / target)
-    linked(root / "night/again", root / target)
-    assert names(root) == ["day/a.png", "night/b.png"]
-    assert "again" in caplog.text
-
-
-def test_photo_with_links_to_it_is_listed_once(tmp_path):
-    save(tmp_path / "in/z.png", np.zeros((2, 2), np.uint8))
-    save(tmp_path / "out/y.png", np.zeros((2, 2), np.uint8))
-    linked(tmp_path / "in/latest.png", tmp_path / "in/z.png")
-    linked(tmp_path / "in/one.png", tmp_path / "out/y.png")
-    linked(tmp_path / "in/two.png", tmp_path / "out/y.png")
-    assert names(tmp_path / "in") == ["one.png", "z.png"]
-
-
-def test_links_between_folders_outside_end(tmp_path):
-    for name in ("root/a.png", "one/b.png", "two/c.png"):
-        save(tmp_path / name, np.zeros((2, 2), np.uint8))
-    linked(tmp_path / "root/one", tmp_path / "one")
-    linked(tmp_path / "one/two", tmp_path / "two")
-    linked(tmp_path / "two/one", tmp_path / "one")
-    linked(tmp_path / "two/root", tmp_path / "root")
-    linked(tmp_path / "two/all", tmp_path)
-    assert names(tmp_path / "root") == ["a.png", "one/b.png", "one/two/c.png"]
-
-
-# ------------------------------------------------------------------------------------------------------------- thinness
-
-
-@pytest.mark.parametrize(("width", "height", "code"), [(20992, 10496, "too-large"), (0, 0, "empty-file")])
-def test_sizes_of_what_cannot_be_read_name_it(tmp_path, monkeypatch, width, height, code):
-    path = tmp_path / "big.png"
-    if width:
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-        Image.new("1", (width, height)).save(path)
-        monkeypatch.undo()
-    else:
-        path.touch()
-    for read in (read_image, read_mask, lambda file: image_sizes([file])):
-        with pytest.raises(ImageReadError) as caught:
-            read(path)
-        assert caught.value.code == code and "big.png" in str(caught.value)
-
-
-@pytest.mark.parametrize("error", [FileNotFoundError, ImageReadError])
-@pytest.mark.parametrize("read", [read_image, read_mask, decode_image, lambda file: image_sizes([file])])
-def test_a_missing_file_is_named_whoever_reads_it(tmp_path, read, error):
-    with pytest.raises(error) as caught:
-        read(tmp_path / "gone.png")
-    assert caught.value.code == "missing-file" and "gone.png" in str(caught.value)
-
-
-@pytest.mark.parametrize(("dtype", "code"), [(np.uint8, None), (np.uint16, "white-is-zero")])
-def test_a_tiff_file_whose_white_is_zero_is_no_negative(tmp_path, dtype, code):
-    path = save(tmp_path / "a.tif", np.array([[0, 10, 255]], dtype))
-    data = bytearray(path.read_bytes())
-    [start] = struct.unpack("<I", data[4:8])
-    for entry in range(start + 2, start + 2 + 12 * data[start], 12):  # TIFF 6.0: tag 262 is PhotometricInterpretation
-        if data[entry : entry + 2] == struct.pack("<H", 262):
-            data[entry + 8] = 0
-    path.write_bytes(data)
-    if code is None:
-        np.testing.assert_array_equal(read_image(path)[..., 0], [[255, 245, 0]])
-    else:
-        with pytest.raises(ImageReadError) as caught:
-            read_image(path)
-        assert caught.value.code == code
-
-
-@pytest.mark.parametrize("sign", [-1, 1])
-def test_signed_sixteen_bits(tmp_path, sign):
-    values = (np.array([[0, 300, 4000]]) * sign).astype(np.int16)
-    assert cv2.imwrite(str(tmp_path / "a.tif"), values)
-    if sign > 0:
-        np.testing.assert_array_equal(read_image(tmp_path / "a.tif", 12)[..., 0], values >> 4)
-    else:
-        with pytest.raises(ImageReadError):
-            read_image(tmp_path / "a.tif")
+# ------------------------------------------------------------------------------------------------- the network's frame
 
 
 @pytest.mark.parametrize("shape", [(1, 5000, 3), (20, 8000, 3), (8000, 20)])
@@ -379,3 +312,20 @@ def test_a_strip_is_not_enlarged_without_bound(shape):
         to_network_frame(strip, {"image_size": [256], "center_crop": [256, 256]})
     assert caught.value.code == "too-thin"
     assert to_network_frame(strip, {"image_size": [64, 64]}).shape[:2] == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "crop", "shape"),
+    [([32, 32], None, (50, 90)), ([32], [24, 24], (50, 90)), ([32], [31, 20], (90, 50))],
+)
+def test_a_map_comes_back_to_where_its_pixels_were_seen(image_size, crop, shape):
+    """The frame of a mask of one square, enlarged, lies on the square; beyond the crop there is nothing."""
+    mask = np.zeros(shape, bool)
+    mask[20:30, 20:30] = True
+    parameters = {"image_size": image_size, "center_crop": crop}
+    frame = to_network_frame(mask, parameters)
+    enlarged = map_at_photo_size(frame.astype(np.float32), shape, parameters)
+    assert enlarged.shape == shape and enlarged.max() == 1 and enlarged.dtype == np.float32
+    assert ((enlarged >= 0.5) != mask).sum() <= 2 * 40  # at most two pixels along the border
+    everywhere = map_at_photo_size(np.ones_like(frame, np.float32), shape, parameters)
+    assert (everywhere[0, 0] == 1) == (crop is None) and everywhere[shape[0] // 2, shape[1] // 2] == 1

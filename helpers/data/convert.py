@@ -14,10 +14,10 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ from helpers.analysis.regions import connected_regions
 from helpers.data.coco import InstancePhoto, read_instances
 from helpers.data.folders import folder_name
 from helpers.data.formats import read_dataset
-from helpers.data.images import decode_image, exif_orientation, image_sizes, known_bit_depth, read_mask
+from helpers.data.images import decode_image, known_bit_depth, read_header, read_mask
 from helpers.data.pieces import MIN_AREA, MODES, cut_outs, resized, tiles
 from helpers.data.samples import NORMAL, absolute_path, make_table, relative_path, write_table
 from helpers.paths import write_json, write_whole_folder
@@ -39,159 +39,14 @@ logger = logging.getLogger(__name__)
 FORMATS = ("mvtec", "coco")
 COCO_FILE = "_annotations.coco.json"
 COCO_FOLDERS = {"train": "train", "val": "valid", "test": "test", "": ""}
-TABLE_FILE = "samples.csv"
-ABOUT_FILE = "dataset.json"
+TABLE_FILE, ABOUT_FILE = "samples.csv", "dataset.json"
 PIXEL_SIZE_TOLERANCE = 0.005
-MAX_LISTED = 20
 _LONGEST_STEM = 200  # bytes; file systems end at 255, and masks have longer names
 
 Row = dict[str, Any]
 
 
-def write_dataset(
-    rows: pd.DataFrame | Iterable[Row],
-    out: str | Path,
-    *,
-    format: str = "mvtec",
-    change: Callable[[Row], list[Row]] | None = None,
-    source: Mapping[str, Any] | None = None,
-    about: Mapping[str, Any] | None = None,
-    force: bool = False,
-) -> pd.DataFrame:
-    """Write rows of a sample table as a new dataset, and return its own sample table.
-
-    A row may bring what is to be written: ``image``, uint8 (H, W) or (H, W, 3), else its file is copied; ``mask``,
-    bool (H, W), else that of ``mask_path``; ``name``, the file's without suffix; ``shrunk``, pixels of the old photo
-    per new one, down and across. Further columns are kept. A row with ``left_out`` is not written but counted, and one
-    with ``note`` is both; a warning says how many there are of each.
-
-    ``mvtec`` knows no val and no defect in train: normal photos of val and of no split lie in ``train/good``, all
-    abnormal ones in ``test/<type>``. ``samples.csv`` beside them has the exact split, type and group.
-
-    ``coco`` is a folder a split, each with ``_annotations.coco.json``: a connected region of a mask (8 neighbours) is
-    an annotation of the photo's type, exact to the pixel. An abnormal photo without any gets one with the box of the
-    whole photo and no outline, for it would count as normal. Records of photos that share a group have a key ``group``.
-
-    ``change`` makes of one row those that are written, in threads (see `helpers.data.pieces`); ``source`` has ``root``,
-    ``name``, ``pixel_size`` and ``bit_depth`` of the old dataset (of a table: its own); ``about`` goes into
-    ``dataset.json``. ``force`` replaces a dataset that was written before, nothing else. The folder appears under its
-    name when it is complete; photos and masks that cannot be read or do not fit are all listed in one ValueError.
-    """
-    total = None
-    if isinstance(rows, pd.DataFrame):
-        if not rows.attrs.get("root"):
-            raise ValueError("table.attrs['root'] is missing; read it with helpers.read_dataset and keep its attrs.")
-        source, total = rows.attrs if source is None else source, len(rows)
-        alone = rows["group"] == relative_path(rows)  # where a photo was its own group, its new path is
-        rows = rows.assign(group=rows["group"].mask(alone, "")).to_dict("records")
-    source, folder = source or {}, absolute_path(out)
-    _require_new(folder, source.get("root"), force)
-    encode = connected_regions if format == "coco" else lambda mask: _encoded(mask.astype(np.uint8) * 255)
-    pictures = partial(_pictures, folder, change, encode)
-
-    def write(new: Path) -> None:
-        add = _adder(format, new)
-        written.extend(_written(progress(in_threads(pictures, rows), "Writing photos", total), add, folder))
-        facts.update(_describe(new, format, folder.name, source, written, about or {}))
-        if format == "coco":
-            _write_coco(new, written, source.get("name") or "")
-        else:
-            write_table(_table(written, new, facts), new / TABLE_FILE)
-        _require_new(folder, source.get("root"), force)  # somebody else may have been quicker
-
-    written: list[_Picture] = []
-    facts: dict[str, Any] = {}
-    write_whole_folder(folder, write)
-    return _table(written, folder, facts)
-
-
-def _pictures(
-    folder: Path, change: Callable[[Row], list[Row]] | None, encode: Callable[[np.ndarray], Any], row: Row
-) -> list[_Picture | Row] | Exception:
-    try:
-        for path in (row.get("image_path"), row.get("mask_path")):
-            if path and Path(path).is_relative_to(folder):
-                raise ValueError(f"{folder} holds {path}; a new dataset needs a folder of its own.")
-        made = [row] if change is None else change(row)
-        return [each if "left_out" in each else _picture(each, encode) for each in made]
-    except (ValueError, FileNotFoundError) as error:
-        return error
-
-
-def _written(
-    results: Iterable[list[_Picture | Row] | Exception], add: Callable[[_Picture], None], folder: Path
-) -> list[_Picture]:
-    written, errors, said = [], [], Counter()
-    for result in results:
-        if isinstance(result, Exception):
-            errors.append(result)
-            continue
-        for each in result:
-            if isinstance(each, _Picture):
-                said.update(each.note)
-                add(each)
-                written.append(each)
-            else:
-                said[each["left_out"]] += 1
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        listed = "".join(f"\n- {error}" for error in errors[:MAX_LISTED])
-        more = f"\n- and {len(errors) - MAX_LISTED} more" if len(errors) > MAX_LISTED else ""
-        raise ValueError(f"{len(errors)} photos cannot be written, so nothing was; fix or remove them:{listed}{more}")
-    told = "; ".join(f"{count} {what}" for what, count in said.items())
-    if not written:
-        raise ValueError(f"There is nothing to write ({told or 'no photo'}); check the path and the parameters.")
-    if told:
-        logger.warning("%s: %s.", folder, told)
-    return written
-
-
-def _table(written: list[_Picture], root: Path, facts: Mapping[str, Any]) -> pd.DataFrame:
-    about = {name: facts[name] for name in ("layout", "name", "pixel_size")}
-    rows = [each.row for each in written]
-    table = make_table(rows, root=root, published_split=any(row["split"] for row in rows), **about)
-    table.attrs |= {"bit_depth": facts["bit_depth"]} if facts["bit_depth"] else {}
-    return table
-
-
-def _describe(
-    folder: Path, format: str, name: str, source: Mapping[str, Any], written: list[_Picture], about: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Write ``dataset.json``; the facts of the table."""
-    size, scales = source.get("pixel_size"), np.array([each.shrunk for each in written])
-    if size and np.ptp(scales) > PIXEL_SIZE_TOLERANCE * scales.mean():
-        logger.warning("The photos are not all scaled alike, down and across, so they have no pixel size any more.")
-        size = None
-    size = float(size) * float(np.median(scales)) if size else None
-    # kept also where photos are written with 8 bits: so runs read others as these were read
-    bits = source.get("bit_depth") or next(filter(None, (known_bit_depth(each.source) for each in written)), None)
-    layout = format if format == "coco" or any(each.row["mask_path"] for each in written) else "plain"
-    described = {"name": name, "layout": layout, "source": source.get("name") or ""}
-    described |= ({"pixel_size_mm": size} if size else {}) | ({"bit_depth": bits} if bits else {})
-    write_json(described | dict(about), folder / ABOUT_FILE, indent=1)
-    return {"layout": layout, "name": name, "pixel_size": size, "bit_depth": bits}
-
-
-def _require_new(folder: Path, root: str | Path | None, force: bool) -> None:
-    """The one guard of what is there already."""
-    if root:
-        real, old = folder.resolve(), Path(root).resolve()
-        if real.is_relative_to(old) or old.is_relative_to(real):
-            raise ValueError(f"{folder} lies in {root} or around it; a new dataset needs a folder of its own.")
-    if not (folder.exists() or folder.is_symlink()) or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not force:
-        raise FileExistsError(f"{folder} exists and is not empty; choose another folder, or replace it with force.")
-    if not (folder / ABOUT_FILE).is_file():
-        raise FileExistsError(f"{folder} holds no {ABOUT_FILE}, so it is no dataset to be replaced; remove it first.")
-
-
-# ------------------------------------------------------------------------------------------------------------- pictures
-
-
-@dataclass
-class _Picture:
+class _Picture(NamedTuple):
     """A photo ready to be written; ``mask`` is PNG, or COCO's regions; paths of the row are new when it is written."""
 
     row: Row
@@ -202,78 +57,195 @@ class _Picture:
     shape: tuple[int, int]
     mask: Any
     shrunk: tuple[float, float]
-    note: list[str]
+    note: str
 
 
-def _picture(row: Row, encode_mask: Callable[[np.ndarray], Any]) -> _Picture:
+def write_dataset(
+    rows: pd.DataFrame | Iterable[Row],
+    out: str | Path,
+    *,
+    format: str = "mvtec",
+    change: Callable[[Row], list[Row]] | None = None,
+    source: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> pd.DataFrame:
+    """Write rows of a sample table as a new dataset, and return its own sample table.
+
+    A row may bring what is to be written: ``image``, uint8 (H, W) or (H, W, 3), else its file is copied; ``mask``,
+    bool (H, W), else that of ``mask_path``; ``name``, the file's without suffix; ``shrunk``, pixels of the old photo
+    per new one, down and across. Further columns are kept. A row with ``left_out`` is not written but counted, and one
+    with ``note`` is both; a warning says how many there are of each.
+
+    ``mvtec`` knows no val and no defect in train: normal photos of val and of no split lie in ``train/good``, all
+    abnormal ones in ``test/<type>``. ``samples.csv`` beside them has the exact split, type and group. ``coco`` is a
+    folder a split, each with ``_annotations.coco.json``: a connected region of a mask (8 neighbours) is an annotation
+    of the photo's type, exact to the pixel. An abnormal photo without any gets one with the box of the whole photo and
+    no outline, for it would count as normal. Records of photos that share a group have a key ``group``.
+
+    ``change`` makes of one row those that are written, in threads (see `helpers.data.pieces`); ``source`` has ``root``,
+    ``name``, ``pixel_size`` and ``bit_depth`` of the old dataset (of a table: its own). ``force`` replaces a dataset
+    that was written before, nothing else. The folder appears under its name when it is complete.
+    """
+    total, folder, source = None, absolute_path(out), source or {}
+    if isinstance(rows, pd.DataFrame):
+        if not rows.attrs.get("root"):
+            raise ValueError("table.attrs['root'] is missing; read it with helpers.read_dataset and keep its attrs.")
+        source, total = source or rows.attrs, len(rows)
+        alone = rows["group"] == relative_path(rows)  # where a photo was its own group, its new path is
+        rows = rows.assign(group=rows["group"].mask(alone, "")).to_dict("records")
+    _require_new(folder, source.get("root"), force)
+    tables: list[partial] = []
+
+    def write(new: Path) -> None:
+        made = progress(in_threads(partial(_pictures, folder, change, format), rows), "Writing photos", total)
+        written = _written(made, format, new)
+        tables.append(partial(_table, written, _described(new / ABOUT_FILE, format, folder.name, source, written)))
+        if format == "coco":
+            _write_coco(new, written, source.get("name") or "")
+        else:
+            write_table(tables[0](new), new / TABLE_FILE)
+        _require_new(folder, source.get("root"), force)  # somebody else may have been quicker
+
+    write_whole_folder(folder, write)
+    return tables[0](folder)
+
+
+def _require_new(folder: Path, root: str | Path | None, force: bool) -> None:
+    """The one guard of what is there already."""
+    if root:
+        real, old = folder.resolve(), Path(root).resolve()
+        if real.is_relative_to(old) or old.is_relative_to(real):
+            raise ValueError(f"{folder} lies in {root} or around it; a new dataset needs a folder of its own.")
+    if not (folder.exists() or folder.is_symlink()) or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not force or not (folder / ABOUT_FILE).is_file():
+        raise FileExistsError(
+            f"{folder} exists and is not empty; choose another folder, or with force (--force) replace a dataset that "
+            f"was written here before (it holds {ABOUT_FILE})."
+        )
+
+
+def _described(
+    file: Path, format: str, name: str, source: Mapping[str, Any], written: list[_Picture]
+) -> dict[str, Any]:
+    """Write ``dataset.json``; what it says."""
+    size, scales = source.get("pixel_size"), np.array([each.shrunk for each in written])
+    if size and np.ptp(scales) > PIXEL_SIZE_TOLERANCE * scales.mean():
+        logger.warning("The photos are not all scaled alike, down and across, so they have no pixel size any more.")
+        size = None
+    # kept also where photos are written with 8 bits: so runs read others as these were read
+    bits = source.get("bit_depth") or next(filter(None, (known_bit_depth(each.source) for each in written)), None)
+    layout = format if format == "coco" or any(each.row["mask_path"] for each in written) else "plain"
+    about = {"name": name, "layout": layout, "source": source.get("name") or ""}
+    about |= {"pixel_size_mm": float(size) * float(np.median(scales))} if size else {}
+    about |= {"bit_depth": bits} if bits else {}
+    write_json(about, file, indent=1)
+    return about
+
+
+def _table(written: list[_Picture], about: dict[str, Any], root: Path) -> pd.DataFrame:
+    rows, said = [each.row for each in written], {name: about[name] for name in ("layout", "name")}
+    said |= {"published_split": any(row["split"] for row in rows), "pixel_size": about.get("pixel_size_mm")}
+    table = make_table(rows, root=root, **said)
+    table.attrs |= {"bit_depth": about["bit_depth"]} if "bit_depth" in about else {}
+    return table
+
+
+# ------------------------------------------------------------------------------------------------------------- pictures
+
+
+def _pictures(folder: Path, change: Callable[[Row], list[Row]] | None, format: str, row: Row) -> list[_Picture | str]:
+    """What a row becomes: pictures, and why something is left out."""
+    for path in (row.get("image_path"), row.get("mask_path")):
+        if path and Path(path).is_relative_to(folder):
+            raise ValueError(f"{folder} holds {path}; a new dataset needs a folder of its own.")
+    return [each.get("left_out") or _picture(each, format) for each in (change(row) if change else [row])]
+
+
+def _picture(row: Row, format: str) -> _Picture:
     row = {"image_path": "", "mask_path": "", "label_index": 0, "defect_type": NORMAL, "split": "", "group": ""} | row
-    source = row["image_path"]
-    image, mask, note = (row.pop(key, None) for key in ("image", "mask", "note"))
-    name, shrunk = row.pop("name", Path(source).stem), row.pop("shrunk", (1.0, 1.0))
-    if image is None:
-        data, suffix, shape = _copied(Path(source))
-    else:
-        data, suffix, shape = _encoded(image), ".png", image.shape[:2]
-    abnormal = row["label_index"] == 1
-    if abnormal and mask is None and row["mask_path"]:
+    source, image, mask = row["image_path"], row.pop("image", None), row.pop("mask", None)
+    name, shrunk, note = row.pop("name", Path(source).stem), row.pop("shrunk", (1.0, 1.0)), row.pop("note", "")
+    data, suffix, shape = _copied(Path(source)) if image is None else (_encoded(image), ".png", image.shape[:2])
+    if row["label_index"] == 0:
+        mask = None
+    elif mask is None and row["mask_path"]:
         mask = read_mask(row["mask_path"], shape)
-    mask = encode_mask(mask) if abnormal and mask is not None else None
-    return _Picture(row, source, name, suffix, data, shape, mask, shrunk, [note] if note else [])
+    if mask is not None:
+        mask = connected_regions(mask) if format == "coco" else _encoded(mask.astype(np.uint8) * 255)
+    return _Picture(row, source, name, suffix, data, shape, mask, shrunk, note)
 
 
 def _copied(photo: Path) -> tuple[bytes, str, tuple[int, int]]:
     """Content, suffix and size of a copy; of one upright where EXIF turns the photo (JPEG with its own tables, others
     as PNG), for not every program turns it as its mask is turned."""
-    if exif_orientation(photo) == 1:
-        height, width = image_sizes([photo])[0].tolist()
-        return photo.read_bytes(), photo.suffix, (height, width)
+    shape, orientation = read_header(photo)
+    if orientation == 1:
+        return photo.read_bytes(), photo.suffix, shape
     decoded = decode_image(photo)
-    upright = Image.fromarray(decoded.pixels() if decoded.deep is None else decoded.upright(decoded.deep))
-    tables, stream = getattr(decoded.image, "quantization", None), io.BytesIO()
-    if tables:
-        if decoded.turn >= 5:  # rows become columns, of the tables too
-            tables = {key: np.reshape(table, (8, 8)).T.ravel().tolist() for key, table in tables.items()}
-        upright.save(stream, "JPEG", qtables=tables, subsampling=get_sampling(decoded.image))
-    else:
-        upright.save(stream, "PNG")
-    return stream.getvalue(), photo.suffix if tables else ".png", decoded.shape
+    upright = decoded.pixels() if decoded.deep is None else decoded.upright(decoded.deep)
+    tables = getattr(decoded.image, "quantization", None)
+    if not tables:
+        return _encoded(upright, compress_level=6), ".png", shape
+    if decoded.turn >= 5:  # rows become columns, of the tables too
+        tables = {key: np.reshape(table, (8, 8)).T.ravel().tolist() for key, table in tables.items()}
+    return _encoded(upright, "JPEG", qtables=tables, subsampling=get_sampling(decoded.image)), photo.suffix, shape
 
 
-def _encoded(picture: np.ndarray) -> bytes:
+def _encoded(picture: np.ndarray, format: str = "PNG", **options: Any) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "PNG", compress_level=3)  # more would take most of the time
+    # a higher level of compression would take most of the time
+    Image.fromarray(picture).save(stream, format, **{"compress_level": 3} | options)
     return stream.getvalue()
 
 
 # -------------------------------------------------------------------------------------------------------------- formats
 
 
-def _adder(format: str, folder: Path) -> Callable[[_Picture], None]:
-    """What writes a photo, and its mask, to where the format has it, and notes that in its row."""
-    taken: set[str] = set()
-    kinds = {NORMAL: NORMAL}
-
-    def add(picture: _Picture) -> None:
-        row, abnormal = picture.row, picture.row["label_index"] == 1
+def _written(results: Iterable[list[_Picture | str]], format: str, folder: Path) -> list[_Picture]:
+    """Write photos, and their masks, to where the format has them, and note that in their rows."""
+    taken, kinds, said, written = set(), {NORMAL: NORMAL}, Counter(), []
+    for each in chain.from_iterable(results):
+        said.update(filter(None, [each if isinstance(each, str) else each.note]))
+        if isinstance(each, str):
+            continue
+        row, kind = each.row, each.row["defect_type"]
         if format == "coco":
-            unique_in = place = COCO_FOLDERS[row["split"]]
+            unique_in = parent = COCO_FOLDERS[row["split"]]
         else:
-            if abnormal and row["defect_type"] not in kinds:
-                others = {f"/{kind}".lower() for kind in kinds.values()}
-                kinds[row["defect_type"]] = _unique(folder_name(row["defect_type"]), "", others)
             # one name a type over all splits, for the masks of a type share a folder
-            unique_in = kinds[row["defect_type"]] if abnormal else NORMAL
-            place = f"{'test' if abnormal or row['split'] == 'test' else 'train'}/{unique_in}"
-        name = _unique(picture.name, unique_in, taken)
-        row["image_path"] = f"{place}/{name}{picture.suffix}".lstrip("/")
-        row["mask_path"] = f"ground_truth/{unique_in}/{name}_mask.png" if picture.mask and format != "coco" else ""
-        _write(folder / row["image_path"], picture.data)
-        picture.data = b""
-        if row["mask_path"]:
-            _write(folder / row["mask_path"], picture.mask)
-            picture.mask = None
+            if kind not in kinds:
+                kinds[kind] = _unique(folder_name(kind), "", {f"/{other}".lower() for other in kinds.values()})
+            unique_in = kinds[kind]
+            parent = f"{'test' if row['label_index'] or row['split'] == 'test' else 'train'}/{unique_in}"
+        name = _unique(each.name, unique_in, taken)
+        row["image_path"], row["mask_path"] = f"{parent}/{name}{each.suffix}".lstrip("/"), ""
+        _write(folder / row["image_path"], each.data)
+        if each.mask and format != "coco":
+            row["mask_path"] = f"ground_truth/{unique_in}/{name}_mask.png"
+            _write(folder / row["mask_path"], each.mask)
+        written.append(each._replace(data=b"", mask=each.mask if format == "coco" else None))
+    told = "; ".join(f"{number} {reason}" for reason, number in said.items())
+    if not written:
+        raise ValueError(f"There is nothing to write ({told or 'no photo'}); check the path and the parameters.")
+    if told:
+        logger.warning("%s: %s.", folder, told)
+    return written
 
-    return add
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def _unique(name: str, place: str, taken: set[str]) -> str:
+    """A name that is safe on every system and not yet taken in its place."""
+    clean = re.sub(r"[^\w\-.+ ]", "_", name).encode()[:_LONGEST_STEM].decode(errors="ignore").strip(" .") or "unnamed"
+    unique, number = clean, 2
+    while f"{place}/{unique}".lower() in taken:
+        unique, number = f"{clean}_{number}", number + 1
+    taken.add(f"{place}/{unique}".lower())
+    return unique
 
 
 def _write_coco(folder: Path, written: list[_Picture], description: str) -> None:
@@ -293,26 +265,10 @@ def _write_coco(folder: Path, written: list[_Picture], description: str) -> None
             about = {"id": len(annotations[place]) + 1, "image_id": number}
             about["category_id"] = kinds.index(row["defect_type"]) + 1
             annotations[place].append(about | region)
+    head = {"info": {"description": description}, "licenses": [], "categories": categories}
     for place, records in images.items():
-        content = {"info": {"description": description}, "licenses": [], "categories": categories}
-        write_json(
-            content | {"images": records, "annotations": annotations[place]}, folder / place / COCO_FILE, indent=1
-        )
-
-
-def _unique(name: str, place: str, taken: set[str]) -> str:
-    """A name that is safe on every system and not yet taken in its place."""
-    clean = re.sub(r"[^\w\-.+ ]", "_", name).encode()[:_LONGEST_STEM].decode(errors="ignore").strip(" .") or "unnamed"
-    unique, number = clean, 2
-    while f"{place}/{unique}".lower() in taken:
-        unique, number = f"{clean}_{number}", number + 1
-    taken.add(f"{place}/{unique}".lower())
-    return unique
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+        content = head | {"images": records, "annotations": annotations[place]}
+        write_json(content, folder / place / COCO_FILE, indent=1)
 
 
 # --------------------------------------------------------------------------------------------------------- command line
@@ -323,9 +279,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    name, _, value = text.partition("=")
     return name, {"true": True, "false": False}.get(value.lower(), value)
 
 
@@ -339,10 +293,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--option", type=_option, action="append", default=[], metavar="NAME=VALUE", help=text)
     parser.add_argument("--force", action="store_true", help="replace the dataset that is there")
     group = parser.add_argument_group("decode every photo and write it upright, in 8 bits")
-    group.add_argument("--mode", choices=[*MODES, "keep"], help="colour (RGB, the default), grey (L), or as it is")
+    group.add_argument("--mode", choices=MODES, help="colour (RGB, the default), grey (L), or as it is")
     group.add_argument("--size", type=_numbers, metavar="H,W", help="new size in pixels; one number is both")
-    group.add_argument("--crop", metavar="T,L,H,W", help="window cut before resizing, or center:HxW")
-    group.add_argument("--keep-aspect", action="store_true", help="fit inside the size instead of stretching")
+    group.add_argument("--crop", type=_numbers, metavar="T,L,H,W", help="window cut before resizing")
     group = parser.add_argument_group("cut every photo into squares, each labelled by its part of the mask")
     group.add_argument("--tile", type=int, metavar="SIDE", help="side of a square in pixels")
     group.add_argument("--stride", type=int, help="pixels from one square to the next (default: their side)")
@@ -352,32 +305,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _rows_and_change(options: argparse.Namespace) -> tuple[pd.DataFrame | Iterable[Row], Row]:
-    """What to write and further arguments of `write_dataset`, by the command's options."""
-    given = {name: value for name, value in vars(options).items() if value not in (None, False)}
-    resize = {name: given[name] for name in ("mode", "size", "crop", "keep_aspect") if name in given}
-    tile = {name: given[name] for name in ("stride", "min_area") if name in given}
-    if len([way for way in (resize, "tile" in given or tile, "cut_out" in given) if way]) > 1:
-        raise ValueError("--size and the like, --tile and --cut-out are three ways; take one after the other.")
-    if tile and "tile" not in given:
-        raise ValueError("--stride and --min-area need --tile.")
-    if "cut_out" in given:
+def _convert(options: argparse.Namespace) -> pd.DataFrame:
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    names = ("mode", "size", "crop"), ("tile", "stride", "min_area"), ("cut_out",)
+    resize, tile, cut = ({name: given[name] for name in those if name in given} for those in names)
+    if bool(resize) + bool(tile) + bool(cut) > 1 or (tile and "tile" not in tile):
+        raise ValueError("--size and the like, --tile (with --stride, --min-area) and --cut-out exclude each other.")
+    write = partial(write_dataset, out=options.out, format=options.format, force=options.force)
+    if cut:
         photos = read_instances(options.dataset, **dict(options.option))
-        rows = cut_outs(
-            [photo.image_path for photo in photos],
-            [_labels(photo) for photo in photos],
-            size=options.cut_out,
-            types=[dict(enumerate((kind or NORMAL for kind in photo.defect_types), start=1)) for photo in photos],
-        )
-        return rows, {"source": {"root": absolute_path(options.dataset), "name": options.dataset.name}}
+        types = [dict(enumerate((kind or NORMAL for kind in photo.defect_types), start=1)) for photo in photos]
+        paths, labels = [photo.image_path for photo in photos], [_labels(photo) for photo in photos]
+        source = {"root": absolute_path(options.dataset), "name": options.dataset.name}
+        return write(cut_outs(paths, labels, size=options.cut_out, types=types), source=source)
     table = read_dataset(options.dataset, layout=options.layout, **dict(options.option))
     for severity, count in sorted(Counter(row["severity"] for row in table.attrs.get("findings", [])).items()):
         print(f"{count} finding(s) of severity {severity}: see helpers.check_dataset", file=sys.stderr)
-    if resize:
-        return table, {"change": resized(table, **resize)}
-    if "tile" in given:
-        return table, {"change": tiles(table, options.tile, **tile)}
-    return table, {}
+    if len(resize.get("size", ())) == 1:
+        resize["size"] *= 2
+    return write(table, change=resized(table, **resize) if resize else tiles(table, **tile) if tile else None)
 
 
 def _labels(photo: InstancePhoto) -> np.ndarray:
@@ -391,8 +337,7 @@ def _labels(photo: InstancePhoto) -> np.ndarray:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        rows, more = _rows_and_change(options)
-        written = write_dataset(rows, options.out, format=options.format, force=options.force, **more)
+        written = _convert(options)
     except (ValueError, TypeError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

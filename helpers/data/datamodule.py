@@ -9,16 +9,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from anomalib.data import ImageItem
 from anomalib.data.datamodules.image.tabular import Tabular
 from anomalib.data.datasets.base.image import AnomalibDataset
-from anomalib.data.datasets.image.tabular import TabularDataset
 from anomalib.data.transforms.utils import extract_transforms_by_type
-from anomalib.data.utils import DirType, TestSplitMode, ValSplitMode
+from anomalib.data.utils import TestSplitMode, ValSplitMode
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 from torchvision.transforms.v2 import CenterCrop, Compose, Resize, Transform
 from torchvision.transforms.v2.functional import to_dtype, to_image
@@ -27,15 +27,12 @@ from torchvision.tv_tensors import Mask
 from helpers.data.images import read_image, read_mask, require_resizable
 from helpers.data.samples import SPLITS
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 logger = logging.getLogger(__name__)
 
 KEPT_BYTES = 2**29  # of decoded photos that a dataset keeps: decoding costs more than all else done to a small photo
 
 
-class SampleDataset(TabularDataset):
+class SampleDataset(AnomalibDataset):
     """The rows of one split, in the table's order, as anomalib items.
 
     An item has ``image`` (3, H, W) float32 in [0, 1], ``gt_label`` (bool once batched), ``gt_mask`` (H, W) uint8 0 or 1
@@ -49,30 +46,18 @@ class SampleDataset(TabularDataset):
     processes, which end with an epoch.
     """
 
-    def __init__(
-        self, table: pd.DataFrame, split: str, *, name: str | None = None, augmentations: Transform | None = None
-    ) -> None:
-        # not TabularDataset.__init__: it refuses abnormal rows in train, and sorts
-        AnomalibDataset.__init__(self, augmentations=augmentations)
-        if split not in SPLITS:
-            raise ValueError(f"Unknown split {split!r}; known are {', '.join(SPLITS)}.")
-        self._name = name or table.attrs.get("name") or "samples"
-        self.split = split
-        self.root = table.attrs.get("root")
-
+    def __init__(self, table: pd.DataFrame, split: str, augmentations: Transform | None = None) -> None:
+        super().__init__(augmentations=augmentations)
         samples = table[table["split"] == split].reset_index(drop=True)
-        for column in ("image_path", "mask_path"):
-            absent = next((path for path in samples[column] if path and not Path(path).is_file()), None)
-            if absent is not None:
-                raise FileNotFoundError(f"{absent} is in the sample table but not on disk; read the dataset again.")
+        for path in filter(None, [*samples["image_path"], *samples["mask_path"]]):
+            if not Path(path).is_file():
+                raise FileNotFoundError(f"{path} is in the sample table but not on disk; read the dataset again.")
         abnormal = samples["label_index"] == 1
         without = int((samples["mask_path"][abnormal] == "").sum())
         has_masks = bool((table["mask_path"] != "").any())
         if has_masks and without:
             problem = "%d of %d abnormal photos in %s have no mask: it is read without (image-level results only)."
             logger.warning(problem, without, int(abnormal.sum()), split)
-        normal_label = DirType.NORMAL if split == "train" else DirType.NORMAL_TEST
-        samples["label"] = abnormal.map({True: DirType.ABNORMAL.value, False: normal_label.value}).astype("str")
         samples.attrs = {"task": "segmentation" if has_masks and not without else "classification"}
         # past the setter, which sorts by the absolute path: the table's order stays
         self._samples = samples
@@ -95,8 +80,7 @@ class SampleDataset(TabularDataset):
         row = self.samples.iloc[index]
         photo = self._photo(row.image_path)
         require_resizable(photo.shape, self.resized_to, row.image_path)
-        image = to_dtype(to_image(photo), torch.float32, scale=True)
-        mask = None
+        image, mask = to_dtype(to_image(photo), torch.float32, scale=True), None
         if self.task == "segmentation":
             shape = photo.shape[:2]
             pixels = read_mask(row.mask_path, shape) if row.label_index == 1 else np.zeros(shape, bool)
@@ -105,13 +89,8 @@ class SampleDataset(TabularDataset):
             image = self.augmentations(image)
         elif self.augmentations:
             image, mask = self.augmentations(image, mask)
-        return ImageItem(
-            image=image,
-            gt_mask=mask,
-            gt_label=torch.tensor(int(row.label_index)),
-            image_path=row.image_path,
-            mask_path=row.mask_path,
-        )
+        label, paths = torch.tensor(int(row.label_index)), {"image_path": row.image_path, "mask_path": row.mask_path}
+        return ImageItem(image=image, gt_mask=mask, gt_label=label, **paths)
 
 
 class EpochSampler(Sampler[int]):
@@ -157,7 +136,6 @@ class SampleDataModule(Tabular):
         self,
         table: pd.DataFrame,
         *,
-        name: str | None = None,
         seed: int = 0,
         allow_abnormal_train: bool = False,
         abnormal_share: float = 0.0,
@@ -166,33 +144,22 @@ class SampleDataModule(Tabular):
         drop_single: bool = False,
         **options: Any,
     ) -> None:
-        unsplit = table["split"] == ""
-        if unsplit.any():
+        name, train = table.attrs.get("name") or "samples", table[table["split"] == "train"]
+        if (table["split"] == "").any() or not table["split"].isin(["train", "test"]).any():
+            raise ValueError(f"{name} has photos in no split, or none in train and test; call assign_splits first.")
+        if (train["label_index"] == 1).any() and not allow_abnormal_train:
             raise ValueError(
-                f"{int(unsplit.sum())} photos are in no split ({table['image_path'][unsplit].iloc[0]}, ...); "
-                "call helpers.data.samples.assign_splits first."
+                f"Train of {name} holds {int(train['label_index'].sum())} abnormal photos; split with scheme "
+                "'one_class', or pass allow_abnormal_train=True for a supervised model."
             )
-        if not table["split"].isin(["train", "test"]).any():
-            raise ValueError("The table has neither train nor test photos; check the dataset's folders.")
-        wrong = (table["split"] == "train") & (table["label_index"] == 1)
-        if wrong.any() and not allow_abnormal_train:
+        if not 0 <= abnormal_share < 1 or (abnormal_share and train["label_index"].nunique() < 2):
             raise ValueError(
-                f"Train holds {int(wrong.sum())} abnormal photos ({table['image_path'][wrong].iloc[0]}, ...); split "
-                "with scheme 'one_class', or pass allow_abnormal_train=True for a supervised model."
+                f"abnormal_share is {abnormal_share}; give a share of at least 0 and less than 1, and 0 unless train "
+                "holds normal and abnormal photos."
             )
-        if not 0 <= abnormal_share < 1:
-            raise ValueError(f"abnormal_share is {abnormal_share}; give a share of at least 0 and less than 1.")
-        if abnormal_share and table.loc[table["split"] == "train", "label_index"].nunique() < 2:
-            raise ValueError("abnormal_share needs normal and abnormal photos in train; set it to 0.")
-        super().__init__(
-            name=name or table.attrs.get("name") or "samples",
-            samples=table,
-            root=None,
-            test_split_mode=TestSplitMode.NONE,
-            val_split_mode=ValSplitMode.NONE,
-            seed=seed,
-            **{"train_batch_size": 16, "eval_batch_size": 16, "num_workers": 0} | options,
-        )
+        split_modes = {"test_split_mode": TestSplitMode.NONE, "val_split_mode": ValSplitMode.NONE}
+        options = {"train_batch_size": 16, "eval_batch_size": 16, "num_workers": 0} | options
+        super().__init__(name=name, samples=table, seed=seed, **split_modes, **options)
         self.table = table if with_masks else table.assign(mask_path="")
         self.abnormal_share, self.balance, self.drop_single = abnormal_share, balance, drop_single
         self.predict_split = "test"
@@ -201,7 +168,7 @@ class SampleDataModule(Tabular):
         for split in SPLITS:
             # a split without rows has no dataset, as anomalib's own modules have it
             if (self.table["split"] == split).any():
-                setattr(self, f"{split}_data", SampleDataset(self.table, split, name=self.name))
+                setattr(self, f"{split}_data", SampleDataset(self.table, split))
 
     @staticmethod
     def _update_subset_augmentations(
@@ -218,9 +185,6 @@ class SampleDataModule(Tabular):
     def _create_test_split(self) -> None:
         """Leave the table's test split as it is."""
 
-    def _create_val_split(self) -> None:
-        """Leave the table's val split as it is."""
-
     def train_dataloader(self) -> DataLoader:
         dataset, weights = self._dataset("train"), None
         if self.abnormal_share or self.balance:
@@ -235,8 +199,7 @@ class SampleDataModule(Tabular):
         return super().val_dataloader() if hasattr(self, "val_data") else []
 
     def test_dataloader(self) -> DataLoader:
-        self._dataset("test")
-        return super().test_dataloader()
+        return self._loader(self._dataset("test"), batch_size=self.eval_batch_size)
 
     def predict_dataloader(self) -> DataLoader:
         """Photos of the split that ``predict_split`` names, ``test`` unless set otherwise, in the table's order.
@@ -246,17 +209,15 @@ class SampleDataModule(Tabular):
         dataset = self._dataset(self.predict_split)
         if self.predict_split == "train":
             as_tested = self._dataset("test" if hasattr(self, "test_data") else "val").augmentations
-            dataset = SampleDataset(self.table, "train", name=self.name, augmentations=as_tested)
+            dataset = SampleDataset(self.table, "train", augmentations=as_tested)
         return self._loader(dataset, batch_size=self.eval_batch_size)
 
     def _loader(self, dataset: SampleDataset, **options: Any) -> DataLoader:
-        collate = self.external_collate_fn or dataset.collate_fn
-        return DataLoader(dataset, num_workers=self.num_workers, collate_fn=collate, **options)
+        return DataLoader(dataset, num_workers=self.num_workers, collate_fn=dataset.collate_fn, **options)
 
     def _dataset(self, split: str) -> SampleDataset:
         if not hasattr(self, f"{split}_data"):
             self.setup()
-        dataset = getattr(self, f"{split}_data", None)
-        if dataset is None:
+        if not hasattr(self, f"{split}_data"):
             raise ValueError(f"The table of {self.name} has no {split} photos; check its splits.")
-        return dataset
+        return getattr(self, f"{split}_data")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +21,19 @@ IMAGE_SUFFIXES: frozenset[str] = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".
 """Lower-case suffixes of the files that count as images."""
 
 BIT_DEPTHS = (8, 10, 12, 14, 16)  # a channel, that cameras deliver in files of 16
-
 MAX_RESIZED_PIXELS = 2**24  # for a network: 1x5000 with a shorter side of 1024 would have 1.6 million times as many
-
 LOSSY_MASK_THRESHOLD = 128  # grey value from which a pixel of a mask in JPEG and the like is defect
+CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # what operating systems leave behind, lower case
 
 _UNREAD = "heic heif avif gif jp2 j2k jxl jpe psd tga pgm ppm pbm raw dng cr2 cr3 nef arw orf rw2 raf pef srw exr hdr"
 UNREAD_SUFFIXES = frozenset(f".{name}" for name in f"{_UNREAD} npy npz mat nii nrrd".split())
 
-CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # what operating systems leave behind, lower case
-
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP")  # no others: Pillow would hand EPS files to Ghostscript
 _COLOURS = ("RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
-_ORIENTATION_TAG = 0x0112
-_PHOTOMETRIC_TAG = 0x0106
-_SAMPLE_FORMAT_TAG = 0x0153
+_ORIENTATION, _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0112, 0x0106, 0x0153  # tags
 
 # EXIF 2.32, tag 274: what turns the stored array (H, W[, C]) into the upright one
-_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+_UPRIGHT = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
     4: lambda a: a[::-1],
@@ -51,39 +45,50 @@ _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class ImageReadError(ValueError):
-    """A file that cannot be read as a photo or mask.
+    """A file that cannot be read as a photo or mask: ``code``, ``problem`` in words, without the path, and ``fix``.
 
-    ``code`` is ``missing-file``, ``empty-file``, ``not-an-image``, ``truncated``, ``unreadable``, ``too-large``,
-    ``32-bit``, ``signed``, ``white-is-zero``, ``beyond-range``, ``too-thin``, ``faint-mask`` or ``alpha-mask``;
-    ``problem`` says the same in words, without the path, and ``fix`` what to do.
+    Codes: ``missing-file``, ``empty-file``, ``not-an-image``, ``truncated``, ``unreadable``, ``too-large``, ``32-bit``,
+    ``unknown-range``, ``beyond-range``, ``too-thin``, ``faint-mask``, ``alpha-mask``.
     """
 
     def __init__(self, path: str | Path, code: str, problem: str, fix: str) -> None:
         super().__init__(f"{path}: {problem}; {fix}.")
-        self.code = code
-        self.problem = problem
-        self.fix = fix
+        self.code, self.problem, self.fix = code, problem, fix
 
 
 class MissingImageError(ImageReadError, FileNotFoundError):
     """A photo or mask that is not there; ``code`` is ``missing-file``."""
 
 
-@dataclass(frozen=True)
 class DecodedImage:
-    """A fully decoded file, as it is stored."""
+    """A file decoded to its last pixel, as it is stored: Pillow's ``image``, not yet turned upright.
 
-    path: Path
-    image: Image.Image  # not yet turned upright
-    mode: str  # of the file, as Pillow names it
-    bits: int  # a channel
-    deep: np.ndarray | None  # of a 16-bit picture: uint16 (H, W) or (H, W, 3), not yet turned
-    alpha: bool
-    orientation: int  # EXIF, 1 is upright
-    turn: int  # what of it is still to be applied
-    lossy: bool
-    pages: int  # of which only the first is used
-    shape: tuple[int, int]  # (H, W), upright
+    ``mode`` of the file, as Pillow names it; ``bits`` a channel; ``deep``: values of a 16-bit picture, uint16 (H, W) or
+    (H, W, 3), not yet turned; ``orientation`` (EXIF, 1 is upright) and ``turn``, what of it is still to be applied;
+    ``pages``, of which only the first is used; ``shape`` (H, W), upright.
+    """
+
+    def __init__(self, path: Path, image: Image.Image, data: bytes | None) -> None:
+        kind, tags = image.format or "", getattr(image, "tag_v2", {})
+        self.path, self.image, self.mode = path, image, image.mode
+        deep = _is_deep(image)
+        self.bits = 16 if deep else {"1": 1, "I": 32, "F": 32}.get(self.mode, 8)
+        if (deep and tags.get(_PHOTOMETRIC) == 0) or (self.bits in (8, 16) and 2 in tags.get(_SAMPLE_FORMAT, ())):
+            problem = "has numbers with a sign, or white as 0 in 16 bits: their range is not known"
+            raise ImageReadError(path, "unknown-range", problem, "save it again with values from 0 (black) up")
+        self.lossy = kind in ("JPEG", "MPO") or (kind == "TIFF" and image.info.get("compression") == "jpeg")
+        if kind == "WEBP":  # RFC 9649: lossless pixels lie in a VP8L chunk, the first, or the one behind VP8X
+            self.lossy = b"VP8L" not in (data or path.read_bytes())[12:34]
+        # a second picture in a JPEG is the camera's preview
+        self.pages = 1 if kind == "MPO" else getattr(image, "n_frames", 1)
+        stored = _orientation(image) if kind == "TIFF" else 1
+        image.load()
+        # after loading: Pillow turns some TIFF files itself, and PNG files may carry EXIF behind the pixels
+        self.turn = _orientation(image)
+        self.orientation = self.turn if self.turn != 1 else stored
+        self.shape = image.size if self.turn >= 5 else image.size[::-1]
+        self.alpha = self.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info
+        self.deep = _deep_values(image, data or path.read_bytes()) if deep else None
 
     def pixels(self, bits: int | None = None) -> np.ndarray:
         """Upright 8-bit pixels, uint8 (H, W) for grey pictures and (H, W, 3) for all others; see `read_image`."""
@@ -114,24 +119,21 @@ class DecodedImage:
         elif image.mode in _COLOURS or (image.mode == "P" and not _zero_is_background(image)):
             image = image.convert("RGB")
         values = np.asarray(image)
-        if values.ndim == 3:
-            values = values.max(axis=2)
-        return self.upright(values)
+        return self.upright(values.max(axis=2) if values.ndim == 3 else values)
 
     def mask(self) -> np.ndarray:
-        """Upright mask, bool (H, W): True is defect."""
+        """Upright mask, bool (H, W): True is defect; see `read_mask`."""
         values = self.mask_values()
         mask = values >= LOSSY_MASK_THRESHOLD if self.lossy else values != 0
-        fix = "save it as PNG with 0 and 255 only"
-        if self.lossy and values.any() and not mask.any():
-            least = LOSSY_MASK_THRESHOLD
-            problem = f"is stored lossily, where {least} and more is defect, but has {values.max()} at most"
+        if mask.any():
+            return mask
+        fix, has_alpha = "save it as PNG with 0 and 255 only", self.image.mode in ("LA", "RGBA", "PA")
+        if self.lossy and values.any():
+            problem = f"is lossy, where {LOSSY_MASK_THRESHOLD} and more is defect, but has {values.max()} at most"
             raise ImageReadError(self.path, "faint-mask", problem, fix)
-        if not mask.any() and self.image.mode in ("LA", "RGBA", "PA"):
-            lowest, highest = self.image.getchannel("A").getextrema()
-            if lowest != highest:
-                problem = "is black and marks pixels by its transparency alone, which is not read"
-                raise ImageReadError(self.path, "alpha-mask", problem, fix)
+        if has_alpha and len(set(self.image.getchannel("A").getextrema())) == 2:
+            problem = "is black and marks pixels by its transparency alone, which is not read"
+            raise ImageReadError(self.path, "alpha-mask", problem, fix)
         return mask
 
     def upright(self, array: np.ndarray) -> np.ndarray:
@@ -139,19 +141,44 @@ class DecodedImage:
         return np.ascontiguousarray(_UPRIGHT[self.turn](array)) if self.turn in _UPRIGHT else array
 
 
-def decode_image(path: str | Path, data: bytes | None = None) -> DecodedImage:
-    """Decode a file to the last pixel."""
-    path = Path(path)
-    with _opened(path, data) as image:
-        return _decoded(path, image, data)
+def _orientation(image: Image.Image) -> int:
+    value = image.getexif().get(_ORIENTATION, 1)
+    return value if value in _UPRIGHT else 1
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether the file has 16 bits a channel, whatever Pillow makes of them."""
+    if image.mode == "I" and image.format == "PNG":  # older versions of Pillow open 16-bit PNG files so
+        return True
+    return image.mode.startswith("I;16") or any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
+
+
+def _deep_values(image: Image.Image, data: bytes) -> np.ndarray:
+    if image.mode.startswith("I"):
+        return np.asarray(image).astype(np.uint16)
+    import cv2  # Pillow keeps the upper 8 bits of 16-bit colours
+
+    known = image.mode in ("RGB", "RGBA", "LA")
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if known else None
+    if values is None or values.dtype != np.uint16:
+        return np.asarray(image.convert("RGB")).astype(np.uint16) << 8
+    return values if values.ndim == 2 else np.ascontiguousarray(values[:, :, 2::-1])
+
+
+def _zero_is_background(image: Image.Image) -> bool:
+    palette = np.asarray(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
+    used = np.unique(np.asarray(image))
+    black = [index for index in used if index < len(palette) and not palette[index].any()]
+    return not black or 0 in black
 
 
 @contextmanager
 def _opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
     """Pillow's image; whatever goes wrong with it becomes an ImageReadError."""
+    again = "copy it again from its source, or remove it"
     try:
         if (path.stat().st_size if data is None else len(data)) == 0:
-            raise ImageReadError(path, "empty-file", "has zero bytes", "copy it again from its source, or remove it")
+            raise ImageReadError(path, "empty-file", "has zero bytes", again)
         # never by name: Pillow (13.0) maps a turned, uncompressed TIFF file of a known name into memory with its sides
         # exchanged, and shows noise
         with path.open("rb") if data is None else io.BytesIO(data) as file, Image.open(file, formats=_FORMATS) as image:
@@ -166,14 +193,19 @@ def _opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
         raise ImageReadError(path, "not-an-image", problem, "save it as PNG, or remove it") from error
     except Image.DecompressionBombError as error:
         fix = "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
-        problem = f"is too large to be decoded safely ({error})"
-        raise ImageReadError(path, "too-large", problem, fix) from error
+        raise ImageReadError(path, "too-large", f"is too large to be decoded safely ({error})", fix) from error
     except Exception as error:  # decoders of broken files raise nearly anything: SyntaxError, struct.error, zlib.error
         text = str(error) or type(error).__name__
         truncated = "truncat" in text.lower() or isinstance(error, EOFError)
         code, problem = ("truncated", "is truncated") if truncated else ("unreadable", "cannot be decoded")
-        fix = "copy it again from its source, or remove it"
-        raise ImageReadError(path, code, f"{problem} ({text})", fix) from error
+        raise ImageReadError(path, code, f"{problem} ({text})", again) from error
+
+
+def decode_image(path: str | Path, data: bytes | None = None) -> DecodedImage:
+    """Decode a file (of a name, where its ``data`` are given) to the last pixel; ImageReadError."""
+    path = Path(path)
+    with _opened(path, data) as image:
+        return DecodedImage(path, image, data)
 
 
 def read_image(path: str | Path, bits: int | None = None) -> np.ndarray:
@@ -186,8 +218,39 @@ def read_image(path: str | Path, bits: int | None = None) -> np.ndarray:
     return decode_image(path).rgb(bits)
 
 
-# Bits that the 16-bit photos of a data set hold, by its folder: one scale for all its photos, whoever reads them.
+def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> np.ndarray:
+    """Read a mask as bool (H, W), upright: True is defect; ``shape`` is that of its photo, which it has to have.
+
+    Every non-zero pixel is defect, so masks of 0/255, of 0/1 and of class indices read alike; of RGB(A) masks any
+    non-zero colour channel counts, alpha never. Lossy files (JPEG and the like) are thresholded at 128.
+    """
+    mask = decode_image(path).mask()
+    if shape is not None and mask.shape != tuple(shape):
+        raise ValueError(
+            f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels but its photo {shape[1]}x{shape[0]} "
+            "(width x height); save the mask at the size of the photo."
+        )
+    return mask
+
+
+def read_header(path: str | Path) -> tuple[tuple[int, int], int]:
+    """Size (H, W) of a photo as it is read, and the EXIF orientation (1 to 8) that is stored; decodes nothing."""
+    with _opened(Path(path)) as image:
+        orientation = _orientation(image)
+        # of TIFF files Pillow gives the upright size
+        turned = orientation >= 5 and image.format != "TIFF"
+        return (image.size if turned else image.size[::-1]), orientation
+
+
+def image_sizes(paths: Iterable[str | Path]) -> np.ndarray:
+    """Sizes of photos as they are read, (N, 2) int64 of (height, width) in pixels."""
+    return np.array([read_header(path)[0] for path in paths], dtype=np.int64).reshape(-1, 2)
+
+
+# ----------------------------------------------------------------------------------------------------------- bit depths
+
 _known_depths: dict[str, int] = {}
+"""Bits that the 16-bit photos of a data set hold, by its folder: one scale for all its photos, whoever reads them."""
 
 
 def remember_bit_depth(folder: str | Path, bits: int | None) -> None:
@@ -207,21 +270,12 @@ def measure_bit_depth(paths: Iterable[str | Path]) -> int | None:
 
     def highest(path: str | Path) -> int:
         try:
-            with Path(path).open("rb") as file:
-                start = file.read(25)
-            if start[:2] not in (b"II", b"MM") and not (start[:4] == b"\x89PNG" and start[24:] == b"\x10"):
-                return -1
             with _opened(Path(path)) as image:
-                deep = _decoded(Path(path), image, None).deep if is_deep(image) else None
+                return int(DecodedImage(Path(path), image, None).deep.max(initial=0)) if _is_deep(image) else -1
         except (OSError, ValueError):  # said by check_dataset
             return -1
-        return -1 if deep is None else int(deep.max(initial=0))
 
-    most = -1
-    for value in in_threads(highest, paths):
-        most = max(most, value)
-        if most >= 1 << BIT_DEPTHS[-2]:  # one photo that needs all bits tells as much as all of them
-            break
+    most = max(in_threads(highest, paths), default=-1)
     return None if most < 0 else next(bits for bits in BIT_DEPTHS if most < 1 << bits)
 
 
@@ -235,19 +289,7 @@ def to_8_bits(values: np.ndarray, bits: int, name: str | Path) -> np.ndarray:
     return (values >> (bits - 8)).astype(np.uint8)
 
 
-def read_mask(path: str | Path, shape: tuple[int, int] | None = None) -> np.ndarray:
-    """Read a mask as bool (H, W), upright: True is defect; ``shape`` is that of its photo, which it has to have.
-
-    Every non-zero pixel is defect, so masks of 0/255, of 0/1 and of class indices read alike; of RGB(A) masks any
-    non-zero colour channel counts, alpha never. Lossy files (JPEG and the like) are thresholded at 128.
-    """
-    mask = decode_image(path).mask()
-    if shape is not None and mask.shape != tuple(shape):
-        raise ValueError(
-            f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels but its photo {shape[1]}x{shape[0]} "
-            "(width x height); save the mask at the size of the photo."
-        )
-    return mask
+# ---------------------------------------------------------------------------------------------------------------- files
 
 
 def files_below(folder: str | Path, loops: list[Path]) -> list[Path]:
@@ -317,111 +359,14 @@ def repeated_links(files: Iterable[Path]) -> set[Path]:
     return repeated
 
 
-def _decoded(path: Path, image: Image.Image, data: bytes | None) -> DecodedImage:
-    mode, kind = image.mode, image.format or ""
-    sixteen = is_deep(image)
-    lossy = kind in ("JPEG", "MPO") or (kind == "TIFF" and image.info.get("compression") == "jpeg")
-    if kind == "WEBP":
-        lossy = not _is_lossless_webp(path, data)
-    if kind == "TIFF" and mode in ("L", "RGB") and 2 in image.tag_v2.get(_SAMPLE_FORMAT_TAG, ()):
-        problem = "has 8-bit numbers with a sign, which would be read shifted by 128"
-        raise ImageReadError(path, "signed", problem, "save it again with values from 0 to 255")
-    # a second picture in a JPEG is the camera's preview
-    pages = 1 if kind == "MPO" else getattr(image, "n_frames", 1)
-    stored = image.getexif().get(_ORIENTATION_TAG, 1) if kind == "TIFF" else 1
-    image.load()
-    # after loading: Pillow turns some TIFF files itself, and PNG files may carry EXIF behind the pixels
-    turn = image.getexif().get(_ORIENTATION_TAG, 1)
-    width, height = image.size
-    return DecodedImage(
-        path=path,
-        image=image,
-        mode=mode,
-        bits=16 if sixteen else {"1": 1, "I": 32, "F": 32}.get(mode, 8),
-        deep=deep_values(path, image, data) if sixteen else None,
-        alpha=mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info,
-        orientation=next((value for value in (turn, stored) if value in _UPRIGHT), 1),
-        turn=turn if turn in _UPRIGHT else 1,
-        lossy=lossy,
-        pages=pages,
-        shape=(width, height) if turn in (5, 6, 7, 8) else (height, width),
-    )
-
-
-def is_deep(image: Image.Image) -> bool:
-    """Whether the file has 16 bits a channel, whatever Pillow makes of them."""
-    if image.mode == "I" and image.format == "PNG":  # older versions of Pillow open 16-bit PNG files so
-        return True
-    return image.mode.startswith("I;16") or any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
-
-
-def deep_values(path: Path, image: Image.Image, data: bytes | None = None) -> np.ndarray:
-    """Values of a 16-bit picture, uint16 (H, W) or (H, W, 3)."""
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min(initial=0) < 0:
-            problem = "has negative values, whose range is not known"
-            raise ImageReadError(path, "32-bit", problem, "scale it to 8 or 16 bits and save it again")
-        if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC_TAG) == 0:
-            problem = "stores white as 0 in 16 bits, a negative of unknown range"
-            raise ImageReadError(path, "white-is-zero", problem, "save it again with black as 0")
-        return values.astype(np.uint16)
-    import cv2  # Pillow keeps the upper 8 bits of 16-bit colours
-
-    stored = np.frombuffer(path.read_bytes() if data is None else data, np.uint8)
-    values = cv2.imdecode(stored, cv2.IMREAD_UNCHANGED) if image.mode in ("RGB", "RGBA", "LA") else None
-    if values is None or values.dtype != np.uint16:
-        return np.asarray(image.convert("RGB")).astype(np.uint16) << 8
-    return values if values.ndim == 2 else np.ascontiguousarray(values[:, :, 2::-1])
-
-
-def _zero_is_background(image: Image.Image) -> bool:
-    palette = np.asarray(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
-    used = np.unique(np.asarray(image))
-    used = used[used < len(palette)]
-    black = used[(palette[used] == 0).all(axis=1)]
-    return not len(black) or 0 in black
-
-
-def _is_lossless_webp(path: Path, data: bytes | None) -> bool:
-    """Whether the pixels lie in a VP8L chunk (RFC 9649, section 2)."""
-    if data is None:
-        data = path.read_bytes()
-    position = 12
-    while position + 8 <= len(data):
-        name, length = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
-        if name in (b"VP8L", b"VP8 "):
-            return name == b"VP8L"
-        position += 8 + length + length % 2
-    return False
-
-
-def image_sizes(paths: Iterable[str | Path]) -> np.ndarray:
-    """Sizes of photos as they are read, (N, 2) int64 of (height, width) in pixels; only the headers are read."""
-    sizes = []
-    for path in map(Path, paths):
-        with _opened(path) as image:
-            # of TIFF files Pillow gives the upright size
-            turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8)
-            width, height = image.size
-        sizes.append((width, height) if turned else (height, width))
-    return np.array(sizes, dtype=np.int64).reshape(-1, 2)
-
-
-def exif_orientation(path: str | Path) -> int:
-    """EXIF orientation that is stored in a file, 1 to 8."""
-    with _opened(Path(path)) as image:
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    return orientation if orientation in _UPRIGHT else 1
+# ------------------------------------------------------------------------------------------------- the network's frame
 
 
 def require_resizable(shape: Sequence[int], image_size: Sequence[int], name: str | Path = "the photo") -> None:
     """Raise ImageReadError where a photo (height, width, ...) is so thin that a given shorter side makes it huge."""
     height, width = shape[:2]
-    if len(image_size) != 1:
-        return
     pixels = height * width * (image_size[0] / max(1, min(height, width))) ** 2
-    if pixels > MAX_RESIZED_PIXELS:
+    if len(image_size) == 1 and pixels > MAX_RESIZED_PIXELS:
         problem = (
             f"is {width}x{height} pixels (width x height): with a shorter side of {image_size[0]} it would have "
             f"{pixels / 1e6:.0f} million, of which only the middle is looked at"
@@ -438,13 +383,11 @@ def to_network_frame(picture: np.ndarray, parameters: Mapping[str, Any]) -> np.n
     or None.
     """
     import torch
-    from torchvision.transforms.v2 import functional
-    from torchvision.transforms.v2.functional import InterpolationMode
+    from torchvision.transforms.v2 import InterpolationMode, functional
 
     require_resizable(picture.shape[:2], parameters["image_size"])
     is_mask = picture.ndim == 2
-    tensor = torch.from_numpy(picture.astype(np.uint8))
-    tensor = tensor[None] if is_mask else tensor.permute(2, 0, 1)
+    tensor = torch.from_numpy(np.atleast_3d(picture).astype(np.uint8)).permute(2, 0, 1)
     mode = InterpolationMode.NEAREST if is_mask else InterpolationMode.BILINEAR
     tensor = functional.resize(tensor, list(parameters["image_size"]), interpolation=mode, antialias=not is_mask)
     if parameters.get("center_crop"):
@@ -461,21 +404,21 @@ def map_at_photo_size(network_map: np.ndarray, shape: tuple[int, int], parameter
     """
     import torch
     from torch.nn import functional
+    from torchvision.transforms.v2.functional import resize
 
-    found = torch.from_numpy(np.ascontiguousarray(network_map, dtype=np.float32))[None, None]
+    cells = torch.from_numpy(np.ascontiguousarray(network_map, dtype=np.float32))[None, None]
     if parameters.get("center_crop"):
-        height, width = _resized(parameters["image_size"], shape)
+        resized = resize(torch.empty((1, *shape), device="meta"), list(parameters["image_size"]))
+        height, width = resized.shape[-2:]
         # torchvision's centre crop begins at half of what is left over, rounded
-        top, left = round((height - found.shape[-2]) / 2), round((width - found.shape[-1]) / 2)
-        margins = (left, width - found.shape[-1] - left, top, height - found.shape[-2] - top)
-        found = functional.pad(found, margins)
+        top, left = round((height - cells.shape[-2]) / 2), round((width - cells.shape[-1]) / 2)
+        cells = functional.pad(cells, (left, width - cells.shape[-1] - left, top, height - cells.shape[-2] - top))
     # in double and rounded once: in float32 the mean of equal values may come out a hair above them
-    enlarged = functional.interpolate(found.double(), size=shape, mode="bilinear")[0, 0].float().numpy()
-    cells = found[0, 0].numpy()
-    rows, columns = (_middles(*sides) for sides in zip(cells.shape, shape, strict=True))
+    enlarged = functional.interpolate(cells.double(), size=shape, mode="bilinear")[0, 0].float().numpy()
+    rows, columns = (_middles(*sides) for sides in zip(cells.shape[-2:], shape, strict=True))
     for row in rows:
         for column in columns:
-            np.maximum.at(enlarged, np.ix_(row, column), cells)
+            np.maximum.at(enlarged, np.ix_(row, column), cells[0, 0].numpy())
     return enlarged
 
 
@@ -483,11 +426,3 @@ def _middles(cells: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
     """The pixels, two where it lies between them, that the middle of each cell falls on."""
     middle = (2 * np.arange(cells) + 1) * pixels  # in halves of a cell
     return -(-middle // (2 * cells)) - 1, middle // (2 * cells)
-
-
-def _resized(image_size: Sequence[int], shape: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) after torchvision's Resize to a (height, width), or to a (shorter side,)."""
-    if len(image_size) == 2:
-        return image_size[0], image_size[1]
-    short, (height, width) = image_size[0], shape
-    return (short, int(short * width / height)) if height <= width else (int(short * height / width), short)

@@ -25,26 +25,22 @@ class ClassSplit(NamedTuple):
 
 def read_split(path: str | Path) -> ClassSplit:
     """Read a split of classes from YAML with the fields ``name``, ``dataset``, ``known`` and ``unknown`` (lists)."""
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no file {file}; the splits lie in notebooks/params/open_set.")
-    content = read_yaml(file)
-    if not isinstance(content, dict) or set(content) != set(ClassSplit._fields):
-        has = ", ".join(map(str, content)) if isinstance(content, dict) else "none of them"
-        raise ValueError(f"{file} needs the fields {', '.join(ClassSplit._fields)} and no others; it has {has}.")
-    for field, value in content.items():
-        several, least = field in ("known", "unknown"), 2 if field == "known" else 1
-        texts = value if several and isinstance(value, list) else [None if several else value]
-        if len(texts) < least or not all(isinstance(text, str) and text for text in texts):
-            kind = f"a list of {least} or more names" if several else "a text"
-            raise ValueError(f"{file}: {field} is {value!r}; give {kind} (numbers in quotes).")
-    both = [*content["known"], *content["unknown"]]
-    for name in both:
-        if both.count(name) > 1:
-            raise ValueError(f"{file} names {name} twice; a class is known or unknown, once.")
-        if name.lower() in NORMAL_NAMES:
-            raise ValueError(f"{file} names {name}; normal photos are no class of defects: omit it.")
-    return ClassSplit(content["name"], tuple(content["known"]), tuple(content["unknown"]), content["dataset"])
+    content = read_yaml(Path(path))
+    try:
+        split = ClassSplit(**content)
+        classes = [*split.known, *split.unknown]
+        texts = all(isinstance(text, str) and text for text in (split.name, split.dataset, *classes))
+        lists = isinstance(split.known, list) and isinstance(split.unknown, list)
+        sound = texts and lists and len(split.known) >= 2 and len(split.unknown) >= 1
+        sound = sound and len(set(classes)) == len(classes) and not {name.lower() for name in classes} & NORMAL_NAMES
+    except TypeError:
+        sound = False
+    if not sound:
+        raise ValueError(
+            f"{path} makes no split; give it name and dataset (texts), known (a list of 2 or more classes of defects) "
+            "and unknown (1 or more), each class once, numbers in quotes, without normal photos."
+        )
+    return split._replace(known=tuple(split.known), unknown=tuple(split.unknown))
 
 
 def rotating_splits(classes: Sequence[str], n_splits: int = 2, dataset: str = "") -> list[ClassSplit]:
@@ -61,10 +57,9 @@ def rotating_splits(classes: Sequence[str], n_splits: int = 2, dataset: str = ""
         )
     splits = []
     for number in range(n_splits):
-        unknown = names[number::n_splits]
-        known = tuple(name for name in names if name not in unknown)
+        unknown = tuple(names[number::n_splits])
         letters = ascii_uppercase[number % 26] * (number // 26 + 1)  # A to Z, then AA, BB, ...
-        splits.append(ClassSplit(letters, known, tuple(unknown), dataset))
+        splits.append(ClassSplit(letters, tuple(name for name in names if name not in unknown), unknown, dataset))
     return splits
 
 
@@ -76,16 +71,11 @@ def open_set_table(table: pd.DataFrame, split: ClassSplit, *, seed: int = 0) -> 
     test whole. ``attrs`` of the copy also hold ``class_split`` (the name) and ``known_types``, beside ``unseen_types``.
     ValueError if the split names a class that the table has not, or leaves one out.
     """
-    classes = sorted(set(table["defect_type"]) - {NORMAL})
-    named = [*split.known, *split.unknown]
-    if foreign := [name for name in named if name not in classes]:
+    classes = set(table["defect_type"]) - {NORMAL}
+    if wrong := classes ^ {*split.known, *split.unknown}:
         raise ValueError(
-            f"Split {split.name}: {table.attrs.get('name') or 'the dataset'} has no class {foreign[0]!r}; it has: "
-            f"{', '.join(classes) or 'none'}."
-        )
-    if left_out := [name for name in classes if name not in named]:
-        raise ValueError(
-            f"Split {split.name} does not say whether {', '.join(left_out)} is known; add it to known or unknown."
+            f"Split {split.name} and {table.attrs.get('name') or 'the dataset'} do not agree on "
+            f"{', '.join(sorted(wrong))}: name each class ({', '.join(sorted(classes))}) as known or unknown."
         )
     # test is drawn first, val from the rest
     fractions = {"test_fraction": SUPERVISED_SHARE, "val_fraction": SUPERVISED_SHARE / (1 - SUPERVISED_SHARE)}

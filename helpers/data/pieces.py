@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from helpers.data.images import MAX_RESIZED_PIXELS, decode_image, read_image, re
 from helpers.data.layouts import NORMAL_NAMES
 from helpers.data.samples import NORMAL, relative_path
 
-MODES = ("RGB", "L")
+MODES = ("RGB", "L", "keep")
 MIN_AREA = 64
 """Defect pixels from which a tile is abnormal; below, it shows too little of its defect to be called either."""
 MIRRORED = "symmetric"  # how a photo goes on beyond its border, as NumPy calls it
@@ -26,32 +25,25 @@ GROWN = 2  # pixels by which an object is grown before its background is removed
 Row = dict[str, Any]
 
 
-# -------------------------------------------------------------------------------------------------------------- resized
-
-
 def resized(
     table: pd.DataFrame,
     *,
     mode: str = "RGB",
     size: int | Sequence[int] | None = None,
-    crop: str = "",
-    keep_aspect: bool = False,
+    crop: Sequence[int] | None = None,
 ) -> Callable[[Row], list[Row]]:
     """A change that turns photos upright, makes them 8-bit, crops and resizes them, and their masks alike.
 
-    The column ``source`` has the path in the old dataset.
-
-    Args:
-        mode: "RGB", "L" (grey), or "keep": grey photos stay grey, all others become RGB.
-        size: (height, width) in pixels, or one number for both; bilinear with antialiasing, masks to the nearest pixel.
-        crop: "TOP,LEFT,HEIGHT,WIDTH" in pixels of the upright photo, or "center:HxW".
-        keep_aspect: fit photos inside ``size`` instead of stretching them to it; nothing is padded.
+    ``mode``: "RGB", "L" (grey), or "keep": grey photos stay grey, all others become RGB. ``crop``: (top, left, height,
+    width) in pixels of the upright photo. ``size``: (height, width), or one number for both; bilinear with
+    antialiasing, masks to the nearest pixel. The column ``source`` has the path in the old dataset.
     """
-    if mode not in (*MODES, "keep"):
-        raise ValueError(f"mode is {mode!r}; use {', '.join(MODES)} or keep.")
-    if keep_aspect and size is None:
-        raise ValueError("keep_aspect needs a size; give one.")
-    wanted, window = _parsed_size(size), _parsed_crop(crop)
+    size = (size, size) if isinstance(size, int) else size
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}; use {', '.join(MODES)}.")
+    for name, values, length in (("size", size, 2), ("crop", crop, 4)):
+        if values is not None and (len(values) != length or min(values) < 0 or 0 in values[-2:]):
+            raise ValueError(f"{name} is {values!r}; give {length} whole numbers of pixels.")
     names = dict(zip(table["image_path"], relative_path(table), strict=True))
 
     def change(row: Row) -> list[Row]:
@@ -59,12 +51,10 @@ def resized(
         decoded = decode_image(path)
         photo = Image.fromarray(decoded.pixels())
         photo = photo if mode in ("keep", photo.mode) else photo.convert(mode)
-        box = _box(window, decoded.shape, path)
-        height, width = box[3] - box[1], box[2] - box[0]
-        new = wanted or (height, width)
-        if keep_aspect:
-            scale = min(new[0] / height, new[1] / width)
-            new = max(1, round(height * scale)), max(1, round(width * scale))
+        top, left, height, width = crop or (0, 0, *decoded.shape)
+        if top + height > decoded.shape[0] or left + width > decoded.shape[1]:
+            raise ValueError(f"{path} of {photo.width}x{photo.height} pixels does not hold the crop {crop}; lower it.")
+        box, new = (left, top, left + width, top + height), size or (height, width)
         photo = photo.crop(box)
         if new != (height, width):
             photo = photo.resize(new[::-1], Image.Resampling.BILINEAR)
@@ -81,45 +71,10 @@ def resized(
     return change
 
 
-def _parsed_size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
-    values = (size,) if isinstance(size, int) else tuple(size or ())
-    if size is not None and (
-        len(values) not in (1, 2) or not all(isinstance(each, int) and each > 0 for each in values)
-    ):
-        raise ValueError(f"size is {size!r}; give the height and width as positive whole numbers, or one for both.")
-    return (values[0], values[-1]) if values else None
-
-
-def _parsed_crop(crop: str) -> re.Match[str] | None:
-    """With the groups top, left (None where it is centred), height and width."""
-    window = re.fullmatch(r"(?:(\d+),(\d+),|cent(?:er|re):)([1-9]\d*)[x,]([1-9]\d*)", crop.lower().replace(" ", ""))
-    if crop and not window:
-        raise ValueError(f"crop is {crop!r}; give TOP,LEFT,HEIGHT,WIDTH in pixels, or center:HxW.")
-    return window
-
-
-def _box(window: re.Match[str] | None, shape: tuple[int, int], path: str) -> tuple[int, int, int, int]:
-    """Pillow's (left, upper, right, lower)."""
-    height, width = shape
-    if window is None:
-        return 0, 0, width, height
-    rows, columns = int(window[3]), int(window[4])
-    top, left = (height - rows) // 2, (width - columns) // 2
-    if window[1]:
-        top, left = int(window[1]), int(window[2])
-    if top < 0 or left < 0 or top + rows > height or left + columns > width:
-        photo = f"{path}: the photo is {height}x{width} (height x width)"
-        raise ValueError(f"{photo}, which the crop {window[0]} does not lie in; choose a smaller crop.")
-    return left, top, left + columns, top + rows
-
-
-# ---------------------------------------------------------------------------------------------------------------- tiles
-
-
 def tiles(
-    table: pd.DataFrame, size: int, *, stride: int | None = None, min_area: int = MIN_AREA
+    table: pd.DataFrame, tile: int, *, stride: int | None = None, min_area: int = MIN_AREA
 ) -> Callable[[Row], list[Row]]:
-    """A change that cuts photos into squares, each labelled by its own part of the mask.
+    """A change that cuts photos into squares of side ``tile``, each labelled by its own part of the mask.
 
     Tiles begin every ``stride`` pixels from the upper left corner; where the last does not end with the photo, one more
     does, and overlaps its neighbour. A tile keeps the split and the group of its photo, so that `assign_splits` never
@@ -127,12 +82,10 @@ def tiles(
     more it has its photo's defect type, without any it is normal; what cannot be labelled is left out: fewer, a defect
     of a photo of several types, and abnormal photos without a mask.
     """
-    stride = size if stride is None else stride
-    for name, value in (("size", size), ("stride", stride), ("min_area", min_area)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value!r}; give a whole number of pixels, 1 or more.")
-    if stride > size:
-        raise ValueError(f"stride is {stride}, more than size {size}: pixels between tiles would be lost; lower it.")
+    size, stride = tile, tile if stride is None else stride
+    if not 1 <= stride <= size or min_area < 1:
+        values = f"tile is {tile}, stride {stride}, min_area {min_area}"
+        raise ValueError(f"{values}; give 1 pixel or more, and a stride of at most the tile: pixels would be lost.")
     names = dict(zip(table["image_path"], relative_path(table), strict=True))
 
     def change(row: Row) -> list[Row]:
@@ -170,9 +123,6 @@ def _starts(length: int, size: int, stride: int) -> list[int]:
     return starts if starts[-1] + size == length else [*starts, length - size]
 
 
-# ------------------------------------------------------------------------------------------------------------- cut-outs
-
-
 def cut_outs(
     photos: Sequence[str | Path],
     labels: Sequence[np.ndarray],
@@ -185,33 +135,33 @@ def cut_outs(
 ) -> Iterator[Row]:
     """Rows of one square picture an object, named ``<photo's number>_<object's number>``.
 
-    Without ``types`` all are good and for training: nobody has said yet what is good. With them, objects with a defect
-    are for testing, good ones too where their photo is one of the ``test_share`` of the photos, evenly spaced. So good
-    and defective objects of one photo can be on two sides; the column ``photo`` allows a stricter split.
+    ``labels`` are, for each photo, (H, W) int: 0 is background, every other number an object; ``types`` the defect type
+    of every object by its number. Without ``types`` all are good and for training: nobody has said yet what is good.
+    With them, objects with a defect are for testing, good ones too where their photo is one of the ``test_share`` of
+    the photos, evenly spaced. So objects of one photo can be on two sides (see the column ``photo``).
+
+    One window serves all, after the largest object with a ``margin`` in parts of it on each side, so that sizes stay
+    comparable; beyond its border the photo is mirrored. ``remove_background`` paints over whatever is not the object,
+    with the median colour of the photo outside all objects.
 
     Further columns: label (the object's number), x, y, width, height (its box) and window_x, window_y, window_side
     (what was cut; it may lie partly outside) in pixels of the photo, scale (pixels of the picture per pixel of the
     photo).
-
-    ``labels`` are, for each photo, (H, W) int: 0 is background, every other number an object; ``types`` the defect type
-    of every object by its number. One window serves all, after the largest object with a ``margin`` in parts of it on
-    each side, so that sizes stay comparable; beyond its border the photo is mirrored. ``remove_background`` paints over
-    whatever is not the object, with the median colour of the photo outside all objects.
     """
-    if size < 1 or margin < 0:
-        raise ValueError(f"size={size} must be at least 1, and margin={margin} at least 0.")
-    if not 0 <= test_share <= 1:
-        raise ValueError(f"test_share={test_share} must lie between 0 and 1.")
+    if size < 1 or margin < 0 or not 0 <= test_share <= 1:
+        raise ValueError(f"size={size} must be 1 or more, margin={margin} 0 or more, test_share={test_share} a share.")
     kinds = [None] * len(photos) if types is None else types
     objects = [list(_objects(*each)) for each in zip(photos, labels, kinds, strict=True)]
     longest = max((max(row["width"], row["height"]) for rows in objects for row in rows), default=0)
     if not longest:
         raise ValueError("There is no object in any of the labels; lower the threshold of separate(), or train longer.")
-    side = window_side(longest, margin)
+    side = max(1, round(longest * (1 + 2 * margin)))
     n_test = round(test_share * len(photos)) if types is not None else 0
     for_test = {int((k + 0.5) * len(photos) / n_test) for k in range(n_test)}
     for number, photo in enumerate(photos):
-        pixels, split = _photo_of(photo, labels[number]), "test" if number in for_test else "train"
+        pixels, split = read_image(photo), "test" if number in for_test else "train"
+        if pixels.shape[:2] != labels[number].shape:
+            raise ValueError(f"{photo} has {pixels.shape[:2]} pixels but its labels {labels[number].shape} (H, W).")
         colour = background_colour(pixels, labels[number]) if remove_background else None
         for row in objects[number]:
             require_window(photo, side, pixels.shape)
@@ -226,15 +176,6 @@ def cut_outs(
             yield row
 
 
-def _photo_of(photo: str | Path, labels: np.ndarray) -> np.ndarray:
-    pixels = read_image(photo)
-    if pixels.shape[:2] != labels.shape:
-        (height, width), (rows, columns) = pixels.shape[:2], labels.shape
-        sizes = f"{photo} is {width}x{height} pixels but its labels {columns}x{rows} (width x height)"
-        raise ValueError(f"{sizes}; they must be of one size.")
-    return pixels
-
-
 def _objects(photo: str | Path, labels: np.ndarray, types: Mapping[int, str] | None) -> Iterator[Row]:
     for label, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is None:
@@ -246,11 +187,6 @@ def _objects(photo: str | Path, labels: np.ndarray, types: Mapping[int, str] | N
         (top, bottom), (left, right) = ((part.start, part.stop) for part in box)
         row = {"image_path": str(photo), "label_index": int(kind != NORMAL), "defect_type": kind, "photo": str(photo)}
         yield row | {"label": label, "x": left, "y": top, "width": right - left, "height": bottom - top}
-
-
-def window_side(longest: int, margin: float) -> int:
-    """Side of the window around an object whose longer side is given, with a margin in parts of it, in pixels."""
-    return max(1, round(longest * (1 + 2 * margin)))
 
 
 def background_colour(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
