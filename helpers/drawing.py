@@ -56,16 +56,6 @@ def enlargement(height: int, width: int, smallest_side: int = SMALLEST_SIDE) -> 
     return max(1, min(math.ceil(smallest_side / min(height, width)), allowed))
 
 
-def reduced(picture: np.ndarray, most_pixels: float) -> np.ndarray:
-    """The picture, made smaller where it has more pixels than that."""
-    height, width = picture.shape[:2]
-    factor = math.sqrt(most_pixels / (height * width))
-    if factor >= 1:
-        return picture
-    size = max(1, int(width * factor)), max(1, int(height * factor))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-
-
 def folded(picture: np.ndarray) -> np.ndarray:
     """A strip (H, W) or (H, W, 3), as of a line-scan camera, in pieces that lie below each other in reading order.
 
@@ -129,27 +119,14 @@ def draw_boxes(photo: np.ndarray, boxes: Sequence[tuple[int, int, int, int]], ab
 
 
 def annotate_photo(
-    photo: np.ndarray,
-    labels: np.ndarray,
-    table: pd.DataFrame,
-    size: PixelSize = IN_PIXELS,
-    *,
-    measure: str = "length",
-    caption: str = "",
+    photo: np.ndarray, labels: np.ndarray, table: pd.DataFrame, size: PixelSize = IN_PIXELS, *, caption: str = ""
 ) -> np.ndarray:
-    """A photo with each defect's outline, its length as a bar, a label with number and size, and a scale bar.
+    """A photo with each defect's outline, its length as a bar, a label with number and length, and a scale bar.
 
     A small photo is enlarged by a whole factor (`enlargement`). ``labels`` (H, W) int and ``table`` are those of
     `measure_labels`; ``severity`` (the colour) and ``defect_type`` are shown where the table has them. The scale bar
     counts a pixel by its width. The caption stands in the upper left corner.
-
-    Raises:
-        ValueError: labels of another size than the photo, or a table without the measure.
     """
-    if labels.shape != photo.shape[:2]:
-        raise ValueError(f"labels have the shape {labels.shape} and the photo {photo.shape[:2]}: resize them first.")
-    if measure not in table:
-        raise ValueError(f"The table has no column {measure!r}; give what measure_labels returns.")
     factor = enlargement(*labels.shape)
     colour_photo = photo if photo.ndim == 3 else np.dstack([photo] * 3)
     canvas = cv2.resize(colour_photo, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
@@ -162,17 +139,17 @@ def annotate_photo(
     pen = ImageDraw.Draw(picture)
     of_strip = min(side // 3, round(math.sqrt(canvas.shape[0] * canvas.shape[1]) / 60))
     font = picture_font(max(12, round(side / 42), of_strip))
-    taken = []
-    if caption:
-        taken.append(_text_box(pen, (side // 60, side // 60), shorten(caption, 100), font, (255, 255, 255)))
+    taken = [_text_box(pen, (side // 60, side // 60), shorten(caption, 100), font, (255, 255, 255))] if caption else []
     taken.append(_scale_bar(pen, picture.size, size.value_x / factor, size.unit, font))
     # What is drawn of the defects is to be seen too: labels keep clear of their boxes first.
     corners = table[["bbox_x", "bbox_y", "bbox_width", "bbox_height"]].to_numpy(dtype=float) * factor
     bodies = np.hstack([corners[:, :2], corners[:, :2] + corners[:, 2:]])
     for row, body, colour in zip(table.itertuples(), bodies, colours, strict=True):
-        text = _label_text(row, measure)
-        box = label_place(_box_size(pen, text, font), body, picture.size, taken, bodies, 0.4 * font.size)
-        taken.append(_text_box(pen, box[:2], text, font, colour))
+        error, kind = getattr(row, "length_error", 0.0), shorten(getattr(row, "defect_type", ""), 16)
+        sized = f"{row.length:.3g}" + (f" ± {error:.1g}" if error > 0 else "")
+        text = " ".join(filter(None, [f"#{row.defect}", kind, sized, row.unit]))
+        place = label_place(_box_size(pen, text, font), body, picture.size, taken, bodies, 0.4 * font.size)
+        taken.append(_text_box(pen, place, text, font, colour))
     return np.asarray(picture)
 
 
@@ -183,24 +160,23 @@ def label_place(
     taken: Sequence[Box],
     bodies: Sequence[Box],
     gap: float,
-) -> Box:
-    """Where a label (width, height) goes in a picture (width, height): of the places around a defect's body the one
-    that covers least of other labels (taken), then of bodies."""
+) -> tuple[float, float]:
+    """Where a label (width, height) goes in a picture (width, height), its left and top: of the places around a
+    defect's body the one that covers least of other labels (taken), then of bodies."""
     (width, height), (left, top, right, bottom) = size, body
     above, below = top - height - gap, bottom + gap
     columns = (left, (left + right - width) / 2, right - width, right + gap, left - width - gap)
     rows = (above, below, (top + bottom - height) / 2, above - height - gap, below + height + gap)
     wanted = np.array([(x, y) for y in rows for x in columns])
-    inside = np.minimum(np.maximum(wanted, 0), np.subtract(shape, size) - 1)
-    boxes = np.hstack([inside, inside + size])
-    cost = 10 * _overlap(boxes, taken) + _overlap(boxes, bodies) + np.abs(inside - wanted).sum(axis=1)
-    return tuple(boxes[cost.argmin()])
+    inside = np.clip(wanted, 0, np.subtract(shape, size) - 1)
+    cost = 10 * _overlap(inside, size, taken) + _overlap(inside, size, bodies) + np.abs(inside - wanted).sum(axis=1)
+    return tuple(inside[cost.argmin()])
 
 
-def _overlap(boxes: np.ndarray, others: Sequence[Box]) -> np.ndarray:
-    """Area that each box shares with the others, (N,)."""
-    first, second = boxes[:, None], np.asarray(others, dtype=float).reshape(1, -1, 4)
-    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
+def _overlap(places: np.ndarray, size: tuple[float, float], others: Sequence[Box]) -> np.ndarray:
+    """Area that a box of a size shares with the others, at each place (N,)."""
+    first, others = places[:, None], np.asarray(others, dtype=float).reshape(1, -1, 4)
+    sides = np.minimum(first + size, others[..., 2:]) - np.maximum(first, others[..., :2])
     return np.maximum(sides, 0).prod(axis=2).sum(axis=1)
 
 
@@ -210,30 +186,18 @@ def _outline_and_length(
     """A defect's outline, and its length as a line with a short bar across each end."""
     left, top = row.bbox_x, row.bbox_y
     part = labels[top : top + row.bbox_height, left : left + row.bbox_width] == row.defect
-    part = np.repeat(np.repeat(part.astype(np.uint8), factor, 0), factor, 1)
+    part = np.kron(part, np.ones((factor, factor))).astype(np.uint8)
     place = (left * factor, top * factor)
     outlines, _ = cv2.findContours(part, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=place)
     cv2.drawContours(canvas, outlines, -1, (0, 0, 0), line + 2)
     cv2.drawContours(canvas, outlines, -1, colour, line)
-    ends = np.array(
-        [(row.length_x0 * factor, row.length_y0 * factor), (row.length_x1 * factor, row.length_y1 * factor)]
-    )
-    along = ends[1] - ends[0]
-    across = np.array([-along[1], along[0]]) / max(float(np.hypot(*along)), 1e-9) * 4 * line
+    ends = factor * np.array([(row.length_x0, row.length_y0), (row.length_x1, row.length_y1)])
+    x, y = ends[1] - ends[0]
+    across = 4 * line * np.array([-y, x]) / max(float(np.hypot(x, y)), 1e-9)
     strokes = [ends, *([end - across, end + across] for end in ends)]
+    fine = [np.int32(np.round(16 * np.array(stroke))) for stroke in strokes]  # in sixteenths of a pixel
     for thickness, shade in ((line + 2, (0, 0, 0)), (line, (255, 255, 255))):
-        for stroke in strokes:
-            first, second = (tuple(int(round(value * 16)) for value in point) for point in stroke)
-            cv2.line(canvas, first, second, shade, thickness, cv2.LINE_AA, shift=4)
-
-
-def _label_text(row: object, measure: str) -> str:
-    value, error = getattr(row, measure), getattr(row, f"{measure}_error", 0.0)
-    unit = "px" if measure.endswith("_px") else row.unit
-    unit += "²" if measure.startswith("area") else ""
-    sized = f"{value:.3g}" + (f" ± {error:.1g}" if error > 0 else "")
-    kind = shorten(getattr(row, "defect_type", ""), 16)
-    return " ".join(filter(None, [f"#{row.defect}", kind, f"{sized} {unit}"]))
+        cv2.polylines(canvas, fine, False, shade, thickness, cv2.LINE_AA, shift=4)
 
 
 def _scale_bar(
@@ -244,8 +208,7 @@ def _scale_bar(
     wanted = 0.22 * min(width, 4 * height) * unit_a_pixel
     power = 10.0 ** math.floor(math.log10(wanted))
     length = max(step * power for step in (1, 2, 5) if step * power <= wanted)
-    pixels = length / unit_a_pixel
-    text = f"{length:g} {unit}"
+    pixels, text = length / unit_a_pixel, f"{length:g} {unit}"
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     margin, thick = round(font.size * 0.6), max(3, round(font.size / 4))
     wide = max(pixels, right - left)
@@ -264,8 +227,7 @@ def _box_size(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont)
 def _text_box(
     pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, font: ImageFont.FreeTypeFont, colour: tuple
 ) -> Box:
-    width, height = _box_size(pen, text, font)
-    box = (place[0], place[1], place[0] + width, place[1] + height)
+    box = (*place, *np.add(place, _box_size(pen, text, font)))
     pen.rectangle(box, fill=(0, 0, 0))
-    pen.text((place[0] + font.size * 0.3, place[1] + height / 2), text, fill=colour, font=font, anchor="lm")
+    pen.text((place[0] + font.size * 0.3, (box[1] + box[3]) / 2), text, fill=colour, font=font, anchor="lm")
     return box

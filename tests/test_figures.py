@@ -37,7 +37,6 @@ HISTORY = pd.DataFrame(
 )
 PANELS = {"loss": ["train_loss", "val_loss"], "overlap": ["dice"]}
 ROWS = pd.DataFrame({"recall": [0.9, 0.5, np.nan], "recall_low": [0.8, 0.2, np.nan], "recall_high": [1, 0.7, np.nan]})
-SERIES = pd.concat([ROWS.assign(model=name) for name in ("a<b", "$x_{")])
 NAMES = ["hole (n=10)", "scratch (n=4)", "dent (n=0)"]
 SIZES = np.geomspace(1, 20, 120)
 DEFECTS = pd.DataFrame(
@@ -55,12 +54,11 @@ LINES = {"unet": {"x": [0, 0.5, 1], "y": [0.1, np.nan, 1], "low": [0, 0, 0.9], "
 OPEN = {"xlabel": "x", "ylabel": "y", "title": "of 50 photos"}
 FIGURES = {
     "interval_bars": lambda **o: plots.interval_bars(ROWS, "recall", NAMES, **OPEN, **o),
-    "series": lambda **o: plots.interval_bars(SERIES, "recall", NAMES * 2, series="model", **OPEN, **o),
     "curves": lambda **o: plots.curves(LINES, "x", "y", band=("low", "high"), marker=True, **OPEN, **o),
     "histogram": lambda **o: plots.grouped_histogram(
         SCORES, TYPES, threshold=THRESHOLD, yscale="log", xscale="log", **OPEN, **o
     ),
-    "stacked_shares": lambda **o: plots.stacked_shares(COUNTS, **OPEN, **o),
+    "stacked_bars": lambda **o: plots.stacked_bars(COUNTS, **OPEN, **o),
     "training_curves": lambda **o: figures.training_curves(
         {"unet": HISTORY, "b": HISTORY}, PANELS, {"unet": 2, "b": 0}, **o
     ),
@@ -189,10 +187,6 @@ def test_dots_and_intervals_are_the_numbers():
     np.testing.assert_allclose(lines.get_segments()[:2], [[(0.8, 0), (1, 0)], [(0.2, 1), (0.7, 1)]])
     assert marks.get_offsets()[:2].tolist() == [[0.9, 0], [0.5, 1]]
     assert [text.get_text() for text in axis.texts] == ["0.90  [0.80, 1.00]", "0.50  [0.20, 0.70]", "no value"]
-    figure = FIGURES["series"]()
-    places = np.concatenate([marks.get_offsets()[:, 1] for marks in figure.axes[0].collections[1::2]])
-    assert np.round(places).tolist() == [0, 1, 2] * 2 and len(set(places)) == 6
-    assert legend(figure) == ["a<b", "$x_{"]
 
 
 def test_curves_are_the_data_with_band_dots_and_levels():
@@ -218,18 +212,16 @@ def test_histograms_count_every_value_and_show_a_threshold_beyond_them():
     assert sum(bar.get_height() for bar in one.axes[0].patches) == 3
 
 
-def test_stacked_bars_are_the_counts_or_their_shares():
-    figure = FIGURES["stacked_shares"]()
+def test_stacked_bars_are_the_counts():
+    figure = FIGURES["stacked_bars"]()
     assert legend(figure) == ["good (n=30)", "hole (n=10)", "scratch (n=10)"]
     words = [text.get_text() for text in figure.axes[0].texts]
     assert words[-3:] == ["20", "6", "24"] and words[:9] == ["20", "5", "5", "", "", "10", "", "", "9"], (
         "not where it is narrow"
     )
     assert sum(bar.get_width() for bar in figure.axes[0].patches) == 50
-    shares = plots.stacked_shares(COUNTS, shares=True).axes[0]
-    assert [bar.get_width() for bar in shares.patches[:3]] == pytest.approx([1, 5 / 6, 5 / 24])
     levels = pd.DataFrame({level: [1] for level in SEVERITY_COLOURS}, index=["dent"])
-    bars = plots.stacked_shares(levels, colours=SEVERITY_COLOURS).axes[0].patches
+    bars = plots.stacked_bars(levels, colours=SEVERITY_COLOURS).axes[0].patches
     assert [to_hex(bar.get_facecolor()).upper() for bar in bars] == list(SEVERITY_COLOURS.values())
 
 

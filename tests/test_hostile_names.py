@@ -102,7 +102,7 @@ def test_figures_take_names_for_names():
     counts = pd.DataFrame([range(1, n + 1)], index=[NAMES[3]], columns=NAMES)
     for drawn in (
         gallery.gallery(photos, NAMES),
-        plots.stacked_shares(counts),
+        plots.stacked_bars(counts),
         plots.grouped_histogram(np.arange(n), NAMES, threshold=3.0, yscale="log"),
         gallery.map_gallery(photos, maps, masks, NAMES, 0.5, heading=NAMES[3], note=NAMES[3]),
         plots.confusion_figure(pd.DataFrame(np.eye(n, dtype=int), NAMES, NAMES), title=NAMES[3]),

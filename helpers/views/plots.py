@@ -1,4 +1,4 @@
-"""Primitives that figures are composed of: `interval_bars`, `curves`, `grouped_histogram`, `stacked_shares` and
+"""Primitives that figures are composed of: `interval_bars`, `curves`, `grouped_histogram`, `stacked_bars` and
 `confusion_figure` (and `helpers.views.gallery`). Data in, a Figure out; nothing is loaded, saved or shown.
 
 Each draws on ``axis`` where one is given (of a figure with several panels), else into a figure of its own with its
@@ -32,7 +32,6 @@ def interval_bars(
     *,
     ends: tuple[str, str] | None = None,
     words: Sequence[str] | None = None,
-    series: str | None = None,
     colours: str | Sequence[str] = BLUE,
     axis: Axes | None = None,
     note: str | None = None,
@@ -41,34 +40,24 @@ def interval_bars(
     """A row a value: a dot with its interval, its name on the left, ``words`` on the right (default: the numbers).
 
     ``ends`` are the columns of the interval; default: ``<value>_low`` and ``<value>_high``, or ``low`` and ``high``.
-    Rows of one name that differ in the column ``series`` lie close together, each series in its colour; without one
     ``colours`` are those of the rows. Without ``xlim`` values are shares from 0 to 1. A value that is NaN is said.
     """
-    alone, order = axis is None, list(dict.fromkeys(names))
-    number, kinds = pd.factorize(table[series]) if series else (np.zeros(len(table), int), [""])
-    places = np.array([order.index(name) for name in names]) + 0.8 * ((number + 0.5) / len(kinds) - 0.5)
-    axis = axis or new_figure(1.6 + 0.42 * max(1, len(table) * (0.6 if series else 1)), note).subplots()
+    axis = axis or new_figure(1.6 + 0.42 * max(1, len(table)), note).subplots()
     ends = ends or ((f"{value}_low", f"{value}_high") if f"{value}_low" in table else ("low", "high"))
     low, middle, high = table[[ends[0], value, ends[1]]].to_numpy(dtype=float).T
-    for each, kind in enumerate(kinds):
-        of = number == each
-        colour = series_style(each, kind)["color"] if series else colours
-        axis.hlines(places[of], low[of], high[of], color=colour, linewidth=2.5)
-        look = {"marker": MARKERS[each % len(MARKERS)], "color": colour, "edgecolor": BLACK, "label": shorten(kind)}
-        axis.scatter(middle[of], places[of], s=60, zorder=3, clip_on=False, **look)
-    if words is None and series is None:
-        numbers = zip(middle, low, high, strict=True)
+    places, numbers = range(len(table)), zip(middle, low, high, strict=True)
+    axis.hlines(places, low, high, color=colours, linewidth=2.5)
+    axis.scatter(middle, places, s=60, color=colours, edgecolor=BLACK, zorder=3, clip_on=False)
+    if words is None:
         words = [f"{at:.2f}  [{left:.2f}, {right:.2f}]" if at == at else "no value" for at, left, right in numbers]
-    for place, text in zip(places, words or (), strict=False):
+    for place, text in enumerate(words):
         axis.text(1.03, place, text, va="center", fontsize=9, transform=axis.get_yaxis_transform())
-    axis.set_yticks(range(len(order)), [shorten(name, 34) for name in order])
-    axis.set_ylim(len(order) - 0.4, -0.6)
+    axis.set_yticks(places, [shorten(name, 34) for name in names])
+    axis.set_ylim(len(table) - 0.4, -0.6)
     axis.grid(axis="x")
     if "xlim" not in named:
         percents(axis.xaxis)
     _name(axis, {"xlim": (0, 1)} | named)
-    if alone and series:
-        legend_right(axis, series)
     return axis.get_figure()
 
 
@@ -157,11 +146,10 @@ def grouped_histogram(
     return axis.get_figure()
 
 
-def stacked_shares(
+def stacked_bars(
     counts: pd.DataFrame,
     *,
     colours: Mapping[str, str] | None = None,
-    shares: bool = False,
     legend: str | None = "type",
     axis: Axes | None = None,
     note: str | None = None,
@@ -169,32 +157,25 @@ def stacked_shares(
 ) -> Figure:
     """A bar a row, a piece a column, with its count inside and the row's total behind it.
 
-    ``colours`` is column -> colour (default: those of defect types); with ``shares`` all bars are equally long.
+    ``colours`` is column -> colour (default: those of defect types).
     """
     alone, axis = axis is None, axis or new_figure(1.5 + 0.55 * len(counts), note).subplots()
     order = list(colours or sorted(counts.columns, key=lambda name: (name != "good", str(name))))
-    totals = counts.sum(axis=1)
-    lengths = counts.div(totals.clip(lower=1), axis=0) if shares else counts
-    longest = max(float(lengths.sum(axis=1).max()), 1.0)
-    left = np.zeros(len(counts))
+    left, longest = np.zeros(len(counts)), max(counts.sum(axis=1).max(), 1)
     for number, name in enumerate(order, start=-("good" in order)):
         look = {"color": CYCLE[number % len(CYCLE)], "hatch": _HATCHES[number // len(CYCLE) % len(_HATCHES)]}
         look = {"color": colours[name] if colours else GREY} if colours or name == "good" else look
         label = f"{shorten(name, 24)} (n={counts[name].sum():.0f})"
-        bars = axis.barh(range(len(counts)), lengths[name], 0.7, left, edgecolor="white", label=label, **look)
-        wide = lengths[name] >= 0.05 * longest
+        bars = axis.barh(range(len(counts)), counts[name], 0.7, left, edgecolor="white", label=label, **look)
+        words = counts[name].where(counts[name] >= 0.05 * longest, "").astype(str)
         box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "boxstyle": "round,pad=0.15"}
-        axis.bar_label(bars, counts[name].where(wide, "").astype(str), label_type="center", fontsize=9, bbox=box)
-        left += lengths[name]
-    for place, (end, total) in enumerate(zip(left, totals, strict=True)):
-        axis.text(end + 0.01 * longest, place, f"{total:.0f}", va="center", fontweight="bold")
+        axis.bar_label(bars, words, label_type="center", fontsize=9, bbox=box)
+        left += counts[name]
+    for place, total in enumerate(left):
+        axis.text(total + 0.01 * longest, place, f"{total:.0f}", va="center", fontweight="bold")
     axis.set_yticks(range(len(counts)), [shorten(name, 30) for name in counts.index])
     axis.set(ylim=(len(counts) - 0.5, -0.5), xlim=(0, 1.08 * longest))
-    if shares:
-        axis.set_xticks(np.linspace(0, 1, 6))
-        percents(axis.xaxis)
-    else:
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     _name(axis, named)
     if alone:
         legend_right(axis, legend)

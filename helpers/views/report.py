@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from helpers.analysis.intervals import share_interval
 from helpers.paths import read_csv, write_whole
 from helpers.thresholds import Threshold, percent
-from helpers.views.tables import POLICY, TEMPLATES, page, sortable_table
+from helpers.views.tables import POLICY, TEMPLATES, render, sortable_table
 
 Part = str | pd.DataFrame | Figure  # a paragraph (plain text), a table, a figure
 
@@ -27,7 +27,7 @@ def write_report(path: Path, title: str, sections: Mapping[str, Sequence[Part]])
     """Write one HTML page of sections (heading -> parts) and a glossary; a click on a column's head sorts a table."""
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     shown = {heading: [_part_html(part, heading) for part in parts] for heading, parts in sections.items()}
-    text = page("report.html.j2", title=title, made=made, sections=shown)
+    text = render("report.html.j2", title=title, made=made, sections=shown)
     write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
     return path
 
@@ -117,6 +117,6 @@ def write_index(folder: Path, seconds: Mapping[str, float]) -> Path:
     leaderboard = folder / "leaderboard.csv"
     table = sortable_table(read_csv(leaderboard), script=False) if leaderboard.is_file() else ""
     title = f"{folder.parent.name}, profile {folder.name}"
-    index = page("index.html.j2", title=title, leaderboard=table, notebooks=notebooks)
+    index = render("index.html.j2", title=title, leaderboard=table, notebooks=notebooks)
     (report / "index.html").write_text(index, encoding="utf-8")
     return report / "index.html"

@@ -22,12 +22,12 @@ POLICY = Markup(
     "img-src data:; font-src data:; media-src data:; "
     f"script-src 'sha256-{base64.b64encode(hashlib.sha256(_SORT.encode()).digest()).decode()}'\">"
 )
-_PAGES = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+PAGES = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
 
 
-def page(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
     """A page of a template in `TEMPLATES`: what it is given is text, unless it is Markup."""
-    return _PAGES.get_template(template).render(policy=POLICY, sort=Markup(_SORT), **values)
+    return PAGES.get_template(template).render(policy=POLICY, sort=Markup(_SORT), **values)
 
 
 def styled(

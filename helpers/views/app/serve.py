@@ -29,11 +29,8 @@ from helpers.paths import NOTEBOOKS_FOLDER, project_path
 from helpers.session import collect_parameters, dataset_name
 
 NOTEBOOK = "10_inspection_app"
-ADDRESS, PORT = "127.0.0.1", 8866
-TEMPLATES = Path(__file__).parents[1]  # holds voila/templates, where Voilà looks on the JUPYTER_PATH
-REPORT = "report"  # tag of the cells that the page leaves out
+VIEWS = Path(__file__).parents[1]  # holds voila/templates, where Voilà looks on the JUPYTER_PATH
 MOST_BYTES_AT_ONCE = 2**30  # of all photos that are dropped together; Tornado's own limit is 10 MiB
-EXTENSIONS = ["@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8"]  # no others are needed
 IDLE_SECONDS = 600  # a kernel whose page is gone
 MOST_KERNELS = 8  # of about 1 GB each
 
@@ -71,7 +68,7 @@ def voila_settings(port: int, open_browser: bool) -> dict[str, dict[str, Any]]:
     """How Voilà is configured, by its classes."""
     return {
         "Voila": {
-            "ip": ADDRESS,
+            "ip": "127.0.0.1",
             "port": port,
             "open_browser": open_browser,
             "auto_token": True,
@@ -83,12 +80,12 @@ def voila_settings(port: int, open_browser: bool) -> dict[str, dict[str, Any]]:
             "template": "inspection",
             "theme": "light",
             "strip_sources": True,
-            "extension_allowlist": EXTENSIONS,
+            "extension_allowlist": ["@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8"],
             "multi_kernel_manager_class": FewKernels,
             "prelaunch_hook": _set_xsrf_cookie,
         },
         "VoilaExporter": {"exclude_markdown": True},
-        "TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": {REPORT}},
+        "TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": {"report"}},
         "NotebookNotary": {"secret": os.urandom(32), "db_file": ":memory:"},  # else it writes to the home folder
         # Every user of this machine can read a kernel's TCP ports; other systems may find a socket's path too long.
         "KernelManager": {"transport": "ipc" if sys.platform == "linux" else "tcp"},
@@ -97,34 +94,28 @@ def voila_settings(port: int, open_browser: bool) -> dict[str, dict[str, Any]]:
 
 
 def prepare_page(dataset: str, profile: str, artifacts: str, settings: Sequence[str] = ()) -> Path:
-    """Write the copy of the notebook that is served, with the profile's parameters and settings (``NAME=VALUE``).
-
-    Raises:
-        ParameterError: an unknown parameter or profile, or a value of another type.
-    """
+    """Write the copy of the notebook that is served, with the profile's parameters and settings (``NAME=VALUE``);
+    ParameterError: one that is unknown, or a value of another type."""
     import papermill
 
-    notebook = NOTEBOOKS_FOLDER / f"{NOTEBOOK}.ipynb"
     own = [setting if setting.startswith("10.") else f"10.{setting}" for setting in settings]
     given = {"DATASET": dataset, "PROFILE": profile, "ARTIFACTS": project_path(artifacts)}
     values = collect_parameters(NOTEBOOKS_FOLDER, profile, own, given)[NOTEBOOK]
     copy = project_path(artifacts) / "app" / f"{dataset_name(dataset)}-{profile}" / f"{NOTEBOOK}.ipynb"
     copy.parent.mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(str(notebook), str(copy), parameters=values, prepare_only=True, progress_bar=False)
+    notebook = str(NOTEBOOKS_FOLDER / f"{NOTEBOOK}.ipynb")
+    papermill.execute_notebook(notebook, str(copy), parameters=values, prepare_only=True, progress_bar=False)
     return copy
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until interrupted; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m helpers.views.app.serve",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    text = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(prog="python -m helpers.views.app.serve", **text)
     parser.add_argument("--dataset", default="datasets/mesh", help="whose runs are offered first")
     parser.add_argument("--profile", default="quick")
     parser.add_argument("--artifacts", default="artifacts")
-    parser.add_argument("--port", type=int, default=PORT, help=f"default: {PORT}, or the next one that is free")
+    parser.add_argument("--port", type=int, default=8866, help="default: 8866, or the next one that is free")
     parser.add_argument("--no-browser", action="store_true", help="open no browser")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
     options = parser.parse_args(arguments)
@@ -135,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for name in ("HELPERS_HEADLESS", "CI"):  # a page is watched, whoever started its server
         os.environ.pop(name, None)
-    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(TEMPLATES), os.environ.get("JUPYTER_PATH")]))
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(VIEWS), os.environ.get("JUPYTER_PATH")]))
     Page.launch_instance([str(page)], config=Config(voila_settings(options.port, not options.no_browser)))
     return 0
 
