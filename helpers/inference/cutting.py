@@ -20,7 +20,7 @@ from helpers.compute import torch_device
 from helpers.data.coco import InstancePhoto, read_instances
 from helpers.data.convert import write_dataset
 from helpers.data.images import read_image
-from helpers.data.pieces import background_colour, cut_outs, cut_window, own_pixels, require_window, window_side
+from helpers.data.pieces import background_colour, cut_outs, cut_window, own_pixels, require_window
 from helpers.data.samples import NORMAL, SPLITS, assign_splits, make_table
 from helpers.drawing import draw_boxes
 from helpers.inference.pictures import Item, save_overlay
@@ -229,7 +229,7 @@ class CutterStage:
         for number, place in enumerate(ndimage.find_objects(labels), start=1):
             (top, bottom), (left, right) = ((side.start, side.stop) for side in place)
             width, height = right - left, bottom - top
-            side = self.window or window_side(max(width, height), MARGIN)
+            side = self.window or max(1, round(max(width, height) * (1 + 2 * MARGIN)))
             require_window(item.source, side, item.photo.shape)
             window = (left + (width - side) // 2, top + (height - side) // 2, side)
             own = own_pixels(labels, number, window, grow=0)
