@@ -31,8 +31,8 @@ from helpers.thresholds import conformal_threshold
 SIZE = 64
 SPLIT_OF = ["train"] * 6 + ["val"] * 3 + ["test"] * 3
 P = ["p_good", "p_square", "p_stripes"]
-QUICK = {"image_size": SIZE, "batch_size": 8, "predict_batch_size": 8, "learning_rate": 3e-3, "hidden": 16}
-QUICK |= {"augmentation": {"rotation": 0, "scale": 0, "blur": False}, "device": "cpu"}
+SETTINGS = {"image_size": SIZE, "batch_size": 8, "augmentation": {"rotation": 0, "scale": 0, "blur": False}}
+LAYERS = {"learning_rate": 3e-3, "hidden": 16}
 
 
 def draw(kind: str, rng: np.random.Generator) -> np.ndarray:
@@ -76,7 +76,7 @@ def table(tmp_path_factory) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def draft(tmp_path_factory, table, backbone) -> Run:
-    return train_classifier(tmp_path_factory.mktemp("runs"), table, backbone, epochs=8, **QUICK)
+    return train(tmp_path_factory.mktemp("runs"), table, backbone, 8)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,11 @@ def tiny(classes: tuple[str, ...] = ("good", "square"), **parameters) -> Classif
     network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU())
     network.num_features = 4
     return Classifier("none", (0.5,) * 3, (0.25,) * 3, classes, network=network, **{"hidden": 8, **parameters})
+
+
+def train(folder, table, backbone, epochs: int, settings: dict | None = None, **layers) -> Run:
+    settings = SETTINGS | {"epochs": epochs} | (settings or {})
+    return train_classifier(folder, table, backbone, settings, LAYERS | layers, device="cpu", eval_batch_size=8)
 
 
 # ------------------------------------------------------------------------------------------------------ loss and mixup
@@ -182,7 +187,7 @@ def test_batch_statistics_are_learnt_where_they_are_not_frozen(tmp_path, small, 
     def norms(model: Classifier) -> list[nn.BatchNorm2d]:
         return [module for module in model.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
 
-    run = train_classifier(tmp_path, small, resolve_backbone(name), epochs=1, **QUICK | options)
+    run = train(tmp_path, small, resolve_backbone(name), 1, **options)
     assert run.info["parameters"]["model"]["freeze_norm"] is False
     frozen = build_classifier(backbone, ["a", "b"]).train()
     assert frozen.hidden.training and not any(module.training for module in norms(frozen))
@@ -246,20 +251,20 @@ def test_thresholds_come_from_good_photos_of_val(draft):
 
 
 def test_finished_run_is_found_and_two_classes_are_enough(tmp_path, small, backbone):
-    options = QUICK | {"epochs": 2, "weighted_sampling": False, "binary": True, "loss": "focal", "mixup": 0.4}
-    run = train_classifier(tmp_path, small, backbone, **options)
+    arguments = (tmp_path, small, backbone, 2, {"weighted_sampling": False, "binary": True})
+    run = train(*arguments, loss="focal", mixup=0.4)
     val = run.predictions("val")
     own = val["p_good"].where(val["label_index"] == 0, val["p_defect"])  # focal loss with gamma 2
     assert (-((1 - own) ** 2) * np.log(own)).mean() == pytest.approx(run.history()["val_loss"].iloc[-1], rel=1e-3)
     assert run.info["parameters"]["classes"] == ["good", "defect"]
     finished = run.finish(classifier_thresholds(run, start=0.4))
-    again = train_classifier(tmp_path, small, backbone, **options)
+    again = train(*arguments, loss="focal", mixup=0.4)
     assert again.finished and again.info == finished.info
 
 
 def test_without_a_normal_class_nothing_is_calibrated(tmp_path, table, backbone):
     defects = kept(table, (table["defect_type"] != "good") | (table["split"] == "test"))
-    run = train_classifier(tmp_path, defects, backbone, **QUICK | {"epochs": 1, "allow_unknown": True})
+    run = train(tmp_path, defects, backbone, 1, {"allow_unknown": True})
     assert run.info["parameters"]["normal_class"] is None
     assert run.info["parameters"]["classes"] == ["square", "stripes"]
     test = run.predictions("test")
@@ -267,27 +272,6 @@ def test_without_a_normal_class_nothing_is_calibrated(tmp_path, table, backbone)
     np.testing.assert_allclose(test["score"], 1 - test["confidence"], atol=1e-6)
     threshold = classifier_thresholds(run, start=0.4)["image"]
     assert threshold.value == 0.4 and "not calibrated" in threshold.origin
-
-
-def test_resumed_training_ends_with_the_same_weights(tmp_path, small, backbone, monkeypatch):
-    options = QUICK | {"epochs": 3, "mixup": 0.4, "augmentation": {}}
-    whole, epochs = train_classifier(tmp_path / "whole", small, backbone, **options), []
-
-    def fail(self) -> None:
-        if self.current_epoch == 2:
-            raise OSError("power cut")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Classifier, "on_train_epoch_start", fail)
-        with pytest.raises(OSError, match="power cut"):
-            train_classifier(tmp_path / "broken", small, backbone, **options)
-    monkeypatch.setattr(Classifier, "on_train_epoch_start", lambda self: epochs.append(self.current_epoch))
-    resumed = train_classifier(tmp_path / "broken", small, backbone, **options)
-    assert epochs == [2]
-    first, second = (torch.load(run.folder / "model.ckpt", weights_only=True)["state_dict"] for run in (whole, resumed))
-    assert all(torch.equal(second[name], value) for name, value in first.items())
-    pd.testing.assert_frame_equal(resumed.history(), whole.history())
-    pd.testing.assert_frame_equal(resumed.predictions("test").iloc[:, 5:], whole.predictions("test").iloc[:, 5:])
 
 
 @pytest.mark.parametrize(
@@ -304,4 +288,4 @@ def test_bad_tables_are_refused(tmp_path, table, backbone, classes, change, name
     for column, value in change.items():
         rows.loc[rows.index[-1], column] = value
     with pytest.raises(ValueError, match=named):
-        train_classifier(tmp_path, rows, backbone, epochs=1, **QUICK)
+        train(tmp_path, rows, backbone, 1)

@@ -1,4 +1,4 @@
-"""DRAEM: a test for each thing that anomalib's has lost, and how near its reconstructions are."""
+"""DRAEM: a test for each thing that anomalib's has lost, what it shares with GLASS, and its reconstructions."""
 
 from __future__ import annotations
 
@@ -131,3 +131,36 @@ def test_reconstructions_and_their_errors_by_hand():
     luminance = (2 * 100 * 151 + constant) / (100**2 + 151**2 + constant)
     assert found["ssim"].tolist() == pytest.approx([1.0, luminance], rel=1e-6)
     assert list(reconstruction_errors([], []).columns) == ["mse", "ssim"]
+
+
+# ------------------------------------------------------------------------------------------------- shared with GLASS
+
+
+def test_textures_are_needed_to_train_and_only_then(textures, tmp_path):
+    with pytest.raises(ValueError, match="ANOMALY_SOURCE"):
+        build(str(tmp_path))
+    with pytest.raises(ValueError, match="ANOMALY_SOURCE"):
+        build().on_train_start()
+    build(textures).on_train_start()
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "expected"),
+    [
+        ([], [], {}),
+        ([0.1, 0.3], [0, 0], {"val_normal_score": 0.2}),
+        ([0.1, 0.3, 0.2, 0.9], [0, 0, 1, 1], {"val_normal_score": 0.2, "val_auroc": 0.75}),
+        ([12.0, 30.0, 31.0], [0, 0, 1], {"val_normal_score": 21.0, "val_auroc": 1.0}),  # scores are no probabilities
+        ([0.4], [1], {}),
+    ],
+)
+def test_figures_of_val_by_hand(scores, labels, expected):
+    model, found = build(), {}
+    model.log = lambda name, value: found.update({name: float(value)})
+    model.model.forward = lambda values: SimpleNamespace(pred_score=values)
+    model.on_validation_epoch_start()
+    for score, label in zip(scores, labels, strict=True):
+        batch = SimpleNamespace(image=torch.tensor([score]), gt_label=torch.tensor([label], dtype=torch.bool))
+        model.validation_step(batch, 0)
+    model.on_validation_epoch_end()
+    assert found == pytest.approx(expected)

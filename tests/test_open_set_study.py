@@ -27,8 +27,8 @@ from helpers.studies import open_set as study
 from helpers.thresholds import Threshold, held_out_thresholds
 
 CORNERS = {"good": None, "p": (0, 0), "q": (0, 32), "r": (32, 0), "s": (32, 32)}
-OPTIONS = {"image_size": 64, "epochs": 2, "batch_size": 8, "predict_batch_size": 16, "learning_rate": 2e-3}
-OPTIONS |= {"augmentation": {}, "device": "cpu", "hidden": 16}
+SETTINGS = {"image_size": 64, "epochs": 2, "batch_size": 8, "augmentation": {}}
+LAYERS, HOW = {"learning_rate": 2e-3, "hidden": 16}, {"eval_batch_size": 16, "device": "cpu"}
 SPLIT = ClassSplit("A", ("p", "q"), ("r", "s"), "squares")
 
 
@@ -54,7 +54,8 @@ def backbone():
 @pytest.fixture(scope="module")
 def run(table, backbone, tmp_path_factory) -> Run:
     divided = supervised_table(table, ["s"])
-    draft = train_classifier(tmp_path_factory.mktemp("runs"), divided, backbone, allow_unknown=True, **OPTIONS)
+    settings = SETTINGS | {"allow_unknown": True}
+    draft = train_classifier(tmp_path_factory.mktemp("runs"), divided, backbone, settings, LAYERS, **HOW)
     return draft.finish(classifier_thresholds(draft))
 
 
@@ -97,11 +98,11 @@ def test_maps_are_of_the_class_that_was_called(run):
 def test_both_approaches_are_timed_by_stage(run, gate, tmp_path):
     scorer, _, _ = study.leave_open_set(run, tmp_path)
     photos = run.predictions("test")["image_path"].tolist()[:4]
-    times = study.time_approaches(run, scorer, gate, photos, (1, 4), device="cpu")
+    times = study.time_approaches(run, scorer, gate, photos, (1, 4), "cpu")
     stages = ["classifier", "distance", "one stage: both", "gate", "two stages: both"]
     assert times["stage"].unique().tolist() == stages
     assert times["n_calls"].tolist() == [4, 1] * len(stages) and (times["mean_ms"] > 0).all()
-    alone = study.time_approaches(run, scorer, None, photos, (2,), device="cpu")
+    alone = study.time_approaches(run, scorer, None, photos, (2,), "cpu")
     assert alone["stage"].tolist() == stages[:3]
 
 
@@ -216,8 +217,8 @@ def test_shares_of_an_approach_by_hand():
 
 
 def test_a_split_leaves_its_folder_and_never_trains_on_the_unknown(table, backbone, gate, tmp_path):
-    options = {**OPTIONS, "epochs": 1, "n_bootstrap": 20}
-    result, place = study.run_split(tmp_path, table, SPLIT, backbone, gate, **options), tmp_path / "A"
+    arguments, place = (tmp_path, table, SPLIT, backbone, SETTINGS | {"epochs": 1}, LAYERS, gate), tmp_path / "A"
+    result = study.run_split(*arguments, n_bootstrap=20, **HOW)
     assert {entry.name for entry in place.iterdir()} == {"classifier", "osr", "cascade", "metrics.json"}
     used = result.run.table
     assert set(used.loc[used["defect_type"].isin(["r", "s"]), "split"]) == {"test"}

@@ -1,8 +1,7 @@
-"""Devices, predictions on their way to disk, and pictures in the frame that the network sees."""
+"""Training of every model that learns by epochs, on drawn photos; devices; predictions on their way to disk."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 from types import SimpleNamespace
@@ -18,13 +17,20 @@ from PIL import Image
 from helpers.analysis.pixels import photo_overlap
 from helpers.compute import torch_device, trainer_device
 from helpers.data.augment import make_augmentations
-from helpers.data.datamodule import SampleDataModule
+from helpers.data.datamodule import SampleDataModule, SampleDataset
 from helpers.data.images import read_mask, to_network_frame
-from helpers.data.samples import assign_splits, supervised_table, write_table
+from helpers.data.samples import supervised_table, write_table
 from helpers.inference import train as training
-from helpers.inference.train import MinuteLines, make_trainer, train, trainer_precision
+from helpers.inference.train import (
+    MinuteLines,
+    find_or_train,
+    make_trainer,
+    train,
+    train_classifier,
+    trainer_precision,
+)
 from helpers.models.backbones import resolve_backbone
-from helpers.models.catalog import build_model, load_model
+from helpers.models.catalog import build_model, load_model, network_frame
 from helpers.models.segmentation import Segmenter
 from helpers.runs import MissingRunError, Run, find_runs, open_run
 from helpers.thresholds import Threshold
@@ -37,8 +43,7 @@ def test_devices(monkeypatch):
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
 
     has()
-    assert trainer_device("auto") == {"accelerator": "cpu", "devices": 1}
-    assert trainer_device("cpu") == {"accelerator": "cpu", "devices": 1}
+    assert trainer_device("auto") == trainer_device("cpu") == {"accelerator": "cpu", "devices": 1}
     assert torch_device("auto") == torch_device("cpu") == "cpu"
     for word in ("cuda", "cuda:0", "mps"):
         with pytest.raises(ValueError, match=f"DEVICE='{word}'.*DEVICE='auto'"):
@@ -88,11 +93,10 @@ def test_masks_lie_as_anomalib_lays_them(make_model, tmp_path, crop):
         assert np.array_equal(frame, seen[row.image_path]), row.image_path
 
 
-def test_photo_frame_is_the_network_input_before_normalisation(make_model, tmp_path):
+def test_photo_frame_is_the_network_input_before_normalisation(make_model):
     photo = np.random.default_rng(1).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     frame = to_network_frame(photo, {"image_size": (64, 80), "center_crop": (48, 56)})
-    assert frame.dtype == np.uint8
-    assert frame.shape == (48, 56, 3)
+    assert frame.dtype == np.uint8 and frame.shape == (48, 56, 3)
     model = make_model(image_size=(64, 80), center_crop=(48, 56))
     seen = model.pre_processor.transform(torch.from_numpy(photo).permute(2, 0, 1)[None] / 255)
     restored = (seen[0] * 0.5 + 0.5).permute(1, 2, 0).numpy() * 255  # mean and std of the tiny backbone
@@ -104,7 +108,6 @@ def test_predictions_are_in_float32_and_in_the_order_of_the_table(make_model, ta
     train(run, model, SampleDataModule(table, train_batch_size=4, eval_batch_size=4), device="cpu")  # 4 + 4 + 1
     assert tf32_seen == {False}
     predictions, expected = run.predictions("test"), table[table["split"] == "test"]
-    assert len(predictions) == 9
     for column in ("image_path", "label_index", "defect_type", "split"):
         assert predictions[column].tolist() == expected[column].tolist()
     row = predictions.iloc[-1]  # the photo alone in the last batch, scored here
@@ -131,10 +134,28 @@ def test_one_line_a_minute(monkeypatch, capsys):
     ]
 
 
-# ------------------------------------------------------------------------------------------------------- by epochs
+# --------------------------------------------------------------------------------------------------------- by epochs
 
-SETTINGS = {"image_size": [64, 64], "center_crop": None, "scheme": "supervised", "epochs": 3, "start_threshold": 0.3}
-THRESHOLDS = {"image": Threshold(value=0.5, origin="by hand"), "pixel": Threshold(value=0.5, origin="by hand")}
+PARAMETERS = {
+    "unet": {"learning_rate": 1e-3},
+    "draem": {"base_width": 4, "discriminative_width": 4, "learning_rate": 1e-3},
+    "glass": {"pretrain_embed_dim": 32, "target_embed_dim": 32, "discriminator_hidden": 16, "steps": 6},
+    "classifier": {"hidden": 16, "mixup": 0.4, "learning_rate": 3e-3},
+}
+PARAMETERS["glass"] |= {"distribution": "hypersphere", "learning_rate": 2e-3}
+LOGGED = {
+    "unet": (["dice", "focal"], ["val_loss", "val_iou", "val_dice"]),
+    "draem": (["l2", "ssim", "focal"], ["val_normal_score"]),
+    "glass": (["true", "gaus", "focal"], ["radius_true", "radius_fake", "score_true", "score_fake"]),
+    "classifier": ([], ["val_loss", "val_accuracy", "val_f1"]),
+}
+INVENTING, EPOCHS = ("draem", "glass"), 4
+THRESHOLDS = dict.fromkeys(("image", "pixel"), Threshold(value=0.5, origin="by hand"))
+
+
+def build(name: str, source: str = ""):
+    options = PARAMETERS[name] | ({"anomaly_source": source} if name in INVENTING else {})
+    return build_model(name, None if name == "draem" else resolve_backbone("builtin:"), image_size=64, **options)
 
 
 @pytest.fixture(scope="module")
@@ -147,105 +168,146 @@ def mixed(one_class) -> pd.DataFrame:
     return supervised_table(one_class)
 
 
-def fit(draft: Run) -> Run:
-    torch.manual_seed(0)
-    model = build_model("unet", resolve_backbone("builtin:"), image_size=64, learning_rate=1e-3)
-    data = SampleDataModule(
-        draft.table, train_batch_size=4, allow_abnormal_train=True, train_augmentations=make_augmentations()
-    )
-    train(draft, model, data, device="cpu", monitor="val_dice")
-    return draft
+@pytest.fixture(scope="module")
+def fit(one_class, mixed, textures):
+    """Train a model by its name: the draft."""
+
+    def train_one(folder, name: str, table: pd.DataFrame | None = None, monitor: str = "", **options) -> Run:
+        how = {"device": "cpu", "eval_batch_size": 4}
+        if name == "classifier":
+            settings = {"image_size": 64, "epochs": EPOCHS, "batch_size": 4, "augmentation": {}}
+            return train_classifier(folder, mixed, resolve_backbone("builtin:"), settings, PARAMETERS[name], **how)
+        settings = network_frame(64) | {"epochs": EPOCHS, "batch_size": 4, "scheme": "one_class", **options}
+        if name == "unet":
+            how |= {"allow_abnormal_train": True, "train_augmentations": make_augmentations()}
+            settings, monitor = settings | {"scheme": "supervised", "start_threshold": 0.3}, "val_dice"
+        table = table if table is not None else mixed if name == "unet" else one_class
+        return find_or_train(folder, name, table, settings, lambda: build(name, textures), monitor=monitor, **how)
+
+    return train_one
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, mixed) -> Run:
-    return fit(open_run(tmp_path_factory.mktemp("whole"), "unet", SETTINGS, mixed, seed=0)).finish(THRESHOLDS)
+def runs(fit, tmp_path_factory) -> dict[str, Run]:
+    return {name: fit(tmp_path_factory.mktemp(name), name).finish(THRESHOLDS) for name in PARAMETERS}
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
     return torch.load(run.folder / "model.ckpt", weights_only=True)["state_dict"]
 
 
-def test_the_best_epochs_weights_are_the_runs_and_history_has_a_row_an_epoch(run):
-    history = run.history()
-    columns = ["train_loss", "train_dice_loss", "train_focal_loss", "val_loss", "val_iou", "val_dice"]
-    assert list(history["epoch"]) == [0, 1, 2] and np.isfinite(history[columns]).all(axis=None)
-    assert list((run.folder / "logs").glob("events.out.tfevents.*"))
+def assert_same_weights(run: Run, other: Run) -> None:
+    first, second = weights(run), weights(other)
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_history_has_a_row_an_epoch_and_every_term_of_a_falling_loss(runs, name):
+    history, (terms, figures) = runs[name].history(), LOGGED[name]
+    terms = [f"train_{term}_loss" for term in terms]
+    assert history["epoch"].tolist() == list(range(EPOCHS))
+    assert np.isfinite(history[["train_loss", *terms, *figures]]).all(axis=None)
+    assert list((runs[name].folder / "logs").glob("events.out.tfevents.*"))
+    if terms:
+        np.testing.assert_allclose(history["train_loss"], history[terms].sum(axis=1), rtol=1e-5)
+    assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, {}) for name in PARAMETERS), *((name, {"eval_epochs": 2}) for name in INVENTING)]
+)
+def test_an_interrupted_training_ends_with_the_same_weights(runs, fit, tmp_path, monkeypatch, name, options):
+    seen, seed_epoch = [], training.SeededEpochs.on_train_epoch_start
+
+    def interrupt(self, trainer, *rest) -> None:
+        if len(seen) == EPOCHS - 1:
+            raise OSError("power cut")
+        seen.append(trainer.current_epoch)
+        seed_epoch(self, trainer, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="power cut"):
+        patch.setattr(training.SeededEpochs, "on_train_epoch_start", interrupt)
+        fit(tmp_path, name, **options)
+    with pytest.raises(MissingRunError):
+        Run.load(tmp_path / name)
+    resumed = fit(tmp_path, name, **options).finish(THRESHOLDS)
+    assert_same_weights(resumed, runs[name])
+    assert resumed.info["epochs"] == runs[name].info["epochs"]
+    pd.testing.assert_series_equal(resumed.history()["train_loss"], runs[name].history()["train_loss"])
+    assert not list(resumed.folder.rglob("*.partial")) and not (resumed.folder / "checkpoints").exists()
+
+
+def test_a_training_that_was_never_finished_is_not_done_again(runs, fit, tmp_path, monkeypatch):
+    """A notebook may stop between training and thresholds."""
+    fit(tmp_path, "unet")
+    epochs = []
+    monkeypatch.setattr(Segmenter, "on_train_epoch_start", lambda self: epochs.append(self.current_epoch))
+    again = fit(tmp_path, "unet").finish(THRESHOLDS)
+    assert epochs == [] and len(again.history()) == EPOCHS
+    assert_same_weights(again, runs["unet"])
+    pd.testing.assert_frame_equal(again.predictions("test"), runs["unet"].predictions("test"))
+    assert not (again.folder / "checkpoints").exists() and not (again.folder / "logs" / "csv").exists()
+
+
+@pytest.mark.parametrize("name", ["unet", *INVENTING])
+def test_the_checkpoint_loads_as_plain_data_without_textures_or_pretrained_weights(runs, name):
+    run = runs[name]
+    model = load_model(name, run.folder / "model.ckpt", "" if name == "draem" else "helpers_r10t")
+    data = SampleDataset(run.table, "test")
+    with torch.no_grad():
+        photos = model.pre_processor.transform(torch.stack([data[index].image for index in range(2)]))
+        scores = model.model(photos).pred_score
+    np.testing.assert_allclose(scores, run.predictions("test")["score"].head(2), rtol=1e-4)
+
+
+def test_the_best_epochs_weights_are_the_runs(runs):
+    run, history = runs["unet"], runs["unet"].history()
     best = int(history["val_dice"].idxmax())
-    assert run.info["epochs"]["epoch"] == best and run.info["epochs"]["trained"] == 3
+    assert run.info["epochs"]["epoch"] == best and run.info["epochs"]["trained"] == EPOCHS
     assert run.info["epochs"]["value"] == pytest.approx(history["val_dice"][best], abs=1e-6)
     overlap = photo_overlap(run.maps("val"), run.masks("val"), 0.5)[run.predictions("val")["label_index"] == 1]
     assert overlap["dice"].mean() == pytest.approx(history["val_dice"][best], abs=2e-3)  # maps in half precision
     assert overlap["iou"].mean() == pytest.approx(history["val_iou"][best], abs=2e-3)
-    model = load_model("unet", run.folder / "model.ckpt", "helpers_r10t")
-    assert all(torch.equal(model.state_dict()[name], value) for name, value in weights(run).items())
 
 
-def test_area_is_the_share_of_the_map_above_the_limit(run):
-    test = run.predictions("test")
-    expected = [(anomaly_map > 0.3).mean() for anomaly_map in run.maps("test").astype(np.float32)]
-    np.testing.assert_allclose(test["area"], expected, atol=2 / 64**2)  # maps are kept in half precision
+def test_the_best_epoch_on_val_is_kept_beside_the_last(fit, one_class, tmp_path):
+    table = one_class.copy()
+    table.attrs = one_class.attrs
+    table.loc[table.index[table["label_index"] == 1][:2], "split"] = "val"
+    run = fit(tmp_path, "draem", table, "val_auroc", select_on_val=True)
+    assert run.info["epochs"]["epoch"] == int(run.history()["val_auroc"].idxmax())
+    assert (run.folder / "model_last.ckpt").is_file()
 
 
-@pytest.mark.parametrize("broken_epoch", [1, 2, 3])
-def test_resumed_training_ends_with_the_same_weights(tmp_path, mixed, run, monkeypatch, broken_epoch):
-    """Also where all epochs were over: a notebook may stop between training and thresholds."""
-
-    def fail(self):
-        if self.current_epoch == broken_epoch:
-            raise OSError("power cut")
-
-    draft = open_run(tmp_path, "unet", SETTINGS, mixed, seed=0)
-    with monkeypatch.context() as patch, contextlib.suppress(OSError):
-        patch.setattr(Segmenter, "on_train_epoch_start", fail)
-        fit(draft)
-    with pytest.raises(MissingRunError):
-        Run.load(tmp_path / "unet")
-    epochs = []
-    monkeypatch.setattr(Segmenter, "on_train_epoch_start", lambda self: epochs.append(self.current_epoch))
-    resumed = fit(open_run(tmp_path, "unet", SETTINGS, mixed, seed=0)).finish(THRESHOLDS)
-    assert epochs == list(range(broken_epoch, 3))
-    assert resumed.info["epochs"] == run.info["epochs"]
-    assert all(torch.equal(weights(resumed)[name], value) for name, value in weights(run).items())
-    columns = ["epoch", "train_loss", "val_dice"]
-    pd.testing.assert_frame_equal(resumed.history()[columns], run.history()[columns])
-    pd.testing.assert_frame_equal(resumed.predictions("test").iloc[:, 3:], run.predictions("test").iloc[:, 3:])
-    assert not list(resumed.folder.rglob("*.partial")) and not (resumed.folder / "checkpoints").exists()
-    assert not (resumed.folder / "logs" / "csv").exists()
+def test_area_is_the_share_of_the_map_above_the_limit(runs):
+    expected = [(anomaly_map > 0.3).mean() for anomaly_map in runs["unet"].maps("test").astype(np.float32)]
+    area = runs["unet"].predictions("test")["area"]
+    np.testing.assert_allclose(area, expected, atol=2 / 64**2)  # maps are kept in half precision
 
 
 def test_draft_of_other_parameters_is_begun_again(tmp_path, mixed):
-    draft = open_run(tmp_path, "unet", SETTINGS, mixed, seed=0)
+    draft = open_run(tmp_path, "unet", {}, mixed, seed=0)
     (draft.folder / "checkpoints").mkdir()
     (draft.folder / "checkpoints" / "last.ckpt").write_bytes(b"of other parameters")
     (draft.folder / "draft.json").write_text(json.dumps({"fingerprint": "another"}))
-    assert list(open_run(tmp_path, "unet", SETTINGS, mixed, seed=0).folder.iterdir()) == []
+    assert list(open_run(tmp_path, "unet", {}, mixed, seed=0).folder.iterdir()) == []
 
 
-def test_patience_stops_training(tmp_path, mixed, monkeypatch):
+def test_patience_stops_training(fit, tmp_path, monkeypatch):
     monkeypatch.setattr(Segmenter, "on_validation_epoch_end", lambda self: self.log("val_dice", 0.5))
-    draft = open_run(tmp_path, "unet", SETTINGS | {"epochs": 9, "patience": 2}, mixed, seed=0)
-    torch.manual_seed(0)
-    model = build_model("unet", resolve_backbone("builtin:"), image_size=64)
-    data = SampleDataModule(mixed, train_batch_size=16, allow_abnormal_train=True)
-    train(draft, model, data, device="cpu", monitor="val_dice")
+    draft = fit(tmp_path, "unet", epochs=9, patience=2)
     assert len(draft.history()) == 3 and draft.info["epochs"]["epoch"] == 0
 
 
-# ------------------------------------------------------------------------------------------------------ fair comparison
+# --------------------------------------------------------------------------------------------------- fair comparison
 
 
-@pytest.fixture
-def both(tmp_path, one_class, run, fit_run, settings) -> list[Run]:
-    """PatchCore, which tests all defects, beside U-Net, which tests those it has not learned from."""
-    shutil.copytree(run.folder, tmp_path / "unet")
+def test_runs_are_compared_on_the_photos_that_all_of_them_test(tmp_path, one_class, mixed, runs, fit_run, settings):
+    """PatchCore tests all defects, U-Net those it has not learned from."""
+    shutil.copytree(runs["unet"].folder, tmp_path / "unet")
     write_table(one_class, tmp_path / "samples.csv")
     fit_run(open_run(tmp_path, "patchcore", settings, one_class, seed=0))
-    return find_runs(tmp_path, one_class)
-
-
-def test_runs_are_compared_on_the_photos_that_all_of_them_test(both, one_class, mixed):
-    patchcore, unet = both
+    both = patchcore, unet = find_runs(tmp_path, one_class)
     tested = set(mixed.loc[mixed["split"] == "test", "image_path"])
     assert tested < set(one_class.loc[one_class["split"] == "test", "image_path"])
     for found in both:
@@ -258,9 +320,3 @@ def test_runs_are_compared_on_the_photos_that_all_of_them_test(both, one_class, 
     rows = whole.predictions("test").reset_index().merge(patchcore.predictions("test"), on="image_path")
     assert np.array_equal(patchcore.maps("test"), whole.maps("test")[rows["index"].to_numpy()])
     assert np.array_equal(patchcore.examples(patchcore.predictions("test"))["maps"][-1], patchcore.maps("test")[-1])
-
-
-def test_run_of_an_older_split_is_refused(both, one_class):
-    other = assign_splits(one_class, "one_class", val_fraction=0.4, seed=7)
-    with pytest.raises(MissingRunError, match="patchcore, unet: made with other photos or splits"):
-        find_runs(both[0].folder.parent, other)

@@ -31,6 +31,9 @@ from helpers.progress import SECONDS_BETWEEN_LINES, is_interactive, quiet_librar
 from helpers.runs import CHECKPOINTS, DRAFT_FILE, LAST_CHECKPOINT, Run, open_run
 from helpers.thresholds import Threshold, exceeds, held_out_thresholds
 
+CLASSIFIER = {"binary": False, "allow_unknown": False, "weighted_sampling": True, "start_threshold": 0.4}
+CLASSIFIER |= {"accept": 0.95, "precision": "auto"}
+
 
 class MinuteLines(Callback):
     """One printed line a minute, for runs that nobody watches."""
@@ -248,41 +251,25 @@ def find_or_train(
 
 
 def train_classifier(
-    folder: Path,
-    table: pd.DataFrame,
-    backbone: Backbone,
-    *,
-    binary: bool = False,
-    allow_unknown: bool = False,
-    image_size: int,
-    epochs: int,
-    batch_size: int,
-    predict_batch_size: int,
-    augmentation: dict[str, Any],
-    weighted_sampling: bool = True,
-    start_threshold: float = 0.4,
-    accept: float = 0.95,
-    precision: str = "auto",
-    num_workers: int = 0,
-    device: str = "auto",
-    seed: int = 0,
-    note: str | None = None,
-    **layers: Any,
+    folder: Path, table: pd.DataFrame, backbone: Backbone, settings: dict[str, Any], layers: dict[str, Any], **how: Any
 ) -> Run:
-    """Train a classifier of `photo_classes`, or find the finished run; ``layers`` are parameters of `Classifier`.
+    """Train a classifier of `photo_classes`, or find the finished run.
+
+    ``settings``: image_size, epochs, batch_size, augmentation (of `make_augmentations`), and what differs from
+    `CLASSIFIER`: ``weighted_sampling`` shows every class equally often; ``allow_unknown`` is as in `known_classes`.
+    ``layers``: parameters of `Classifier`; ``how``: further ones of `find_or_train`.
 
     The weights are those of the last epoch, so that val chooses nothing and its good photos can set the threshold.
-    ``weighted_sampling`` shows every class equally often; ``allow_unknown`` is as in `known_classes`. Predictions
-    (train without augmentation, val, test) have the columns score (`abnormal_scores`), predicted, confidence and
-    ``p_<class>`` besides; ``embeddings_<split>.npy`` (N, D) float32 is in their order.
+    Predictions (train without augmentation, val, test) have the columns score (`abnormal_scores`), predicted,
+    confidence and ``p_<class>`` besides; ``embeddings_<split>.npy`` (N, D) float32 is in their order.
     """
-    size, names = (image_size, image_size), known_classes(table, binary, allow_unknown)
-    layers |= {"freeze_norm": layers.get("freeze_norm", True) and backbone.pretrained}
-    settings = {"task": "classification", "classes": names, "binary": binary, "allow_unknown": allow_unknown}
-    settings |= {"normal_class": NORMAL if NORMAL in names else None, "model": layers, "augmentation": augmentation}
-    settings |= {"image_size": [*size], "center_crop": None, "scheme": "supervised", "backbone": backbone.to_dict()}
-    settings |= {"weighted_sampling": weighted_sampling, "monitor": None, "start_threshold": start_threshold}
-    settings |= {"epochs": epochs, "batch_size": batch_size, "accept": accept, "precision": precision}
+    settings = CLASSIFIER | settings
+    binary, size = settings["binary"], [settings["image_size"]] * 2
+    names = known_classes(table, binary, settings["allow_unknown"])
+    layers = layers | {"freeze_norm": layers.get("freeze_norm", True) and backbone.pretrained}
+    settings |= {"task": "classification", "classes": names, "normal_class": NORMAL if NORMAL in names else None}
+    settings |= {"scheme": "supervised", "backbone": backbone.to_dict(), "model": layers, "monitor": None}
+    settings |= {"image_size": size, "center_crop": None}
 
     def build() -> LightningModule:
         model = build_classifier(backbone, names, **layers)
@@ -290,10 +277,9 @@ def train_classifier(
         model.class_of = dict(zip(table["image_path"], numbers.fillna(-1).astype(int), strict=True))
         return model
 
-    how = {"device": device, "seed": seed, "note": note, "num_workers": num_workers}
-    how |= {"train_augmentations": make_augmentations(image_size=size, **augmentation), "augmentations": Resize(size)}
-    how |= {"eval_batch_size": predict_batch_size, "allow_abnormal_train": True, "with_masks": False}
-    how |= {"balance": ("label_index" if binary else "defect_type") if weighted_sampling else "", "drop_single": True}
+    how |= {"train_augmentations": make_augmentations(image_size=size, **settings["augmentation"])}
+    how |= {"augmentations": Resize(size), "allow_abnormal_train": True, "with_masks": False, "drop_single": True}
+    how |= {"balance": ("label_index" if binary else "defect_type") if settings["weighted_sampling"] else ""}
     return find_or_train(folder, "classifier", table, settings, build, **how)
 
 

@@ -46,7 +46,7 @@ ORIGINS = {
 
 
 class BackboneError(ValueError):
-    """No usable weights: the message says what was tried and what to do."""
+    """No usable weights, or no such layer: the message says what was tried and what to do."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,6 @@ def resolve_backbone(name: str = "auto", layers: Sequence[str] = ()) -> Backbone
     """Find the weights that a name stands for (see the module's docstring), without guessing.
 
     Layers are by default the deepest ones at strides 8 and 16, as in PatchCore (layer2 and layer3 of a ResNet).
-
-    Raises:
-        BackboneError: the weights cannot be reached, or the name or a layer is unknown.
     """
     if name in ("", "auto"):
         name = os.environ.get("BACKBONE", "").strip() or "auto"

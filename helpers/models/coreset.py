@@ -16,7 +16,6 @@ import torch
 
 from helpers.progress import progress
 
-POOL_SIZE = 2048
 CHUNK_SIZE = 8192
 
 
@@ -25,7 +24,7 @@ def k_center_greedy(
     n_select: int,
     *,
     start: int = 0,
-    pool_size: int = POOL_SIZE,
+    pool_size: int = 2048,
     chunk_size: int = CHUNK_SIZE,
     show_progress: bool = False,
 ) -> torch.Tensor:
@@ -35,8 +34,8 @@ def k_center_greedy(
     the lowest index; no point is picked twice. Distances are compared in float64, so float32 features decide picks by
     their exact values and not by rounding.
 
-    ``features`` are (N, D), finite, floating point, on any device; the picks (n_select,) int64 are there, in picking
-    order. ``pool_size``, how many of the largest bounds are refreshed together, and ``chunk_size``, how many rows are
+    ``features`` are (N, D), finite, floating point, on any device; so are the picks (n_select,) int64, in order.
+    ``pool_size``, how many of the largest bounds are refreshed together, and ``chunk_size``, how many rows are
     converted to float64 at once, change speed and memory, never the picks.
     """
     if features.ndim != 2 or not features.is_floating_point():
@@ -58,16 +57,10 @@ class _LazySelection:
     """The state of one selection: for every point a bound of its squared distance, and how old that bound is."""
 
     def __init__(self, features: torch.Tensor, start: int, pool_size: int, chunk_size: int) -> None:
-        n_points, n_dims = features.shape
-        device = features.device
-        self.features = features
-        self.start = start
-        self.pool_size = min(pool_size, n_points)
-        self.chunk_size = chunk_size
-        self.square_norm = torch.empty(n_points, dtype=torch.float64, device=device)
-        for first in range(0, n_points, chunk_size):
-            rows = features[first : first + chunk_size].double()
-            self.square_norm[first : first + chunk_size] = (rows * rows).sum(1)
+        (n_points, n_dims), device = features.shape, features.device
+        self.features, self.start = features, start
+        self.pool_size, self.chunk_size = min(pool_size, n_points), chunk_size
+        self.square_norm = torch.cat([rows.double().square().sum(1) for rows in features.split(chunk_size)])
         # Rounding of |x|^2 + |c|^2 - 2 x.c: points nearer to each other than this are looked at as possible ties.
         self.tolerance = 8 * torch.finfo(torch.float64).eps * n_dims**0.5 * float(self.square_norm.max())
         self.bound = torch.full((n_points,), float("inf"), dtype=torch.float64, device=device)
@@ -75,23 +68,17 @@ class _LazySelection:
         self.centers: list[int] = []
 
     def picks(self, n_select: int) -> Iterator[int]:
-        self._add_center(self.start)
-        yield self.start
-        for first in range(0, self.features.shape[0], self.chunk_size):
-            rows = torch.arange(first, min(first + self.chunk_size, len(self.bound)), device=self.bound.device)
+        yield self._add_center(self.start)
+        for rows in torch.arange(len(self.bound), device=self.bound.device).split(self.chunk_size):
             self._refresh(rows)
         while len(self.centers) < n_select:
-            if float(self.bound.max()) > self.tolerance:
-                yield from self._picks_from_pool(n_select)
-            else:
-                yield from self._picks_among_copies(n_select)
+            apart = float(self.bound.max()) > self.tolerance
+            yield from self._picks_from_pool(n_select) if apart else self._picks_among_copies(n_select)
 
     def _picks_from_pool(self, n_select: int) -> Iterator[int]:
         """Pick while the best point of a fresh pool is above every bound outside it."""
         pool, outside = self._fresh_pool()
-        rows = self.features[pool].double()
-        norms = self.square_norm[pool]
-        bound = self.bound[pool]
+        rows, norms, bound = self.features[pool].double(), self.square_norm[pool], self.bound[pool]
         n_before = len(self.centers)
         while len(self.centers) < n_select:
             best = float(bound.max())
@@ -99,32 +86,24 @@ class _LazySelection:
                 break
             ties = bound >= best - self.tolerance
             pick = self._lowest_tie(pool[ties], bound[ties])
-            self._add_center(pick)
-            yield pick
-            center = self.features[pick].double()
-            distance = (norms + self.square_norm[pick] - 2 * (rows @ center)).clamp_(min=0)
-            torch.minimum(bound, distance, out=bound)
+            yield self._add_center(pick)
+            distance = norms + self.square_norm[pick] - 2 * (rows @ self.features[pick].double())
+            torch.minimum(bound, distance.clamp_(min=0), out=bound)
             bound[pool == pick] = -1.0
-        self.bound[pool] = bound
-        self.seen[pool] = len(self.centers)
+        self.bound[pool], self.seen[pool] = bound, len(self.centers)
         if len(self.centers) == n_before and float(bound.max()) > self.tolerance:
-            pick = self._pick_across_pool_border()
-            self._add_center(pick)
-            yield pick
+            yield self._add_center(self._pick_across_pool_border())
 
     def _fresh_pool(self) -> tuple[torch.Tensor, float]:
         """Indices of the largest bounds, all brought up to date, and the largest bound outside them."""
-        n_points = len(self.bound)
         while True:
-            size = min(self.pool_size + 1, n_points)
-            bounds, order = self.bound.topk(size)
+            bounds, order = self.bound.topk(min(self.pool_size + 1, len(self.bound)))
             pool = order[: self.pool_size]
-            outside = float(bounds[-1]) if size > self.pool_size else -float("inf")
+            outside = float(bounds[-1]) if len(bounds) > self.pool_size else -float("inf")
             stale = pool[self.seen[pool] < len(self.centers)]
-            if len(stale) == 0:
-                return pool, outside
-            self._refresh(stale)
-            if float(self.bound[pool].max()) > outside + self.tolerance:
+            if len(stale):
+                self._refresh(stale)
+            if not len(stale) or float(self.bound[pool].max()) > outside + self.tolerance:
                 return pool, outside
 
     def _pick_across_pool_border(self) -> int:
@@ -134,7 +113,7 @@ class _LazySelection:
             best_fresh = float(torch.where(fresh, self.bound, -1.0).max())
             candidates = (self.bound >= best_fresh - self.tolerance).nonzero().squeeze(1)
             stale = candidates[~fresh[candidates]]
-            if len(stale) == 0:
+            if not len(stale):
                 return self._lowest_tie(candidates, self.bound[candidates])
             self._refresh(stale[: self.chunk_size])
 
@@ -169,16 +148,14 @@ class _LazySelection:
             value, index = heapq.heappop(heap)
             now = float(exact[index])
             if now == -value:
-                self._add_center(index)
-                yield index
+                yield self._add_center(index)
                 lower(index)
                 exact[index] = -1.0
             elif now > 0:  # lowered since
                 heapq.heappush(heap, (-now, index))
         # Copies of centres change no other distance: all of them follow, lowest index first.
         for index in (exact == 0).nonzero().squeeze(1)[: n_select - len(self.centers)].tolist():
-            self._add_center(index)
-            yield index
+            yield self._add_center(index)
 
     def _lowest_tie(self, candidates: torch.Tensor, bounds: torch.Tensor) -> int:
         """Of candidates within rounding of the best, the lowest index that is as far, or the same point as one that is.
@@ -187,13 +164,15 @@ class _LazySelection:
         """
         if len(candidates) == 1:
             return int(candidates[0])
-        best = bounds.max()
-        ties = (bounds == best) | self.features[candidates].eq(self.features[candidates[bounds.argmax()]]).all(1)
+        ties = (bounds == bounds.max()) | self.features[candidates].eq(self.features[candidates[bounds.argmax()]]).all(
+            1
+        )
         return int(candidates[ties].min())
 
-    def _add_center(self, index: int) -> None:
+    def _add_center(self, index: int) -> int:
         self.centers.append(index)
         self.bound[index] = -1.0
+        return index
 
     def _refresh(self, rows: torch.Tensor) -> None:
         """Bring the bounds of some points up to date: one matrix product with the centres that they have not seen."""

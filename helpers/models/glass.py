@@ -3,9 +3,8 @@ and localization", arXiv 2407.09359) on anomalib's implementation, with what ano
 
 A frozen backbone gives features of patches, a linear projection adapts them, a small discriminator tells normal from
 abnormal. It learns from three kinds of features: those of good photos; the same moved by noise and gradient ascent
-until they lie just outside (global synthesis); those of photos with textures blended in (local synthesis). How far
-"just outside" is depends on the distribution of the good photos: ``manifold`` measures from each feature,
-``hypersphere`` from the centre of all. :func:`judge_table` decides by the spectrum of the mean photo.
+until they lie just outside (global synthesis), as far from each feature (``manifold``) or from the centre of all
+(``hypersphere``, see `judge_distribution`); those of photos with textures blended in (local synthesis).
 
 Repaired: the centre comes from photos that are normalised as in training; masks are a single Perlin mask, the union or
 the intersection of two, a third each; the photo keeps a share of N(0.5, 0.1) in a defect, clipped to [0.2, 0.8];
@@ -49,21 +48,19 @@ MASK_TRIES = 20
 ASCENT_RATE, PROJECT_EVERY = 1e-3, 5  # of the gradient ascent: step in feature space; steps between projections
 MANIFOLD_RADIUS = 0.5
 
-# of the judgement, all by the authors' code
-JUDGED_SIDE, JUDGED_BLUR = 289, 39  # pixels
+JUDGED_SIDE, JUDGED_BLUR = 289, 39  # pixels; of the judgement, all by the authors' code
 BRIGHT, DENSE, MIN_RADIUS, MIN_POINTS = 170.0, 0.21, 12, 60
 
-ObjectMasks = Callable[[Sequence[str]], torch.Tensor]
-"""Paths of photos -> (B, 1, H, W) 0 or 1 at the network's size: where the object is."""
+ObjectMasks = Callable[[Sequence[str]], torch.Tensor]  # paths -> (B, 1, H, W) 0 or 1 at the network's size
 
 
 def judge_distribution(photos: Iterable[np.ndarray]) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """Judge from good photos (H, W, 3) uint8 of one size whether their features lie on a manifold or about a centre.
 
-    The authors' rule: the mean photo is blurred and its spectrum looked at. Where the bright points fill a disc or box
-    about the middle, of a certain size, nothing but smooth shades is left in the mean: a hypersphere. Where they
-    scatter far out, a pattern that is the same in all photos has stayed: a manifold. The limits are the authors', found
-    on their data: near them a few photos more or less can turn the judgement.
+    The authors' rule, with limits found on their data, near which a few photos more or less can turn the judgement: the
+    mean photo is blurred and its spectrum looked at. Where the bright points fill a disc or box about the middle, of a
+    certain size, nothing but smooth shades is left in the mean: a hypersphere. Where they scatter far out, a pattern
+    that is the same in all photos has stayed: a manifold.
 
     Returns a row (``density``: share of the box about the middle that holds all ``n_points`` bright points, or of the
     disc of ``radius`` if that is larger, that they fill), the mean photo (H, W, 3) uint8, and its spectrum (289, 289)
@@ -209,11 +206,9 @@ class GlassNetwork(GlassModel):
     def train_step(
         self, photos: torch.Tensor, damaged: torch.Tensor, masks: torch.Tensor
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """For good photos (B, 3, H, W) and the same with defects, both normalised, and where (B, 1, H, W) these are:
-
-        the terms ``true``, ``gaus`` and ``focal`` of the loss, which is their sum; and figures to watch: the quantiles
-        ``radius_true`` and ``radius_fake`` of the distances to the centre, the mean scores ``score_true`` and
-        ``score_fake`` of good and of invented features.
+        """The terms of the loss, which is their sum, and figures to watch (quantiles of the distances to the centre,
+        mean scores of good and of invented features), for good photos (B, 3, H, W) and the same with defects, both
+        normalised, and where (B, 1, H, W) these are.
         """
         features, grid = self.embed(torch.cat([damaged, photos]))
         fake, true = features.float().chunk(2)

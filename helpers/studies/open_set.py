@@ -99,18 +99,12 @@ def class_maps(run: Run, rows: pd.DataFrame) -> dict[str, list]:
 
 
 def time_approaches(
-    run: Run,
-    scorer: MahalanobisScorer,
-    gate: Gate | None,
-    photos: Sequence[str],
-    batch_sizes: Sequence[int],
-    *,
-    device: str = "auto",
+    run: Run, scorer: MahalanobisScorer, gate: Gate | None, photos: Sequence[str], sizes: Sequence[int], device: str
 ) -> pd.DataFrame:
-    """Milliseconds per photo of every stage of both approaches, and of each whole, on photos that have been read
-    (`time_stages`). Two stages need the second for what the gate flags among these photos.
+    """Milliseconds per photo of every stage of both approaches, and of each whole, on photos that have been read, in
+    batches of some sizes (`time_stages`). Two stages need the second for what the gate flags among these photos.
     """
-    judge, pictures = Predictor(run, device=device, batch_size=max(batch_sizes)), [read_image(path) for path in photos]
+    judge, pictures = Predictor(run, device=device, batch_size=max(sizes)), [read_image(path) for path in photos]
 
     def classify(batch: Sequence[np.ndarray]) -> list[Any]:
         return judge.judge(batch, [""] * len(batch))
@@ -118,19 +112,19 @@ def time_approaches(
     def embed(batch: Sequence[np.ndarray]) -> np.ndarray:
         return np.stack([one.embedding for one in classify(batch)])
 
-    some, both = embed(pictures[: max(batch_sizes)]), f"{ONE_STAGE}: both"
+    some = embed(pictures[: max(sizes)])
     stages: dict[str, Callable[[Any], Any]] = {"classifier": classify}
     stages |= {"distance": lambda batch: scorer.scores(some[: len(batch)])}
-    stages |= {both: lambda batch: scorer.scores(embed(batch))}
+    stages |= {f"{ONE_STAGE}: both": lambda batch: scorer.scores(embed(batch))}
     if gate is not None:
-        guard = Predictor(gate.run, device=device, batch_size=max(batch_sizes))
+        guard = Predictor(gate.run, device=device, batch_size=max(sizes))
 
         def flag(batch: Sequence[np.ndarray]) -> list[np.ndarray]:
             judged = guard.judge(batch, [""] * len(batch))
             return [photo for photo, one in zip(batch, judged, strict=True) if one.abnormal]
 
         stages |= {"gate": flag, f"{TWO_STAGES}: both": lambda batch: classify(flag(batch))}
-    return time_stages(stages, pictures, batch_sizes, synchronise=synchroniser(str(torch_device(device))))
+    return time_stages(stages, pictures, sizes, synchronise=synchroniser(str(torch_device(device))))
 
 
 def _embeddings(run: Run, split: str) -> np.ndarray:
@@ -202,16 +196,15 @@ def run_split(
     table: pd.DataFrame,
     split: ClassSplit,
     backbone: Backbone,
+    settings: dict[str, Any],
+    layers: dict[str, Any],
     gate: Gate | None = None,
     *,
     use_kappa: bool = True,
     unknown_by: str = "confidence",
     ignore_no_defect: bool = False,
-    accept: float = 0.95,
     n_bootstrap: int = 1000,
-    device: str = "auto",
-    seed: int = 0,
-    **training: Any,
+    **how: Any,
 ) -> SplitResult:
     """One split of the classes into known and unknown, from the training (`train_classifier`) to the numbers.
 
@@ -221,16 +214,16 @@ def run_split(
     """
     place, osr = folder / split.name, folder / split.name / "osr"
     (place / METRICS_FILE).unlink(missing_ok=True)
-    divided = split_table(table, split, seed)
+    seed, divided = how.get("seed", 0), split_table(table, split, how.get("seed", 0))
     if gate is not None:
         gate.refuse_seen(divided)
-    options = {"accept": accept, "device": device, "seed": seed, **training}
-    run = train_classifier(place, divided, backbone, allow_unknown=True, **options)
+    run = train_classifier(place, divided, backbone, settings | {"allow_unknown": True}, layers, **how)
+    classes, accept = run.info["parameters"]["classes"], run.info["parameters"]["accept"]
     run = run.finish(classifier_thresholds(run, accept))
-    classes, scores = run.info["parameters"]["classes"], _scores(run)
+    scores = _scores(run)
     _, thresholds, accepted = leave_open_set(run, osr, accept)
     if gate is not None:
-        scores["gate"] = gate.scores(scores["image_path"], device)
+        scores["gate"] = gate.scores(scores["image_path"], how.get("device", "auto"))
         thresholds["gate"] = gate.run.thresholds["image"]
     val, test = (scores[scores["split"] == part].reset_index(drop=True) for part in ("val", "test"))
     methods, by_class, curves = _methods(test, val, classes, accept, {"n_bootstrap": n_bootstrap, "seed": seed})
