@@ -126,10 +126,9 @@ def test_score_is_the_maximum_of_the_smoothed_map():
     probabilities[0, 0, 5, 6] = 0.8  # a corner, a mean of four: (3 * 0.1 + 0.8) / 4
     batch = torch.from_numpy(np.log(probabilities / (1 - probabilities))).float().expand(1, 3, 6, 7)
     with torch.no_grad():
-        found, single = (SegmenterModel(Fixed(), smoothing=side).eval()(batch) for side in (3, 1))
+        found = SegmenterModel(Fixed()).eval()(batch)
     np.testing.assert_allclose(found.anomaly_map, probabilities, atol=1e-6)
     assert float(found.pred_score) == pytest.approx(0.275, abs=1e-6)
-    assert float(single.pred_score) == pytest.approx(0.9, abs=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------- training
@@ -182,20 +181,9 @@ def test_learning_rate_rises_and_falls_to_zero():
     assert rate_factor(0, 1) == 1.0
 
 
-def test_optimiser_has_every_weight_once_and_the_encoder_its_own_rate(tiny):
-    model = build_model("unet", tiny, image_size=64, learning_rate=1e-3, encoder_factor=0.1, weight_decay=0.05)
-    model._trainer = SimpleNamespace(estimated_stepping_batches=10)
-    decoder, encoder = model.configure_optimizers()["optimizer"].param_groups
-    assert (decoder["initial_lr"], encoder["initial_lr"]) == pytest.approx((1e-3, 1e-4))
-    assert decoder["weight_decay"] == encoder["weight_decay"] == 0.05
-    assert {id(one) for one in encoder["params"]} == {id(one) for one in model.model.network.encoder.parameters()}
-    grouped = [id(one) for one in decoder["params"] + encoder["params"]]
-    assert sorted(grouped) == sorted(id(one) for one in model.parameters())
-
-
 @pytest.mark.parametrize("name", SEGMENTERS)
 def test_a_trained_one_comes_back_from_its_checkpoint(tiny, supervised, tmp_path, name):
-    model = build_model(name, tiny, image_size=(64, 48), learning_rate=1e-3, smoothing=5)
+    model = build_model(name, tiny, image_size=(64, 48), learning_rate=1e-3)
     data = SampleDataModule(supervised, train_batch_size=4, eval_batch_size=4, allow_abnormal_train=True)
     before = {key: value.clone() for key, value in model.state_dict().items() if value.is_floating_point()}
     trainer = make_trainer(model, "cpu", [], max_epochs=1)
@@ -206,7 +194,7 @@ def test_a_trained_one_comes_back_from_its_checkpoint(tiny, supervised, tmp_path
     batch = torch.rand(2, 3, 72, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected, found = model.eval()(batch), loaded(batch)  # with the pre-processor: resized and normalised
-    assert expected.anomaly_map.shape == (2, 1, 64, 48) and loaded.model.smoothing == 5
+    assert expected.anomaly_map.shape == (2, 1, 64, 48)
     assert torch.equal(found.anomaly_map, expected.anomaly_map)
     assert torch.equal(found.pred_score, expected.pred_score)
     with pytest.raises(RuntimeError, match="state_dict"):

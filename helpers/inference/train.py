@@ -128,11 +128,7 @@ def train(
     value, they are those of the epoch where it was highest (``select_on_val``: the last epoch's stay in
     ``model_last.ckpt``), and training stops when it was no higher for ``patience`` epochs (0: never). Predictions note
     the share of each map above ``start_threshold``, column ``area``; ``predict_train``: those of train too; ``refine``:
-    what is done to scores and maps first.
-
-    Raises:
-        RuntimeError: the run is finished already.
-        InUseError: another process is training it.
+    what is done to scores and maps first. InUseError: another process is training the run.
     """
     if run.finished:
         raise RuntimeError(f"{run.folder} is a finished run; delete it or change a parameter to train again.")
@@ -185,8 +181,6 @@ def _fit_epochs(
     if monitor:
         if settings.get("select_on_val"):
             trainer.save_checkpoint(run.folder / "model_last.ckpt", weights_only=True)
-        if not best.best_model_path:
-            raise RuntimeError(f"No epoch logged {monitor}, so none is the best; is there anything in val?")
         stored = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
         model.load_state_dict(stored["state_dict"])
         run.info["epochs"] |= {"monitor": monitor, "value": float(best.best_model_score), "epoch": int(stored["epoch"])}

@@ -124,9 +124,7 @@ def hub_reachable(name: str) -> bool:
     """
     import huggingface_hub
 
-    config = _timm().get_pretrained_cfg(name, allow_unregistered=True)
-    repo = config.hf_hub_id if config and config.hf_hub_id else f"timm/{name}"
-    repo = f"{repo}{name}" if repo.endswith("/") else repo
+    repo = _timm().get_pretrained_cfg(name).hf_hub_id or f"timm/{name}"
     if any(isinstance(huggingface_hub.try_to_load_from_cache(repo, file), str) for file in WEIGHT_FILES):
         return True
     address = huggingface_hub.hf_hub_url(repo, "config.json")

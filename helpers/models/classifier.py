@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 BINARY_CLASSES = (NORMAL, "defect")
 FOCAL_GAMMA = {"cross_entropy": 0.0, "focal": 2.0}
 LOSSES = tuple(FOCAL_GAMMA)
+WEIGHT_DECAY = 0.01
 
 
 def photo_classes(table: pd.DataFrame, binary: bool = False) -> pd.Series:
@@ -113,7 +114,6 @@ class Classifier(LightningModule):
         learning_rate: float = 1e-3,
         backbone_lr_factor: float = 0.1,
         freeze_norm: bool = True,
-        weight_decay: float = 1e-2,
         model_args: dict[str, Any] | None = None,
         network: nn.Module | None = None,
     ) -> None:
@@ -206,11 +206,9 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         rate, new = self.hparams.learning_rate, (self.norm, self.hidden, self.head)
-        groups = [
-            {"params": [parameter for layer in new for parameter in layer.parameters()]},
-            {"params": list(self.backbone.parameters()), "lr": self.hparams.backbone_lr_factor * rate},
-        ]
-        return adamw(self, groups, rate, self.hparams.weight_decay)
+        head = {"params": [parameter for layer in new for parameter in layer.parameters()]}
+        backbone = {"params": list(self.backbone.parameters()), "lr": self.hparams.backbone_lr_factor * rate}
+        return adamw(self, [head, backbone], rate, WEIGHT_DECAY)
 
 
 def build_classifier(backbone: Backbone, classes: Sequence[str], **parameters: Any) -> Classifier:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Pair = tuple[torch.Tensor, torch.Tensor]  # photos (3, H, W) and targets (1, H, W), or batches of them
 
 SMOOTH_L1_BETA = 0.1  # errors below this count squared; the map goes from 0 to 1
-WEIGHT_DECAY = 0.01
+LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.01
 CHECKPOINT_NAME = "foreground.ckpt"
 SCALES = (0.8, 1.25)  # how much smaller or larger a crop shows its objects
 GAIN, OFFSET, GAMMA = 0.3, 0.1, 0.3  # largest changes of the light: factor about mid grey, sum, log of the exponent
@@ -78,7 +78,6 @@ class ForegroundNet(LightningModule):
         mean: Sequence[float],
         std: Sequence[float],
         image_size: int = 256,
-        learning_rate: float = 1e-3,
         model_args: dict[str, Any] | None = None,
         network: nn.Module | None = None,
     ) -> None:
@@ -104,7 +103,7 @@ class ForegroundNet(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW, and half a cosine to zero over all steps."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.hparams.learning_rate, weight_decay=WEIGHT_DECAY)
+        optimizer = torch.optim.AdamW(self.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from helpers.models.coreset import CHUNK_SIZE, k_center_greedy
 
-PROJECTION_EPS = 0.9  # anomalib's and the authors' distortion of the Johnson-Lindenstrauss projection
+PROJECTION_EPS = 0.9  # anomalib's and the authors' relative distortion of squared distances
 
 
 class EmbeddingStore:
@@ -129,21 +129,17 @@ def patch_features(model: PatchcoreModel, image: torch.Tensor) -> torch.Tensor:
     return model.reshape_embedding(model.generate_embedding(features))
 
 
-def project_features(features: torch.Tensor, eps: float = PROJECTION_EPS, seed: int = 0) -> torch.Tensor:
+def project_features(features: torch.Tensor) -> torch.Tensor:
     """Sparse random projection of features (N, D) for the coreset's distances, only where it lowers the dimension.
 
     anomalib always projects to the Johnson-Lindenstrauss dimension, which can be higher than the features' own
     (301 from 128 at 204,800 patches). Here such features are returned as they are, without a copy. The matrix is
     scikit-learn's (Li, Hastie & Church 2006): anomalib's, once seeded, draws the same columns for every row.
-    ``eps`` is the allowed relative distortion of squared distances; the global random state is left alone.
     """
     n_points, n_dims = features.shape
-    n_components = int(johnson_lindenstrauss_min_dim(n_points, eps=eps)) if n_points > 1 else n_dims
+    n_components = int(johnson_lindenstrauss_min_dim(n_points, eps=PROJECTION_EPS)) if n_points > 1 else n_dims
     if n_components >= n_dims:
         return features
-    projection = SparseRandomProjection(n_components=n_components, random_state=seed).fit(np.zeros((1, n_dims)))
+    projection = SparseRandomProjection(n_components=n_components, random_state=0).fit(np.zeros((1, n_dims)))
     matrix = torch.from_numpy(projection.components_.toarray().T).to(features)
-    projected = torch.empty((n_points, n_components), dtype=features.dtype, device=features.device)
-    for first in range(0, n_points, CHUNK_SIZE):
-        projected[first : first + CHUNK_SIZE] = features[first : first + CHUNK_SIZE] @ matrix
-    return projected
+    return torch.cat([rows @ matrix for rows in features.split(CHUNK_SIZE)])

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 STRIDE = 32  # sides of what the networks take are multiples of it
 ATROUS_RATES = (6, 12, 18)  # of DeepLabV3+ at output stride 16, by the paper; smp's own are those of stride 8
 POOLING_GROUPS = 32
+SMOOTHING = 3  # pixels, odd: side of the score's mean filter
+WEIGHT_DECAY = 0.01
 LOSSES = ("dice_focal", "dice_bce", "dice", "focal", "bce")  # by their terms
 FOCAL_GAMMA = 2.0
 PRIOR = 0.01  # probability of a defect that an untrained network gives to every pixel, about
@@ -87,12 +89,11 @@ class SegmentationLoss(nn.Module):
 
 
 class SegmenterModel(nn.Module):
-    """A segmentation network as a detector; ``smoothing``, odd, is the side in pixels of the score's mean filter."""
+    """A segmentation network as a detector."""
 
-    def __init__(self, network: nn.Module, smoothing: int = 3) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
-        self.smoothing = smoothing
 
     def logits(self, batch: torch.Tensor) -> torch.Tensor:
         """Logits (B, 1, H, W) for normalised photos (B, 3, H, W).
@@ -105,14 +106,14 @@ class SegmenterModel(nn.Module):
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor | InferenceBatch:
         """Logits while training, as anomalib's models; else ``anomaly_map`` (B, 1, H, W), float32 in [0, 1], and
-        ``pred_score`` (B,), the maximum after a mean over ``smoothing`` x ``smoothing`` pixels (at the border over
-        those inside), so that a single pixel does not decide.
+        ``pred_score`` (B,), the maximum after a mean over 3 x 3 pixels (at the border over those inside), so that a
+        single pixel does not decide.
         """
         logits = self.logits(batch)
         if self.training:
             return logits
-        probability, side = logits.float().sigmoid(), self.smoothing
-        smooth = functional.avg_pool2d(probability, side, stride=1, padding=side // 2, count_include_pad=False)
+        probability = logits.float().sigmoid()
+        smooth = functional.avg_pool2d(probability, SMOOTHING, 1, SMOOTHING // 2, count_include_pad=False)
         return InferenceBatch(pred_score=smooth.amax(dim=(1, 2, 3)), anomaly_map=probability)
 
 
@@ -122,8 +123,7 @@ class Segmenter(AnomalibModule):
     Validation counts on the abnormal photos only: the normal photos of val set the threshold later, and a photo that
     helped to choose the checkpoint would make that threshold look better than it is. Logged each epoch: the training
     loss and its terms; ``val_loss``; ``val_iou`` and ``val_dice``, the means over the abnormal photos of val of each
-    one's IoU and Dice at probability 0.5. ``learning_rate`` is the decoder's highest, the encoder's is
-    ``encoder_factor`` times that.
+    one's IoU and Dice at probability 0.5. ``learning_rate`` is the highest.
     """
 
     learning_type = LearningType.ONE_CLASS  # anomalib has no word for supervised models
@@ -136,9 +136,6 @@ class Segmenter(AnomalibModule):
         pre_trained: bool = True,
         loss: str = "dice_focal",
         learning_rate: float = 2e-4,
-        weight_decay: float = 1e-2,
-        encoder_factor: float = 1.0,
-        smoothing: int = 3,
         pre_processor: nn.Module | bool = True,
     ) -> None:
         super().__init__(pre_processor=pre_processor, post_processor=False, evaluator=False, visualizer=False)
@@ -146,13 +143,10 @@ class Segmenter(AnomalibModule):
         network = build_network(architecture, backbone, pretrained=pre_trained)
         # Defects are rare: starting there spares the epochs in which a network only learns to say no (Lin et al., 3.3)
         nn.init.constant_(network.segmentation_head[0].bias, -math.log((1 - PRIOR) / PRIOR))
-        self.model = SegmenterModel(network, smoothing)
+        self.model = SegmenterModel(network)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        network, rate = self.model.network, self.hparams.learning_rate
-        decoder = [*network.decoder.parameters(), *network.segmentation_head.parameters()]
-        encoder = {"params": list(network.encoder.parameters()), "lr": self.hparams.encoder_factor * rate}
-        return adamw(self, [{"params": decoder}, encoder], rate, self.hparams.weight_decay)
+        return adamw(self, [{"params": list(self.model.parameters())}], self.hparams.learning_rate, WEIGHT_DECAY)
 
     def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> torch.Tensor:
         return log_loss(self, self.loss(self.model(batch.image), _masks(batch)), len(batch.image))
