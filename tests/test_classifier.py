@@ -13,8 +13,8 @@ from PIL import Image
 from sklearn.metrics import f1_score
 from torch import nn
 
+from helpers import read_dataset
 from helpers.data.images import read_image
-from helpers.data.samples import make_table
 from helpers.inference.train import classifier_thresholds, train_classifier
 from helpers.models.backbones import resolve_backbone
 from helpers.models.classifier import (
@@ -30,32 +30,26 @@ from helpers.thresholds import conformal_threshold
 
 SIZE = 64
 SPLIT_OF = ["train"] * 6 + ["val"] * 3 + ["test"] * 3
-P = ["p_good", "p_square", "p_stripes"]
-SETTINGS = {"image_size": SIZE, "batch_size": 8, "augmentation": {"rotation": 0, "scale": 0, "blur": False}}
+P = ["p_good", "p_p", "p_q"]
+SETTINGS = {"image_size": SIZE, "batch_size": 8, "augmentation": {"flips": False, "rotation": 0, "scale": 0}}
 LAYERS = {"learning_rate": 3e-3, "hidden": 16}
 
 
-def draw(kind: str, rng: np.random.Generator) -> np.ndarray:
-    """Grey noise; with a bright square, or with dark stripes."""
-    photo = rng.normal(110, 10, (56, 72, 3))
-    if kind == "square":
-        top, left = rng.integers(4, 28), rng.integers(4, 40)
-        photo[top : top + 20, left : left + 20] += 110
-    elif kind == "stripes":
-        photo[:, rng.integers(0, 4) :: 4] -= 90
-    return np.clip(photo, 0, 255).astype(np.uint8)
+CORNERS = {"p": (0, 0), "q": (0, 32), "r": (32, 0), "s": (32, 32)}
 
 
-def draw_table(folder: Path, kinds: tuple[str, ...], n: int) -> pd.DataFrame:
-    """``n`` photos a kind: half of them train, a quarter val, a quarter test."""
-    rng, rows = np.random.default_rng(0), []
-    for kind in kinds:
-        (folder / kind).mkdir()
-        for number in range(n):
-            Image.fromarray(draw(kind, rng)).save(folder / kind / f"{number:02d}.png")
-            row = {"image_path": f"{kind}/{number:02d}.png", "label_index": int(kind != "good"), "defect_type": kind}
-            rows.append(row | {"split": SPLIT_OF[number % len(SPLIT_OF)]})
-    return make_table(rows, root=folder, layout="classes", name="shapes", published_split=True)
+def draw_classes(folder: Path, counts: dict[str, int]) -> pd.DataFrame:
+    """Good photos are grey noise; classes p, q, r and s have a bright square in another corner."""
+    rng = np.random.default_rng(0)
+    for name, count in counts.items():
+        (folder / name).mkdir()
+        for number in range(count):
+            picture = rng.integers(90, 130, (64, 64, 3), dtype=np.uint8)
+            if name in CORNERS:
+                top, left = CORNERS[name]
+                picture[top + 4 : top + 26, left + 4 : left + 26] = 255
+            Image.fromarray(picture).save(folder / name / f"{number:02d}.png")
+    return read_dataset(folder)
 
 
 def kept(table: pd.DataFrame, rows: pd.Series) -> pd.DataFrame:
@@ -71,7 +65,10 @@ def backbone():
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> pd.DataFrame:
-    return draw_table(tmp_path_factory.mktemp("shapes"), ("good", "square", "stripes"), n=24)
+    """24 photos of each of three classes: half of them train, a quarter val, a quarter test."""
+    whole = draw_classes(tmp_path_factory.mktemp("squares"), {"good": 24, "p": 24, "q": 24})
+    whole["split"] = whole.groupby("defect_type").cumcount().map(lambda number: SPLIT_OF[number % len(SPLIT_OF)])
+    return whole
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +79,11 @@ def draft(tmp_path_factory, table, backbone) -> Run:
 @pytest.fixture(scope="module")
 def small(table) -> pd.DataFrame:
     """Nine photos of each of two kinds."""
-    two = kept(table, table["defect_type"] != "stripes")
+    two = kept(table, table["defect_type"] != "q")
     return kept(two, two.groupby(["defect_type", "split"]).cumcount() < 3)
 
 
-def tiny(classes: tuple[str, ...] = ("good", "square"), **parameters) -> Classifier:
+def tiny(classes: tuple[str, ...] = ("good", "p"), **parameters) -> Classifier:
     """A classifier on one convolution: nothing to load."""
     network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU())
     network.num_features = 4
@@ -175,7 +172,7 @@ def test_photos_are_normalised_inside():
 
 
 def test_backbone_learns_at_its_own_rate(backbone):
-    model = build_classifier(backbone, ["good", "square"], learning_rate=0.1, backbone_lr_factor=0.25)
+    model = build_classifier(backbone, ["good", "p"], learning_rate=0.1, backbone_lr_factor=0.25)
     model._trainer = SimpleNamespace(estimated_stepping_batches=10)
     groups = model.configure_optimizers()["optimizer"].param_groups
     assert [group["initial_lr"] for group in groups] == pytest.approx([0.1, 0.025])
@@ -202,7 +199,7 @@ def test_shapes_are_learnt_and_predictions_hold_together(draft, table):
     test, stored = draft.predictions("test"), pd.read_csv(draft.folder / "predictions.csv")
     assert (test["predicted"] == test["defect_type"]).mean() > 0.9
     np.testing.assert_allclose(test[P].sum(axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(test["score"], test["p_square"] + test["p_stripes"], atol=1e-6)
+    np.testing.assert_allclose(test["score"], test["p_p"] + test["p_q"], atol=1e-6)
     np.testing.assert_allclose(test["confidence"], test[P].max(axis=1), atol=1e-8)
     assert (test["predicted"] == test[P].idxmax(axis=1).str.removeprefix("p_")).all()
     columns = ["image_path", "label_index", "defect_type", "split", "score", "predicted", "confidence", *P]
@@ -214,7 +211,7 @@ def test_shapes_are_learnt_and_predictions_hold_together(draft, table):
 
 def test_the_run_says_how_it_was_made_and_history_agrees_with_the_predictions(draft):
     parameters, history, val = draft.info["parameters"], draft.history(), draft.predictions("val")
-    assert parameters["task"] == "classification" and parameters["classes"] == ["good", "square", "stripes"]
+    assert parameters["task"] == "classification" and parameters["classes"] == ["good", "p", "q"]
     assert parameters["normal_class"] == "good" and parameters["image_size"] == [SIZE, SIZE]
     assert parameters["backbone"]["architecture"] == "helpers_r10t" and parameters["scheme"] == "supervised"
     assert draft.info["epochs"] == {"trained": 8} and list(history["epoch"]) == list(range(8))
@@ -266,7 +263,7 @@ def test_without_a_normal_class_nothing_is_calibrated(tmp_path, table, backbone)
     defects = kept(table, (table["defect_type"] != "good") | (table["split"] == "test"))
     run = train(tmp_path, defects, backbone, 1, {"allow_unknown": True})
     assert run.info["parameters"]["normal_class"] is None
-    assert run.info["parameters"]["classes"] == ["square", "stripes"]
+    assert run.info["parameters"]["classes"] == ["p", "q"]
     test = run.predictions("test")
     assert (test["defect_type"] == "good").sum() == 6  # of an unknown class, and predicted
     np.testing.assert_allclose(test["score"], 1 - test["confidence"], atol=1e-6)
@@ -284,7 +281,7 @@ def test_without_a_normal_class_nothing_is_calibrated(tmp_path, table, backbone)
     ],
 )
 def test_bad_tables_are_refused(tmp_path, table, backbone, classes, change, named):
-    rows = kept(table, table["defect_type"].isin(classes if classes is not None else ["good", "square", "stripes"]))
+    rows = kept(table, table["defect_type"].isin(classes if classes is not None else ["good", "p", "q"]))
     for column, value in change.items():
         rows.loc[rows.index[-1], column] = value
     with pytest.raises(ValueError, match=named):

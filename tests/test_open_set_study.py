@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from test_classifier import draw_classes
 
-from helpers import read_dataset
 from helpers.analysis.classes import decide
 from helpers.data.known_unknown import ClassSplit
 from helpers.data.samples import assign_splits, supervised_table
@@ -26,7 +25,6 @@ from helpers.studies import gate as gate_study
 from helpers.studies import open_set as study
 from helpers.thresholds import Threshold, held_out_thresholds
 
-CORNERS = {"good": None, "p": (0, 0), "q": (0, 32), "r": (32, 0), "s": (32, 32)}
 SETTINGS = {"image_size": 64, "epochs": 2, "batch_size": 8, "augmentation": {}}
 LAYERS, HOW = {"learning_rate": 2e-3, "hidden": 16}, {"eval_batch_size": 16, "device": "cpu"}
 SPLIT = ClassSplit("A", ("p", "q"), ("r", "s"), "squares")
@@ -34,16 +32,9 @@ SPLIT = ClassSplit("A", ("p", "q"), ("r", "s"), "squares")
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> pd.DataFrame:
-    """Good photos are grey noise; classes p, q and r have a square in another corner; s has a single photo."""
-    folder, rng = tmp_path_factory.mktemp("squares"), np.random.default_rng(0)
-    for name, corner in CORNERS.items():
-        (folder / name).mkdir()
-        for number in range(1 if name == "s" else 20):
-            picture = rng.integers(90, 130, (64, 64, 3), dtype=np.uint8)
-            if corner:
-                picture[corner[0] + 4 : corner[0] + 26, corner[1] + 4 : corner[1] + 26] = 255
-            Image.fromarray(picture).save(folder / name / f"{number:02d}.png")
-    return assign_splits(read_dataset(folder), "one_class", seed=3)
+    """20 good photos and as many of p, q and r; s has a single photo."""
+    whole = draw_classes(tmp_path_factory.mktemp("squares"), dict.fromkeys(["good", "p", "q", "r"], 20) | {"s": 1})
+    return assign_splits(whole, "one_class", seed=3)
 
 
 @pytest.fixture(scope="module")
