@@ -17,18 +17,16 @@ from numpy.typing import ArrayLike
 Kind = Literal["image", "pixel"]
 Population = Literal["normal", "known"]
 
-_REJECTED = {"normal": "abnormal", "known": "unknown"}  # what a photo that is not accepted is called
+FITTED = "Fitted to these photos: it promises no rate on new ones."  # the warning of what is set on labelled photos
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A number with its origin (in words) and with what it can promise.
+    """A number with its origin (in words). Abnormal is a score strictly above ``value`` (``below``: strictly under it).
 
-    Abnormal is a score strictly above ``value`` (with ``below``, for a confidence, strictly under it). ``accept`` is
-    the share of photos of the ``population`` (normal, or of known classes) asked to be accepted, ``rank`` the
-    place of the value among their n_normal scores, ``guaranteed`` the share accepted in expectation at least,
-    rank / (n_normal + 1), and ``interval_*`` the central 90 % interval of the true rate; None: nothing is promised.
+    ``accept`` is the share of photos of the ``population`` (normal, or of known classes) asked to be accepted, ``rank``
+    the place of the value among their n_normal scores; None: nothing is promised.
     """
 
     value: float
@@ -38,9 +36,6 @@ class Threshold:
     n_normal: int = 0
     n_abnormal: int = 0
     rank: int | None = None
-    guaranteed: float | None = None
-    interval_low: float | None = None
-    interval_high: float | None = None
     warning: str = ""
     population: Population = "normal"
     below: bool = False
@@ -48,7 +43,7 @@ class Threshold:
     def __post_init__(self) -> None:
         try:
             value = math.nan if isinstance(self.value, (bool, str)) else float(self.value)
-        except (TypeError, ValueError, OverflowError):
+        except (TypeError, OverflowError):
             value = math.nan
         if not abs(value) <= _FLOAT32_MAX:
             raise ValueError(f"A threshold is a finite number, got {self.value!r} ({self.origin or 'no origin'}).")
@@ -56,6 +51,19 @@ class Threshold:
 
     def __float__(self) -> float:
         return self.value
+
+    @property
+    def guaranteed(self) -> float | None:
+        """The share of photos of the population that is accepted in expectation at least."""
+        return None if self.rank is None else self.rank / (self.n_normal + 1)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Central 90 % interval of the true share: of Beta(rank, n_normal + 1 - rank)."""
+        from scipy.special import betaincinv
+
+        low, high = (betaincinv(self.rank, self.n_normal + 1 - self.rank, end) for end in (0.05, 0.95))
+        return float(low), float(high)
 
     def exceeds(self, values: ArrayLike) -> np.ndarray:
         """Whether values of any shape are abnormal, compared as float32, as scores and maps are stored.
@@ -70,16 +78,10 @@ class Threshold:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Threshold:
-        """Rebuild what `to_dict` gave, perhaps in a file; unknown fields are ignored, damaged ones refused."""
+        """Rebuild what `to_dict` gave, perhaps in a file; unknown fields are ignored."""
         if not isinstance(fields, dict) or not {"value", "origin"} <= set(fields):
             raise ValueError(f"A stored threshold is a table with the fields value and origin, got {fields!r:.60}.")
-        kinds = {"origin": str, "kind": str, "warning": str, "population": str, "below": bool}
-        known = {name: fields[name] for name in cls.__dataclass_fields__ if name in fields}
-        for name, value in known.items():
-            number = isinstance(value, (int, float, type(None))) and not isinstance(value, bool)
-            if name != "value" and not (isinstance(value, kinds[name]) if name in kinds else number):
-                raise ValueError(f"Field '{name}' of a stored threshold cannot be {value!r:.60}.")
-        return cls(**known)
+        return cls(**{name: fields[name] for name in cls.__dataclass_fields__ if name in fields})
 
 
 def exceeds(values: ArrayLike, threshold: SupportsFloat) -> np.ndarray:
@@ -103,18 +105,13 @@ def conformal_threshold(
 ) -> Threshold:
     """The k-th smallest of n held-out scores, k = ceil((n + 1) * accept): the split-conformal rank.
 
-    If a new normal photo is exchangeable with the held-out ones, it is accepted (score <= threshold) with probability
-    at least k / (n + 1) >= accept; over draws of the held-out photos, and for continuous scores, the true rate is
-    distributed as Beta(k, n + 1 - k). Ties can only raise it. With fewer than accept / (1 - accept) photos the largest
-    score is taken, which promises n / (n + 1), and ``warning`` says so. For ``kind="pixel"`` scores are the maxima of
-    photos' maps, and the promise is that a share of normal photos shows no defect pixel. With ``below`` a confidence is
-    accepted at and above the threshold.
-
-    Vovk, "Conditional validity of inductive conformal predictors" (2012); Angelopoulos and Bates, "A gentle
-    introduction to conformal prediction" (2021), section on the coverage distribution.
+    If a new normal photo is exchangeable with the held-out ones, it is accepted with probability at least
+    k / (n + 1) >= accept; over draws of the held-out photos, and for continuous scores, the true rate is distributed as
+    Beta(k, n + 1 - k). Ties can only raise it. With fewer than accept / (1 - accept) photos the largest score is taken,
+    which promises n / (n + 1), and ``warning`` says so. For ``kind="pixel"`` scores are the maxima of photos' maps:
+    the share of normal photos without a defect pixel is promised. With ``below`` a confidence is accepted at and above
+    the threshold. Vovk, "Conditional validity of inductive conformal predictors" (2012).
     """
-    from scipy.special import betaincinv
-
     if not 0.0 < accept < 1.0:
         raise ValueError(f"accept must lie between 0 and 1 (both excluded), got {accept}.")
     ordered = np.sort(_finite_vector(scores))
@@ -122,8 +119,8 @@ def conformal_threshold(
     n = ordered.size
     if n == 0:
         raise ValueError(f"scores is empty: hold out at least one {population} photo (val) to set a threshold on.")
-    wanted = _ceil((n + 1) * accept)
-    rank, share, warning = min(wanted, n), percent(accept), ""
+    wanted, share, warning = _ceil((n + 1) * accept), percent(accept), ""
+    rank = min(wanted, n)
     origin = f"no defect pixel on {share} of held-out {population} photos"
     if kind == "image":
         origin = f"{share} of held-out {population} photos accepted"
@@ -134,21 +131,8 @@ def conformal_threshold(
             f"{photos} cannot promise {share}: in expectation at least {percent(n / (n + 1))} of {population} photos "
             f"are accepted. Hold out at least {_ceil(accept / (1 - accept))} for {share}."
         )
-    low, high = (float(betaincinv(rank, n + 1 - rank, end)) for end in (0.05, 0.95))
-    return Threshold(
-        value=float(ordered[rank - 1]),
-        origin=origin,
-        kind=kind,
-        accept=float(accept),
-        n_normal=int(n),
-        rank=int(rank),
-        guaranteed=rank / (n + 1),
-        interval_low=low,
-        interval_high=high,
-        warning=warning,
-        population=population,
-        below=below,
-    )
+    promise = {"accept": float(accept), "n_normal": n, "rank": rank, "population": population, "below": below}
+    return Threshold(float(ordered[rank - 1]), origin, kind, warning=warning, **promise)
 
 
 def best_f1_threshold(scores: ArrayLike, labels: ArrayLike) -> Threshold:
@@ -159,62 +143,53 @@ def best_f1_threshold(scores: ArrayLike, labels: ArrayLike) -> Threshold:
     """
     from sklearn.metrics import precision_recall_curve
 
-    values, truth = _finite_vector(scores), np.asarray(labels).astype(bool)
-    n_abnormal = int(truth.sum())
-    if n_abnormal in (0, truth.size):
+    values, truth, counts = _labelled(scores, labels)
+    if 0 in counts.values():
         raise ValueError("labels holds one class only: a best-F1 threshold needs normal and abnormal photos.")
     precision, recall, cuts = precision_recall_curve(truth, values)
     f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
     f1 = f1[:-1]  # the last point is the end of the curve and has no threshold
     cut = float(cuts[np.flatnonzero(f1 >= f1.max() - 1e-12)[-1]])  # sklearn's rule: score >= cut
-    return Threshold(
-        value=_just_below(cut, values),
-        origin=f"best F1 on {truth.size} photos of val ({n_abnormal} abnormal)",
-        n_normal=int(truth.size - n_abnormal),
-        n_abnormal=n_abnormal,
-        warning="Fitted to these photos: it promises no rate on new ones.",
-    )
+    origin = f"best F1 on {truth.size} photos of val ({counts['n_abnormal']} abnormal)"
+    return Threshold(_just_below(cut, values), origin, warning=FITTED, **counts)
 
 
 def zero_miss_threshold(scores: ArrayLike, labels: ArrayLike) -> Threshold:
     """The highest threshold that misses no labelled defect photo of val: just below the lowest of their n scores."""
-    values, truth = _finite_vector(scores), np.asarray(labels).astype(bool)
-    n = int(truth.sum())
-    return Threshold(
-        value=_just_below(float(values[truth].min()), values),
-        origin=f"no defect photo of val missed (n = {n})",
-        n_normal=int(truth.size - n),
-        n_abnormal=n,
-        warning=f"Set on {n} defect photos: of new ones like these it finds {100 * n / (n + 1):.0f} % in expectation "
-        "at least. It promises no false-alarm rate.",
+    values, truth, counts = _labelled(scores, labels)
+    n = counts["n_abnormal"]
+    if not n:
+        raise ValueError("labels holds no defect photo: there is none that could be missed.")
+    warning = (
+        f"Set on {n} defect photos: of new ones like these it finds {100 * n / (n + 1):.0f} % in expectation at least. "
+        "It promises no false-alarm rate."
     )
+    value = _just_below(float(values[truth].min()), values)
+    return Threshold(value, f"no defect photo of val missed (n = {n})", warning=warning, **counts)
 
 
 def best_dice_threshold(maps: Sequence[np.ndarray], masks: Iterable[np.ndarray | None]) -> Threshold:
     """The pixel threshold with the best mean Dice over labelled defect photos; it fits the defects known today.
 
     99 candidates lie evenly between the smallest and the largest value of the (H, W) maps, of which one at a time
-    is read, twice each. Photos without a mask (None) or without a defect are left out.
+    is read. Photos without a mask (None) or without a defect are left out.
     """
     rows = {row: mask for row, mask in zip(range(len(maps)), masks, strict=True) if mask is not None and mask.any()}
     if not rows:
         raise ValueError("masks holds no defect: a best-Dice threshold needs defect photos with their masks.")
     low, high = min(float(np.min(maps[row])) for row in rows), max(float(np.max(maps[row])) for row in rows)
     candidates = np.linspace(low, high, 101)[1:-1].astype(np.float32)
-    dice = np.zeros((len(rows), candidates.size))
-    for place, (row, mask) in enumerate(rows.items()):
+    dice = []
+    for row, mask in rows.items():
         anomaly_map = np.asarray(maps[row], np.float32)
-        everywhere, inside = np.sort(anomaly_map, axis=None), np.sort(anomaly_map[mask])
-        called = everywhere.size - np.searchsorted(everywhere, candidates, side="right")
-        both = inside.size - np.searchsorted(inside, candidates, side="right")
-        dice[place] = 2 * both / (called + inside.size)
-    best = int(dice.mean(0).argmax())
-    return Threshold(
-        value=float(candidates[best]),
-        origin=f"best mean Dice on {len(rows)} defect photos of val ({dice.mean(0)[best]:.3f})",
-        kind="pixel",
-        n_abnormal=len(rows),
-    )
+        called, both = (
+            pixels.size - np.searchsorted(np.sort(pixels, axis=None), candidates, side="right")
+            for pixels in (anomaly_map, anomaly_map[mask])
+        )
+        dice.append(2 * both / (called + mask.sum()))
+    mean = np.mean(dice, axis=0)
+    origin = f"best mean Dice on {len(rows)} defect photos of val ({mean.max():.3f})"
+    return Threshold(float(candidates[mean.argmax()]), origin, "pixel", n_abnormal=len(rows))
 
 
 def held_out_thresholds(val: pd.DataFrame, accept: float = 0.95, *, start: float | None = None) -> dict[str, Threshold]:
@@ -222,7 +197,7 @@ def held_out_thresholds(val: pd.DataFrame, accept: float = 0.95, *, start: float
     normal = val[val["label_index"] == 0]
     if normal.empty and start is not None:
         origin = "starting value, not calibrated: val holds no good photo"
-        return {kind: Threshold(value=start, origin=origin, kind=kind) for kind in ("image", "pixel")}
+        return {kind: Threshold(start, origin, kind) for kind in ("image", "pixel")}
     thresholds = {
         "image": conformal_threshold(normal["score"], accept),
         "pixel": conformal_threshold(normal["map_max"], accept, kind="pixel"),
@@ -236,17 +211,17 @@ def describe(threshold: Threshold) -> str:
     """Where a threshold comes from and what it promises, in one to three plain sentences."""
     rule, accepted = "A pixel is called defect above", "show no defect pixel"
     if threshold.kind == "image":
-        side = "below" if threshold.below else "above"
-        rule, accepted = f"A photo is called {_REJECTED[threshold.population]} {side}", "are accepted"
+        rejected = {"normal": "abnormal", "known": "unknown"}[threshold.population]
+        rule, accepted = f"A photo is called {rejected} {'below' if threshold.below else 'above'}", "are accepted"
     text = f"{rule} {threshold.value:.4g} ({threshold.origin}"
-    if threshold.guaranteed is None:
+    if threshold.rank is None:
         return f"{text}). {threshold.warning}".rstrip()
     if threshold.warning:
         text += f"). {threshold.warning} With"
     else:
         promised = f"{percent(threshold.guaranteed)} of new {threshold.population} photos"
         text += f", n = {threshold.n_normal}). In expectation at least {promised} {accepted}; with"
-    low, high = percent(threshold.interval_low), percent(threshold.interval_high)
+    low, high = map(percent, threshold.interval)
     return f"{text} 90 % probability the true rate lies between {low} and {high}."
 
 
@@ -272,6 +247,11 @@ def _finite_vector(values: ArrayLike) -> np.ndarray:
             f"{int((~np.isfinite(array)).sum())} are not finite."
         )
     return array
+
+
+def _labelled(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    values, truth = _finite_vector(scores), np.asarray(labels).astype(bool)
+    return values, truth, {"n_normal": int((~truth).sum()), "n_abnormal": int(truth.sum())}
 
 
 def _just_below(cut: float, values: np.ndarray) -> float:

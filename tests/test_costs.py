@@ -10,11 +10,9 @@ from helpers.analysis.costs import (
     Prices,
     best_first_threshold,
     cost_without_stage_1,
-    decision_rates,
     expected_costs,
     first_thresholds,
 )
-from helpers.analysis.intervals import wilson_interval
 from helpers.views.widgets import cost_explorer
 
 # Four normal photos, four defect ones; thresholds 0.5 and 0.5.
@@ -37,23 +35,10 @@ def draw(n: int = 400) -> pd.DataFrame:
     )
 
 
-def test_rates():
-    first, second = SCORES["score_1"] > 0.5, SCORES["score_2"] > 0.5
-    called = {"stage 1 alone": first, "stage 2 alone": second, "both": first & second}
-    rates = decision_rates(called, SCORES["label_index"] == 1).set_index("decided_by")
-    assert list(rates.index) == list(called)
-    assert rates["found"].tolist() == [2, 2, 1] and rates["false_alarms"].tolist() == [2, 2, 1]
-    assert rates["recall"].tolist() == rates["false_alarm_rate"].tolist() == [0.5, 0.5, 0.25]
-    assert (rates[["n_normal", "n_defect"]] == 4).all(axis=None)
-    assert rates.loc["both", ["recall_low", "recall_high"]].tolist() == pytest.approx(wilson_interval(0.25, 4))
-    normal = decision_rates({"all": first[:4]}, [False] * 4)
-    assert normal["recall"].isna().all() and normal["false_alarm_rate"].item() == 0.5
-
-
 def test_cost_by_hand():
     """At 10 % defects: misses 0.1 * 0.75 * 100, false alarms 0.9 * 0.25 * 10, time 50 + 0.5 * 500 ms at 2 a second."""
     row = expected_costs(SCORES, [0.5], 0.5, prevalence=0.1, prices=PRICES).iloc[0]
-    assert (row["recall"], row["false_alarm_rate"], row["passed"]) == pytest.approx((0.25, 0.25, 0.5))
+    assert (row["recall"], row["false_alarm"], row["passed"]) == pytest.approx((0.25, 0.25, 0.5))
     assert row[["miss_cost", "false_alarm_cost", "time_cost", "cost"]].tolist() == pytest.approx(
         [7.5, 2.25, 0.6, 10.35]
     )

@@ -17,9 +17,8 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 from torch import nn
 
-from helpers.analysis.classes import threshold_rates
-from helpers.analysis.comparison import operating_points, threshold_counts
-from helpers.analysis.costs import Prices, decision_rates, expected_costs
+from helpers.analysis.comparison import decision_rates, operating_points, threshold_counts
+from helpers.analysis.costs import Prices, expected_costs
 from helpers.analysis.metrics import image_draws, image_metrics
 from helpers.analysis.pixels import count_pixels, photo_overlap
 from helpers.analysis.sizing import label_defects, measure_defects
@@ -68,7 +67,6 @@ def test_scores_are_above_their_threshold_in_the_same_photos_everywhere(drawn):
     draws = image_draws(labels, scores, threshold, n=3, seed=0)["recall_at_threshold"]
     assert (draws == 0).all() if not above.any() else (draws == 1).all() if above.all() else True
     photos = pd.DataFrame({"label_index": 1, "score": scores})
-    assert threshold_rates({"t": threshold}, photos, photos)["found"].tolist() == [share, share]
     points = operating_points(photos, photos, threshold).set_index("point")
     assert points.loc["acceptance", "found"] == above.sum()
     counts = threshold_counts(labels, scores)

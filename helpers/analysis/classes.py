@@ -7,21 +7,18 @@ that larger is more unknown; a positive is a known photo that is accepted. What 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, SupportsFloat
+from typing import NamedTuple, SupportsFloat
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 from helpers.analysis.intervals import (
     LEVEL,
     bootstrap,
-    counts_by_score,
     interval_table,
     percentile_interval,
     share_columns,
-    share_interval,
     weighted_auroc,
     wilson_interval,
 )
@@ -30,8 +27,6 @@ from helpers.thresholds import Threshold, conformal_threshold, exceeds
 
 UNKNOWN = "unknown"
 N_BINS = 15  # Guo et al. 2017
-_MACRO = ("precision", "recall", "f1", "auroc")
-_ENDS = ("", "_low", "_high")
 
 
 def learnable_classes(table: pd.DataFrame, least: int = 3) -> list[str]:
@@ -69,32 +64,39 @@ def classification_report(
 
     Intervals of accuracy, precision and recall are Wilson's, the others of photos resampled within each class.
     """
-    true, named = _codes(truth, classes, "truth"), _codes(predicted, classes, "predicted")
-    labels = np.arange(len(classes))
-    precision, recall, f1, support = precision_recall_fscore_support(true, named, labels=labels, zero_division=0.0)
-    called, here = np.bincount(named, minlength=labels.size), support > 0
-    by_class = pd.DataFrame({"class": list(classes), "n": support, "n_predicted": called})
-    by_class["precision"] = np.where(here | (called > 0), precision, np.nan)
-    by_class["recall"], by_class["f1"] = np.where(here, recall, np.nan), np.where(here, f1, np.nan)
-    by_class["auroc"], chances = np.nan, np.asarray(probabilities, dtype=np.float64)
-    asked = [label for label in labels if 0 < support[label] < true.size]
-    by_class.loc[asked, "auroc"] = [roc_auc_score(true == label, chances[:, label]) for label in asked]
-    reliability = reliability_table(chances[np.arange(true.size), named], true == named)
-    gaps = (reliability["accuracy"] - reliability["confidence"]).abs().fillna(0)
-    ece = float((reliability["n"] * gaps).sum() / true.size)
-    draws = _draws(true, named, chances, labels.size, n_bootstrap, seed)
-    for name, counts in (("precision", called), ("recall", support)):
-        ends = [wilson_interval(share, int(n)) for share, n in zip(by_class[name], counts, strict=True)]
-        by_class[[f"{name}_low", f"{name}_high"]] = ends
-    for name in ("f1", "auroc"):
-        by_class[[f"{name}_low", f"{name}_high"]] = [percentile_interval(each) for each in draws[name].T]
-    by_class = by_class[["class", "n", "n_predicted", *(f"{name}{end}" for name in _MACRO for end in _ENDS)]]
+    true, named = (pd.Categorical(names, list(classes)).codes.astype(int) for names in (truth, predicted))
+    if min(*true, *named) < 0:
+        raise ValueError(f"truth or predicted holds other classes than {', '.join(classes)}; leave those photos out.")
+    chances, of_class, called = np.asarray(probabilities, float), *np.eye(len(classes))[[true, named]]
+    support, n_called = of_class.sum(axis=0).astype(int), called.sum(axis=0).astype(int)
+    here = support > 0
 
-    values = {"accuracy": float((true == named).mean())}
-    values |= {name: float(by_class.loc[here, name].mean(skipna=False)) for name in _MACRO}
-    macro = {name: draws[name][:, here].mean(axis=1) for name in _MACRO}
-    intervals = interval_table(values, macro, {"accuracy": true.size}).assign(n=true.size)
-    overall = {"n": int(true.size), "n_classes": int(here.sum()), **values, "ece": ece}
+    def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        hits, n_true, n_named = weights @ (of_class * called), weights @ of_class, weights @ called
+        ranked = [weighted_auroc(true == label, chances[:, label], weights) for label in range(len(classes))]
+        return {
+            "precision": np.where(here | (n_called > 0), hits / np.maximum(n_named, 1), np.nan),
+            "recall": np.where(here, hits / np.maximum(n_true, 1), np.nan),
+            "f1": np.where(here, 2 * hits / np.maximum(n_named + n_true, 1), np.nan),
+            "auroc": np.column_stack(ranked),
+        }
+
+    values = {name: once[0] for name, once in statistics(np.ones((1, true.size))).items()}
+    draws = bootstrap(statistics, true, n=n_bootstrap, seed=seed)
+    by_class = pd.DataFrame({"class": list(classes), "n": support, "n_predicted": n_called})
+    for name, each in values.items():
+        ends = [percentile_interval(draw) for draw in draws[name].T]
+        if name in ("precision", "recall"):
+            counts = n_called if name == "precision" else support
+            ends = [wilson_interval(share, int(n)) for share, n in zip(each, counts, strict=True)]
+        by_class[[name, f"{name}_low", f"{name}_high"]] = np.column_stack([each, ends])
+
+    means = {"accuracy": float((true == named).mean())} | {name: each[here].mean() for name, each in values.items()}
+    macro = {name: draw[:, here].mean(axis=1) for name, draw in draws.items()}
+    intervals = interval_table(means, macro, {"accuracy": true.size}).assign(n=true.size)
+    reliability = reliability_table(chances[np.arange(true.size), named], true == named)
+    gaps = reliability["n"] * (reliability["accuracy"] - reliability["confidence"]).abs()
+    overall = {"n": true.size, "n_classes": int(here.sum()), **means, "ece": float(gaps.sum() / true.size)}
     confusion = confusion_table(truth, predicted, classes, classes)
     return ClassificationReport(overall, by_class, confusion, reliability, intervals)
 
@@ -109,30 +111,13 @@ def confusion_table(
 
 def reliability_table(confidence: ArrayLike, right: ArrayLike) -> pd.DataFrame:
     """Mean confidence (N,) in [0, 1] against accuracy (``right``, bool) in `N_BINS` bins (low, high] of equal width."""
-    values, hits = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=bool)
-    edges = np.linspace(0, 1, N_BINS + 1)
-    place = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, N_BINS - 1)
-    rows = []
-    for number in range(N_BINS):
+    values, hits, edges = np.asarray(confidence, float), np.asarray(right, bool), np.linspace(0, 1, N_BINS + 1)
+    place, rows = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, N_BINS - 1), []
+    for number, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
         inside = place == number
-        mean = values[inside].mean() if inside.any() else np.nan
-        row = {"low": edges[number], "high": edges[number + 1], "n": int(inside.sum()), "confidence": mean}
+        row = {"low": low, "high": high, "n": int(inside.sum())}
+        row["confidence"] = values[inside].mean() if inside.any() else np.nan
         rows.append(row | share_columns("accuracy", hits[inside]))
-    return pd.DataFrame(rows)
-
-
-def threshold_rates(thresholds: Mapping[str, Threshold], val: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
-    """What each threshold accepts of the good photos (``accepted``), and what it finds of the defects (``found``).
-
-    On val, where thresholds were set, rates flatter.
-    """
-    rows = []
-    for name, threshold in thresholds.items():
-        for split, photos in (("val", val), ("test", test)):
-            beyond, abnormal = threshold.exceeds(photos["score"]), photos["label_index"].to_numpy() == 1
-            row: dict[str, Any] = {"name": name, "value": threshold.value, "origin": threshold.origin, "split": split}
-            row |= {"n_normal": int((~abnormal).sum()), **share_columns("accepted", ~beyond[~abnormal])}
-            rows.append(row | {"n_abnormal": int(abnormal.sum()), **share_columns("found", beyond[abnormal])})
     return pd.DataFrame(rows)
 
 
@@ -163,45 +148,32 @@ def open_set_thresholds(
 
 
 def accepted_shares(
-    thresholds: Mapping[str, Threshold],
-    val_scores: ArrayLike,
-    test_scores: ArrayLike,
-    val_confidence: ArrayLike | None = None,
-    test_confidence: ArrayLike | None = None,
+    thresholds: Mapping[str, Threshold], val: Mapping[str, ArrayLike], test: Mapping[str, ArrayLike]
 ) -> pd.DataFrame:
     """The share of known photos that each rule (tau, kappa, both) accepts, beside what was promised.
 
-    Of m new photos the number that is accepted follows, over draws of val and test, a beta-binomial distribution
-    (m; k, n + 1 - k): ``expected_low`` and ``expected_high`` on test, and ``as_promised``: not below. They are missing
-    where nothing exact can be said: on val, for both rules together, for a threshold that promises nothing.
-    ``promised`` of both rules is what Bonferroni leaves.
+    ``val`` and ``test``: the values (N,) that each threshold looks at. Of m new photos the number that is accepted
+    follows, over draws of val and test, a beta-binomial distribution (m; k, n + 1 - k): ``expected_low`` and
+    ``expected_high`` on test, and ``as_promised``: not below. They are missing where nothing exact can be said: on val
+    and for both rules together, whose ``promised`` is what Bonferroni leaves.
     """
-    rows = []
-    for names in (["tau"], ["kappa"], ["tau", "kappa"]) if "kappa" in thresholds else (["tau"],):
-        used = {name: thresholds[name] for name in names}
-        for split, scores, confidence in (("val", val_scores, val_confidence), ("test", test_scores, test_confidence)):
-            accepted = ~decide(scores, confidence, used.get("tau"), used.get("kappa"))
-            row = {"rule": " and ".join(names), "split": split, "n": accepted.size, "accepted": int(accepted.sum())}
-            row |= dict(zip(("share", "low", "high"), share_interval(accepted), strict=True))
-            for column, field in (("asked", "accept"), ("promised", "guaranteed")):
-                shares = [getattr(limit, field) for limit in used.values()]
-                row[column] = np.nan if None in shares else max(0.0, 1 - sum(1 - share for share in shares))
-            if split == "test" and len(used) == 1:
-                row |= _expected(*used.values(), row)
-            rows.append(row)
-    last = ["expected_low", "expected_high", "as_promised"]
-    columns = ["rule", "split", "n", "accepted", "share", "low", "high", "asked", "promised", *last]
-    return pd.DataFrame(rows, columns=columns).astype({"as_promised": "boolean", **dict.fromkeys(last[:2], float)})
-
-
-def _expected(threshold: Threshold, row: Mapping[str, Any]) -> dict[str, Any]:
     from scipy.stats import betabinom
 
-    if threshold.rank is None or not row["n"]:
-        return {}
-    drawn = betabinom(row["n"], threshold.rank, threshold.n_normal + 1 - threshold.rank)
-    low, high = (float(drawn.ppf(end)) / row["n"] for end in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return {"expected_low": low, "expected_high": high, "as_promised": bool(row["share"] >= low)}
+    rows = []
+    for used in {(name,): None for name in thresholds} | {tuple(thresholds): None}:
+        for split, values in (("val", val), ("test", test)):
+            accepted = ~np.any([thresholds[name].exceeds(values[name]) for name in used], axis=0)
+            row = {"rule": " and ".join(used), "split": split, "n": accepted.size, "accepted": int(accepted.sum())}
+            row |= share_columns("share", accepted)
+            row["promised"] = max(0.0, 1 - sum(1 - thresholds[name].guaranteed for name in used))
+            row |= {"expected_low": np.nan, "expected_high": np.nan, "as_promised": pd.NA}
+            if split == "test" and len(used) == 1 and accepted.size:
+                limit = thresholds[used[0]]
+                drawn = betabinom(accepted.size, limit.rank, limit.n_normal + 1 - limit.rank)
+                low, high = drawn.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2]) / accepted.size
+                row |= {"expected_low": low, "expected_high": high, "as_promised": bool(row["share"] >= low)}
+            rows.append(row)
+    return pd.DataFrame(rows).astype({"as_promised": "boolean"})
 
 
 class OpenSetReport(NamedTuple):
@@ -240,13 +212,20 @@ def open_set_report(
         "unknown_detected": verdict[~known],
         "open_set_accuracy": verdict,
     }
+    counted = ~known | right
+
+    def oscr(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        # the share of pairs whose known photo is right and scores lower
+        share = weights[:, known & right].sum(axis=1) / max(1, known.sum())
+        ranked = weighted_auroc(~known[counted], values[counted], weights[:, counted])
+        return {"oscr": np.where(share > 0, share * ranked, 0.0 if 0 < known.sum() < known.size else np.nan)}
+
     fpr, ccr = oscr_curve(values[known], right[known], values[~known])
-    ranking = image_metrics(known, -values)
-    oscr = float(np.trapezoid(ccr, fpr)) if fpr.size else np.nan
-    figures = {"auroc": ranking["image_auroc"], "fpr_at_95_tpr": ranking["fpr_at_95_recall"], "oscr": oscr}
-    draws = {"oscr": _oscr_draws(values, known, right, n_bootstrap, seed)}
+    ranking, area = image_metrics(known, -values), float(oscr(np.ones((1, values.size)))["oscr"][0])
+    figures = {"auroc": ranking["image_auroc"], "fpr_at_95_tpr": ranking["fpr_at_95_recall"], "oscr": area}
     resampled = image_draws(known, -values, None, n=n_bootstrap, seed=seed)
-    draws |= {"auroc": resampled["image_auroc"], "fpr_at_95_tpr": resampled["fpr_at_95_recall"]}
+    draws = {"auroc": resampled["image_auroc"], "fpr_at_95_tpr": resampled["fpr_at_95_recall"]}
+    draws |= bootstrap(oscr, known, n=n_bootstrap, seed=seed)
     shares = {name: float(photos.mean()) if photos.size else np.nan for name, photos in rates.items()}
     sizes = {name: photos.size for name, photos in rates.items()}
     intervals = interval_table(figures | shares, draws, sizes)
@@ -259,8 +238,8 @@ def open_set_report(
         share = float(away[chosen].mean()) if chosen.any() else np.nan
         row = {"class": name, "known": name in classes, "n": int(chosen.sum()), "rejected": share}
         rows.append(row | share_columns("right", verdict[chosen]) | {"auroc": auroc})
-    curves = {"fpr": fpr, "ccr": ccr, "oscr": np.asarray(oscr)}
-    curves |= {"n_known": np.asarray(known.sum()), "n_unknown": np.asarray((~known).sum())}
+    numbers = {"oscr": area, "n_known": known.sum(), "n_unknown": (~known).sum()}
+    curves = {"fpr": fpr, "ccr": ccr} | {name: np.asarray(number) for name, number in numbers.items()}
     return OpenSetReport(intervals, pd.DataFrame(rows), curves)
 
 
@@ -279,47 +258,3 @@ def oscr_curve(
     ccr = np.searchsorted(np.sort(known_scores[known_right]), limits, side="right") / known_scores.size
     fpr = np.searchsorted(np.sort(unknown_scores), limits, side="right") / unknown_scores.size
     return np.r_[0.0, fpr], np.r_[0.0, ccr]
-
-
-def _oscr_draws(values: NDArray, known: NDArray, right: NDArray, n: int, seed: int) -> NDArray[np.float64]:
-    if known.all() or not known.any():
-        return np.empty(0)
-
-    def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        right_ones, unknown = (counts_by_score(-values, weights * side) for side in (known & right, ~known))
-        # the trapezoid: right ones below an unknown photo count, those level with it by half
-        return {
-            "oscr": (unknown * (right_ones.cumsum(axis=1) - 0.5 * right_ones)).sum(axis=1)
-            / (known.sum() * (~known).sum())
-        }
-
-    return bootstrap(statistics, known, n=n, seed=seed)["oscr"]
-
-
-def _draws(
-    true: NDArray[np.intp], named: NDArray[np.intp], chances: NDArray[np.float64], size: int, n: int, seed: int
-) -> dict[str, NDArray[np.float64]]:
-    """(n, C) draws of the figures of each class, photos drawn within their classes; NaN for a class without photos."""
-    of_class, called = np.eye(size)[true], np.eye(size)[named]
-    missing = np.where(of_class.any(axis=0), 0.0, np.nan)
-
-    def statistics(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        hits, n_true, n_called = weights @ (of_class * called), weights @ of_class, weights @ called
-        sides = [weighted_auroc(true == label, chances[:, label], weights) for label in range(size)]
-        return {
-            "precision": missing + hits / np.maximum(n_called, 1),
-            "recall": missing + hits / np.maximum(n_true, 1),
-            "f1": missing + 2 * hits / np.maximum(n_called + n_true, 1),
-            "auroc": np.column_stack(sides),
-        }
-
-    return bootstrap(statistics, true, n=n, seed=seed)
-
-
-def _codes(names: Sequence[str], classes: Sequence[str], what: str) -> NDArray[np.intp]:
-    values = np.asarray(names, str)
-    codes = pd.Categorical(values, categories=list(classes)).codes.astype(np.intp)
-    if (codes < 0).any():
-        strange = ", ".join(sorted(set(values[codes < 0])))
-        raise ValueError(f"{what} holds {strange}, which is not among {', '.join(classes)}; leave those photos out.")
-    return codes

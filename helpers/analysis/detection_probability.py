@@ -16,7 +16,7 @@ are taken as independent; several on one photo or part make the true bounds wide
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -27,17 +27,17 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq, minimize
 from scipy.special import expit, logit
 from scipy.stats import chi2, norm
+from sklearn.linear_model import LogisticRegression
 
 from helpers.analysis.comparison import recall_by_size, size_edges, size_groups
 from helpers.thresholds import percent
 
-CONFIDENCE = 0.95
 MIN_DEFECTS, MIN_PHOTOS, MIN_SIZES = 20, 10, 5  # fewer hold no curve
 RECOMMENDED_DEFECTS = 60  # what the handbook asks for in a hit/miss study
-POD_NUMBERS = ("a50", "a90", "a90_95", "fit_p", "warning")
-POD_COLUMNS = ("model", "unit", "measure", "n", "n_hits", "n_photos", *POD_NUMBERS, "refused")
+POD_SIZES = ("a50", "a90", "a90_95")
+POD_COLUMNS = ("model", "unit", "measure", "n", "n_hits", "n_photos", *POD_SIZES, "fit_p", "warning", "refused")
 
-_ROOT = float(norm.ppf(CONFIDENCE))  # signed root of the likelihood ratio at a one-sided bound
+_ROOT = float(norm.ppf(0.95))  # signed root of the likelihood ratio at a one-sided bound
 _LOGIT_90 = float(logit(0.9))
 _FLOOR_RATIO = float(chi2.ppf(0.99, 2))  # rise of twice the log-likelihood by a floor and a ceiling
 
@@ -61,27 +61,19 @@ class PodFit:
     sizes: np.ndarray = field(repr=False)
     detected: np.ndarray = field(repr=False)
 
-    @property
-    def n(self) -> int:
-        return len(self.sizes)
-
-    @property
-    def n_hits(self) -> int:
-        return int(self.detected.sum())
+    @cached_property
+    def logs(self) -> np.ndarray:
+        return np.log(self.sizes)
 
     def pod(self, sizes: ArrayLike) -> np.ndarray:
         """Probability of detection, in (0, 1), at sizes above 0."""
         return expit(self.intercept + self.slope * np.log(np.asarray(sizes, dtype=float)))
 
-    @cached_property
-    def logs(self) -> np.ndarray:
-        return np.log(self.sizes)
-
-    @cached_property
+    @property
     def a50(self) -> float:
         return self._tested(-self.intercept / self.slope)
 
-    @cached_property
+    @property
     def a90(self) -> float:
         return self._tested((_LOGIT_90 - self.intercept) / self.slope)
 
@@ -104,8 +96,7 @@ class PodFit:
 
         Groups are of equal counts by size, ten of them, or fewer so that each has ten defects.
         """
-        n_groups, statistic = int(np.clip(self.n // 10, 3, 10)), 0.0
-        pod = expit(self.intercept + self.slope * self.logs)
+        n_groups, statistic, pod = int(np.clip(len(self.sizes) // 10, 3, 10)), 0.0, self.pod(self.sizes)
         for group in np.array_split(np.argsort(self.sizes, kind="stable"), n_groups):
             expected, mean = pod[group].sum(), pod[group].mean()
             statistic += (self.detected[group].sum() - expected) ** 2 / max(expected * (1 - mean), 1e-12)
@@ -113,32 +104,26 @@ class PodFit:
 
     @property
     def warning(self) -> str:
-        warnings = []
-        if self.n < RECOMMENDED_DEFECTS:
-            warnings.append(f"{self.n} defects; the handbook asks for {RECOMMENDED_DEFECTS} at least.")
-        if self.n_photos < self.n:
-            warnings.append(
-                f"{self.n} defects on {self.n_photos} photos are taken as independent; the true bounds are wider."
-            )
-        for name in ("a50", "a90", "a90_95"):
+        n, words = len(self.sizes), []
+        if n < RECOMMENDED_DEFECTS:
+            words.append(f"{n} defects; the handbook asks for {RECOMMENDED_DEFECTS} at least.")
+        if self.n_photos < n:
+            words.append(f"{n} defects on {self.n_photos} photos are taken as independent; the true bounds are wider.")
+        for name in POD_SIZES:
             if np.isinf(size := getattr(self, name)):
                 span = f"({self.sizes.min():.3g} to {self.sizes.max():.3g} {self.unit})"
-                warnings.append(f"{name.replace('_', '/')} is {size_words(size)} {span}.")
+                words.append(f"{name.replace('_', '/')} is {size_words(size)} {span}.")
         if self.fit_p < 0.05:
             p = f"Hosmer-Lemeshow p = {self.fit_p:.2g}"
-            warnings.append(f"The curve does not describe the data well ({p}); see the bins.")
-        return " ".join(warnings)
+            words.append(f"The curve does not describe the data well ({p}); see the bins.")
+        return " ".join(words)
 
-    def bounds_at(self, log_size: float) -> tuple[float, float]:
+    def bounds_at(self, log_size: float) -> list[float]:
         """Lower and upper bound of the POD at a size."""
         middle = self.intercept + self.slope * log_size
-
-        def beyond(target: float) -> float:
-            return np.sign(middle - target) * self._root(log_size, target) - _ROOT
-
-        ends = (brentq(beyond, middle, _step_out(beyond, middle, step), xtol=1e-6) for step in (-0.5, 0.5))
-        low, high = (float(expit(end)) for end in ends)
-        return low, high
+        signs = (1, -1)  # of r* at the lower and at the upper bound
+        beyond = [lambda target, sign=sign: sign * self._root(log_size, target) - _ROOT for sign in signs]
+        return [float(expit(brentq(f, middle, middle - 60 * s, xtol=1e-9))) for f, s in zip(beyond, signs, strict=True)]
 
     def _root(self, log_size: float, target: float) -> float:
         """r* of the hypothesis logit POD(size) = target; above 0 where the fitted curve is higher.
@@ -147,19 +132,17 @@ class PodFit:
         curve, and that of the slope at the likeliest curve through the target.
         """
         distance = self.logs - log_size
-        scale = np.abs(distance).max()  # the slope's unit shrinks as the size goes far from the data
         # the likeliest slope through the target: the score falls in it, and hits and misses overlap in size
-        unit = distance / scale
+        unit = distance / np.abs(distance).max()  # the slope's unit shrinks as the size goes far from the data
         slope = brentq(lambda each: unit @ (self.detected - expit(target + each * unit)), -1e4, 1e4)
-        through = _log_likelihood(target + slope * unit, self.detected)
-        logits = self.intercept + self.slope * self.logs
+        held, logits = target + slope * unit, self.intercept + self.slope * self.logs
         above = self.intercept + self.slope * log_size - target
-        r = np.sign(above) * np.sqrt(max(2 * (_log_likelihood(logits, self.detected) - through), 0.0))
+        rise = _log_likelihood(logits, self.detected) - _log_likelihood(held, self.detected)
+        r = np.sign(above) * np.sqrt(max(2 * rise, 0.0))
         if abs(r) < 0.01:
             return float(r)  # 0 / 0; bounds lie far from here
         design = np.column_stack([np.ones(len(distance)), distance])
-        full = (design * _variance(logits)[:, None]).T @ design
-        of_slope = _variance(target + slope * unit) @ distance**2
+        full, of_slope = (design * _variance(logits)[:, None]).T @ design, _variance(held) @ distance**2
         return float(r + np.log(above * np.sqrt(np.linalg.det(full) / of_slope) / r) / r)
 
 
@@ -169,30 +152,24 @@ def fit_pod(defects: pd.DataFrame) -> PodFit:
     Raises `PodRefusedError` for too few defects, photos or sizes, and where hits and misses hold no such curve.
     """
     sizes, detected = defects["size"].to_numpy(dtype=float), defects["detected"].to_numpy(dtype=bool)
-    words = {name: str(defects[name].iloc[0]) if len(defects) else "" for name in ("unit", "measure")}
-    n, n_hits = len(sizes), int(detected.sum())
-    n_photos = defects["image_path"].nunique()
-    _refuse_what_holds_no_curve(sizes, detected, words["unit"], n_photos)
-    # Centred and scaled, so that the steps are well conditioned for any unit.
-    logs = np.log(sizes)
-    centre, scale = logs.mean(), logs.std()
-    x = (logs - centre) / scale
-    beta, best = _maximise(x, detected)
-    if beta[1] <= 0:
+    n, n_hits, n_photos = len(sizes), int(detected.sum()), defects["image_path"].nunique()
+    if n < MIN_DEFECTS or len(np.unique(sizes)) < MIN_SIZES or n_photos < MIN_PHOTOS:
         raise PodRefusedError(
-            f"Larger defects are found less often than smaller ones (slope {beta[1] / scale:.2g} on ln size, n = {n}): "
-            "size is not what decides detection here. Look at the missed defects by type."
+            f"{n} defects of {len(np.unique(sizes))} sizes on {n_photos} photos are too few: a curve needs "
+            f"{MIN_DEFECTS} defects of {MIN_SIZES} sizes on {MIN_PHOTOS} photos at least. Test more."
         )
-    share = n_hits / n
-    if 2 * (best - n * (share * np.log(share) + (1 - share) * np.log1p(-share))) <= _ROOT**2:
+    unit, measure = (str(defects[name].iloc[0]) for name in ("unit", "measure"))
+    _refuse_one_kind_or_no_overlap(sizes, detected, unit)
+    found = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-9).fit(np.log(sizes)[:, None], detected)
+    fit = PodFit(float(found.intercept_[0]), float(found.coef_[0, 0]), unit, measure, n_photos, sizes, detected)
+    share, best = n_hits / n, _log_likelihood(fit.intercept + fit.slope * fit.logs, detected)
+    if fit.slope <= 0 or 2 * (best - n * (share * np.log(share) + (1 - share) * np.log1p(-share))) <= _ROOT**2:
         raise PodRefusedError(
-            f"Detection does not clearly grow with size: one rate for all sizes, {n_hits} of {n} found, describes hits "
-            "and misses nearly as well, so a90/95 has no upper end. Test more defects, or look at the missed ones by "
-            "type: size may not be what decides."
+            f"Detection does not clearly grow with size (slope {fit.slope:.2g} on ln size, {n_hits} of {n} found): "
+            "size may not be what decides it. Look at the missed defects by type, or test more."
         )
-    _refuse_floor_and_ceiling(x, detected, beta, best)
-    slope, intercept = float(beta[1] / scale), float(beta[0] - beta[1] * centre / scale)
-    return PodFit(intercept, slope, **words, n_photos=n_photos, sizes=sizes, detected=detected)
+    _refuse_floor_and_ceiling(fit, best)
+    return fit
 
 
 def pod_curve(fit: PodFit, n: int = 60) -> pd.DataFrame:
@@ -209,7 +186,7 @@ def pod_bins(fit: PodFit, n_bins: int = 6) -> pd.DataFrame:
     edges = size_edges(fit.sizes, n_bins)
     bins = recall_by_size(pd.DataFrame({"size": fit.sizes, "detected": fit.detected, "unit": fit.unit}), edges)
     bins["expected"] = pd.Series(fit.pod(fit.sizes)).groupby(size_groups(fit.sizes, edges)).mean()
-    bins["agrees"] = bins["expected"].between(bins["low"], bins["high"])
+    bins["agrees"] = bins["expected"].between(bins["recall_low"], bins["recall_high"])
     return bins
 
 
@@ -222,7 +199,7 @@ def pod_table(defects: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         row |= {"n_photos": hits["image_path"].nunique(), "refused": "", "warning": ""}
         try:
             fit = fit_pod(hits)
-            row |= {name: getattr(fit, name) for name in POD_NUMBERS}
+            row |= {name: getattr(fit, name) for name in (*POD_SIZES, "fit_p", "warning")}
         except PodRefusedError as error:
             row["refused"] = str(error)
         rows.append(row)
@@ -238,58 +215,36 @@ def size_words(size: float, unit: str = "") -> str:
     return f"{size:.3g} {unit}".rstrip()
 
 
-# ------------------------------------------------------------------------------------------------------------ refusals
-
-
-def _refuse_what_holds_no_curve(sizes: np.ndarray, detected: np.ndarray, unit: str, n_photos: int) -> None:
-    n, n_hits, n_sizes = len(sizes), int(detected.sum()), len(np.unique(sizes))
-    if n < MIN_DEFECTS or n_sizes < MIN_SIZES or n_photos < MIN_PHOTOS:
+def _refuse_one_kind_or_no_overlap(sizes: np.ndarray, detected: np.ndarray, unit: str) -> None:
+    n, hits, misses = len(sizes), sizes[detected], sizes[~detected]
+    if not len(hits) or not len(misses):
+        one_sided = 0.05 ** (1 / n)  # exact (Clopper and Pearson) for n of n
+        what, test = f"missed: the share found is at most {percent(1 - one_sided)}", "larger"
+        if len(hits):
+            what, test = f"found: the share found is at least {percent(one_sided)}", "smaller"
+        span = f"from {sizes.min():.3g} to {sizes.max():.3g} {unit}"
+        raise PodRefusedError(f"All {n} defects {span} are {what} with 95 % confidence. Test {test} defects.")
+    if misses.max() <= hits.min() or hits.max() <= misses.min():
         raise PodRefusedError(
-            f"{n} defects of {n_sizes} sizes on {n_photos} photos are too few: a curve needs {MIN_DEFECTS} defects of "
-            f"{MIN_SIZES} sizes on {MIN_PHOTOS} photos at least, and the handbook asks for {RECOMMENDED_DEFECTS}. Test "
-            "more."
-        )
-    span = f"from {sizes.min():.3g} to {sizes.max():.3g} {unit}"
-    one_sided = (1 - CONFIDENCE) ** (1 / n)  # exact (Clopper and Pearson) for n of n
-    if n_hits == n:
-        raise PodRefusedError(
-            f"All {n} defects {span} are found: where detection fails is unknown. Over these sizes the share found is "
-            f"at least {percent(one_sided)} with 95 % confidence. Test smaller defects."
-        )
-    if n_hits == 0:
-        raise PodRefusedError(
-            f"All {n} defects {span} are missed: where detection begins is unknown. Over these sizes the share found "
-            f"is at most {percent(1 - one_sided)} with 95 % confidence. Test larger defects, or look at the threshold."
-        )
-    hits, misses = sizes[detected], sizes[~detected]
-    if hits.max() <= misses.min():
-        raise PodRefusedError(
-            f"No missed defect is smaller than a found one (found up to {hits.max():.3g}, missed from "
-            f"{misses.min():.3g} {unit}): larger defects are the missed ones, and size is not what decides detection."
-        )
-    if misses.max() <= hits.min():
-        raise PodRefusedError(
-            f"Hits and misses do not overlap in size: nothing below {hits.min():.3g} {unit} is found and nothing above "
-            f"{misses.max():.3g} {unit} is missed, so no curve is the most likely one. a50 lies about there; test more "
-            "defects of such sizes."
+            f"Hits and misses do not overlap in size (found {hits.min():.3g} to {hits.max():.3g}, missed "
+            f"{misses.min():.3g} to {misses.max():.3g} {unit}), so no curve is the most likely one. Test more defects "
+            "of sizes between; if larger ones are missed, look at them by type."
         )
 
 
-def _refuse_floor_and_ceiling(x: np.ndarray, detected: np.ndarray, beta: np.ndarray, best: float) -> None:
+def _refuse_floor_and_ceiling(fit: PodFit, best: float) -> None:
     """Refuses where POD = floor + (ceiling - floor) expit(b0 + b1 x) is clearly likelier, at the 1 % level."""
+    centre, scale = fit.logs.mean(), fit.logs.std()  # so that the steps are well conditioned for any unit
+    x, beta = (fit.logs - centre) / scale, np.array([fit.intercept + fit.slope * centre, fit.slope * scale])
 
-    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+    def loss(values: np.ndarray) -> float:
         b0, b1, floor, ceiling = values
-        p = expit(b0 + b1 * x)
-        pod = np.clip(floor + (ceiling - floor) * p, 1e-12, 1 - 1e-12)
-        pull = np.where(detected, 1 / pod, -1 / (1 - pod))
-        bend = pull * (ceiling - floor) * p * (1 - p)
-        gradient = [bend.sum(), (bend * x).sum(), (pull * (1 - p)).sum(), (pull * p).sum()]
-        return -float(np.log(np.where(detected, pod, 1 - pod)).sum()), -np.array(gradient)
+        pod = np.clip(floor + (ceiling - floor) * expit(b0 + b1 * x), 1e-12, 1 - 1e-12)
+        return -float(np.log(np.where(fit.detected, pod, 1 - pod)).sum())
 
     limits = [(None, None), (1e-3, 200), (0, 0.95), (0.05, 1)]
     starts = [[*(3 * beta), 0.05, 0.95], [*(10 * beta), 0.15, 0.85]]  # such a curve is steeper than one from 0 to 1
-    found = min((minimize(loss, start, jac=True, bounds=limits) for start in starts), key=lambda each: each.fun)
+    found = min((minimize(loss, start, bounds=limits) for start in starts), key=lambda each: each.fun)
     floor, ceiling = found.x[2:]
     if 2 * (-found.fun - best) > _FLOOR_RATIO:
         raise PodRefusedError(
@@ -299,35 +254,9 @@ def _refuse_floor_and_ceiling(x: np.ndarray, detected: np.ndarray, beta: np.ndar
         )
 
 
-# ---------------------------------------------------------------------------------------------------------- likelihood
-
-
 def _log_likelihood(logits: np.ndarray, detected: np.ndarray) -> float:
     return float(-np.logaddexp(0, np.where(detected, -logits, logits)).sum())
 
 
-def _maximise(x: np.ndarray, detected: np.ndarray) -> tuple[np.ndarray, float]:
-    """Top of the concave log-likelihood of logit p = beta[0] + beta[1] x: (beta, its value)."""
-    design = np.column_stack([np.ones(len(x)), x])
-    found = minimize(
-        lambda beta: -_log_likelihood(design @ beta, detected),
-        np.zeros(2),
-        jac=lambda beta: design.T @ (expit(design @ beta) - detected),
-        hess=lambda beta: (design * _variance(design @ beta)[:, None]).T @ design,
-        method="trust-exact",
-        options={"gtol": 1e-9},
-    )
-    return found.x, -float(found.fun)
-
-
 def _variance(logits: np.ndarray) -> np.ndarray:
     return expit(logits) * expit(-logits)
-
-
-def _step_out(function: Callable[[float], float], start: float, step: float) -> float:
-    """A place beyond start, by growing steps, where the function is above 0."""
-    place = start + step
-    while function(place) <= 0:
-        step *= 2
-        place += step
-    return place

@@ -25,12 +25,7 @@ TOUCH_DISTANCE = 2.0  # pixels between the nearest pixel centres of two masks th
 
 
 def separate(
-    distance_map: np.ndarray,
-    *,
-    threshold: float = 0.2,
-    h: float = 0.2,
-    min_peak: float = 0.5,
-    min_area: int = 50,
+    distance_map: np.ndarray, *, threshold: float = 0.2, h: float = 0.2, min_peak: float = 0.5, min_area: int = 50
 ) -> np.ndarray:
     """Cut an (H, W) distance map into objects: int32, 0 background, numbered by topmost row, then leftmost column.
 
@@ -48,22 +43,17 @@ def separate(
     inside = exceeds(surface, threshold)
     if not inside.any():
         return np.zeros(surface.shape, dtype=np.int32)
-    labels = watershed(-surface, _peaks(surface, h), mask=inside)
-    highest = np.zeros(labels.max() + 1)
-    np.maximum.at(highest, labels[inside], surface[inside])
-    labels = _restore_border(np.where(highest[labels] >= min_peak, labels, 0), threshold)
-    regions = [region for region in regionprops(labels) if region.area >= min_area]
-    numbers = np.zeros(labels.max() + 1, dtype=np.int32)
-    ordered = sorted(regions, key=lambda region: (region.bbox[0], region.bbox[1], region.label))
-    numbers[[region.label for region in ordered]] = np.arange(1, len(ordered) + 1)
-    return numbers[labels]
-
-
-def _peaks(surface: np.ndarray, h: float) -> np.ndarray:
-    """Labels (H, W) of the h-maxima."""
     padded = np.pad(surface, 1)  # so that a map without any slope, an object as large as the photo, has a maximum too
     lowered = reconstruction(padded - h, padded, method="dilation")
-    return label(local_maxima(lowered, connectivity=2)[1:-1, 1:-1], connectivity=2)
+    peaks = label(local_maxima(lowered, connectivity=2)[1:-1, 1:-1], connectivity=2)
+    labels = watershed(-surface, peaks, mask=inside)
+    high = [region.label for region in regionprops(labels, surface) if region.intensity_max >= min_peak]
+    labels = _restore_border(np.where(np.isin(labels, high), labels, 0), threshold)
+    regions = [region for region in regionprops(labels) if region.area >= min_area]
+    numbers = np.zeros(labels.max() + 1, dtype=np.int32)
+    for number, region in enumerate(sorted(regions, key=lambda region: (*region.bbox[:2], region.label)), start=1):
+        numbers[region.label] = number
+    return numbers[labels]
 
 
 def _restore_border(labels: np.ndarray, threshold: float) -> np.ndarray:
@@ -71,16 +61,13 @@ def _restore_border(labels: np.ndarray, threshold: float) -> np.ndarray:
     if not labels.any():
         return labels
     distance, nearest = ndimage.distance_transform_edt(labels == 0, return_indices=True)
-    owner = labels[tuple(nearest)]
-    depth = np.zeros(labels.max() + 1)
+    owner, depth, (height, width) = labels[tuple(nearest)], np.zeros(labels.max() + 1), labels.shape
     for region in regionprops(labels):
         # As in the target, the photo's border is no edge; elsewhere the window gets one pixel of background.
         top, left, bottom, right = region.bbox
-        beyond = [
-            (int(low > 0), int(high < side))
-            for low, high, side in ((top, bottom, labels.shape[0]), (left, right, labels.shape[1]))
-        ]
-        mask = np.pad(region.image_filled, beyond)
+        mask = np.pad(
+            region.image_filled, ((min(top, 1), min(height - bottom, 1)), (min(left, 1), min(width - right, 1)))
+        )
         if not mask.all():
             depth[region.label] = ndimage.distance_transform_edt(mask).max()
     missing = depth * threshold / (1 - threshold)  # (1 - threshold) of the object's depth is left
@@ -104,26 +91,21 @@ def match_instances(true_masks: np.ndarray, labels: np.ndarray) -> Match:
     """Match true masks (N, H, W) with labels (H, W) of `separate`, one to one with an IoU of `LEAST_IOU` at least, so
     that the sum of the IoU is largest (Kuhn 1955, "The Hungarian method"). A mask with holes is compared with them.
     """
-    masks = np.asarray(true_masks, dtype=bool)
-    numbers = np.unique(labels[labels > 0])
-    areas = np.array([(labels == number).sum() for number in numbers], dtype=np.int64)
+    masks, numbers = np.asarray(true_masks, dtype=bool), np.unique(labels[labels > 0])
     overlap = np.zeros((len(masks), len(numbers)))
-    for index, mask in enumerate(masks):
-        inside = labels[mask]
-        shared = np.array([(inside == number).sum() for number in numbers], dtype=np.int64)
-        overlap[index] = shared / np.maximum(mask.sum() + areas - shared, 1)
+    for column, number in enumerate(numbers):
+        found = labels == number
+        shared = (masks & found).sum(axis=(1, 2))
+        overlap[:, column] = shared / (masks.sum(axis=(1, 2)) + found.sum() - shared)
     # Pairs below the limit weigh nothing: they must not draw an object away from one it does match.
     allowed = np.where(overlap >= LEAST_IOU, overlap, 0)
-    pairs = [
-        (int(row), int(numbers[column]), float(overlap[row, column]))
-        for row, column in zip(*linear_sum_assignment(allowed, maximize=True), strict=True)
-        if allowed[row, column] > 0
-    ]
+    chosen = zip(*linear_sum_assignment(allowed, maximize=True), strict=True)
+    pairs = [(int(i), int(numbers[j]), float(allowed[i, j])) for i, j in chosen if allowed[i, j] > 0]
     touching, matched = touching_pairs(masks), {row for row, *_ in pairs}
     n_separated = sum(first in matched and second in matched for first, second in touching)
     everything, found = masks.any(axis=0), labels > 0
-    whole = _share((everything & found).sum(), (everything | found).sum())
-    return Match(pairs, len(masks), len(numbers), touching, n_separated, whole)
+    whole = (everything & found).sum() / ((everything | found).sum() or np.nan)
+    return Match(pairs, len(masks), len(numbers), touching, n_separated, float(whole))
 
 
 def touching_pairs(masks: np.ndarray) -> list[tuple[int, int]]:
@@ -142,28 +124,24 @@ def match_table(matches: Sequence[Match], names: Sequence[str]) -> pd.DataFrame:
 
     In ``all``, ``count_error`` (found minus true) is the mean absolute value over photos, ``foreground_iou`` the mean.
     """
-
-    def row(photos: Sequence[Match]) -> dict[str, float]:
-        overlaps = [iou for match in photos for *_, iou in match.pairs]
-        n_true, n_found = (sum(getattr(match, name) for match in photos) for name in ("n_true", "n_found"))
-        n_touching, n_separated = sum(len(match.touching) for match in photos), sum(m.n_separated for m in photos)
-        return {
-            "n_true": n_true,
-            "n_found": n_found,
-            "count_error": float(n_found - n_true),
-            "precision": _share(len(overlaps), n_found),
-            "recall": _share(len(overlaps), n_true),
-            "mean_iou": float(np.mean(overlaps)) if overlaps else float("nan"),
-            "foreground_iou": pd.Series([match.foreground_iou for match in photos], dtype=float).mean(),
-            "n_touching": n_touching,
-            "n_separated": n_separated,
-            "separated": _share(n_separated, n_touching),
-        }
-
-    table = pd.DataFrame([row([match]) for match in matches] + [row(matches)], pd.Index([*names, "all"], name="photo"))
-    table.loc["all", "count_error"] = table["count_error"].iloc[:-1].abs().mean()
-    return table
-
-
-def _share(part: float, whole: float) -> float:
-    return float(part / whole) if whole else float("nan")
+    counts = pd.DataFrame(
+        [
+            (m.n_true, m.n_found, len(m.pairs), sum(iou for *_, iou in m.pairs), len(m.touching), m.n_separated)
+            for m in matches
+        ],
+        index=pd.Index(names, name="photo"),
+        columns=["n_true", "n_found", "n_matched", "overlap", "n_touching", "n_separated"],
+    )
+    counts.loc["all"] = counts.sum()
+    errors, overlaps = counts["n_found"] - counts["n_true"], [match.foreground_iou for match in matches]
+    table = counts[["n_true", "n_found"]].astype(int).assign(count_error=errors.astype(float))
+    table.loc["all", "count_error"] = errors.iloc[:-1].abs().mean()
+    for name, part, whole in (
+        ("precision", "n_matched", "n_found"),
+        ("recall", "n_matched", "n_true"),
+        ("mean_iou", "overlap", "n_matched"),
+        ("separated", "n_separated", "n_touching"),
+    ):
+        table[name] = counts[part] / counts[whole]
+    table["foreground_iou"] = [*overlaps, pd.Series(overlaps, dtype=float).mean()]
+    return table.join(counts[["n_touching", "n_separated"]].astype(int))

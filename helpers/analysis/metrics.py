@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, SupportsFloat
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+from sklearn.metrics import precision_recall_curve, roc_curve
 
-from helpers.analysis.intervals import bootstrap, counts_by_score, interval_table
+from helpers.analysis.intervals import Statistics, bootstrap, counts_by_score, interval_table
 from helpers.analysis.pixels import count_pixels, pixel_counts, pixel_intervals, pixel_metrics, pro_curve
 from helpers.thresholds import exceeds
 
@@ -30,23 +30,9 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike, threshold: SupportsFloat
     find at least 95 % of the abnormal photos; without a threshold the two rates at it are NaN.
     """
     truth, values = check_scores(labels, scores)
-    n_abnormal = int(truth.sum())
-    n_normal = int(truth.size - n_abnormal)
-    result: dict[str, float] = {"n_normal": n_normal, "n_abnormal": n_abnormal, **dict.fromkeys(IMAGE_METRICS, np.nan)}
-    if n_normal and n_abnormal:
-        fpr, tpr, _ = roc_curve(truth, values, drop_intermediate=False)
-        precision, recall, _ = precision_recall_curve(truth, values)
-        result["image_auroc"] = float(roc_auc_score(truth, values))
-        result["image_ap"] = float(average_precision_score(truth, values))
-        result["image_f1max"] = float((2 * precision * recall / np.maximum(precision + recall, 1e-300)).max())
-        result["fpr_at_95_recall"] = float(fpr[tpr >= 0.95 - 1e-12].min())
-    if threshold is not None:
-        flagged = exceeds(values, threshold)
-        if n_abnormal:
-            result["recall_at_threshold"] = float(flagged[truth].mean())
-        if n_normal:
-            result["false_alarm_at_threshold"] = float(flagged[~truth].mean())
-    return result
+    once = _statistics(truth, values, threshold)(np.ones((1, truth.size)))
+    counts = {"n_normal": int((~truth).sum()), "n_abnormal": int(truth.sum())}
+    return counts | {name: float(each[0]) for name, each in once.items()}
 
 
 def image_curves(labels: ArrayLike, scores: ArrayLike, threshold: SupportsFloat | None = None) -> dict[str, np.ndarray]:
@@ -58,7 +44,7 @@ def image_curves(labels: ArrayLike, scores: ArrayLike, threshold: SupportsFloat 
     truth, values = check_scores(labels, scores)
     numbers = image_metrics(truth, values, threshold)
     fpr = tpr = precision = recall = np.empty(0)
-    if numbers["n_normal"] and numbers["n_abnormal"]:
+    if 0 < truth.sum() < truth.size:
         fpr, tpr, _ = roc_curve(truth, values)
         precision, recall, _ = precision_recall_curve(truth, values)
     flagged = np.zeros(truth.shape, bool) if threshold is None else exceeds(values, threshold)
@@ -84,26 +70,31 @@ def image_draws(
     truth: np.ndarray, values: np.ndarray, threshold: SupportsFloat | None, *, n: int, seed: int
 ) -> dict[str, np.ndarray]:
     """(n,) resampled values of each image metric, normal and abnormal photos drawn apart."""
+    return bootstrap(_statistics(truth, values, threshold), truth, n=n, seed=seed)
+
+
+def _statistics(truth: np.ndarray, values: np.ndarray, threshold: SupportsFloat | None) -> Statistics:
+    """What makes `IMAGE_METRICS` (B,) of the photos' weights (B, N); normal and abnormal ones keep their number."""
     flagged = np.zeros(truth.size, bool) if threshold is None else exceeds(values, threshold)
     n_positive, n_negative = int(truth.sum()), int((~truth).sum())
 
     def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
-        draws = dict.fromkeys(IMAGE_METRICS, np.full(len(weights), np.nan))
+        found = dict.fromkeys(IMAGE_METRICS, np.full(len(weights), np.nan))
         for side, name in ((truth, "recall_at_threshold"), (~truth, "false_alarm_at_threshold")):
             if threshold is not None and side.any():
-                draws[name] = weights[:, flagged & side].sum(axis=1) / side.sum()
+                found[name] = weights[:, flagged & side].sum(axis=1) / side.sum()
         if n_positive and n_negative:
             positive, negative = (counts_by_score(values, weights * side) for side in (truth, ~truth))
             tp, fp = positive.cumsum(axis=1), negative.cumsum(axis=1)
             enough = (tp >= (0.95 - 1e-12) * n_positive).argmax(axis=1)
             wins = (negative * (tp - 0.5 * positive)).sum(axis=1)
-            draws["image_auroc"] = wins / (n_positive * n_negative)
-            draws["image_ap"] = (positive * (tp / np.maximum(tp + fp, 1))).sum(axis=1) / n_positive
-            draws["image_f1max"] = (2.0 * tp / (tp + fp + n_positive)).max(axis=1)
-            draws["fpr_at_95_recall"] = fp[np.arange(len(fp)), enough] / n_negative
-        return draws
+            found["image_auroc"] = wins / (n_positive * n_negative)
+            found["image_ap"] = (positive * (tp / np.maximum(tp + fp, 1))).sum(axis=1) / n_positive
+            found["image_f1max"] = (2.0 * tp / (tp + fp + n_positive)).max(axis=1)
+            found["fpr_at_95_recall"] = fp[np.arange(len(fp)), enough] / n_negative
+        return found
 
-    return bootstrap(statistics, truth, n=n, seed=seed)
+    return statistics
 
 
 class Evaluation(NamedTuple):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import SupportsFloat
+from typing import NamedTuple, SupportsFloat
 
 import numpy as np
 import pandas as pd
@@ -24,8 +23,7 @@ FPR_LIMIT = 0.3  # of the per-region overlap
 _BINS = 300  # by rank among normal pixels and likewise among those of defects, for resamples
 
 
-@dataclass(frozen=True)
-class PhotoPixels:
+class PhotoPixels(NamedTuple):
     """One photo: counts of its pixels by key (see `order_keys`), and what lies above the threshold (-1: there is none).
 
     ``weights``: defect pixels over the size of their region (connected component, eight neighbours). ``unusable``: its
@@ -73,13 +71,10 @@ def count_pixels(
     normal = np.bincount(place[~truth], minlength=keys.size).astype(np.uint32)
     defect = weights = np.broadcast_to(np.uint32(0), keys.shape)  # takes no memory
     if has_defect:
-        regions = label(truth, connectivity=2)
-        sizes = np.bincount(regions.ravel())
-        n_regions = sizes.size - 1
+        regions, n_regions = label(truth, connectivity=2, return_num=True)
         defect = np.bincount(place[truth], minlength=keys.size).astype(np.uint32)
-        weights = np.bincount(place[truth], 1 / sizes[regions[truth]], minlength=keys.size)
-    unusable = abnormal and not has_defect
-    return PhotoPixels(keys, normal, defect, weights, n_regions, tp, fp, fn, abnormal, unusable)
+        weights = np.bincount(place[truth], 1 / np.bincount(regions.ravel())[regions[truth]], minlength=keys.size)
+    return PhotoPixels(keys, normal, defect, weights, n_regions, tp, fp, fn, abnormal, abnormal and not has_defect)
 
 
 def order_keys(values: np.ndarray) -> np.ndarray:
@@ -116,7 +111,10 @@ def pixel_metrics(photos: Sequence[PhotoPixels]) -> dict[str, float]:
         result["pixel_auroc"] = float(roc_auc_score(truth, keys, sample_weight=counts))
         result["pixel_ap"] = float(average_precision_score(truth, keys, sample_weight=counts))
         result["pixel_f1max"] = float((2 * precision * recall / np.maximum(precision + recall, 1e-300)).max())
-        result["pixel_aupro"] = _area_up_to(*pro_curve(usable), FPR_LIMIT)
+        fpr, pro = pro_curve(usable)
+        inside = fpr <= FPR_LIMIT
+        upto = np.append(fpr[inside], FPR_LIMIT), np.append(pro[inside], np.interp(FPR_LIMIT, fpr, pro))
+        result["pixel_aupro"] = float(auc(*upto) / FPR_LIMIT)
     return result | {name: float(each[0]) for name, each in _at_threshold(usable)(np.ones((1, len(usable)))).items()}
 
 
@@ -160,12 +158,13 @@ def photo_overlap(
 
     NaN where there is no mask (None), or neither a defect nor a pixel called one.
     """
-    rows = []
+    counts = []
     for anomaly_map, mask in zip(maps, masks, strict=True):
         called = exceeds(anomaly_map, threshold)
-        both, either = (0, 0) if mask is None else (int((called & mask).sum()), int((called | mask).sum()))
-        rows.append((2 * both / (both + either), both / either) if either else (np.nan, np.nan))
-    return pd.DataFrame(rows, columns=["dice", "iou"])
+        counts.append((0, 0) if mask is None else ((called & mask).sum(), (called | mask).sum()))
+    both, either = np.array(counts).reshape(-1, 2).T
+    either = np.where(either > 0, either, np.nan)
+    return pd.DataFrame({"dice": 2 * both / (both + either), "iou": both / either})
 
 
 def _pooled(photos: Sequence[PhotoPixels]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -238,13 +237,3 @@ def _ranking(photos: Sequence[PhotoPixels]) -> Statistics:
         }
 
     return statistics
-
-
-def _area_up_to(x: np.ndarray, y: np.ndarray, limit: float) -> float:
-    """Area under a rising curve from x = 0 to limit, over limit; linear between its points."""
-    last = int((x <= limit).sum()) - 1
-    x_part, y_part = x[: last + 1], y[: last + 1]
-    if x_part[-1] < limit:
-        share = (limit - x[last]) / (x[last + 1] - x[last])
-        x_part, y_part = np.append(x_part, limit), np.append(y_part, y[last] + share * (y[last + 1] - y[last]))
-    return float(auc(x_part, y_part) / limit)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,80 +22,52 @@ LEVELS = ("low", "medium", "high", "critical")
 PASS, FAIL = "PASS", "FAIL"
 LONG, COMPACT = "scratch", "spot"
 ELONGATION = 3.0  # length over width from which a defect is long
-RATINGS_FOLDER = PROJECT_ROOT / "notebooks" / "params" / "sizes"
-_QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([a-z]+)(2|²)?\s*")
+FOLDER = PROJECT_ROOT / "notebooks" / "params" / "sizes"
+# what a file holds -> the example's name, and the limits that a line may have
+KINDS = {"severity": ("severity", LEVELS[1:]), "rules": ("drawing", ("max", "min", "over"))}
+_SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([a-z]+)(2|²)?\s*")
 
 
 class SeverityError(ValueError):
-    """Limits or rules that cannot be used, or not on this table; names the file or line and the fix."""
+    """Limits or rules that cannot be used, or not on this table; names the file and the fix."""
 
 
 @dataclass(frozen=True)
-class Quantity:
-    """A limit in px, mm, cm or inch, squared for areas."""
+class Limit:
+    """A limit on a measure: from where a defect is medium, high or critical, or a drawing's max, min, or over.
 
-    value: float
-    unit: str
-    squared: bool = False
-
-    @classmethod
-    def parse(cls, text: object, where: str) -> Quantity:
-        """Reads "2 mm", "0.5 mm2" or "0.5 mm²"; ``where`` names its place in the error."""
-        match = _QUANTITY.fullmatch(text) if isinstance(text, str) else None
-        if match is None or match[2] not in UNITS:
-            raise SeverityError(
-                f"{where}: {text!r} is no size with a unit; write it like 2 mm, or 0.5 mm2 for an area "
-                f"(units: {', '.join(UNITS)})."
-            )
-        return cls(float(match[1]), match[2], bool(match[3]))
-
-    def values_of(self, table: pd.DataFrame, measure: str) -> np.ndarray:
-        """The measure of each defect (N,) in this unit."""
-        if self.unit == "px":
-            return table[f"{measure}_px"].to_numpy(dtype=float)
-        if "px" in set(table["unit"]):
-            raise SeverityError(
-                f"The limit {self} needs sizes in a unit of length, and the table is in px: measure with "
-                f"pixel_size=... and unit={self.unit!r}, or give the limit in px."
-            )
-        factors = table["unit"].map(MM_PER_UNIT).to_numpy(dtype=float) / MM_PER_UNIT[self.unit]
-        values = table[measure].to_numpy(dtype=float) * (factors**2 if self.squared else factors)
-        return np.round(values, 9)  # three pixels of 0.1 mm are no more than 0.3 mm
-
-    def __str__(self) -> str:
-        return f"{self.value:g} {self.unit}{'²' if self.squared else ''}"
-
-
-@dataclass(frozen=True)
-class SeverityLimits:
-    """From where on a measure makes a defect medium, high or critical; rising, or falling for ``edge_distance``.
-
-    ``defect_type``: the type it holds for; None: all that have no limits of their own.
-    """
-
-    measure: str
-    limits: Mapping[str, Quantity]
-    defect_type: str | None = None
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One rule of a drawing: ``kind`` max, min or at_most (of so many defects may lie above the limit).
-
-    ``defect_type``: the type it holds for; None: every defect.
+    ``unit``: px, mm, cm or inch, of an area its square. ``at_most``: so many defects may lie ``over`` it.
+    ``defect_type``: the type it holds for; "": all (of severity: all that have no limits of their own).
     """
 
     measure: str
     kind: str
-    limit: Quantity
+    value: float
+    unit: str
     at_most: int = 0
-    defect_type: str | None = None
+    defect_type: str = ""
+
+    def values_of(self, table: pd.DataFrame) -> np.ndarray:
+        """The measure of each defect (N,) in this unit."""
+        if self.unit == "px":
+            return table[f"{self.measure}_px"].to_numpy(dtype=float)
+        if "px" in set(table["unit"]):
+            raise SeverityError(
+                f"A limit in {self.unit} needs sizes in a unit of length, and the table is in px: measure with "
+                f"pixel_size=... and unit={self.unit!r}, or give the limit in px."
+            )
+        factors = table["unit"].map(MM_PER_UNIT).to_numpy(dtype=float) / MM_PER_UNIT[self.unit]
+        values = table[self.measure].to_numpy(dtype=float) * factors ** (2 if self.measure == "area" else 1)
+        return np.round(values, 9)  # three pixels of 0.1 mm are no more than 0.3 mm
+
+    @property
+    def unit_words(self) -> str:
+        return f"{self.unit}{'²' if self.measure == 'area' else ''}"
 
     def __str__(self) -> str:
-        what, measure = self.defect_type or "defect", self.measure.replace("_", " ")
-        if self.kind == "at_most":
-            return f"at most {self.at_most} of {what} with {measure} over {self.limit}"
-        return f"no {what} with {measure} {'over' if self.kind == 'max' else 'below'} {self.limit}"
+        what, limit = self.measure.replace("_", " "), f"{self.value:g} {self.unit_words}"
+        no = f"at most {self.at_most} of" if self.kind == "over" else "no"
+        return f"{no} {self.defect_type or 'defect'} with {what} {'below' if self.kind == 'min' else 'over'} {limit}"
 
 
 def shapes(table: pd.DataFrame) -> list[str]:
@@ -106,140 +78,106 @@ def shapes(table: pd.DataFrame) -> list[str]:
 # -------------------------------------------------------------------------------------------------------------- reading
 
 
-def rating_file(kind: str, unit: str, given: str = "") -> Path:
-    """The YAML file of limits (``severity``) or rules (``drawing``): the one given, else the example for the unit."""
-    return project_path(given) if given else RATINGS_FOLDER / f"{kind}{'_px' if unit == 'px' else ''}.yml"
-
-
-def read_severity_limits(path: str | Path) -> list[SeverityLimits]:
-    """Limits of a YAML file: a list ``severity`` of lines with a measure, some of the levels and perhaps a type."""
-    found = []
-    for line, measure, place in _lines(path, "severity", LEVELS[1:]):
-        limits = {level: _limit(line[level], measure, f"{place}, {level}") for level in LEVELS[1:] if level in line}
-        if not limits:
-            raise SeverityError(f"{place}: no level; give at least one of {', '.join(LEVELS[1:])}.")
-        if len({limit.unit for limit in limits.values()}) > 1:
-            raise SeverityError(f"{place}: give all its limits in one unit.")
-        values, falling = [limit.value for limit in limits.values()], measure == "edge_distance"
-        if values != sorted(set(values), reverse=falling):
-            raise SeverityError(f"{place}: the limits must {'fall' if falling else 'rise'} from medium to critical.")
-        found.append(SeverityLimits(measure, limits, line.get("type")))
-    return found
-
-
-def read_rules(path: str | Path) -> list[Rule]:
-    """Rules of a YAML file: a list ``rules`` of lines with a measure, what it must keep to, and perhaps a type."""
-    found = []
-    for line, measure, place in _lines(path, "rules", ("max", "min", "over", "at_most")):
-        given, count = set(line) - {"measure", "type"}, line.get("at_most", 0)
-        if given not in ({"max"}, {"min"}, {"over", "at_most"}):
-            raise SeverityError(
-                f"{place}: give either max, or min, or over together with at_most; got {sorted(given)}."
-            )
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise SeverityError(f"{place}: at_most={count!r} must be a whole number, 0 or more.")
-        kind = "at_most" if "over" in line else given.pop()
-        limit = _limit(line["over" if kind == "at_most" else kind], measure, place)
-        found.append(Rule(measure, kind, limit, count, line.get("type")))
-    return found
-
-
-def _lines(path: str | Path, key: str, known: Sequence[str]) -> list[tuple[Mapping[str, Any], str, str]]:
-    """Each line with its measure and its place in words, its keys checked."""
-    file = Path(path)
-    if not file.is_file():
-        raise SeverityError(f"There is no file {file}; notebooks/params/sizes has examples.")
+def read_limits(what: str, unit: str, file: str | Path = "") -> list[Limit]:
+    """Limits of ``severity`` or a drawing's ``rules`` from a YAML file; without one the example for the unit."""
+    example = FOLDER / f"{KINDS[what][0]}{'_px' if unit == 'px' else ''}.yml"
+    path = project_path(file) if file else example
     try:
-        content = read_yaml(file)
+        content = read_yaml(path)
+        lines = content.get(what) if isinstance(content, dict) and set(content) == {what} else None
+        if not isinstance(lines, list) or not lines:
+            raise ValueError(f"{path}: expected one list called {what}, of at least one line, and nothing else.")
+        return [
+            limit for number, line in enumerate(lines, 1) for limit in _limits(line, what, f"{path}, line {number}")
+        ]
     except ValueError as error:
-        raise SeverityError(str(error)) from error
-    lines = content.get(key) if isinstance(content, dict) and set(content) == {key} else None
-    if not isinstance(lines, list) or not lines:
-        raise SeverityError(f"{file}: expected one list called {key}, of at least one line, and nothing else.")
-    checked = []
-    for number, line in enumerate(lines, start=1):
-        place = f"{file}, line {number}"
-        if not isinstance(line, dict):
-            raise SeverityError(f"{place}: expected keys and values like {{measure: length, ...}}, got {line!r}.")
-        unknown = [str(name) for name in line if name not in ("measure", "type", *known)]
-        if unknown:
-            raise SeverityError(f"{place}: unknown {', '.join(unknown)}; known are measure, type, {', '.join(known)}.")
-        if "type" in line and not (isinstance(line["type"], str) and line["type"]):
-            raise SeverityError(f"{place}: type={line['type']!r} must be the name of a defect type.")
-        if line.get("measure") not in MEASURES:
-            raise SeverityError(f"{place}: measure={line.get('measure')!r}; use one of {', '.join(MEASURES)}.")
-        checked.append((line, line["measure"], place))
-    return checked
+        raise SeverityError(f"{error} {example} is an example.") from error
 
 
-def _limit(text: object, measure: str, place: str) -> Quantity:
-    limit = Quantity.parse(text, place)
-    if limit.squared != (measure == "area"):
-        wanted = f"{limit.unit}2" if measure == "area" else limit.unit
-        raise SeverityError(f"{place}: {measure} is given in {wanted}, not in {text!r}.")
-    return limit
+def parse_size(text: object, where: str) -> tuple[float, str, bool]:
+    """Value, unit and whether it is an area, of "2 mm", "0.5 mm2" or "0.5 mm²"; ``where`` stands in the error."""
+    match = _SIZE.fullmatch(text) if isinstance(text, str) else None
+    if match is None or match[2] not in UNITS:
+        known = ", ".join(UNITS)
+        raise ValueError(f"{where}: {text!r} is no size with a unit like 2 mm, or 0.5 mm2 of an area (units: {known}).")
+    return float(match[1]), match[2], bool(match[3])
+
+
+def _limits(line: Any, what: str, place: str) -> list[Limit]:
+    kinds, rules = KINDS[what][1], what == "rules"
+    if not isinstance(line, dict) or line.get("measure") not in MEASURES:
+        raise ValueError(f"{place}: {line!r} must have a measure: {', '.join(MEASURES)}.")
+    given = [kind for kind in kinds if kind in line]
+    known = {"measure", "type", *kinds} | ({"at_most"} if "over" in given else set())
+    if not set(line) <= known or not given or (rules and len(given) > 1):
+        raise ValueError(f"{place}: beside measure and type give {'one' if rules else 'some'} of {', '.join(kinds)}.")
+    kind, count = line.get("type", "defect"), line.get("at_most", None if "over" in given else 0)
+    if not isinstance(kind, str) or not kind or type(count) is not int or count < 0:
+        raise ValueError(f"{place}: type must be a name, and over comes with at_most, a whole number from 0 on.")
+    measure, limits = line["measure"], []
+    for name in given:
+        value, unit, squared = parse_size(line[name], f"{place}, {name}")
+        if squared != (measure == "area"):
+            raise ValueError(
+                f"{place}, {name}: {line[name]!r} must be {'an area' if measure == 'area' else 'a length'}."
+            )
+        limits.append(Limit(measure, name, value, unit, count, line.get("type", "")))
+    values, falling = [limit.value for limit in limits], measure == "edge_distance"
+    if len({limit.unit for limit in limits}) > 1 or values != sorted(set(values), reverse=falling):
+        order = "fall" if falling else "rise"
+        raise ValueError(f"{place}: the limits must have one unit and {order} from medium to critical.")
+    return limits
 
 
 # -------------------------------------------------------------------------------------------------------------- judging
 
 
-def rate_severity(table: pd.DataFrame, limits: Sequence[SeverityLimits]) -> pd.Series:
+def rate_severity(table: pd.DataFrame, limits: Sequence[Limit]) -> pd.Series:
     """Severity of each defect (ordered categories `LEVELS`): the worst that any limit gives it; low where none holds.
 
     A defect reaches a level when its measure is at the limit or above it (``edge_distance``: at it or below).
     """
-    rank = np.zeros(len(table), dtype=int)
-    types = table["defect_type"].to_numpy()
-    special = [line.defect_type for line in limits if line.defect_type is not None]
-    for line in limits:
-        here = types == line.defect_type if line.defect_type is not None else ~np.isin(types, special)
-        for level, limit in line.limits.items():
-            values = limit.values_of(table, line.measure)
-            reached = values <= limit.value if line.measure == "edge_distance" else values >= limit.value
-            rank = np.where(here & reached, np.maximum(rank, LEVELS.index(level)), rank)
+    rank, types = np.zeros(len(table), dtype=int), table["defect_type"].to_numpy()
+    special = [limit.defect_type for limit in limits if limit.defect_type]
+    for limit in limits:
+        here = types == limit.defect_type if limit.defect_type else ~np.isin(types, special)
+        values = limit.values_of(table)
+        reached = values <= limit.value if limit.measure == "edge_distance" else values >= limit.value
+        rank = np.where(here & reached, np.maximum(rank, LEVELS.index(limit.kind)), rank)
     return pd.Series(pd.Categorical.from_codes(rank, LEVELS, ordered=True), index=table.index, name="severity")
 
 
-def check_rules(table: pd.DataFrame, rules: Sequence[Rule], image_paths: Sequence[str]) -> pd.DataFrame:
+def check_rules(table: pd.DataFrame, rules: Sequence[Limit], image_paths: Sequence[str]) -> pd.DataFrame:
     """What each rule says of each of the photos: one without a defect keeps to every rule.
 
-    ``measured`` is of the worst ``defect`` (0 and NaN where none is concerned), in the rule's unit; for ``at_most`` the
+    ``measured`` is of the worst ``defect`` (0 and NaN where none is concerned), in the rule's unit; for ``over`` the
     number over the limit, whose unit is "".
     """
-    values = [rule.limit.values_of(table, rule.measure) for rule in rules]
-    types, owner = table["defect_type"].to_numpy(), table["image_path"].to_numpy()
-    places = {path: np.flatnonzero(owner == path) for path in dict.fromkeys(owner)}
-    rows = []
+    values, inside = [rule.values_of(table) for rule in rules], table.groupby("image_path").indices
+    types, numbers, rows = table["defect_type"].to_numpy(), table["defect"].to_numpy(), []
     for path in dict.fromkeys(image_paths):
-        inside = places.get(path, np.zeros(0, dtype=int))
         for rule, measured in zip(rules, values, strict=True):
-            chosen = inside if rule.defect_type is None else inside[types[inside] == rule.defect_type]
-            rows.append({"image_path": path, **_judge(rule, table["defect"].to_numpy(), measured, chosen)})
-    return pd.DataFrame(rows)
-
-
-def _judge(rule: Rule, numbers: np.ndarray, values: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
-    limit, unit = rule.limit.value, str(rule.limit).split(" ", 1)[1]
-    found: dict[str, Any] = {"rule": str(rule), "passed": True, "measured": math.nan, "limit": limit, "unit": unit}
-    worst = None
-    if len(rows):
-        worst = rows[values[rows].argmin() if rule.kind == "min" else values[rows].argmax()]
-        found["measured"] = float(values[worst])
-        found["passed"] = bool(values[worst] >= limit if rule.kind == "min" else values[worst] <= limit)
-    if rule.kind == "at_most":
-        count = int((values[rows] > limit).sum())
-        found |= {"passed": count <= rule.at_most, "measured": float(count), "limit": float(rule.at_most), "unit": ""}
-    return found | {"defect": 0 if worst is None else int(numbers[worst])}
+            chosen = [row for row in inside.get(path, []) if rule.defect_type in ("", types[row])]
+            row = {"image_path": path, "rule": str(rule), "passed": True, "measured": math.nan, "limit": rule.value}
+            row |= {"unit": rule.unit_words, "defect": 0}
+            if chosen:
+                worst = (min if rule.kind == "min" else max)(chosen, key=measured.__getitem__)
+                passed = measured[worst] >= rule.value if rule.kind == "min" else measured[worst] <= rule.value
+                row |= {"passed": bool(passed), "measured": float(measured[worst]), "defect": int(numbers[worst])}
+            if rule.kind == "over":
+                count = int((measured[chosen] > rule.value).sum())
+                row |= {"passed": count <= rule.at_most, "measured": float(count), "limit": rule.at_most, "unit": ""}
+            rows.append(row)
+    return pd.DataFrame(rows).astype({"limit": float})
 
 
 def verdicts(checked: pd.DataFrame) -> pd.DataFrame:
     """PASS or FAIL of each photo, n_failed (rules), and rule, measured, limit, unit and defect of the first that failed
     ("", NaN and 0 where none did).
     """
-    columns, nothing = ["rule", "measured", "limit", "unit", "defect"], ("", math.nan, math.nan, "", 0)
-    rows = []
-    for path, group in checked.groupby("image_path", sort=False):
-        failed = group[~group["passed"]]
-        first = failed[columns].iloc[0] if len(failed) else nothing
-        rows.append((path, FAIL if len(failed) else PASS, len(failed), *first))
-    return pd.DataFrame(rows, columns=["image_path", "verdict", "n_failed", *columns])
+    failed = ~checked["passed"]
+    first = checked[failed].drop_duplicates("image_path").set_index("image_path").drop(columns="passed")
+    table = failed.groupby(checked["image_path"], sort=False).sum().rename("n_failed").to_frame().join(first)
+    table = table.fillna({"rule": "", "unit": "", "defect": 0}).astype({"defect": int}).reset_index()
+    table.insert(1, "verdict", np.where(table["n_failed"] > 0, FAIL, PASS))
+    return table

@@ -10,33 +10,26 @@ wide in any mask. The columns ``*_error`` carry the error of the pixel size alon
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, SupportsFloat
 
 import cv2
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from skimage.measure import regionprops_table
 from skimage.morphology import disk
 
-from helpers.analysis.shapes import (
-    axes,
-    corners,
-    crossings,
-    edge_distances,
-    feret,
-    hull_of,
-    perimeter,
-    second_moments,
-)
 from helpers.thresholds import exceeds
 
 MM_PER_UNIT = {"mm": 1.0, "cm": 10.0, "inch": 25.4}
 UNITS = ("px", *MM_PER_UNIT)
-DISC, MARGIN = disk(1), 4  # what opens and closes, and how far beyond the pixels above a threshold it is felt
+DISC, SQUARE = disk(1), np.ones((3, 3), np.uint8)
+MARGIN = 4  # how far beyond the pixels above a threshold opening and closing are felt
 LENGTHS = ("length", "width", "perimeter", "equivalent_diameter", "major_axis", "minor_axis", "edge_distance")
 MEASURES = ("area", *LENGTHS)
 WHOLE = ("defect", "bbox_x", "bbox_y", "bbox_width", "bbox_height")
@@ -60,17 +53,15 @@ class PixelSize:
     origin: str = "given"
 
     def __post_init__(self) -> None:
-        if self.unit not in UNITS:
-            raise ValueError(f"unit={self.unit!r} is unknown; use one of {', '.join(UNITS)}.")
-        if not all(math.isfinite(value) and value > 0 for value in (self.value_x, self.value_y)):
-            raise ValueError(f"pixel_size={self.value_x, self.value_y} must be above 0, in {self.unit} a pixel.")
-        if not (math.isfinite(self.error) and self.error >= 0):
-            raise ValueError(f"The error of the pixel size is {self.error}; it must not be negative.")
-        if self.unit == "px" and (self.value_x, self.value_y) != (1, 1):
-            raise ValueError(
-                f"pixel_size={self.value_x, self.value_y} with unit='px': a pixel is 1 px. "
-                f"Name the unit that the pixel size is given in: {', '.join(MM_PER_UNIT)}."
-            )
+        both = self.value_x, self.value_y
+        if self.unit not in UNITS or (self.unit == "px" and both != (1, 1)):
+            raise ValueError(f"pixel_size={both} with unit={self.unit!r}: name its unit, {', '.join(MM_PER_UNIT)}.")
+        if not (all(0 < value < math.inf for value in both) and 0 <= self.error < math.inf):
+            raise ValueError(f"pixel_size={both} must be above 0, and its error {self.error} not negative.")
+
+    @property
+    def scale(self) -> np.ndarray:
+        return np.array([self.value_x, self.value_y])
 
     @property
     def relative_error(self) -> float:
@@ -87,7 +78,6 @@ class PixelSize:
         return PixelSize(self.value_x * factor, self.value_y * factor, self.error * factor, unit, self.origin)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON types."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -187,34 +177,85 @@ def measure_labels(
     Each measure comes as ``<name>_px`` in pixels, ``<name>`` in the unit and ``<name>_error``, the standard error that
     the pixel size carries into it. Where pixels are not square, ``_px`` counts them as if they were.
 
-    - length, width: largest and smallest Feret diameter (rotating calipers on the convex hull; Toussaint 1983, "Solving
-      geometric problems with the rotating calipers"). Of a bent defect, length is that of the chord.
+    - length, width: largest and smallest Feret diameter (rotating calipers on the convex hull; Toussaint 1983). Of a
+      bent defect, length is that of the chord.
     - perimeter: by the Cauchy-Crofton formula in four directions, weighted by the angle each stands for (Legland, Kiêu,
       Devaux 2007, "Computation of Minkowski measures on 2D and 3D binary images"), holes included.
-    - major and minor axis: of the ellipse with the same second moments, those of a pixel's square (1/12 px²) included.
-    - edge_distance: smallest gap to the edge of the product (its bool mask, if given) or of the photo.
-    - orientation_deg: of the major axis against the horizontal, counterclockwise, above -90 to 90.
-    - relative_x, relative_y: of the centroid in the box around the product, or in the photo, 0 to 1.
+    - major and minor axis: of the ellipse with the same second moments, those of a pixel's square (1/12 px²) included;
+      orientation_deg of the major one against the horizontal, counterclockwise, above -90 to 90.
+    - edge_distance: smallest gap to the edge of the product (its bool mask, if given) or of the photo; relative_x and
+      relative_y: of the centroid in the box around it, 0 to 1.
     - mean_score, peak_score: of the (H, W) score map over its pixels; NaN without one.
     """
-    columns = _measured(labels, size, score_map, product_mask)
-    for name in MEASURES:
-        columns[f"{name}_error"] = columns[name] * size.relative_error * (2 if name == "area" else 1)
+    wanted = ["label", "bbox", "num_pixels", "centroid"]
+    product = None if product_mask is None else np.asarray(product_mask, dtype=np.uint8)
+    if score_map is not None:
+        score_map = np.asarray(score_map, dtype=np.float32)
+        wanted += ["intensity_mean", "intensity_max"]
+    found = regionprops_table(labels, score_map, properties=wanted)
+    top, left, bottom, right = (found[f"bbox-{side}"].astype(np.int64) for side in range(4))
+    height, width = labels.shape
+    gaps = np.array([left, top, width - right, height - bottom], dtype=float).reshape(4, -1)
+    boxes = zip(found["label"], top, left, bottom, right, strict=True)
+    parts = [labels[y0:y1, x0:x1] == number for number, y0, x0, y1, x1 in boxes]
+    hulls, powers = [hull_of(part) for part in parts], [2 if name == "area" else 1 for name in MEASURES]
+    edges = None if product is None else lambda scale: ndimage.minimum(gap_map(product, scale), labels, found["label"])
+    in_pixels, ends, orientation = _measures(found["num_pixels"], gaps, parts, hulls, edges, IN_PIXELS.scale)
+    measured = [values * size.value_x**power for values, power in zip(in_pixels, powers, strict=True)]
+    if size.value_x != size.value_y:
+        measured, ends, orientation = _measures(found["num_pixels"], gaps, parts, hulls, edges, size.scale)
+    columns: dict[str, Any] = {"defect": found["label"], "unit": pd.array([size.unit] * len(parts), dtype="str")}
+    for name, pixels, values, power in zip(MEASURES, in_pixels, measured, powers, strict=True):
+        columns |= {f"{name}_px": pixels, name: values, f"{name}_error": values * size.relative_error * power}
+    x, y = found["centroid-1"] + 0.5, found["centroid-0"] + 0.5
+    box = (0, 0, width, height) if product is None or not product.any() else cv2.boundingRect(product)
+    columns |= {"orientation_deg": orientation, "centroid_x": x, "centroid_y": y}
+    columns |= {"relative_x": (x - box[0]) / box[2], "relative_y": (y - box[1]) / box[3]}
+    columns |= {"bbox_x": left, "bbox_y": top, "bbox_width": right - left, "bbox_height": bottom - top}
+    hull_areas = [cv2.contourArea(hull.astype(np.float32)) for hull in hulls]
+    columns |= {"solidity": found["num_pixels"] / np.maximum(hull_areas, 1), "touches_border": gaps.min(0) == 0}
+    corners = np.array(ends).reshape(-1, 4) + np.column_stack([left, top, left, top])
+    columns |= dict(zip(("length_x0", "length_y0", "length_x1", "length_y1"), corners.T, strict=True))
+    for name, score in (("mean_score", "intensity_mean"), ("peak_score", "intensity_max")):
+        columns[name] = found.get(score, np.full(len(parts), np.nan))
     # cast by NumPy, in a tenth of the time of Series
-    kinds = dict.fromkeys(COLUMNS, np.float64) | dict.fromkeys(WHOLE, np.int64) | {"touches_border": bool}
-    columns["unit"] = pd.array([size.unit] * len(columns["defect"]), dtype="str")
-    table = pd.DataFrame(
-        {name: columns[name] if name == "unit" else columns[name].astype(kinds[name]) for name in COLUMNS}
+    kinds = (
+        dict.fromkeys(COLUMNS, np.float64) | dict.fromkeys(WHOLE, np.int64) | {"touches_border": bool, "unit": "str"}
     )
+    table = pd.DataFrame({name: columns[name].astype(kinds[name]) for name in COLUMNS})
     table.attrs["pixel_size"] = size.to_dict()
     return table
+
+
+def _measures(
+    n_pixels: np.ndarray,
+    gaps: np.ndarray,
+    parts: list[np.ndarray],
+    hulls: list[np.ndarray],
+    edges: Callable[[np.ndarray], np.ndarray] | None,
+    scale: np.ndarray,
+) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """`MEASURES` (N,) each, the corners that the length lies between, and the orientation."""
+    ferets, area, (major, minor, orientation) = (
+        [feret(hull * scale) for hull in hulls],
+        n_pixels * scale.prod(),
+        axes(parts, scale),
+    )
+    length, width = np.array([each[:2] for each in ferets]).reshape(-1, 2).T
+    around = np.array([perimeter(part, scale) for part in parts])
+    edge = (gaps * np.tile(scale, 2)[:, None]).min(0) if edges is None else edges(scale)
+    ends = [hull[list(each[2:])] for hull, each in zip(hulls, ferets, strict=True)]
+    return [area, length, width, around, np.sqrt(4 * area / np.pi), major, minor, edge], ends, orientation
 
 
 def area_and_length(mask: np.ndarray, size: PixelSize) -> tuple[float, float]:
     """Of one defect (H, W) bool, in the unit: what `measure_labels` says, without the rest."""
     left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    part, scale = mask[top : top + height, left : left + width], np.array([size.value_x, size.value_y])
-    return float(part.sum() * scale.prod()), feret(hull_of(part) * scale)[0]
+    part = mask[top : top + height, left : left + width]
+    return float(part.sum() * size.scale.prod()), feret(hull_of(part) * size.scale)[0]
+
+
+# ------------------------------------------------------------------------------------------------------ what belongs
 
 
 def _opened(mask: np.ndarray, min_defect_area: int) -> np.ndarray:
@@ -243,79 +284,76 @@ def _merged(labels: np.ndarray, distance: float, size: PixelSize) -> np.ndarray:
 
     Between pixels of one grid the smallest gap always lies between two corners, so a search among corners is exact.
     """
-    n = int(labels.max())
-    if n < 2:
-        return labels
-    inner = cv2.erode((labels > 0).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    edges = np.where(inner, 0, labels)
-    parts = [corners(edges == number) * (size.value_x, size.value_y) for number in range(1, n + 1)]
-    low, high = np.array([part.min(0) for part in parts]), np.array([part.max(0) for part in parts])
-    linked = []
-    for i in range(n - 1):
-        gaps = np.maximum(np.maximum(low[i + 1 :] - high[i], low[i] - high[i + 1 :]), 0)
-        near = i + 1 + np.flatnonzero(np.hypot(*gaps.T) < distance)
-        tree = cKDTree(parts[i]) if len(near) else None
-        linked += [(i, j) for j in near if tree.query(parts[j])[0].min() < distance]
-    if not linked:
-        return labels
-    first, second = np.array(linked).T
-    _, group = connected_components(coo_array((np.ones(len(first)), (first, second)), shape=(n, n)), directed=False)
-    return np.concatenate([[0], group + 1]).astype(np.int32)[labels]
+    inner = cv2.erode((labels > 0).astype(np.uint8), SQUARE) > 0
+    rows, columns = np.nonzero(np.where(inner, 0, labels))
+    points = [np.column_stack([columns + right, rows + down]) for right in (0, 1) for down in (0, 1)]
+    points, owner = np.concatenate(points) * size.scale, np.tile(labels[rows, columns], 4)
+    order, linked, n = np.argsort(owner, kind="stable"), [], int(labels.max())
+    points, owner = points[order], owner[order]
+    for number in range(1, n):
+        start, stop = np.searchsorted(owner, [number, number + 1])
+        own, later, others = points[start:stop], points[stop:], owner[stop:]
+        near = np.maximum(own.min(0) - later, later - own.max(0)).max(1) < distance
+        gaps, _ = cKDTree(own).query(later[near], distance_upper_bound=distance)
+        linked += [(number, other) for other in np.unique(others[near][gaps < distance])]
+    first, second = np.array(linked, dtype=int).reshape(-1, 2).T
+    _, group = connected_components(coo_array((np.ones(len(linked)), (first, second)), shape=(n + 1, n + 1)), False)
+    return group.astype(np.int32)[labels]  # background is linked to nothing, so that its number stays 0
 
 
-def _measured(
-    labels: np.ndarray, size: PixelSize, score_map: np.ndarray | None, product_mask: np.ndarray | None
-) -> dict[str, Any]:
-    wanted = ["label", "bbox", "num_pixels", "centroid"]
-    if score_map is not None:
-        score_map = np.asarray(score_map, dtype=np.float32)
-        wanted += ["intensity_mean", "intensity_max"]
-    found = regionprops_table(labels, score_map, properties=wanted)
-    top, left, bottom, right = (found[f"bbox-{side}"].astype(np.int64) for side in range(4))
-    parts = [
-        labels[y0:y1, x0:x1] == number
-        for number, y0, x0, y1, x1 in zip(found["label"], top, left, bottom, right, strict=True)
-    ]
-    n, (height, width) = len(parts), labels.shape
-    square, scale = np.ones(2), np.array([size.value_x, size.value_y])
-    hulls = [hull_of(part) for part in parts]
-    area, cell = found["num_pixels"].astype(float), scale.prod()
-    gaps = np.array([left, top, width - right, height - bottom], dtype=float).reshape(4, -1)
-    box_left, box_top, box_width, box_height = 0, 0, width, height
-    if product_mask is not None and np.any(product_mask):
-        box_left, box_top, box_width, box_height = cv2.boundingRect(np.asarray(product_mask, dtype=np.uint8))
-    columns: dict[str, Any] = {"defect": found["label"]}
-    outlines = np.zeros((n, 3))
-    for suffix, steps in (("_px", square), ("", scale)):
-        (major, minor), orientation = axes([second_moments(part) for part in parts], steps)
-        edge = (gaps * np.tile(steps, 2)[:, None]).min(0)
-        if product_mask is not None and n:
-            edge = edge_distances(labels, found["label"], np.asarray(product_mask, dtype=bool), steps)
-        scaled = area * (cell if suffix == "" else 1)
-        if suffix == "" and steps[0] == steps[1]:
-            outlines = outlines * steps[0]
-        else:
-            ferets = [feret(hull * steps) for hull in hulls]
-            around = [perimeter(crossings(part), steps) for part in parts]
-            outlines = np.array([(*each[:2], p) for each, p in zip(ferets, around, strict=True)]).reshape(n, 3)
-        values = (scaled, *outlines.T, np.sqrt(4 * scaled / np.pi), major, minor, edge)
-        columns |= {f"{name}{suffix}": value for name, value in zip(MEASURES, values, strict=True)}
-    ends = np.array([hull[list(each[2])] for hull, each in zip(hulls, ferets, strict=True)]).reshape(n, 4)
-    ends = ends + np.column_stack([left, top, left, top])
-    centroid_x, centroid_y = found["centroid-1"] + 0.5, found["centroid-0"] + 0.5
-    return columns | {
-        "orientation_deg": orientation,
-        "solidity": area / np.maximum([cv2.contourArea(hull.astype(np.float32)) for hull in hulls], 1),
-        "centroid_x": centroid_x,
-        "centroid_y": centroid_y,
-        "relative_x": (centroid_x - box_left) / box_width,
-        "relative_y": (centroid_y - box_top) / box_height,
-        "bbox_x": left,
-        "bbox_y": top,
-        "bbox_width": right - left,
-        "bbox_height": bottom - top,
-        **dict(zip(("length_x0", "length_y0", "length_x1", "length_y1"), ends.T, strict=True)),
-        "touches_border": gaps.min(0) == 0,
-        "mean_score": found.get("intensity_mean", np.full(n, np.nan)),
-        "peak_score": found.get("intensity_max", np.full(n, np.nan)),
-    }
+# ----------------------------------------------------------------------------------------- geometry; scale: (x, y)
+
+
+def hull_of(part: np.ndarray) -> np.ndarray:
+    """Convex hull (N, 2) float of the corners of a mask's pixels, as x and y in the mask; at least four points."""
+    rows = np.flatnonzero(part.any(1))
+    part = part[rows]
+    first, last = part.argmax(1), part.shape[1] - part[:, ::-1].argmax(1)
+    x, y = np.concatenate([first, first, last, last]), np.concatenate([rows, rows + 1] * 2)
+    return cv2.convexHull(np.column_stack([x, y]).astype(np.int32))[:, 0].astype(float)
+
+
+def feret(hull: np.ndarray) -> tuple[float, float, int, int]:
+    """Largest and smallest diameter of a convex polygon (N, 2), and which two points the largest lies between."""
+    between = hull[None] - hull[:, None]  # [i, j]: from i to j
+    squared = (between**2).sum(-1)
+    first, second = divmod(int(squared.argmax()), len(hull))
+    edges = np.roll(hull, -1, axis=0) - hull
+    # The strip of the least width has an edge of the hull on one side.
+    heights = np.abs(edges[:, None, 0] * between[..., 1] - edges[:, None, 1] * between[..., 0]).max(1)
+    return math.sqrt(squared[first, second]), float((heights / np.hypot(*edges.T)).min()), first, second
+
+
+def axes(parts: list[np.ndarray], scale: np.ndarray) -> np.ndarray:
+    """Full axes and orientation in degrees (3, N) of the ellipses with the second moments of N masks."""
+    moments = []
+    for part in parts:
+        y, x = np.nonzero(part)
+        x, y = x - x.mean(), y - y.mean()
+        moments.append((x @ x / len(x) + 1 / 12, y @ y / len(x) + 1 / 12, x @ y / len(x)))  # 1/12: of a square's points
+    xx, yy, xy = (np.array(moments).reshape(-1, 3) * (scale[0] ** 2, scale[1] ** 2, scale.prod())).T
+    middle, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
+    degrees = np.rad2deg(np.arctan2(-2 * xy, xx - yy) / 2)  # y points down
+    both = 4 * np.sqrt(np.maximum([middle + spread, middle - spread], 0))
+    return np.stack([*both, np.where(degrees <= -90, degrees + 180, degrees)])
+
+
+def perimeter(part: np.ndarray, scale: np.ndarray) -> float:
+    """Half the integral over directions of how often lines through the pixels' centres enter or leave a mask."""
+    padded = np.pad(part, 1)
+    rows = np.count_nonzero(padded[:, 1:] != padded[:, :-1])
+    columns = np.count_nonzero(padded[1:] != padded[:-1])
+    diagonals = np.count_nonzero(padded[1:, 1:] != padded[:-1, :-1])
+    diagonals += np.count_nonzero(padded[1:, :-1] != padded[:-1, 1:])
+    x, y = scale
+    diagonal, lines = math.atan2(y, x), x * y / math.hypot(x, y)  # its angle, and the distance between such lines
+    # Each direction stands for the angles that are nearest to it.
+    total = diagonal * y * rows + (math.pi / 2 - diagonal) * x * columns + math.pi / 4 * lines * diagonals
+    return total / 2
+
+
+def gap_map(product: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Gap (H, W) between each pixel and the nearest one that is not the product, outside the photo included."""
+    # Between two pixels' edges it is as far as from one's centre to the eight neighbours of the other.
+    near = cv2.dilate((np.pad(product, 1) == 0).astype(np.uint8), SQUARE)
+    return ndimage.distance_transform_edt(near == 0, sampling=scale[::-1])[1:-1, 1:-1]

@@ -11,16 +11,19 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from helpers.analysis.pixel_size import calibrate_checkerboard, pixel_size_from_object, pixel_size_from_points
+from helpers.analysis.pixel_size import (
+    Calibration,
+    calibrate_checkerboard,
+    pixel_size_from_object,
+    pixel_size_from_points,
+)
 from helpers.analysis.sizing import PixelSize, measure_defects
 
-SQUARE = 5.0  # mm, of the checkerboard
-PATTERN = (9, 6)  # its inner corners
+SQUARE, PATTERN = 5.0, (9, 6)  # of the checkerboard: mm, and its inner corners
 BAR_LENGTH = float(np.hypot(30.0, 4.0))  # mm, largest diameter of the dark bar below the board: its diagonal
 DISC = 20.0  # mm, diameter of the reference object, which has a photo of its own
 SHAPE = (480, 640)  # (H, W) of the photos
-LENS = (-0.28, 0.07, 0.001, -0.001, 0.0)  # barrel distortion, as OpenCV counts it: k1, k2, p1, p2, k3
-NO_LENS = (0.0,) * 5
+LENS, NO_LENS = (-0.28, 0.07, 0.001, -0.001, 0.0), (0.0,) * 5  # barrel distortion, as OpenCV counts it: k1, k2, p1, ...
 Angles = tuple[float, float, float]
 TILTS = ((12.0, -8.0, 4.0), (-25.0, 5.0, 0.0), (5.0, 28.0, 10.0), (22.0, 20.0, -12.0), (-18.0, -24.0, 30.0))
 """Of the camera in five photos, degrees about x, y and z; the first is the one that parts are measured at."""
@@ -28,27 +31,9 @@ TILTS = ((12.0, -8.0, 4.0), (-25.0, 5.0, 0.0), (5.0, 28.0, 10.0), (22.0, 20.0, -
 _PLANE, _PER_MM = (60, 80), 16  # mm; pixels of the plane's drawing
 _FOCAL, _DISTANCE = 700.0, 95.0  # pixels; mm from the camera to the plane
 _CAMERA = np.array([[_FOCAL, 0, SHAPE[1] / 2 - 0.5], [0, _FOCAL, SHAPE[0] / 2 - 0.5], [0, 0, 1]])
-_DARK, _LIGHT = 30, 225
 
 
-def draw_plane(what: str = "board") -> np.ndarray:
-    """The plane that the camera looks at, 60 x 80 mm, (960, 1280) uint8.
-
-    ``board``: a checkerboard, a bar of 30 x 4 mm below it and one of 3 x 18 mm beside it; ``disc``: one of 20 mm.
-    """
-    plane = np.full((_PLANE[0] * _PER_MM, _PLANE[1] * _PER_MM), _LIGHT, np.uint8)
-    y, x = (np.mgrid[0 : plane.shape[0], 0 : plane.shape[1]] + 0.5) / _PER_MM
-    if what == "disc":
-        plane[np.hypot(x - _PLANE[1] / 2, y - _PLANE[0] / 2) <= DISC / 2] = _DARK
-        return plane
-    row, column = np.floor((y - 6) / SQUARE), np.floor((x - 8) / SQUARE)
-    on_board = (row >= 0) & (row <= PATTERN[1]) & (column >= 0) & (column <= PATTERN[0])
-    bars = (y > 50) & (y < 54) & (x > 20) & (x < 50) | (y > 15) & (y < 33) & (x > 70) & (x < 73)
-    plane[on_board & ((row + column) % 2 == 0) | bars] = _DARK
-    return plane
-
-
-def photograph(tilt: Angles = (0.0, 0.0, 0.0), lens: Sequence[float] = NO_LENS, *, what: str = "board") -> np.ndarray:
+def photograph(tilt: Angles = (0.0, 0.0, 0.0), lens: Sequence[float] = NO_LENS, *, disc: bool = False) -> np.ndarray:
     """The plane, turned by ``tilt`` degrees, with blur and noise: `SHAPE` uint8."""
     height, width = SHAPE
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
@@ -57,7 +42,7 @@ def photograph(tilt: Angles = (0.0, 0.0, 0.0), lens: Sequence[float] = NO_LENS, 
     to_mm = np.array([[1 / _PER_MM, 0, 0.5 / _PER_MM], [0, 1 / _PER_MM, 0.5 / _PER_MM], [0, 0, 1]])
     places = cv2.perspectiveTransform(rays, np.linalg.inv(_to_rays(tilt) @ to_mm))
     places = places.reshape(height, width, 2).astype(np.float32)
-    plane = cv2.GaussianBlur(draw_plane(what), (0, 0), _PER_MM * _DISTANCE / _FOCAL / 2)
+    plane = cv2.GaussianBlur(_plane(disc), (0, 0), _PER_MM * _DISTANCE / _FOCAL / 2)
     photo = cv2.remap(plane, places[..., 0], places[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.clip(photo + np.random.default_rng(0).normal(0, 2, photo.shape), 0, 255).astype(np.uint8)
 
@@ -87,21 +72,30 @@ def calibration_trial() -> pd.DataFrame:
     for camera, tilts, lens in (("straight", ((0.0, 0.0, 0.0),), NO_LENS), ("tilted, distorting lens", TILTS, LENS)):
         photos = [photograph(tilt, lens) for tilt in tilts]
         ends = np.round(project(np.array([[8.0, 6.0], [58.0, 6.0]]), tilts[0], lens))
-        disc = photograph(tilts[0], lens, what="disc") < 128
-        ways = {
-            "two points, 50 mm apart": (photos[0], pixel_size_from_points(tuple(ends[0]), tuple(ends[1]), 50.0)),
-            f"reference disc, {DISC:g} mm": (photos[0], pixel_size_from_object(disc, DISC)),
-        }
+        disc = pixel_size_from_object(photograph(tilts[0], lens, disc=True) < 128, DISC)
+        ways = {"two points, 50 mm apart": Calibration(pixel_size_from_points(*ends, 50.0))}
+        ways[f"reference disc, {DISC:g} mm"] = Calibration(disc)
         for number in sorted({1, len(photos)}):
             board = calibrate_checkerboard(photos[:number], PATTERN, SQUARE)
-            name = f"checkerboard, {number} photo{'s' * (number > 1)}"
-            ways[name] = (board.rectify(photos[0]), board.pixel_size)
-        for name, (photo, size) in ways.items():
-            bar = bar_sizes(photo, size).iloc[0]
+            ways[f"checkerboard, {number} photo{'s' * (number > 1)}"] = board
+        for name, found in ways.items():
+            bar = bar_sizes(found.rectify(photos[0]), found.pixel_size).iloc[0]
             rows.append({"camera": camera, "calibration": name, **bar[["length", "length_error"]].to_dict()})
     table = pd.DataFrame(rows).assign(true_length=BAR_LENGTH)
     table["off"] = table["length"] - table["true_length"]
     return table.assign(off_percent=100 * table["off"] / table["true_length"])
+
+
+def _plane(disc: bool) -> np.ndarray:
+    """60 x 80 mm, (960, 1280) uint8: a disc of 20 mm; or a board, a bar of 30 x 4 mm below it and one of 3 x 18 mm."""
+    y, x = (np.mgrid[0 : _PLANE[0] * _PER_MM, 0 : _PLANE[1] * _PER_MM] + 0.5) / _PER_MM
+    dark = np.hypot(x - _PLANE[1] / 2, y - _PLANE[0] / 2) <= DISC / 2
+    if not disc:
+        row, column = np.floor((y - 6) / SQUARE), np.floor((x - 8) / SQUARE)
+        on_board = (row >= 0) & (row <= PATTERN[1]) & (column >= 0) & (column <= PATTERN[0])
+        dark = on_board & ((row + column) % 2 == 0)
+        dark |= (y > 50) & (y < 54) & (x > 20) & (x < 50) | (y > 15) & (y < 33) & (x > 70) & (x < 73)
+    return np.where(dark, 30, 225).astype(np.uint8)
 
 
 def _to_rays(tilt: Angles) -> np.ndarray:

@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from helpers.analysis.pixel_size import (
-    BoardCalibration,
+    Calibration,
     calibrate_checkerboard,
     pixel_size_from_object,
     pixel_size_from_points,
 )
-from helpers.analysis.severity import Quantity
+from helpers.analysis.severity import parse_size
 from helpers.analysis.sizing import MM_PER_UNIT, PixelSize
 from helpers.data.images import read_image
 from helpers.inference.object_mask import otsu_object_mask
 from helpers.paths import project_path, read_yaml
 from helpers.session import ParameterError, check_number
 
-# way -> its length, other keys that it needs, and those it may have
-_WAYS: dict[str, tuple[str, set[str], set[str]]] = {
-    "points": ("distance", {"first", "second"}, {"click_error", "distance_error"}),
-    "object": ("size", {"photo"}, {"measure", "edge_error", "size_error"}),
-    "checkerboard": ("square", {"photos", "pattern"}, {"square_error"}),
-}
+_LENGTHS = {"points": "distance", "object": "size", "checkerboard": "square"}  # ways, and the length that each knows
 
 
 class CalibrationError(ValueError):
-    """A calibration file that cannot be used; names the file, what is wrong and the fix."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """The pixel size of the photos that are measured: rectified ones where there is a board."""
-
-    pixel_size: PixelSize
-    board: BoardCalibration | None = None
-
-    def rectify(self, picture: np.ndarray) -> np.ndarray:
-        """A photo or map as it is measured: seen straight from above where there is a board, else as it is."""
-        return picture if self.board is None else self.board.rectify(picture)
+    """A calibration file that cannot be used; names the file and what is wrong."""
 
 
 def choose_calibration(
@@ -54,9 +34,9 @@ def choose_calibration(
 
     ``error``: standard error of ``pixel_size``, or of what the dataset says, in the unit.
     """
-    given = ["PIXEL_SIZE"] * bool(pixel_size) + ["PIXEL_SIZE_FROM"] * bool(file)
-    if len(given) == 2 or (given and unit == "px"):
-        raise ParameterError(f"{' and '.join([*given, *(['UNIT=px'] if unit == 'px' else [])])}: give one of them.")
+    given = ["PIXEL_SIZE"] * bool(pixel_size) + ["PIXEL_SIZE_FROM"] * bool(file) + ["UNIT=px"] * (unit == "px")
+    if len(given) > 1:
+        raise ParameterError(f"{' and '.join(given)}: give one of them.")
     if file:
         found = read_calibration(project_path(file))
         return replace(found, pixel_size=found.pixel_size.to(unit))
@@ -72,56 +52,32 @@ def choose_calibration(
     return Calibration(replace(PixelSize(known, known, 0, "mm", "the dataset says so").to(unit), error=error))
 
 
-def read_calibration(file: str | Path) -> Calibration:
-    """What a YAML file with one of the keys points, object and checkerboard says, see
-    ``notebooks/params/sizes/calibration.yml``; photos count from the file's folder.
+def read_calibration(file: Path) -> Calibration:
+    """What a YAML file says: one of the keys points, object and checkerboard, whose own keys are the parameters of
+    :mod:`helpers.analysis.pixel_size`, with lengths as text. Photos count from the file's folder.
     """
-    file = Path(file)
-    if not file.is_file():
-        raise CalibrationError(f"There is no file {file}; notebooks/params/sizes/calibration.yml is an example.")
     try:
-        content = read_yaml(file)
-        if not isinstance(content, dict) or len(content) != 1 or next(iter(content)) not in _WAYS:
-            raise ValueError(f"expected one of {', '.join(_WAYS)} and nothing else.")
-        ((way, given),) = content.items()
-        main, needed, possible = _WAYS[way]
-        needed = needed | {main}
-        if not isinstance(given, dict) or not needed <= set(given) <= needed | possible:
-            raise ValueError(f"{way} needs {', '.join(sorted(needed))} and may have {', '.join(sorted(possible))}.")
-        return _calibrate(way, given, _length(given, main), _error(given, main), file.parent)
-    except (ValueError, TypeError) as error:
-        raise CalibrationError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
+        ((way, given),) = read_yaml(file).items()
+        length = _LENGTHS[way]
+        value, unit = _length(given, length)
+        options = given | {length: value, "unit": unit}
+        if f"{length}_error" in given:
+            error, its_unit = _length(given, f"{length}_error")
+            options[f"{length}_error"] = error * MM_PER_UNIT[its_unit] / MM_PER_UNIT[unit]
+        if way == "points":
+            return Calibration(pixel_size_from_points(**options))
+        if way == "object":
+            mask = otsu_object_mask(read_image(file.parent / options.pop("photo")))
+            return Calibration(pixel_size_from_object(mask, **options))
+        photos = [read_image(file.parent / name) for name in options.pop("photos")]
+        return calibrate_checkerboard(photos, **options)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        example = "notebooks/params/sizes/calibration.yml shows what it may hold"
+        raise CalibrationError(f"{file}: {str(error).removeprefix(f'{file} ')} ({example})") from error
 
 
-def _calibrate(way: str, given: Mapping[str, Any], known: Quantity, error: float, folder: Path) -> Calibration:
-    if way == "points":
-        first, second = (tuple(float(value) for value in given[name]) for name in ("first", "second"))
-        if len(first) != 2 or len(second) != 2:
-            raise ValueError("first and second must be [x, y] in pixels.")
-        click = float(given.get("click_error", 1.0))
-        options = {"click_error": click, "distance_error": error}
-        return Calibration(pixel_size_from_points(first, second, known.value, known.unit, **options))
-    if way == "object":
-        options = {"measure": given.get("measure", "equivalent_diameter"), "known_size_error": error}
-        options["edge_error"] = float(given.get("edge_error", 0.5))
-        mask = otsu_object_mask(read_image(folder / given["photo"]))
-        return Calibration(pixel_size_from_object(mask, known.value, known.unit, **options))
-    across, down = given["pattern"]
-    photos = [read_image(folder / name) for name in given["photos"]]
-    board = calibrate_checkerboard(photos, (int(across), int(down)), known.value, known.unit, square_error=error)
-    return Calibration(board.pixel_size, board)
-
-
-def _length(given: Mapping[str, Any], name: str) -> Quantity:
-    length = Quantity.parse(given[name], name)
-    if length.squared or length.unit == "px":
+def _length(given: dict[str, str], name: str) -> tuple[float, str]:
+    value, unit, squared = parse_size(given[name], name)
+    if squared or unit == "px":
         raise ValueError(f"{name}: {given[name]!r} must be a length in mm, cm or inch.")
-    return length
-
-
-def _error(given: Mapping[str, Any], main: str) -> float:
-    """The standard error of the length, in its unit; 0 where none is given."""
-    if f"{main}_error" not in given:
-        return 0.0
-    error = _length(given, f"{main}_error")
-    return error.value * MM_PER_UNIT[error.unit] / MM_PER_UNIT[_length(given, main).unit]
+    return value, unit

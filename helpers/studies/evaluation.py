@@ -1,8 +1,8 @@
-"""What notebook 06 reads from files: one table over all datasets, and the true defects that a run finds."""
+"""What notebook 06 reads from files: all leaderboards, published numbers, and the true defects that a run finds."""
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +13,38 @@ from helpers.analysis.sizing import PixelSizeLike, as_pixel_size, label_defects,
 from helpers.data.images import map_at_photo_size, read_mask
 from helpers.paths import read_csv
 from helpers.progress import progress
-from helpers.runs import RUN_FILE, Run
+from helpers.runs import Run
 
-BYTES_PER_MB = 1e6
+PUBLISHED = Path(__file__).parents[1] / "data" / "published.csv"
 
 
-def overall_leaderboard(artifacts: str | Path) -> pd.DataFrame:
-    """All ``<dataset>/<profile>/leaderboard.csv``, with ``dataset``, ``profile`` and ``model_mb`` (size of the
-    checkpoint; NaN where the run is gone), the best image AUROC of a dataset first. Rows of two datasets are not
-    comparable with each other.
+def overall_leaderboard(artifacts: Path) -> pd.DataFrame:
+    """All ``<dataset>/<profile>/leaderboard.csv`` with ``dataset`` and ``profile``, the best image AUROC of a dataset
+    first. Rows of two datasets are not comparable with each other.
     """
-    tables = []
-    for file in sorted(Path(artifacts).glob("[!.]*/[!.]*/leaderboard.csv")):
+    tables, order = [], ["dataset", "profile", "image_auroc"]
+    for file in sorted(artifacts.glob("[!.]*/[!.]*/leaderboard.csv")):
         try:
             table = read_csv(file)
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+            tables.append(
+                table.assign(dataset=file.parts[-3], profile=file.parts[-2])[list(dict.fromkeys([*order, *table]))]
+            )
+        except (ValueError, KeyError) as error:
             raise ValueError(f"{file} cannot be read ({error}); run notebook 06_evaluate again.") from error
-        if "model" not in table or "image_auroc" not in table:
-            raise ValueError(f"{file} has no column model or image_auroc; run notebook 06_evaluate again.")
-        table.insert(0, "dataset", file.parent.parent.name)
-        table.insert(1, "profile", file.parent.name)
-        sizes = {}
-        for run in file.parent.glob(f"[!.]*/{RUN_FILE}"):
-            if (checkpoint := run.with_name("model.ckpt")).is_file():
-                title = Run(run.parent, json.loads(run.read_text(encoding="utf-8")), pd.DataFrame()).title
-                sizes[title] = checkpoint.stat().st_size / BYTES_PER_MB
-        tables.append(table.assign(model_mb=table["model"].map(sizes).astype(float)))
-    if not tables:
-        return pd.DataFrame(columns=["dataset", "profile", "model", "image_auroc", "model_mb"])
-    order = ["dataset", "profile", "image_auroc"]
     return pd.concat(tables).sort_values(order, ascending=[True, True, False], ignore_index=True)
+
+
+def published_results(table: pd.DataFrame) -> pd.DataFrame:
+    """Published numbers of the data set that a sample table comes from, one row a model; empty where none is known.
+
+    It is known by the table's name, its layout (VisA's own) or a folder on the way to its photos. Figures are means
+    over all categories (``scope``), trained by their authors in their own way: one category may be easier or harder.
+    """
+    words = [*re.split(r"[\\/]", str(table.attrs.get("root", ""))), str(table.attrs.get("name", ""))]
+    words += ["visa"] * (table.attrs.get("layout") == "visa")
+    known = pd.read_csv(PUBLISHED).assign(cited=True)
+    of_table = [any(re.fullmatch(folder, word, re.IGNORECASE) for word in words) for folder in known["folder"]]
+    return known[of_table].drop(columns="folder").reset_index(drop=True)
 
 
 def run_defect_hits(
@@ -55,23 +57,21 @@ def run_defect_hits(
     network from seeing is missed.
     """
     size, maps, test = as_pixel_size(pixel_size, unit), run.maps("test"), run.predictions("test")
-    of_measure = f"{size.unit}²" if measure == "area" else size.unit
     photos = test[(test["label_index"] == 1) & (test["mask_path"] != "")]
-    rows: list[tuple[Any, ...]] = []
+    parts: list[dict[str, Any]] = [dict.fromkeys(["image_path", "defect_type", "defect", "size", "covered"], [])]
     for photo in progress(photos.itertuples(), "Finding true defects", total=len(photos)):
         mask = read_mask(photo.mask_path)
+        whole = map_at_photo_size(maps[photo.Index], mask.shape, run.info["parameters"])
         try:
-            above = run.thresholds["pixel"].exceeds(
-                map_at_photo_size(maps[photo.Index], mask.shape, run.info["parameters"])
-            )
+            above = run.thresholds["pixel"].exceeds(whole)
         except ValueError as error:
             raise ValueError(f"{photo.image_path}: {error}") from error
         labels = label_defects(mask, use_morphology=False, fill_holes=False)
-        sizes, pixels = measure_labels(labels, size)[measure], np.bincount(labels.ravel(), minlength=1)[1:]
+        found, pixels = measure_labels(labels, size), np.bincount(labels.ravel())[1:]
         covered = np.bincount(labels[above], minlength=len(pixels) + 1)[1:] / pixels
-        for number, (value, share) in enumerate(zip(sizes, covered, strict=True), start=1):
-            about = (photo.image_path, photo.defect_type, number)
-            rows.append((*about, value, of_measure, measure, share, share > 0))
-    columns = ["image_path", "defect_type", "defect", "size", "unit", "measure", "covered", "detected"]
-    types = {"defect": int, "size": float, "covered": float, "detected": bool}
-    return pd.DataFrame(rows, columns=columns).astype(types)
+        about = {"image_path": photo.image_path, "defect_type": photo.defect_type, "defect": found["defect"]}
+        parts.append(about | {"size": found[measure], "covered": covered})
+    hits = pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
+    hits = hits.astype({"defect": int, "size": float, "covered": float})
+    unit = f"{size.unit}²" if measure == "area" else size.unit
+    return hits.assign(unit=unit, measure=measure, detected=hits["covered"] > 0)

@@ -81,8 +81,8 @@ def leave_open_set(
     (folder / THRESHOLDS_FILE).unlink(missing_ok=True)  # never new means with old thresholds
     scorer.save(folder / OPEN_SET_FILE)
     write_json({name: limit.to_dict() for name, limit in thresholds.items()}, folder / THRESHOLDS_FILE)
-    pairs = (distances["val"], distances["test"], confidence["val"], confidence["test"])
-    return scorer, thresholds, accepted_shares(thresholds, *pairs)
+    looked_at = [{"tau": distances[split], "kappa": confidence[split]} for split in ("val", "test")]
+    return scorer, thresholds, accepted_shares(thresholds, *looked_at)
 
 
 def class_maps(run: Run, rows: pd.DataFrame) -> dict[str, list]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import pandas as pd
 from PIL import Image
 from scipy.sparse import csr_array
 
+from helpers.analysis.pixel_size import Calibration
 from helpers.analysis.regions import connected_regions, run_lengths
-from helpers.analysis.severity import COMPACT, LONG, Rule, SeverityLimits, shapes
+from helpers.analysis.severity import COMPACT, LONG, Limit, shapes
 from helpers.analysis.sizing import area_and_length, label_defects, measure_labels
 from helpers.data.images import image_sizes, map_at_photo_size, read_image, read_mask
 from helpers.data.samples import relative_path
@@ -25,7 +26,6 @@ from helpers.paths import write_csv, write_json, write_whole_folder
 from helpers.progress import progress
 from helpers.runs import MissingRunError, Run
 from helpers.session import ParameterError
-from helpers.studies.calibration import Calibration
 from helpers.thresholds import Threshold
 
 OUTLINE_ORDER = ("unet", "deeplabv3plus", "patchcore", "glass", "draem")  # those that learned to draw outlines first
@@ -61,11 +61,11 @@ def pixel_threshold(run: Run, name: str = "pixel") -> Threshold:
         raise ParameterError(f"PIXEL_THRESHOLD={name!r}: {run.name} has {known}; a number works as well.") from error
 
 
-def check_types(types: str, table: pd.DataFrame, limits: Sequence[SeverityLimits], rules: Sequence[Rule]) -> None:
+def check_types(types: str, table: pd.DataFrame, severity: Sequence[Limit], rules: Sequence[Limit]) -> None:
     """Refuse limits and rules of a type that no defect can have: they would hold for nothing, and pass every photo."""
     known = {LONG, COMPACT} if types == "shape" else set(table["defect_type"])
-    for name, lines in (("SEVERITY", limits), ("RULES", rules)):
-        unknown = sorted({line.defect_type for line in lines if line.defect_type} - known)
+    for name, limits in (("SEVERITY", severity), ("RULES", rules)):
+        unknown = sorted({limit.defect_type for limit in limits if limit.defect_type} - known)
         if unknown:
             raise ParameterError(
                 f"{name} names the type {unknown[0]!r}, which no defect has with TYPES={types!r}. It may name "
@@ -80,18 +80,18 @@ def check_types(types: str, table: pd.DataFrame, limits: Sequence[SeverityLimits
 class MeasuredPhotos:
     """``table``: one row a defect: image_path (relative), photo_type (the photo's label), defect_type (what rules call
     a type) and the columns of `measure_labels`. ``photos``: image_path, file (absolute), defect_type, label_index and
-    score.
+    score. ``sparse_labels``: those of `label_defects` by image_path.
     """
 
     table: pd.DataFrame
     photos: pd.DataFrame
     calibration: Calibration
     threshold: float
-    _labels: Mapping[str, csr_array] = field(repr=False)
+    sparse_labels: Mapping[str, csr_array]
 
     def labels(self, image_path: str) -> np.ndarray:
         """(H, W) int32 numbers of a photo's defects, those of the table; 0 is background."""
-        return self._labels[image_path].toarray()
+        return self.sparse_labels[image_path].toarray()
 
     def picture(self, image_path: str) -> np.ndarray:
         """(H, W, 3) uint8 photo as it was measured, rectified where there is a board."""
@@ -113,12 +113,11 @@ def measure_run(
     The ``product`` fills the photo, or is found by `otsu_object_mask`; a defect's type is its ``shape`` or the
     ``label`` of its photo.
     """
-    test = run.predictions("test")
+    test, size = run.predictions("test"), calibration.pixel_size
     photos = test[["image_path", "defect_type", "label_index", "score"]].rename(columns={"image_path": "file"})
     names = dict(zip(run.table["image_path"], relative_path(run.table), strict=True))
     photos.insert(0, "image_path", photos["file"].map(names))
-    size = calibration.pixel_size
-    parts, counts, labels_of = [measure_labels(np.zeros((1, 1), np.int32), size)], [], {}
+    parts, labels_of = [measure_labels(np.zeros((1, 1), np.int32), size)], {}
     rows = progress(photos.itertuples(), "Measuring defects", total=len(photos))
     for row, network_map in zip(rows, photo_maps(run, test), strict=True):
         try:
@@ -128,11 +127,10 @@ def measure_run(
             raise ValueError(f"{row.image_path}: {error}") from error
         mask = otsu_object_mask(calibration.rectify(read_image(row.file))) if product == "otsu" else None
         parts.append(measure_labels(labels, size, score_map=score_map, product_mask=mask))
-        counts.append(len(parts[-1]))
         labels_of[row.image_path] = csr_array(labels)
-    table = pd.concat(parts, ignore_index=True)
-    table.insert(0, "image_path", pd.Series(np.repeat(photos["image_path"], counts).to_numpy(), dtype="str"))
-    table.insert(1, "photo_type", pd.Series(np.repeat(photos["defect_type"], counts).to_numpy(), dtype="str"))
+    table, counts = pd.concat(parts, ignore_index=True), [len(part) for part in parts[1:]]
+    for place, (name, of_photo) in enumerate({"image_path": "image_path", "photo_type": "defect_type"}.items()):
+        table.insert(place, name, pd.Series(np.repeat(photos[of_photo], counts).to_numpy(), dtype="str"))
     kinds = shapes(table) if types == "shape" else table["photo_type"]
     table.insert(2, "defect_type", pd.Series(kinds, dtype="str"))
     table.attrs["pixel_size"] = size.to_dict()
@@ -158,63 +156,33 @@ def threshold_errors(run: Run, n_thresholds: int, calibration: Calibration, **op
     rows = test[(test["label_index"] == 1) & (test["mask_path"] != "")]
     low, high = np.quantile(np.asarray(run.maps("test")[:: max(1, len(test) // 50)], dtype=np.float32), [0.9, 0.999])
     thresholds = sorted({*np.linspace(low, high, n_thresholds).tolist(), own})
-    errors: list[list[tuple[float, float]]] = [[] for _ in thresholds]
-    n_true, plain = 0, {"min_defect_area": options.get("min_defect_area", 10), "use_morphology": False}
+    errors, n_true = [], 0
+    plain = {"min_defect_area": options.get("min_defect_area", 10), "use_morphology": False}
     paths = progress(rows["mask_path"], "Measuring at every threshold", total=len(rows))
     for path, found_map in zip(paths, photo_maps(run, rows), strict=True):
         true = label_defects(calibration.rectify(read_mask(path, found_map.shape)), 0, size, **plain)
         truth, score_map = measure_labels(true, size), calibration.rectify(found_map)
         n_true += len(truth)
-        for place, threshold in enumerate(thresholds):
+        for threshold in thresholds:
             found = label_defects(score_map, threshold, size, **options)
             for row in truth.itertuples():
                 covered = np.bincount(found[true == row.defect], minlength=1)[1:]
                 if covered.any():
                     area, length = area_and_length(found == int(covered.argmax()) + 1, size)
-                    errors[place].append((area / row.area - 1, length - row.length))
+                    errors.append((threshold, area / row.area - 1, length - row.length))
     if not n_true:
         raise ValueError(f"No mask of {run.name}'s test photos holds a defect of MIN_DEFECT_AREA pixels or more.")
-    table = []
-    for threshold, found_errors in zip(thresholds, errors, strict=True):
-        values = np.array(found_errors).reshape(-1, 2)
-        quartiles = np.quantile(values, [0.25, 0.5, 0.75], axis=0) if len(values) else np.full((3, 2), np.nan)
-        row = {"threshold": float(threshold), "n": n_true, "n_found": len(values), "found": len(values) / n_true}
-        for name, (first, middle, last) in zip(("area_error", "length_error"), quartiles.T, strict=True):
-            row |= {name: middle, f"{name}_low": first, f"{name}_high": last}
-        table.append(row | {"unit": size.unit, "own": threshold == own})
-    return pd.DataFrame(table)
-
-
-def threshold_summary(curves: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """What each detector's own threshold makes of sizes, and what the threshold of the least area error would, of those
-    that find at least half as much; ``spread_there``, between its quartiles, is what no single threshold takes away.
-    """
-    rows = []
-    for name, curve in curves.items():
-        own = curve[curve["own"]].iloc[0]
-        fair = curve[(curve["n_found"] >= own["n_found"] / 2) & curve["area_error"].notna()]
-        best = fair.loc[fair["area_error"].abs().idxmin()] if len(fair) else own
-        kept = ["n", "found", "area_error", "area_error_low", "area_error_high", "length_error"]
-        row = {"detector": name, **own[kept].to_dict(), "least_area_error": best["area_error"]}
-        row |= {"found_there": best["found"], "spread_there": best["area_error_high"] - best["area_error_low"]}
-        rows.append(row)
-    return pd.DataFrame(rows)
+    found = pd.DataFrame(errors, columns=["threshold", "area_error", "length_error"], dtype=float).groupby("threshold")
+    table = pd.DataFrame({"threshold": thresholds, "n": n_true}).set_index("threshold")
+    table["n_found"] = found.size().reindex(thresholds, fill_value=0)
+    table["found"] = table["n_found"] / n_true
+    for name in ("area_error", "length_error"):
+        for end, share in (("", 0.5), ("_low", 0.25), ("_high", 0.75)):
+            table[f"{name}{end}"] = found[name].quantile(share)
+    return table.reset_index().assign(unit=size.unit, own=np.array(thresholds) == own)
 
 
 # --------------------------------------------------------------------------------------------------------------- export
-
-
-def write_annotated(
-    measured: MeasuredPhotos, table: pd.DataFrame, verdicts: pd.DataFrame, folder: Path, *, n_most: int
-) -> list[Path]:
-    """Write ``folder/<path of the photo>.jpg`` of photos with defects: those that fail first, then the largest defect.
-
-    A folder of that name is replaced as a whole. ``table``: the measured one with ``severity``.
-    """
-    by_photo = verdicts.set_index("image_path")
-    largest = table.groupby("image_path")["area"].max().rename("largest")
-    order = by_photo.join(largest, how="inner").sort_values(["n_failed", "largest"], ascending=False).index[:n_most]
-    return _write_pictures(folder, order, lambda name: annotated_photo(measured, table, verdicts, name), ".jpg")
 
 
 def annotated_photo(
@@ -246,8 +214,8 @@ def write_measurements(
     write_json({**about, **head, "photos": photos}, folder / "sizes.json")
     names = measured.photos["image_path"]
     coco = coco_of_defects(((name, measured.labels(name)) for name in names), table.astype({"severity": "str"}))
-    if measured.calibration.board is not None:
-        _write_pictures(folder / "rectified", names, measured.picture)
+    if measured.calibration.maps is not None:
+        write_pictures(folder / "rectified", names, measured.picture)
         coco["info"] = {"description": "outlines of the rectified photos in rectified/"}
     write_json(coco, folder / "defects.coco.json")
 
@@ -259,19 +227,17 @@ def coco_of_defects(photos: Iterable[tuple[str, np.ndarray]], table: pd.DataFram
     """
     names = sorted(table["defect_type"].unique())
     categories = [{"id": number, "name": name, "supercategory": "defect"} for number, name in enumerate(names, 1)]
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    rows_of = dict(list(table.groupby("image_path", sort=False)))
-    for path, labels in photos:
+    rows_of, images, annotations = dict(list(table.groupby("image_path", sort=False))), [], []
+    for image_id, (path, labels) in enumerate(photos, start=1):
         height, width = labels.shape
-        images.append({"id": len(images) + 1, "file_name": str(path), "height": height, "width": width})
-        for _, row in rows_of.get(path, table.iloc[:0]).iterrows():
+        images.append({"id": image_id, "file_name": str(path), "height": height, "width": width})
+        for row in rows_of[path].to_dict("records") if path in rows_of else []:
             annotation = {
                 "id": len(annotations) + 1,
-                "image_id": len(images),
+                "image_id": image_id,
                 "category_id": names.index(row["defect_type"]) + 1,
                 "segmentation": _segmentation(labels == row["defect"]),
-                "bbox": [int(row[f"bbox_{side}"]) for side in ("x", "y", "width", "height")],
+                "bbox": [row[f"bbox_{side}"] for side in ("x", "y", "width", "height")],
                 "area": int(row["area_px"]),
                 "iscrowd": 0,
             }
@@ -291,9 +257,10 @@ def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return json.loads(rows.to_json(orient="records", double_precision=10))
 
 
-def _write_pictures(
+def write_pictures(
     folder: Path, image_paths: Sequence[str], picture: Callable[[str], np.ndarray], suffix: str = ""
 ) -> list[Path]:
+    """Write ``picture(path)`` as ``folder/<path><suffix>`` of each path; an older folder is replaced as a whole."""
     # without the dots at a path's start, which lead out of the dataset's folder
     files = {path: path.lstrip("./") + suffix for path in image_paths}
 

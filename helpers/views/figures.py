@@ -69,14 +69,13 @@ def recall_and_alarms(
 ) -> Figure:
     """Shares of defects found and of good ones called defect, row by row, with intervals and counts.
 
-    ``points`` has ``recall`` and ``false_alarm``, both with ``_low`` and ``_high``, and counts: ``found`` of
-    ``n_test_abnormal``, ``false_alarms`` of ``n_test_normal``.
+    ``points`` has the columns of `helpers.analysis.comparison.decision_rates`.
     """
     figure = new_figure(1.7 + 0.46 * len(points), note)
     panels = figure.subplots(1, 2, sharey=True)
     shown = (
-        ("recall", "found", "n_test_abnormal", GREEN, f"Defect {unit} found"),
-        ("false_alarm", "false_alarms", "n_test_normal", ORANGE, f"Good {unit} called defect"),
+        ("recall", "found", "n_abnormal", GREEN, f"Defect {unit} found"),
+        ("false_alarm", "false_alarms", "n_normal", ORANGE, f"Good {unit} called defect"),
     )
     for axis, (rate, count, total, colour, title) in zip(panels, shown, strict=True):
         counts = zip(points[count], points[total], points[rate].notna(), strict=True)
@@ -93,14 +92,14 @@ def pod_figure(
     """A POD curve (`fit_pod`, `pod_curve`, `pod_bins`): bounds, sizes, every hit and miss, and shares by bin."""
     axis = new_figure(4.6, note).subplots()
     what = f"{fit.measure.replace('_', ' ')} of the defect ({fit.unit}, log scale)"
-    title = f"Probability of detection{f' of {shorten(model, 40)}' if model else ''} (n={fit.n} defects)"
+    title = f"Probability of detection{f' of {shorten(model, 40)}' if model else ''} (n={len(fit.sizes)} defects)"
     named = {"xlabel": what, "ylabel": "defects found", "title": title, "xscale": "log", "ylim": (-0.06, 1.06)}
     named["xlim"] = (fit.sizes.min() / 1.08, fit.sizes.max() * 1.08)
     curves({"fitted curve": curve}, "size", "pod", band=("low", "high"), axis=axis, **named)
     axis.collections[0].set_label("bounds, each one-sided at 95 %")
     for agrees, colour, words in ((True, BLACK, ""), (False, VERMILLION, ": curve disagrees")):
         rows = bins[bins["agrees"] == agrees]
-        errors = [(rows["recall"] - rows["low"]).clip(lower=0), (rows["high"] - rows["recall"]).clip(lower=0)]
+        errors = np.maximum([rows["recall"] - rows["recall_low"], rows["recall_high"] - rows["recall"]], 0)
         look = {"fmt": "o", "color": colour, "label": f"share found by bin{words}\n(Wilson 95 %)"}
         if len(rows):
             axis.errorbar(np.sqrt(rows["size_low"] * rows["size_high"]), rows["recall"], errors, **look)
