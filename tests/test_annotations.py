@@ -312,6 +312,15 @@ def test_files_made_for_another_size(put):
     assert told(put(there)) == [("error", "annotation-size")] and list(types(put())) == ["a.png"]
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_photo_beyond_the_limit_of_pillow_is_a_finding(put, monkeypatch, layout):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH)
+    table = put(
+        files(layout, big=("dent",), small=("dent",)) | {"big.png": np.zeros((2 * HEIGHT, 3 * WIDTH), np.uint8)}
+    )
+    assert list(types(table)) == ["small.png"] and told(table) == [("error", "too-large")]
+
+
 @pytest.mark.parametrize("layout", ["labelme", "voc"])
 def test_other_encodings(put, layout):
     label, suffix = "\u5212\u75d5", LAYOUTS[layout]

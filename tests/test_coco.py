@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import SHARED
-from PIL import Image
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
 from readers import HEIGHT, WIDTH, boxes, codes, columns, photos, read, types, write
 
 from helpers import check_dataset, read_dataset
@@ -21,6 +21,7 @@ CAR_DAMAGE = SHARED / "data" / "car_damage_coco"
 SQUARE = [2, 3, 7, 3, 7, 6, 2, 6]  # x 2 to 7, y 3 to 6: 5 x 3 pixels
 OTHER = [10, 10, 14, 10, 14, 12, 10, 12]
 CATEGORIES = [{"id": 1, "name": "scratch"}, {"id": 2, "name": "dent"}]
+ROBOFLOW = "{}/_annotations.coco.json"
 
 
 def annotation(number: int, image, segmentation, category=1, **more) -> dict:
@@ -33,14 +34,19 @@ def coco(names: list[str], annotations: list[dict], **more) -> dict:
     return {"images": images, "annotations": annotations, "categories": list(CATEGORIES), **more}
 
 
-def dataset(root: Path, names: list[str], annotations: list[dict], file: str = "_annotations.coco.json", **more):
-    """A COCO file with its photos beside it."""
-    folder = Path(file).parent
-    return write(root, {file: coco(names, annotations, **more), **photos(*(str(folder / name) for name in names))})
-
-
 def drawn(table, row: int = 0) -> np.ndarray:
     return read_mask(table["mask_path"][row])
+
+
+@pytest.fixture
+def put(tmp_path):
+    """``put(names, annotations, file, **more)``: root of a dataset with a COCO file more and its photos beside it."""
+
+    def put(names: list[str], annotations: list[dict], file: str = "_annotations.coco.json", **more) -> Path:
+        beside = photos(*(str(Path(file).parent / name) for name in names))
+        return write(tmp_path / "set", {file: coco(names, annotations, **more), **beside})
+
+    return put
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing
@@ -49,7 +55,6 @@ def drawn(table, row: int = 0) -> np.ndarray:
 @pytest.mark.parametrize(
     ("segmentation", "expected"),
     [
-        ([SQUARE], boxes((3, 6, 2, 7))),
         ([SQUARE, OTHER], boxes((3, 6, 2, 7), (10, 12, 10, 14))),
         # centres decide: 2.4 keeps column 2 (centre 2.5), 6.6 keeps column 6
         ([[2.4, 3.4, 6.6, 3.4, 6.6, 5.6, 2.4, 5.6]], boxes((3, 6, 2, 7))),
@@ -63,30 +68,27 @@ def drawn(table, row: int = 0) -> np.ndarray:
         ([[-0.3, -0.3, 30.4, -0.3, 30.4, 20.4, -0.3, 20.4]], boxes((0, 20, 0, 30))),  # a hair beyond the border
     ],
 )
-def test_polygons_have_the_pixels_whose_centres_they_hold(tmp_path, segmentation, expected):
-    table = read(dataset(tmp_path / "set", ["a.png"], [annotation(1, 0, segmentation)]))
+def test_polygons_have_the_pixels_whose_centres_they_hold(put, segmentation, expected):
+    table = read(put(["a.png"], [annotation(1, 0, segmentation)]))
     assert table.attrs["layout"] == "coco" and codes(table) == []
     assert np.array_equal(drawn(table), expected)
 
 
-def test_run_lengths_of_a_crowd(tmp_path):
+def test_run_lengths_of_a_crowd(put):
     truth = np.random.default_rng(3).random((HEIGHT, WIDTH)) < 0.4  # full of holes
     counts = coco_mask.encode(np.asfortranarray(truth.astype(np.uint8)))["counts"].decode()
-    rle = {"size": [HEIGHT, WIDTH], "counts": counts}
-    root = dataset(tmp_path / "set", ["a.png"], [annotation(1, 0, rle, iscrowd=1)], "result.json")
+    root = put(["a.png"], [annotation(1, 0, {"size": [HEIGHT, WIDTH], "counts": counts}, iscrowd=1)], "result.json")
     assert np.array_equal(drawn(read(root)), truth)
     (photo,) = read_instances(root)
     assert photo.crowd == [True] and np.array_equal(photo.instance_masks()[0], truth)
 
 
-def test_a_photo_has_the_masks_of_all_its_annotations_and_their_categories(tmp_path):
+def test_a_photo_has_the_masks_of_all_its_annotations_and_their_categories(put):
     marks = [annotation(1, 0, [SQUARE], 1), annotation(2, 0, [OTHER], 2), annotation(3, 0, [[20, 0, 22, 0, 22, 2]], 1)]
-    root = dataset(tmp_path / "set", ["a.png", "b.png", "c.png"], [*marks, annotation(4, 1, [SQUARE], 2)], "x.json")
+    root = put(["a.png", "b.png", "c.png"], [*marks, annotation(4, 1, [SQUARE], 2)], "x.json")
     table = read(root)
     assert list(types(table).values()) == ["dent+scratch", "dent", "good"] and table["mask_path"][2] == ""
     assert drawn(table)[boxes((3, 6, 2, 7), (10, 12, 10, 14))].all()
-    stored = Image.open(table["mask_path"][0])
-    assert stored.mode == "L" and sorted(set(stored.get_flattened_data())) == [0, 255]
     assert set(table["split"]) == {""} and table.attrs["published_split"] is False
     photo, *_, empty = read_instances(root)
     assert (photo.image_path, photo.size) == (root / "a.png", (HEIGHT, WIDTH))
@@ -96,11 +98,10 @@ def test_a_photo_has_the_masks_of_all_its_annotations_and_their_categories(tmp_p
 
 
 @pytest.mark.parametrize("far", [3, 1e5])
-def test_what_reaches_beyond_the_picture_is_cut_off(tmp_path, far):
+def test_what_reaches_beyond_the_picture_is_cut_off(put, far):
     polygon = [-far, 15, 5, 15, 5, 20 + far, -far, 20 + far]
-    # half plane y > x, from -1e5 to 1e5: its slope is kept
-    half = [-1e5, -1e5, 1e5, 1e5, -1e5, 1e5]
-    table = read(dataset(tmp_path / "set", ["a.png", "b.png"], [annotation(1, 0, [polygon]), annotation(2, 1, [half])]))
+    half = [-1e5, -1e5, 1e5, 1e5, -1e5, 1e5]  # y > x
+    table = read(put(["a.png", "b.png"], [annotation(1, 0, [polygon]), annotation(2, 1, [half])]))
     assert codes(table) == [("warning", "clipped")] * 2 and table.attrs["findings"][0]["path"] == "a.png"
     assert np.array_equal(drawn(table), boxes((15, 20, 0, 5)))
     down, along = np.mgrid[:HEIGHT, :WIDTH]
@@ -110,32 +111,26 @@ def test_what_reaches_beyond_the_picture_is_cut_off(tmp_path, far):
 # ----------------------------------------------------------------------------------------------------- where files lie
 
 
-def test_roboflow_folders_are_the_published_split_copies_share_a_group_and_a_lone_folder_is_no_split(tmp_path):
-    names = {"train": ["p1_png.rf.0a.png", "p1_png.rf.0b.png"], "valid": ["p1_png.rf.0c.png", "q.png"], "test": []}
-    for split, those in names.items():
-        root = dataset(tmp_path / "set", those, [], f"{split}/_annotations.coco.json")
-    table = read(root)
+def test_roboflow_folders_are_the_published_split_copies_share_a_group_and_a_lone_folder_is_no_split(put, tmp_path):
+    root = put(["p1_png.rf.0a.png", "p1_png.rf.0b.png"], [], ROBOFLOW.format("train"))
+    assert read(root)["split"].tolist() == ["", ""] and read(root).attrs["published_split"] is False
+    put(["p1_png.rf.0c.png", "q.png"], [], ROBOFLOW.format("valid"))
+    table = read(put([], [], ROBOFLOW.format("test")))
     assert table["split"].tolist() == ["train", "train", "val", "val"] and table.attrs["published_split"] is True
     assert table["group"].tolist() == ["p1_png"] * 3 + ["valid/q.png"]
     assert "group-leak" in set(check_dataset(table)["code"])
-    table = read(dataset(tmp_path / "lone", ["a.png"], [annotation(1, 0, [SQUARE])], "train/_annotations.coco.json"))
-    assert table["split"].tolist() == [""] and table.attrs["published_split"] is False
 
 
 @pytest.mark.parametrize(
     ("file", "photo", "name"),
     [
-        ("annotations/instances_default.json", "images/a.png", "a.png"),  # CVAT
-        ("annotations/instances_default.json", "images/default/a.png", "a.png"),
+        ("annotations/instances_default.json", "images/default/a.png", "a.png"),  # CVAT
         ("annotations/instances_train2017.json", "train2017/a.png", "a.png"),  # COCO
-        ("result.json", "images/a.png", "images/a.png"),  # Label Studio
-        ("result.json", "images/a.png", "images\\a.png"),  # the same, exported on Windows
+        ("result.json", "images/a.png", "images\\a.png"),  # Label Studio on Windows
         ("result.json", "images/a.png", "../../label-studio/data/media/upload/3/a.png"),
         ("labels.json", "data/a.png", "a.png"),  # FiftyOne
         ("result.json", "images/a b.png", "/data/local-files/?d=line/images/a%20b.png"),
-        ("labels.json", "pictures/a.png", "a.png"),
-        ("labels.json", "raw/2026/a.png", "a.png"),
-        ("exports/b.json", "photos/a.png", "a.png"),
+        ("exports/b.json", "raw/2026/a.png", "a.png"),
     ],
 )
 def test_exports_of_other_tools_and_names_of_other_machines(tmp_path, file, photo, name):
@@ -151,16 +146,16 @@ def test_several_files_in_one_folder_that_name_their_splits(tmp_path):
     assert columns(table, "split") == {"images/train/a.png": "train", "images/val/a.png": "val"}
 
 
-def test_several_files_have_to_be_chosen_from(tmp_path):
+def test_several_files_have_to_be_chosen_from(put):
     for split in ("train", "val"):
         for kind, marks in (("damage", [annotation(1, 0, [SQUARE])]), ("parts", [])):
-            root = dataset(tmp_path / "set", [f"{split}.png"], marks, f"{split}/{kind}_{split}.json")
+            root = put([f"{split}.png"], marks, f"{split}/{kind}_{split}.json")
     with pytest.raises(LayoutError, match=r"annotations='damage_\{split\}.json'"):
         read(root)
     for pattern, labels in (("damage_{split}.json", [1, 1]), ("parts_*", [0, 0]), ("train/damage_train.json", [1])):
         table = read(root, annotations=pattern)
         assert table["label_index"].tolist() == labels
-    assert ("warning", "photos-not-annotated") in codes(table)
+    assert codes(table) == [("warning", "photos-not-annotated")]
     with pytest.raises(LayoutError, match="train/damage_train.json"):
         read(root, annotations="nothing.json")
 
@@ -178,87 +173,58 @@ def test_several_files_have_to_be_chosen_from(tmp_path):
 def test_a_file_that_is_not_coco_is_an_error(tmp_path, text):
     with pytest.raises(LayoutError, match=str(tmp_path)):
         read_dataset(write(tmp_path, {"a.json": text}), layout="coco")
-    write(tmp_path, {"a.png": None, "a.json": '{"images": 3}'})
-    with pytest.raises(LayoutError, match="no layout that is known"):
-        read_dataset(tmp_path)
 
 
-def test_a_photo_folder_can_be_named(tmp_path):
-    root = tmp_path / "set"
-    write(root, {"labels.json": coco(["a.png", "b.png"], [annotation(1, 1, [SQUARE])])})
-    write(root, photos("raw/a.png", "raw/b.png", "other/b.png"))
+def test_a_photo_folder_can_be_named(put, tmp_path):
+    content = coco(["a.png", "b.png"], [annotation(1, 1, [SQUARE])])
+    root = write(tmp_path / "set", {"labels.json": content, **photos("raw/a.png", "raw/b.png", "other/b.png")})
     table = read(root)
     assert ("error", "ambiguous-name") in codes(table) and table["label_index"].tolist() == [0]
     assert types(read(root, image_dir="raw")) == {"raw/a.png": "good", "raw/b.png": "scratch"}
     with pytest.raises(FileNotFoundError, match="image_dir"):
         read(root, image_dir="nowhere")
     for split in ("train", "test"):
-        file = {f"{split}/_annotations.coco.json": coco(["a.png"], [annotation(1, 0, [SQUARE])])}
-        write(tmp_path / "splits", {**file, f"{split}/pictures/a.png": None})
+        content = coco(["a.png"], [annotation(1, 0, [SQUARE])])
+        write(tmp_path / "splits", {ROBOFLOW.format(split): content, f"{split}/pictures/a.png": None})
     for options in ({}, {"image_dir": "pictures"}):
         table = read(tmp_path / "splits", **options)
         assert table["split"].tolist() == ["test", "train"] and codes(table) == []
 
 
-# -------------------------------------------------------------------------------------------------- objects or defects
-
-
-def test_objects_that_are_no_defects(tmp_path):
+def test_objects_that_are_no_defects_and_a_category_called_ok(put):
     kinds = ({"defect_type": "good"}, {"defect_type": "crack"}, {})
     marks = [annotation(i, i, [SQUARE], **kind) for i, kind in enumerate(kinds)]
-    table = read(dataset(tmp_path / "set", ["a.png", "b.png", "c.png"], marks), objects_are_defects=False)
+    categories = [{"id": 1, "name": "OK"}, {"id": 2, "name": "dent"}]
+    root = put(["a.png", "b.png", "c.png"], [*marks, annotation(9, 2, [OTHER], 2)], categories=categories)
+    table = read(root, objects_are_defects=False)
     assert list(types(table).values()) == ["good", "crack", "good"] and set(table["mask_path"]) == {""}
     with pytest.raises(ValueError, match="objects_are_defects"):
-        read(tmp_path / "set", objects_are_defects="no")
-
-
-def test_a_category_called_ok_marks_no_defect(tmp_path):
-    categories = [{"id": 1, "name": "OK"}, {"id": 2, "name": "dent"}]
-    marks = [annotation(1, 0, [SQUARE]), annotation(2, 1, [SQUARE]), annotation(3, 1, [[9, 9, 12, 9, 12, 12]], 2)]
-    table = read(dataset(tmp_path / "set", ["a.png", "b.png"], marks, categories=categories))
-    assert list(types(table).values()) == ["good", "dent"] and not drawn(table, 1)[3:6, 2:7].any()
-
-
-@pytest.mark.parametrize("name", ["nuts", "mesh"])
-def test_built_in_datasets_are_still_mvtec_and_their_coco_files_agree_with_their_masks(tmp_path, name):
-    from helpers.pictures.datasets import draw_dataset
-
-    counts = {"n_train": 1, "n_test_normal": 1, "n_test_per_defect": 1, "image_size": 96}
-    root = draw_dataset(name, tmp_path, n_frames=2, **counts)
-    mvtec = read_dataset(root)
-    assert mvtec.attrs["layout"] == "mvtec"
-    coco_table = read(root, layout="coco").set_index("image_path")
-    for row in mvtec[mvtec["label_index"] == 1].itertuples():
-        assert coco_table.loc[row.image_path, "defect_type"] == row.defect_type
-        truth, other = read_mask(row.mask_path), read_mask(coco_table.loc[row.image_path, "mask_path"])
-        # two ways to decide which pixels of the border belong to a polygon
-        assert (truth & other).sum() / (truth | other).sum() > 0.7
+        read(root, objects_are_defects="no")
+    table = read(root)
+    assert list(types(table).values()) == ["good", "good", "dent"]
+    assert np.array_equal(drawn(table, 2), boxes((10, 12, 10, 14)))
 
 
 # ------------------------------------------------------------------------------------------------------------ the cache
 
 
-def test_masks_are_drawn_once_and_again_when_the_annotation_changes(tmp_path):
+def test_masks_are_drawn_once_and_again_when_the_annotation_changes(put, tmp_path, monkeypatch):
     for split in ("train", "test"):
-        file = f"{split}/_annotations.coco.json"
-        root = dataset(tmp_path / "set", ["a.png"], [annotation(1, 0, [SQUARE])], file)
+        root = put(["a.png"], [annotation(1, 0, [SQUARE])], ROBOFLOW.format(split))
     first = read(root)["mask_path"]
     assert first.nunique() == 2, "of photos of one name"
     times = [Path(path).stat().st_mtime_ns for path in first]
     again = read(root)["mask_path"]
     assert again.tolist() == first.tolist() and [Path(path).stat().st_mtime_ns for path in again] == times
-    dataset(root, ["a.png"], [annotation(1, 0, [[0, 0, 4, 0, 4, 4, 0, 4]])], "test/_annotations.coco.json")
+    put(["a.png"], [annotation(1, 0, [[0, 0, 4, 0, 4, 4, 0, 4]])], ROBOFLOW.format("test"))
     table = read(root)
     assert table["mask_path"][0] != first[0] and table["mask_path"][1] == first[1]
     assert np.array_equal(drawn(table), boxes((0, 4, 0, 4)))
     assert not list(root.rglob("*mask*")), "nothing is written into the dataset"
-
-
-def test_the_default_cache_is_in_the_artifacts(tmp_path, monkeypatch):
     monkeypatch.setattr("helpers.paths.PROJECT_ROOT", tmp_path / "project")
-    table = read_dataset(dataset(tmp_path / "set", ["a.png"], [annotation(1, 0, [SQUARE])]))
-    mask = Path(table["mask_path"][0])
-    assert mask.parent.parent == tmp_path / "project" / "artifacts" / ".masks" and mask.parent.name.startswith("set-")
+    table = read_dataset(root)
+    folder = Path(table["mask_path"][0]).parent
+    assert folder.parent == tmp_path / "project" / "artifacts" / ".masks" and folder.name.startswith("set-")
     assert "outside-root" not in set(check_dataset(table)["code"]), "the cache is as it should be"
     table.loc[0, "mask_path"] = str(write(tmp_path, {"x.png": boxes((3, 6, 2, 7))}) / "x.png")
     assert "outside-root" in set(check_dataset(table)["code"])
@@ -267,12 +233,12 @@ def test_the_default_cache_is_in_the_artifacts(tmp_path, monkeypatch):
 # -------------------------------------------------------------------------------------------------------- broken files
 
 
-def broken(tmp_path, annotations, *, names=("a.png", "b.png"), change=None):
+def broken(tmp_path, annotations, *, change=None):
     """Table of a file with a sound photo b.png, whose content ``change`` may spoil before it is read."""
-    content = coco(list(names), [*annotations, annotation(99, 1, [SQUARE])])
+    content = coco(["a.png", "b.png"], [*annotations, annotation(99, 1, [SQUARE])])
     if change is not None:
         change(content)
-    table = read(write(tmp_path / "set", {"x.json": content, **photos(*names)}))
+    table = read(write(tmp_path / "set", {"x.json": content, **photos("a.png", "b.png")}))
     mask = columns(table, "mask_path")["b.png"]
     assert np.array_equal(read_mask(mask), boxes((3, 6, 2, 7))), "the sound photo is read"
     return table
@@ -286,22 +252,17 @@ SIZE = [HEIGHT, WIDTH]
     ("segmentation", "code"),
     [
         ([[40, 5, 50, 5, 50, 9, 40, 9]], "outside"),
-        ([[-9, 5, -1, 5, -1, 9]], "outside"),
         ([LINE], "no-area"),
         ([[2.1, 2.1, 2.2, 2.1, 2.2, 2.2]], "no-area"),
-        ([[2, 2, 5, 5]], "too-few-points"),
+        ([LINE, [2, 2, 5, 5]], "no-area"),
         ([[]], "too-few-points"),
-        ([[2, 2, 5, 5, 9]], "invalid-polygon"),
         ([["x", "y", "z", 1, 2, 3]], "invalid-polygon"),
         ([[2, 2, float("nan"), 5, 9, 1]], "invalid-polygon"),
-        ([[2, 2, 1e300, 5, 9, 1]], "invalid-polygon"),
+        ([LINE, [2, 2, 5, 5, 9]], "invalid-polygon"),
         ("2,2,5,5", "invalid-polygon"),
         ([], "invalid-polygon"),  # and no box
         ({"size": [5, 5], "counts": [25]}, "invalid-rle"),
         ({"size": SIZE, "counts": [500, 500]}, "invalid-rle"),
-        ({"size": SIZE, "counts": [-5, 605]}, "invalid-rle"),
-        ({"size": SIZE, "counts": "\u00e9!?"}, "invalid-rle"),
-        ({"size": SIZE}, "invalid-rle"),
         ({"size": SIZE, "counts": [600]}, "no-area"),
     ],
 )
@@ -314,17 +275,18 @@ def test_outlines_that_cannot_be_drawn(tmp_path, segmentation, code):
     assert [photo.image_path.name for photo in read_instances(tmp_path / "set")] == ["b.png"]
 
 
-@pytest.mark.parametrize("part", [LINE, [1, 1, 2, 2]])
-def test_a_part_of_no_area_beside_a_sound_one_is_a_warning(tmp_path, part):
+@pytest.mark.parametrize(
+    ("part", "severity", "code"),
+    [
+        (LINE, "warning", "no-area"),
+        ([1, 1, 2, 2], "warning", "too-few-points"),
+        ([1, 1, 2], "error", "invalid-polygon"),
+        ([4, 4, 6, 4, 6, 5, 4, 5], "warning", "part-inside-part"),  # COCO has no holes
+    ],
+)
+def test_a_part_beside_a_sound_one(tmp_path, part, severity, code):
     table = broken(tmp_path, [annotation(1, 0, [part, SQUARE])])
-    assert [severity for severity, _ in codes(table)] == ["warning"]
-    assert np.array_equal(drawn(table), boxes((3, 6, 2, 7)))
-
-
-def test_a_part_inside_another_is_no_hole(tmp_path):
-    table = broken(tmp_path, [annotation(1, 0, [[2, 2, 10, 2, 10, 10, 2, 10], [4, 4, 6, 4, 6, 6, 4, 6]])])
-    assert codes(table) == [("warning", "part-inside-part")]
-    assert np.array_equal(drawn(table), boxes((2, 10, 2, 10)))
+    assert codes(table) == [(severity, code)] and np.array_equal(drawn(table), boxes((3, 6, 2, 7)))
 
 
 def added(key: str, *entries):
@@ -333,32 +295,27 @@ def added(key: str, *entries):
 
 GONE = {"id": 5, "file_name": "gone.png", "height": HEIGHT, "width": WIDTH}
 SIZED = [{"id": 0, "file_name": "a.png", "height": 2 * HEIGHT, "width": 2 * WIDTH}, {"id": 1, "file_name": "b.png"}]
+UNKNOWN = "error unknown-category, error photo-left-out"
 
 
 @pytest.mark.parametrize(
     ("marks", "change", "expected", "kept"),
     [
-        ([annotation(1, 0, [SQUARE], 77)], None, "error unknown-category, error photo-left-out", "b"),
-        ([annotation(1, 0, [SQUARE], [1])], None, "error unknown-category, error photo-left-out", "b"),
+        ([annotation(1, 0, [SQUARE], 77)], None, UNKNOWN, "b"),
+        ([annotation(1, 0, [SQUARE], [1])], None, UNKNOWN, "b"),
         ([annotation(1, 55, [SQUARE])], None, "error unknown-photo", "a b"),
         # {} may be any photo, so none without annotations is known to be normal
         ([annotation(2, {}, [SQUARE])], None, "error unknown-photo, error photo-left-out", "b"),
+        ([], added("annotations", None), "error unknown-photo, error photo-left-out", "b"),
         ([annotation(7, 5, [SQUARE])], added("images", GONE), "error missing-photo", "a b"),
         ([], added("images", GONE | {"file_name": "../secret.png"}), "error missing-photo", "a b"),
-        ([], added("images", {"id": 3}), "error invalid-photo", "a b"),
-        (
-            [],
-            added("images", {"file_name": "c.png"}, "c.png", {"id": [], "file_name": "c"}),
-            "error invalid-photo",
-            "a b",
-        ),
-        ([], added("annotations", None), "error unknown-photo, error photo-left-out", "b"),
+        ([], added("images", {"id": 3}, "c", {"id": [], "file_name": "c"}), "error invalid-photo", "a b"),
         ([], added("categories", "dent", {"id": 2, "name": "again"}), "", "a b"),
         # an id of two names is neither
         (
             [annotation(1, 0, [SQUARE], 3)],
             added("categories", {"id": 3, "name": "ok"}, {"id": "3", "name": "crack"}),
-            "error unknown-category, error photo-left-out",
+            UNKNOWN,
             "b",
         ),
         # a sound object beside a broken defect does not make a photo normal
@@ -370,12 +327,7 @@ SIZED = [{"id": 0, "file_name": "a.png", "height": 2 * HEIGHT, "width": 2 * WIDT
         ),
         ([annotation(1, 0, [SQUARE])], lambda content: content.update(images=SIZED), "error annotation-size", "b"),
         ([], lambda content: content["images"][0].pop("height"), "", "a b"),
-        (
-            [annotation(1, 0, [SQUARE])],
-            added("images", {"id": 0, "file_name": "b.png"}),
-            "error duplicate-photo-id",
-            "b",
-        ),
+        ([], added("images", {"id": 0, "file_name": "b.png"}), "error duplicate-photo-id", "b"),
         ([], added("images", {"id": 0, "file_name": "a.png"}), "", "a b"),
     ],
 )
@@ -386,21 +338,18 @@ def test_what_is_broken_is_a_finding(tmp_path, marks, change, expected, kept):
     assert list(types(table)) == [f"{name}.png" for name in kept.split()]
 
 
-def test_a_photo_that_is_listed_twice_is_one_row(tmp_path):
+def test_photos_and_annotations_that_are_listed_twice(tmp_path, put):
     def change(content):
         content["images"].append({**content["images"][0], "id": 8})
         content["annotations"].append(annotation(3, 8, [OTHER], 2))
 
-    table = broken(tmp_path, [annotation(1, 0, [SQUARE])], change=change)
-    assert codes(table) == [] and list(types(table).values()) == ["dent+scratch", "scratch"]
-
-
-def test_duplicate_annotation_ids(tmp_path):
     same = annotation(1, 0, [SQUARE])
-    table = broken(tmp_path, [same, dict(same), annotation(1, 0, [OTHER])])
-    assert np.array_equal(drawn(table), boxes((3, 6, 2, 7), (10, 12, 10, 14)))
+    table = broken(tmp_path, [same, dict(same)], change=change)
+    assert codes(table) == [] and list(types(table).values()) == ["dent+scratch", "scratch"]
     counts = [len(photo.categories) for photo in read_instances(tmp_path / "set")]
     assert counts == [2, 1], "the copy is no object of its own"
+    table = read(put(["../a.png"], [annotation(1, 0, [OTHER], 2)], "test/labels.json"))
+    assert codes(table) == [("error", "photo-listed-twice")] and len(table) == 2
 
 
 @pytest.mark.parametrize(
@@ -415,31 +364,18 @@ def test_ids_that_differ_in_type_only_are_one(tmp_path, photo, image, named, cat
     assert codes(table) == [] and types(table) == {"a.png": "dent", "b.png": "good"}
 
 
-@pytest.mark.parametrize("image", ["a.png", None, True, 1e300, "a"])
-def test_annotations_whose_photo_cannot_be_known_leave_no_photo_normal(tmp_path, image):
+@pytest.mark.parametrize("image", ["a.png", None, True, 1e300])
+def test_annotations_whose_photo_cannot_be_known_leave_no_photo_normal(put, image):
     with pytest.raises(LayoutError):
-        read(dataset(tmp_path / "set", ["a.png", "b.png"], [annotation(7, image, [SQUARE])]))
+        read(put(["a.png", "b.png"], [annotation(7, image, [SQUARE])]))
 
 
-def test_files_that_disagree_whether_a_photo_is_normal(tmp_path):
-    root = dataset(tmp_path / "set", ["a.png", "b.png"], [], "train/labels.json")
-    write(root, {"test/labels.json": coco(["../train/a.png"], [annotation(1, 0, [SQUARE])])})
-    table = read(root)
-    assert codes(table) == [("error", "photo-listed-twice")]
-    assert types(table) == {"train/a.png": "scratch", "train/b.png": "good"}
-
-
-def test_boxes_without_outlines_give_no_mask(tmp_path):
-    table = broken(tmp_path, [annotation(1, 0, [], bbox=[2, 3, 5, 3])])
-    assert codes(table) == [("warning", "boxes-only")]
-    assert columns(table, "label_index", "mask_path")["a.png"] == (1, "")
-    assert [photo.image_path.name for photo in read_instances(tmp_path / "set")] == ["b.png"]
-
-
-def test_photos_that_no_file_lists_are_left_out(tmp_path):
+def test_boxes_without_outlines_give_no_mask_and_unlisted_photos_are_left_out(tmp_path):
     write(tmp_path / "set", {"new.png": None})
-    table = broken(tmp_path, [])
-    assert codes(table) == [("warning", "photos-not-annotated")] and list(types(table)) == ["a.png", "b.png"]
+    table = broken(tmp_path, [annotation(1, 0, [], bbox=[2, 3, 5, 3])])
+    assert codes(table) == [("warning", "boxes-only"), ("warning", "photos-not-annotated")]
+    assert columns(table, "label_index", "mask_path")["a.png"] == (1, "") and len(table) == 2
+    assert [photo.image_path.name for photo in read_instances(tmp_path / "set")] == ["b.png"]
 
 
 # --------------------------------------------------------------------------------------------------------- real photos
@@ -447,20 +383,12 @@ def test_photos_that_no_file_lists_are_left_out(tmp_path):
 
 @pytest.mark.skipif(not CAR_DAMAGE.is_dir(), reason=f"{CAR_DAMAGE} is not there: real photos are not part of it")
 def test_car_damage(tmp_path):
-    options = {"mask_cache": tmp_path}
-    with pytest.raises(LayoutError, match=r"annotations='COCO_mul_\{split}_annos.json'"):
-        read_dataset(CAR_DAMAGE, **options)
-    table = read_dataset(CAR_DAMAGE, annotations="COCO_{split}_annos.json", **options)
+    options = {"mask_cache": tmp_path, "annotations": "COCO_{split}_annos.json"}
+    table = read_dataset(CAR_DAMAGE, **options)
     assert table["split"].value_counts().to_dict() == {"train": 59, "val": 11}
-    assert set(table["defect_type"]) == {"damage"}
     # the 8 photos of test have no annotations: they show damage, and are not taken for good ones; img holds copies
     found = [(row["code"], row["path"]) for row in table.attrs["findings"]]
     assert found == [("photos-not-annotated", "img"), ("photos-not-annotated", "test")]
-    instances = read_instances(CAR_DAMAGE, annotations="COCO_{split}_annos.json")
-    counts = {split: sum(len(p.categories) for p in instances if p.split == split) for split in ("train", "val")}
-    assert counts == {"train": 140, "val": 24}
-    from pycocotools.coco import COCO
-
     files = COCO(CAR_DAMAGE / "val" / "COCO_val_annos.json")
     drawn_masks = table.set_index("image_path")["mask_path"]
     for number, image in files.imgs.items():

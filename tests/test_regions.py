@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from readers import columns, read, write
+from pycocotools import mask as coco_mask
 
 from helpers.analysis.regions import draw_box, draw_polygon, draw_rle, pixels_of
 
@@ -32,27 +30,16 @@ def require_sound(drawn, size: tuple[int, int]) -> None:
         assert pixels.shape == size and pixels.any()
 
 
-def packed(counts: list[int]) -> str:
-    """COCO's compressed text of run lengths (``rleToString`` in maskApi.c)."""
-    text = ""
-    for index, count in enumerate(counts):
-        value = count - counts[index - 2] if index > 2 else count
-        while True:
-            bits, value = value & 0x1F, value >> 5
-            more = value != -1 if bits & 0x10 else value != 0
-            text += chr(bits + (0x20 if more else 0) + 48)
-            if not more:
-                break
-    return text
-
-
 @given(SIZES, st.data(), st.booleans())
 @quick
 def test_run_lengths_come_back_exactly(size, data, compressed):
     mask = data.draw(st.lists(st.booleans(), min_size=size[0] * size[1], max_size=size[0] * size[1]))
     edges = np.flatnonzero(np.diff(np.array([False, *mask]).astype(int), append=0)) if any(mask) else []
     counts = np.diff([0, *edges, len(mask)]).astype(int).tolist()
-    drawn = draw_rle({"size": list(size), "counts": packed(counts) if compressed else counts}, size)
+    if compressed:
+        pixels = np.array(mask, np.uint8).reshape(size[::-1]).T
+        counts = coco_mask.encode(np.asfortranarray(pixels))["counts"].decode()
+    drawn = draw_rle({"size": list(size), "counts": counts}, size)
     require_sound(drawn, size)
     assert (drawn.code == "no-area") == (not any(mask))
     if any(mask):
@@ -96,26 +83,3 @@ def test_an_outline_without_end_is_refused():
     # each edge crosses the picture: pycocotools would take memory for all of them
     zigzag = np.stack([np.arange(400_000) % 2 * 1000.0, np.arange(400_000) / 400.0], axis=1)
     assert draw_polygon(zigzag, (1000, 1000)).code == "invalid-polygon"
-
-
-@pytest.mark.parametrize("layout", ["coco", "labelme", "voc", "yolo"])
-def test_a_photo_beyond_the_limit_of_pillow_is_a_finding(tmp_path, monkeypatch, layout):
-    shapes = [{"label": "dent", "points": [[1, 1], [9, 1], [9, 9]]}]
-    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
-    marks = [{"id": i, "image_id": i, "category_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9]]} for i in range(2)]
-    images = [{"id": i, "file_name": f"{name}.png"} for i, name in enumerate(("big", "small"))]
-    coco = {"images": images, "annotations": marks, "categories": [{"id": 1, "name": "dent"}]}
-    files = {"images/big.png": np.zeros((40, 50), np.uint8), "images/small.png": np.zeros((10, 20), np.uint8)}
-    for name in ("big", "small"):
-        files |= {
-            "labelme": {f"images/{name}.json": {"imagePath": f"{name}.png", "shapes": shapes}},
-            "voc": {f"annotations/{name}.xml": f"<annotation><object><name>dent</name>{box}</object></annotation>"},
-            "yolo": {f"labels/{name}.txt": "0 0.5 0.5 0.2 0.2"},
-            "coco": {"annotations/instances.json": coco},
-        }[layout]
-    root = write(tmp_path / "set", files)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
-    table = read(root, layout=layout)
-    assert list(columns(table, "label_index")) == ["images/small.png"]
-    errors = [(row["code"], row["path"]) for row in table.attrs["findings"] if row["severity"] == "error"]
-    assert errors == [("too-large", "images/big.png")]
