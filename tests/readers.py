@@ -81,7 +81,7 @@ def codes(table: pd.DataFrame) -> list[tuple[str, str]]:
 
 def told(table: pd.DataFrame, *severities: str) -> set[tuple[str, str]]:
     """Code and path of the findings of the check."""
-    found = check_dataset(table, near_duplicates=False)
+    found = check_dataset(table)
     return set(found.loc[found["severity"].isin(severities), ["code", "path"]].itertuples(index=False, name=None))
 
 

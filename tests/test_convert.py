@@ -581,7 +581,7 @@ def test_the_command_of_every_finding_works_on_the_dataset_that_has_it(tmp_path,
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         picture.save(root / name, **options)
     table = read_dataset(root, layout="plain")
-    findings = check_dataset(table, min_train=2, min_val=0)
+    findings = check_dataset(table)
     commands = findings[findings["fix"].str.contains("python -m ")]
     gone = {"palette", "16-bit", "cmyk", "alpha", "exif-rotation"}
     assert set(commands["code"]) == gone | {"mixed-sizes", "mixed-modes"}
@@ -593,6 +593,6 @@ def test_the_command_of_every_finding_works_on_the_dataset_that_has_it(tmp_path,
         again = read_dataset(out / "samples.csv").sort_values("source")
         assert again["split"].tolist() == table["split"].tolist()
         assert again["defect_type"].tolist() == table["defect_type"].tolist()
-        left = set(check_dataset(again, min_train=2, min_val=0)["code"])
+        left = set(check_dataset(again)["code"])
         assert not left & gone, command
         assert ("mixed-sizes" in left) == ("--size" not in words) and ("mixed-modes" in left) == ("keep" in words)

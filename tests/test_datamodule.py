@@ -323,7 +323,7 @@ def test_the_cameras_bits_can_be_stated(tmp_path, stated, highest, bits):
         return
     table = read_dataset(tmp_path)
     assert table.attrs["bit_depth"] == (bits or stated)
-    codes = set(check_dataset(table, near_duplicates=False)["code"])
+    codes = set(check_dataset(table)["code"])
     assert ("beyond-range" in codes) == (bits is None)
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from contextlib import suppress
-from functools import cache
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path, PureWindowsPath
@@ -25,6 +22,7 @@ from helpers.data.masks import is_mask_like
 from helpers.data.samples import COLUMNS, SPLITS, absolute_path
 from helpers.progress import in_threads, progress
 
+MIN_TRAIN = MIN_VAL = 20  # normal photos; with fewer a threshold cannot be promised
 MAX_PATH_LENGTH = 240
 _UNPORTABLE = re.compile(r'[<>:"|?*\\]|[ .]$')
 _GREY_MODES = ("1", "L", "LA", "La", "I")
@@ -34,11 +32,7 @@ Facts = dict[str, SimpleNamespace]
 
 
 class DatasetError(ValueError):
-    """A dataset with findings of severity ``error``; ``findings`` is the table of them."""
-
-    def __init__(self, message: str, findings: pd.DataFrame) -> None:
-        super().__init__(message)
-        self.findings = findings
+    """A dataset with findings of severity ``error``."""
 
 
 def raise_on_errors(findings: pd.DataFrame, *, limit: int = 20) -> None:
@@ -46,22 +40,11 @@ def raise_on_errors(findings: pd.DataFrame, *, limit: int = 20) -> None:
     errors = findings[findings["severity"] == "error"]
     if len(errors):
         listed = Findings("", errors.to_dict("records")).summary(limit)
-        raise DatasetError(f"The dataset has {len(errors)} error(s); fix them before training:\n{listed}", errors)
+        raise DatasetError(f"The dataset has {len(errors)} error(s); fix them before training:\n{listed}")
 
 
-def check_dataset(
-    table: pd.DataFrame,
-    *,
-    min_train: int = 20,
-    min_val: int = 20,
-    near_duplicates: bool = True,
-    workers: int | None = None,
-) -> pd.DataFrame:
+def check_dataset(table: pd.DataFrame) -> pd.DataFrame:
     """Check every photo and mask of a sample table, and the table as a whole.
-
-    Fewer normal photos in train or val than ``min_train`` and ``min_val`` are a warning, fewer than 2 in train an
-    error. ``near_duplicates``: whether to look for photos that look the same across splits. ``workers``: threads that
-    decode; default: one a core.
 
     One row a finding, errors first, then by path: ``code``, ``severity`` (error, warning, info), ``path`` (relative to
     the root where it lies inside, "" for the dataset as a whole), ``problem`` and ``fix``.
@@ -76,24 +59,23 @@ def check_dataset(
         found.note("no-photos")
         return found.table()
     _check_table(table, found)
-    _check_counts(table, min_train, min_val, found)
+    _check_counts(table, found)
     _check_paths([*table["image_path"], *table["mask_path"]], table.attrs.get("mask_cache"), found)
     remember_bit_depth(found.root, table.attrs.get("bit_depth"))
-    photos, masks = _read_all(table, workers)
-    read = table[[photos[path].error is None for path in table["image_path"]]].reset_index(drop=True)
+    photos, masks = _read_all(table)
     _check_photos(photos, table.attrs.get("bit_depth", 16), found)
-    _check_classes(read, photos, found)
     _check_masks(table, photos, masks, found)
+    read = table[[photos[path].error is None for path in table["image_path"]]].reset_index(drop=True)
+    _check_masks_among_photos(read, photos, found)
     _check_copies(read, photos, found)
-    if near_duplicates:
-        _check_near_duplicates(read, photos, found)
+    _check_near_duplicates(read, photos, found)
     return found.table()
 
 
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-def _read_all(table: pd.DataFrame, workers: int | None) -> tuple[Facts, Facts]:
+def _read_all(table: pd.DataFrame) -> tuple[Facts, Facts]:
     """Facts of every photo and of every mask."""
     photos, masks = (list(filter(None, dict.fromkeys(table[key]))) for key in ("image_path", "mask_path"))
 
@@ -104,7 +86,7 @@ def _read_all(table: pd.DataFrame, workers: int | None) -> tuple[Facts, Facts]:
             return SimpleNamespace(error=error)
 
     jobs = [(_photo_facts, path) for path in photos] + [(_mask_facts, path) for path in masks]
-    result = list(progress(in_threads(facts, jobs, workers), "Checking photos", len(jobs)))
+    result = list(progress(in_threads(facts, jobs), "Checking photos", len(jobs)))
     return dict(zip(photos, result, strict=False)), dict(zip(masks, result[len(photos) :], strict=True))
 
 
@@ -117,30 +99,19 @@ def _photo_facts(path: str) -> SimpleNamespace:
         error=None,
         content=content_digest(path),
         pixels=digest.hexdigest(),
-        mode=decoded.mode,
-        bits=decoded.bits,
-        alpha=decoded.alpha,
-        orientation=decoded.orientation,
-        pages=decoded.pages,
-        shape=decoded.shape,
         thumbnail=thumbnail(decoded, pixels),
         mask_like=is_mask_like(decoded.mask_values(), lossy=decoded.lossy),
         blank=not pixels.any(),
+        **{name: getattr(decoded, name) for name in ("mode", "bits", "alpha", "orientation", "pages", "shape")},
     )
 
 
 def _mask_facts(path: str) -> SimpleNamespace:
     decoded = decode_image(path)
-    values = decoded.mask_values()
-    quick = values.dtype == np.uint8
-    return SimpleNamespace(
-        error=None,
-        values=np.flatnonzero(np.bincount(values.ravel())) if quick else np.unique(values),
-        lossy=decoded.lossy,
-        orientation=decoded.orientation,
-        share=float(decoded.mask().mean()),
-        shape=decoded.shape,
-    )
+    values, share = decoded.mask_values(), float(decoded.mask().mean())
+    values = np.flatnonzero(np.bincount(values.ravel())) if values.dtype == np.uint8 else np.unique(values)
+    told = {name: getattr(decoded, name) for name in ("lossy", "orientation", "shape")}
+    return SimpleNamespace(error=None, values=values, share=share, **told)
 
 
 # ------------------------------------------------------------------------------------------------------------ the table
@@ -160,7 +131,7 @@ def _check_table(table: pd.DataFrame, found: Findings) -> None:
             found.note("shared-mask", mask, count=photos.nunique(), names=found.names(photos.unique()))
 
 
-def _check_counts(table: pd.DataFrame, min_train: int, min_val: int, found: Findings) -> None:
+def _check_counts(table: pd.DataFrame, found: Findings) -> None:
     normals, abnormals = (Counter(table["split"][table["label_index"] == label]) for label in (0, 1))
     scheme = table.attrs.get("scheme")
     if not normals:
@@ -174,20 +145,18 @@ def _check_counts(table: pd.DataFrame, min_train: int, min_val: int, found: Find
     count, where = (normals["train"], "train") if assigned else (normals.total(), "all")
     # where val has not been taken from train yet, train has to be enough for both
     pending = not normals["val"] and scheme is None
-    needed = min_train + min_val if pending else min_train
-    together = f" for train ({min_train}) and val ({min_val}) together" if pending else ""
-    if count < max(2, needed):
+    needed = MIN_TRAIN + MIN_VAL if pending else MIN_TRAIN
+    together = f" for train ({MIN_TRAIN}) and val ({MIN_VAL}) together" if pending else ""
+    if count < needed:
         kind = "too-few-train:two" if count < 2 else "too-few-train"
         found.note(kind, count=count, where=where, needed=needed, together=together)
-    if not pending and normals["val"] < min_val:
-        found.note("too-few-val", count=normals["val"], needed=min_val)
+    if not pending and normals["val"] < MIN_VAL:
+        found.note("too-few-val", count=normals["val"], needed=MIN_VAL)
 
 
 def _check_paths(paths: list[str], mask_cache: str | None, found: Findings) -> None:
     """Names that break tables, or that Windows does not take, and files outside the dataset."""
     alike: dict[str, list[str]] = defaultdict(list)
-    linked: dict[Path, list[str]] = defaultdict(list)
-    real_path = cache(os.path.realpath)
     for path in filter(None, dict.fromkeys(paths)):
         file, relative = Path(path), found.relative(path)
         alike[unicodedata.normalize("NFC", relative).casefold()].append(path)
@@ -198,19 +167,12 @@ def _check_paths(paths: list[str], mask_cache: str | None, found: Findings) -> N
             found.note("unusable-name", path)
         elif windows or len(relative) > MAX_PATH_LENGTH:
             found.note("unportable-name", path)
-        if mask_cache and file.is_relative_to(mask_cache):
-            continue  # drawn from annotations, which lie in the dataset
-        if not file.is_relative_to(found.root):
+        # masks drawn from annotations lie elsewhere, but the annotations in the dataset
+        if not file.is_relative_to(found.root) and not (mask_cache and file.is_relative_to(mask_cache)):
             found.note("outside-root", path)
-            continue
-        with suppress(OSError, ValueError):  # the file cannot be read either, and that is a finding
-            if not Path(real_path(file if file.is_symlink() else file.parent)).is_relative_to(real_path(found.root)):
-                linked[file.parent].append(path)
     for first, *others in alike.values():
         if others:
             found.note("name-collision", first, names=found.names(others))
-    for folder, files in linked.items():
-        found.note("outside-root:linked", folder if len(files) > 1 else files[0], count=len(files))
 
 
 # ----------------------------------------------------------------------------------------------------- photos and masks
@@ -234,22 +196,6 @@ def _check_photos(photos: Facts, bits: int, found: Findings) -> None:
         found.note("mixed-sizes", count=len(shapes), listed=listed + (", ..." if len(shapes) > 5 else ""))
     if len(kinds) > 1:
         found.note("mixed-modes", listed=", ".join(f"{kind} ({count})" for kind, count in kinds.most_common()))
-
-
-def _check_classes(read: pd.DataFrame, photos: Facts, found: Findings) -> None:
-    """Pictures among the photos that are masks or thumbnails of others, by what good photos look like."""
-    good = [photos[path] for path in read["image_path"][read["label_index"] == 0]]
-    if 2 * sum(photo.mask_like for photo in good) < len(good):
-        for _, paths in read["image_path"].groupby([str(Path(path).parent) for path in read["image_path"]]):
-            # one black photo is a failed one, a folder of them holds empty masks
-            whole = len(paths) > 1 and all(photos[path].mask_like for path in paths)
-            for path in paths:
-                if photos[path].mask_like and (whole or not photos[path].blank):
-                    found.note("mask-as-photo", path)
-    smallest = np.min([photo.shape for photo in good], axis=0) if good else np.zeros(2)
-    for defect_type, paths in read[read["label_index"] == 1].groupby("defect_type")["image_path"]:
-        if (2 * np.max([photos[path].shape for path in paths], axis=0) <= smallest).all():
-            found.note("small-photos", paths.iloc[0], count=len(paths), defect_type=defect_type)
 
 
 def _check_masks(table: pd.DataFrame, photos: Facts, masks: Facts, found: Findings) -> None:
@@ -284,7 +230,19 @@ def _check_masks(table: pd.DataFrame, photos: Facts, masks: Facts, found: Findin
             found.note("mask-on-good", row.mask_path, name=name, percent=100 * mask.share)
 
 
-# -------------------------------------------------------------------------------------------------------------- copies
+# ----------------------------------------------------------------------------------------- photos among one another
+
+
+def _check_masks_among_photos(read: pd.DataFrame, photos: Facts, found: Findings) -> None:
+    good = [photos[path].mask_like for path in read["image_path"][read["label_index"] == 0]]
+    if 2 * sum(good) >= len(good):  # good photos look so
+        return
+    for _, paths in read["image_path"].groupby([str(Path(path).parent) for path in read["image_path"]]):
+        # one black photo is a failed one, a folder of them holds empty masks
+        whole = len(paths) > 1 and all(photos[path].mask_like for path in paths)
+        for path in paths:
+            if photos[path].mask_like and (whole or not photos[path].blank):
+                found.note("mask-as-photo", path)
 
 
 def _check_copies(read: pd.DataFrame, photos: Facts, found: Findings) -> None:

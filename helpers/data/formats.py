@@ -60,7 +60,7 @@ def read_dataset(
     path: str | Path,
     *,
     layout: str | None = None,
-    group: str | Mapping[str, str] | pd.Series | None = None,
+    group: str | None = None,
     name: str | None = None,
     pixel_size: float | None = None,
     mask_cache: str | Path | None = None,
@@ -69,10 +69,10 @@ def read_dataset(
     """Read a folder of photos, or a CSV or Parquet file that lists them, as a sample table.
 
     ``layout``: one of ``LAYOUTS``; default: recognised. ``group``: photos that must stay in one split, as a regular
-    expression with one capturing group that is searched in each photo's path relative to the root (``r"part(\\d+)_"``),
-    or a mapping or Series from that path; default: what the layout says, else every photo alone. ``name`` and
-    ``pixel_size`` (mm): default: those of dataset.json. ``mask_cache``: folder for masks that are drawn; default:
-    ``artifacts/.masks`` in the project. ``options``: of the layout's reader, which describes them.
+    expression with one capturing group that is searched in each photo's path relative to the root (``r"part(\\d+)_"``);
+    default: what the layout says, else every photo alone. ``name`` and ``pixel_size`` (mm): default: those of
+    dataset.json. ``mask_cache``: folder for masks that are drawn; default: ``artifacts/.masks`` in the project.
+    ``options``: of the layout's reader, which describes them.
 
     ``attrs`` of the table also hold ``findings`` (what is wrong or was not used; `check_dataset` repeats it) and, where
     masks were drawn, their folder ``mask_cache``. LayoutError, a ValueError: no known layout, or it cannot be read as
@@ -120,17 +120,14 @@ def read_dataset(
 
 def describe(table: pd.DataFrame) -> str:
     """One line: name, layout, number of normal and abnormal photos, and of pixel masks."""
-    abnormal = table["label_index"] == 1
-    types = table["defect_type"][abnormal].nunique()
-    masks = int((table["mask_path"][abnormal] != "").sum())
-    known = LAYOUTS.get(table.attrs.get("layout", ""))
-    title = known.title if known else f"{table.attrs.get('layout')} layout"
+    abnormal = table[table["label_index"] == 1]
+    types, masks = abnormal["defect_type"].nunique(), int((abnormal["mask_path"] != "").sum())
+    layout = table.attrs.get("layout", "")
+    title = LAYOUTS[layout].title if layout in LAYOUTS else f"{layout} layout"
     of_types = f" of {types} {'type' if types == 1 else 'types'}" if types else ""
     masked = f"pixel masks for {masks}" if masks else "no pixel masks (image-level results only)"
-    return (
-        f"{table.attrs.get('name')}: {title}, {len(table)} photos "
-        f"({int((~abnormal).sum())} normal, {int(abnormal.sum())} abnormal{of_types}), {masked}"
-    )
+    counts = f"{len(table) - len(abnormal)} normal, {len(abnormal)} abnormal{of_types}"
+    return f"{table.attrs.get('name')}: {title}, {len(table)} photos ({counts}), {masked}"
 
 
 def _dataset_json(folder: Path) -> dict[str, Any]:
@@ -140,11 +137,9 @@ def _dataset_json(folder: Path) -> dict[str, Any]:
     if not isinstance(about, dict):
         return {}
     _require_pixel_size(about.get("pixel_size_mm"), f"{file}: pixel_size_mm")
-    if about.get("bit_depth") not in (None, *BIT_DEPTHS):
-        listed = ", ".join(map(str, BIT_DEPTHS))
-        raise ValueError(f"{file}: bit_depth is {about['bit_depth']!r}; give the camera's bits: {listed}.")
-    if not isinstance(about.get("name", ""), str):
-        raise ValueError(f"{file}: name is {about['name']!r}; give a text.")
+    if about.get("bit_depth") not in (None, *BIT_DEPTHS) or not isinstance(about.get("name", ""), str):
+        bits = ", ".join(map(str, BIT_DEPTHS))
+        raise ValueError(f"{file}: name is a text, and bit_depth the bits of the camera, one of {bits}; correct it.")
     return about
 
 
@@ -154,24 +149,17 @@ def _require_pixel_size(value: Any, what: str) -> None:
         raise ValueError(f"{what} is {value!r}; give the mm of one pixel as a number above 0, such as 0.05.")
 
 
-def _groups(table: pd.DataFrame, group: str | Mapping[str, str] | pd.Series) -> pd.Series:
+def _groups(table: pd.DataFrame, group: str) -> pd.Series:
     relative = relative_path(table)
-    if isinstance(group, str):
-        try:
-            found = relative.str.extract(re.compile(group))
-        except (re.error, ValueError) as error:  # ValueError: it has no capturing group
-            raise ValueError(f"group={group!r} is no regular expression with a capturing group ({error}).") from error
-        if len(found.columns) != 1:
-            raise ValueError(f"group={group!r} has {len(found.columns)} capturing groups; put ( ) around one.")
-        values = found.iloc[:, 0]
-    elif isinstance(group, Mapping | pd.Series):
-        values = relative.map(dict(group))
-    else:
-        raise TypeError(f"group is a {type(group).__name__}; give a regular expression, a mapping or a Series.")
-    without = relative[values.isna() | (values == "")]
-    if len(without):
-        raise ValueError(f"group= gives {without.iloc[0]} none, nor {len(without) - 1} more; every photo needs one.")
-    return values.map(str).astype("str")
+    try:
+        found = relative.str.extract(re.compile(group))
+    except (re.error, ValueError, TypeError) as error:  # ValueError: it has no capturing group
+        raise ValueError(f"group={group!r} is no regular expression with a capturing group ({error}).") from error
+    without = relative[found.isna().any(axis=1) | (found == "").any(axis=1)]
+    if len(found.columns) != 1 or len(without):
+        problem = f"gives {without.iloc[0]} none, nor {len(without) - 1} more" if len(without) else "has several groups"
+        raise ValueError(f"group={group!r} {problem}; every photo needs one.")
+    return found.iloc[:, 0].astype("str")
 
 
 # --------------------------------------------------------------------------------------------------- which layout it is

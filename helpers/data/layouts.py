@@ -141,23 +141,16 @@ def pictures_in(folder: Path) -> list[Path]:
     return files_in(folder)[0]
 
 
-def tree(path: Path, limit: int = 20) -> str:
-    """A few lines that show what lies in a folder: some of its folders, and the first file of each."""
-    lines: list[str] = []
-
-    def show(entry: Path, depth: int) -> None:
-        lines.append(f"{'  ' * depth}{entry.name}{'' if entry.is_file() else '/'}")
-        folders, files = [], []
-        for inner in entries(entry) if depth < 4 else []:
-            (folders if inner.is_dir() else files).append(inner)
-        for kind, those, shown in (("folders", folders, 6 if depth == 1 else 3), ("files", files, 1)):
-            for inner in those[:shown]:
-                show(inner, depth + 1)
-            if len(those) > shown:
-                lines.append(f"{'  ' * depth}  ... {len(those) - shown} more {kind}")
-
-    show(path, 1)
-    return "\n".join(lines if len(lines) <= limit else [*lines[: limit - 1], "    ..."])
+def tree(path: Path, most: int = 20) -> str:
+    """What lies in a folder, a line for each of the first entries, with the first few of what is inside."""
+    lines = []
+    for entry in entries(path):
+        inside = entries(entry)
+        more = f", ... {len(inside) - 3} more" if len(inside) > 3 else ""
+        lines.append(
+            f"  {entry.name}/ ({', '.join(e.name for e in inside[:3])}{more})" if inside else f"  {entry.name}"
+        )
+    return "\n".join(lines[:most] + [f"  ... {len(lines) - most} more"] * (len(lines) > most)) or "  nothing"
 
 
 # -------------------------------------------------------------------------------------------------- what a reader finds
@@ -167,8 +160,8 @@ class Found(Findings):
     """What is read of ``path``: rows for `make_table`, findings, and what `read_dataset` puts beside them.
 
     ``root`` holds all photos and masks. ``published_split`` None: it is one if there are photos of several splits, for
-    many tools write photos that were never split into a lone folder ``train``. ``ignored``: files among the photos that
-    are none; ``empty_masks``: of normal photos; ``good_folders``: those of normal photos, where folders are types.
+    many tools write photos that were never split into a lone folder ``train``. ``empty_masks``: of normal photos;
+    ``good_folders``: those of normal photos, where folders are types.
     """
 
     def __init__(self, path: Path, mask_cache: str | Path | None = None) -> None:

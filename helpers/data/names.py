@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from urllib.parse import unquote
 
 SPLIT_NAMES = {
@@ -37,31 +37,31 @@ def match_names(
     result; one that ends like another and shares its only file is refused. Only members of ``files`` are ever given.
     """
     index = _Index(files, root, folders, suffix)
-    names = list(dict.fromkeys(names))
     plain = {name: _without_address(name) for name in names}
     parts = {name: _parts(folded(unquote(text))) for name, text in plain.items()}
-    uploads = all(_UPLOAD.match(re.split(r"[\\/]", name)[-1]) for name in names)
-    starts = {}  # number of folders that all these names begin with
+    uploads = all(_UPLOAD.match(path[-1]) for path in parts.values() if path)
+    starts = {}  # folders that all these names begin with
     for absolute in (False, True):
-        starts[absolute] = len(os.path.commonprefix([parts[n][:-1] for n in names if _is_absolute(n) == absolute]))
+        starts[absolute] = os.path.commonprefix([parts[name][:-1] for name in parts if _is_absolute(name) == absolute])
     found: dict[str, Path] = {}
     refused: dict[str, list[Path]] = {}
-    claims: dict[Path, list[tuple[str, bool]]] = defaultdict(list)
-    for name in (name for name in names if parts[name]):
-        literal = index.literal(plain[name])
-        hits = literal or index.lookup(parts[name], starts[_is_absolute(name)], _is_absolute(name))
-        *folders_in_name, last = parts[name]
-        if not hits and (uploads or "upload" in folders_in_name) and _UPLOAD.match(last):
-            without = [*folders_in_name, last[9:]]
-            hits = index.lookup(without, starts[_is_absolute(name)], _is_absolute(name))
+    claims: dict[Path, list[str]] = defaultdict(list)
+    literal = {name: hits for name in plain if (hits := index.literal(_parts(plain[name])))}
+    for name, path in parts.items():
+        start = starts[_is_absolute(name)]
+        # another machine's folders may be called test
+        splits = splits_of(path[len(start) if _is_absolute(name) else 0 : -1])
+        hits = literal.get(name) or index.lookup(path, len(start), splits)
+        if not hits and path and (uploads or "upload" in path) and _UPLOAD.match(path[-1]):
+            hits = index.lookup([*path[:-1], path[-1][9:]], len(start), splits)
         if len(hits) == 1:
             found[name] = hits[0]
-            claims[hits[0]].append((name, bool(literal)))
+            claims[hits[0]].append(name)
         elif hits:
             refused[name] = hits
     for those in claims.values():
-        if len({tuple(_parts(plain[name])) for name, _ in those}) > 1:
-            refused |= {name: [found.pop(name)] for name, literal in those if not literal}
+        if len({tuple(_parts(plain[name])) for name in those}) > 1:
+            refused |= {name: [found.pop(name)] for name in those if name not in literal}
     return found, refused
 
 
@@ -113,53 +113,43 @@ class _Index:
     """Files by every end of their path, folded; a whole path begins with ""."""
 
     def __init__(self, files: Iterable[Path], root: Path, folders: Sequence[Path], suffix: bool) -> None:
-        self._bases = [folder.relative_to(root).as_posix() for folder in folders or (root,)]
-        self._starts = [_parts(folded(unquote(base))) for base in self._bases]
+        self._bases = [folder.relative_to(root).parts for folder in folders or (root,)]
+        self._folded = [tuple(_parts(folded(unquote("/".join(base))))) for base in self._bases]
         self._literal: dict[tuple[str, ...], list[Path]] = defaultdict(list)
         self._ends: dict[tuple[str, ...], list[Path]] = defaultdict(list)
         self._splits: dict[Path, set[str]] = {}
         self._folders: set[tuple[str, ...]] = set()
         for file in dict.fromkeys(files):
-            path = PurePosixPath(file.relative_to(root).as_posix())
+            path = file.relative_to(root)
             path = path if suffix else path.with_suffix("")
             self._literal[path.parts].append(file)
-            key = ("", *_parts(folded(unquote(str(path)))))
-            self._splits[file] = splits_of(key[:-1])
+            key = ("", *_parts(folded(unquote(path.as_posix()))))
+            self._splits[file] = splits_of(key)
             self._folders.add(key[:-1])
             for start in range(len(key)):
                 self._ends[key[start:]].append(file)
 
-    def literal(self, name: str) -> list[Path]:
+    def literal(self, parts: list[str]) -> list[Path]:
         """The file that is written as the name is, in the first folder that has it."""
-        tries = (self._literal.get(tuple(_parts(f"{base}/{name}")), []) for base in self._bases)
-        return next(filter(None, tries), [])
+        return next(filter(None, (self._literal.get((*base, *parts), []) for base in self._bases)), [])
 
-    def lookup(self, parts: list[str], start: int, absolute: bool) -> list[Path]:
-        """Files that are meant; several where it is not known which."""
-        splits = splits_of(parts[start if absolute else 0 : -1])  # another machine's folders may be called test
+    def lookup(self, parts: list[str], start: int, splits: set[str]) -> list[Path]:
+        """Files that are meant; several where it is not known which. ``start`` folders may be another machine's."""
         up = len(parts) - parts[::-1].index("..") if ".." in parts else 0
-        for first in (0, *range(max(up, 1), self._limit(parts[:-1]) + 1)):
-            end = parts[first:]
-            keys = [path for base in self._starts if (path := _whole([*base, *end]))]
-            if first <= max(start, up) and ".." not in end:
-                keys.append(tuple(end))
-            for key in keys:
+        for first in (0, *range(max(up, 1), len(parts))):
+            end = tuple(parts[first:])
+            for key in (*(_whole((*base, *end)) for base in self._folded), *[end] * (first <= max(start, up))):
                 hits = self._ends.get(key, [])
                 if first and splits and len(hits) <= _MANY:  # a file of another split is not meant
                     hits = [file for file in hits if not self._splits[file] or self._splits[file] & splits]
                 if hits:
                     return hits
+            # a folder that is there has no file elsewhere
+            if end[:-1] and any(_whole((*base, *end[:-1])) in self._folders for base in ((), *self._folded)):
+                break
         return []
 
-    def _limit(self, folders: list[str]) -> int:
-        """Number of folders that may be left out: not one that is there and holds files, but not this one."""
-        for first in range(len(folders)):
-            if any(_whole([*base, *folders[first:]]) in self._folders for base in ([], *self._starts)):
-                return first
-        return len(folders)
 
-
-def _whole(parts: Sequence[str]) -> tuple[str, ...] | None:
-    """Key of a path below the root; None where it leads out."""
-    normal = posixpath.normpath("/".join(parts)).split("/")
-    return None if normal[0] == ".." else ("", *normal)
+def _whole(parts: Sequence[str]) -> tuple[str, ...]:
+    """Key of a path below the root; one that no file has where it leads out."""
+    return ("", *posixpath.normpath("/".join(parts)).split("/"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,7 @@ from helpers.data.layouts import Found, files_in, first_names, is_normal, meanin
 from helpers.data.masks import MASK_WORDS, are_marked, looks_like_mask, stripped
 from helpers.paths import printable
 
-_TYPED = ("mvtec", "plain", "classes")
-_FOLDER_LAYOUTS = (*_TYPED, "visa", "image_mask")
-_KNOWN_FILES = re.compile(r"dataset\.json|defects\.csv|samples\.(csv|parquet)(\.json)?|(readme|license|licence).*")
+_TYPED = ("mvtec", "plain", "classes", "visa")  # what a photo is, is said by its folder or by a list
 
 
 def drop_unusable(found: Found) -> None:
@@ -43,47 +40,36 @@ def note_unused(path: Path, found: Found, layout: str) -> None:
     pictures, others = files_in(path)
     rows = (found.root / str(row[key]) for row in found.rows for key in ("image_path", "mask_path") if row.get(key))
     used = {*rows, *found.unused_masks, *found.empty_masks}
-    if layout in (*_FOLDER_LAYOUTS, "severstal"):  # others say so themselves
-        _note_folders(path, pictures, used, found)
-    if layout not in (*_TYPED, "visa"):
+    if layout in (*_TYPED, "image_mask", "severstal"):  # others say so themselves
+        _note_folders(pictures, used, found)
+    if layout not in _TYPED:
         _note_masks_of_normal([file for file in pictures if file not in used], found)
     _note_defects_among_normal(found)
     for mask, marks in zip(found.unused_masks, are_marked([[mask] for mask in found.unused_masks]), strict=True):
         found.note("mask-without-photo" if marks else "mask-without-photo:empty", mask)
     by_kind: dict[tuple[Path, str], list[Path]] = defaultdict(list)
-    rest, ignored = [], set(found.ignored)
     for file in others:
-        kind = file.suffix.lower() if file.suffix.lower() in UNREAD_SUFFIXES else ""
-        kind = kind or (annotation_kind(file) if layout in _FOLDER_LAYOUTS else "")
         if file.is_dir():
             found.note("link-loop", file)
-        elif kind:
+        elif file.suffix.lower() in UNREAD_SUFFIXES:
+            by_kind[file.parent, file.suffix.lower()].append(file)
+        elif layout in (*_TYPED, "image_mask") and (kind := annotation_kind(file)):
             by_kind[file.parent, kind].append(file)
-        elif (layout in _TYPED or file in ignored) and not _KNOWN_FILES.fullmatch(file.name.lower()):
-            rest.append(file)
-    all_masked = all(row.get("mask_path") for row in found.rows if row.get("label_index"))
     for (_, kind), files in by_kind.items():
-        code = "unread-format" if kind in UNREAD_SUFFIXES else f"unused-annotations{':masked' * all_masked}"
+        code = "unread-format" if kind in UNREAD_SUFFIXES else "unused-annotations"
         found.note(code, files[0], n=len(files), layout=kind, first=first_names(files))
-    if rest:
-        found.note("ignored-file", rest[0], n=len(rest), first=first_names(rest, 3))
 
 
-def _note_folders(path: Path, pictures: list[Path], used: set[Path], found: Found) -> None:
-    """A finding for each name of a folder that holds pictures of which none is a photo, a mask or listed as unused."""
-    counts = Counter(file.parent for file in pictures)
-    known = {Path(os.path.realpath(folder)) for folder in {file.parent for file in used}}  # a link may lead there
-    around = known | {parent for folder in known for parent in folder.parents}
-    by_name: dict[str, Counter[Path]] = defaultdict(Counter)
-    for folder, count in counts.items():
-        if Path(os.path.realpath(folder)) in known:
-            continue
-        while folder != path and Path(os.path.realpath(folder.parent)) not in around:
-            folder = folder.parent
-        by_name["" if folder == path else folder.name][folder] += count
-    for folders in by_name.values():
-        more = f", as {len(folders) - 1} more folder(s) of this name" if len(folders) > 1 else ""
-        found.note("unused-pictures", next(iter(folders)), n=folders.total(), more=more)
+def _note_folders(pictures: list[Path], used: set[Path], found: Found) -> None:
+    """A finding for each name of folders that hold pictures of which none is a photo, a mask or listed as unused."""
+    real = {folder: os.path.realpath(folder) for folder in {file.parent for file in (*pictures, *used)}}
+    known = {real[file.parent] for file in used}  # a link may lead there
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for file in pictures:
+        if real[file.parent] not in known:
+            by_name[file.parent.name].append(file)
+    for files in by_name.values():
+        found.note("unused-pictures", files[0].parent, n=len(files))
 
 
 def _note_masks_of_normal(pictures: list[Path], found: Found) -> None:
@@ -108,14 +94,10 @@ def _note_defects_among_normal(found: Found) -> None:
     good = found.good_folders | {folder for folders in below.values() for folder in folders if is_normal(folder.name)}
     types = {str(row.get("defect_type")).lower() for row in found.rows if row["label_index"]}
     beside = {folder.parent for folder in good}
-    counts = Counter(
-        folder
-        for photo, folders in below.items()
-        for folder in folders
-        if not photos[photo]["label_index"]
-        and (folder.parent in beside or not good.isdisjoint(folder.parents))
-        and folder not in good
-        and (meaning(folder.name) == "defect" or folder.name.lower() in types)
-    )
+    counts: Counter[Path] = Counter()
+    for photo in (photo for photo, row in photos.items() if not row["label_index"]):
+        counts.update(below[photo])
     for folder, count in counts.items():
-        found.note("defect-in-good", folder, n=count)
+        called = meaning(folder.name) == "defect" or folder.name.lower() in types
+        if called and folder not in good and (folder.parent in beside or good.intersection(folder.parents)):
+            found.note("defect-in-good", folder, n=count)
