@@ -13,7 +13,6 @@ from readers import MASK, columns, masks, photos, told, types, write
 
 import helpers
 from helpers import read_dataset
-from helpers.data.checks import check_dataset
 from helpers.data.formats import LAYOUTS
 from helpers.data.layouts import LayoutError
 from helpers.data.samples import assign_splits, read_table, write_table
@@ -21,7 +20,7 @@ from helpers.paths import write_csv
 
 MVTEC = photos("train/good/0.png", "train/good/1.png", "test/good/0.png", "test/hole/0.png")
 
-# ----------------------------------------------------------------------------------------------------------------- VisA
+# ---------------------------------------------------------------------------------------------------- VisA and tables
 
 
 def test_visa_layout(tmp_path):
@@ -50,15 +49,11 @@ def test_visa_layout(tmp_path):
         read_dataset(write(tmp_path, {"split_csv/1cls.csv": "split,label,image,mask\n"}))
 
 
-# --------------------------------------------------------------------------------------------------------------- tables
-
-
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 def test_table_with_words_for_labels(tmp_path, separator):
     text = "image_path,label,mask_path,split,group\na/1.png,good,,training,07\na/2.png,scratch,m/2.png,test,08\n"
     text = (text + "a/3.png,1,,test,08\na/4.png,Normal,,valid,09\n").replace(",", separator)
-    write(tmp_path, {"list.csv": text})
-    table = read_dataset(tmp_path / "list.csv", pixel_size=0.2)
+    table = read_dataset(write(tmp_path, {"list.csv": text}) / "list.csv", pixel_size=0.2)
     assert columns(table, "label_index", "defect_type", "split", "group") == {
         "a/1.png": (0, "good", "train", "07"),
         "a/2.png": (1, "scratch", "test", "08"),
@@ -118,12 +113,11 @@ def test_numbers_that_are_names_stay_text_and_words_for_nothing_are_none(tmp_pat
 @pytest.mark.parametrize(
     ("listed", "mask_listed"),
     [
-        ("photos\\ng\\Nähe 9.png", "masks\\9.png"),
+        ("photos\\ng\\N\u00e4he 9.png", "masks\\9.png"),
         ("photos/ng/Na\u0308he 9.png", "masks/9.png"),
         ("photos/ng/N%C3%A4he%209.png", "masks/9.png"),
-        ("D:\\line 3\\photos\\ng\\Nähe 9.png", "D:\\line 3\\masks\\9.png"),
-        ("/home/me/set/photos/ng/Nähe 9.png", "/home/me/set/masks/9.png"),
-        ("Photos/NG/Nähe 9.PNG", "masks/9.png"),
+        ("D:\\line 3\\photos\\ng\\N\u00e4he 9.png", "D:\\line 3\\masks\\9.png"),
+        ("Photos/NG/N\u00e4he 9.PNG", "masks/9.png"),
     ],
 )
 def test_names_in_a_table_from_elsewhere(tmp_path, listed, mask_listed):
@@ -152,32 +146,14 @@ def test_names_in_a_table_that_no_file_can_have_are_findings(tmp_path, name):
 
 
 def test_groups(tmp_path):
-    names = photos("good/part1_a.png", "good/part1_b.png", "good/part2_a.png", "hole/part2_b.png")
-    write(tmp_path, names)
+    write(tmp_path, photos("good/part1_a.png", "good/part1_b.png", "good/part2_a.png", "hole/part2_b.png"))
     table = read_dataset(tmp_path, group=r"part(\d+)_")
     assert table["group"].tolist() == ["1", "1", "2", "2"]
     splits = columns(assign_splits(table, test_fraction=0.0), "split")
     assert splits["good/part2_a.png"] == splits["hole/part2_b.png"] == "test"
-    mapping = dict(zip(names, ("x", "x", "y", 5), strict=True))
-    for group in (mapping, pd.Series(mapping)):
-        assert read_dataset(tmp_path, group=group)["group"].tolist() == ["x", "x", "y", "5"]
-
-
-@pytest.mark.parametrize(
-    ("group", "error"),
-    [
-        ("part", ValueError),
-        ("(a)(b)", ValueError),
-        ("(", ValueError),
-        (r"good/(\d)", ValueError),
-        ({"good/1.png": "x"}, ValueError),
-        (3, TypeError),
-    ],
-)
-def test_bad_groups_are_named(tmp_path, group, error):
-    write(tmp_path, photos("good/1.png", "good/2.png", "hole/3.png"))
-    with pytest.raises(error, match="group"):
-        read_dataset(tmp_path, group=group)
+    for group in ("part", "(p)(a)", "(", r"good/(\w)", r"(x?)", 3):
+        with pytest.raises(ValueError, match="group="):
+            read_dataset(tmp_path, group=group)
 
 
 def test_dataset_json_gives_name_and_pixel_size(tmp_path):
@@ -208,15 +184,14 @@ def test_unknown_layout_shows_what_was_found_and_what_is_known(tmp_path):
     with pytest.raises(LayoutError) as caught:
         read_dataset(tmp_path)
     message = str(caught.value)
-    assert "IMAGES/" in message and "crazing_0.jpg" in message and "29 more files" in message
-    assert all(name in message for name in LAYOUTS)
-    assert len(message.split("Closest")[0].splitlines()) <= 22  # the sentence, and a tree of at most 20 lines
+    assert "IMAGES/" in message and "crazing_0.jpg" in message and "27 more" in message
+    assert all(name in message for name in LAYOUTS) and len(message.splitlines()) < 40
 
 
 @pytest.mark.parametrize("name", ["empty", "photo.png"])
 def test_empty_folder_and_photo_are_no_dataset(tmp_path, name):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(LayoutError, match="no layout that is known"):
+    with pytest.raises(LayoutError, match="no layout"):
         read_dataset(write(tmp_path, photos("photo.png")) / name)
 
 
@@ -244,13 +219,13 @@ def test_what_is_not_there_is_named(tmp_path):
 
 def test_options_that_are_wrong_are_named(tmp_path):
     write(tmp_path, photos("good/1.png", "hole/3.png"))
-    with pytest.raises(TypeError, match=r"class folders .* root; it takes category, normal"):
+    with pytest.raises(TypeError, match=r"root.* normal"):
         read_dataset(tmp_path, root=".", normal="good")
     with pytest.raises(ValueError, match=r"'darknet'.*table, visa, mvtec"):
         read_dataset(tmp_path, layout="darknet")
-    for value in (-1.0, 0, float("nan"), float("inf"), "0,05", True):
-        with pytest.raises(ValueError, match="pixel_size is"):
-            read_dataset(tmp_path, pixel_size=value)
+    for options in ({"with_masks": "no"}, *({"pixel_size": value} for value in (-1.0, 0, float("nan"), "0,05", True))):
+        with pytest.raises(ValueError, match=f"{next(iter(options))} is"):
+            read_dataset(tmp_path, **options)
 
 
 def test_relative_paths_become_absolute_and_the_package_finds_its_exports(tmp_path, monkeypatch):
@@ -266,17 +241,15 @@ def test_relative_paths_become_absolute_and_the_package_finds_its_exports(tmp_pa
 @pytest.mark.parametrize("kind", ["missing", "too-large"])
 @pytest.mark.parametrize("broken", ["images/1.png", "masks/1.png"])
 def test_a_picture_that_cannot_be_read_is_a_finding_with_its_name(tmp_path, monkeypatch, kind, broken):
-    root = write(
-        tmp_path / "set", photos(*(f"images/{i}.png" for i in range(4))) | {f"masks/{i}.png": MASK for i in (0, 1)}
-    )
-    file = root / broken
+    pictures = photos(*(f"images/{i}.png" for i in range(4))) | {f"masks/{i}.png": MASK for i in (0, 1)}
+    file = write(tmp_path / "set", pictures) / broken
     file.unlink()
     if kind == "missing":
         file.symlink_to(tmp_path / "nowhere.png")
     else:
         Image.new("1", (80, 80)).save(file)
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
-    table = read_dataset(root)
+    table = read_dataset(tmp_path / "set")
     assert int(table["label_index"].sum()) == 2
     assert broken in {path for _, path in told(table, "error")}
 
@@ -291,7 +264,7 @@ def test_a_picture_that_cannot_be_read_is_a_finding_with_its_name(tmp_path, monk
         ("test/hole/{}.png", "unusable-name"),
         ("test/{}/000.png", "unusable-name"),
         ("ground_truth/hole/{}_mask.png", "mask-without-photo"),
-        ("train/good/{}.txt", "ignored-file"),
+        ("train/good/{}.heic", "unread-format"),
     ],
 )
 def test_a_name_that_is_no_utf8_is_said_and_the_rest_is_read(tmp_path, name, code):
@@ -300,7 +273,7 @@ def test_a_name_that_is_no_utf8_is_said_and_the_rest_is_read(tmp_path, name, cod
     Image.fromarray(MASK.astype(np.uint8) * 255).save(odd, format="PNG")
     table = read_dataset(root)
     assert len(table) == len(MVTEC)
-    findings = check_dataset(table)
+    findings = helpers.check_dataset(table)
     assert (code, name.format("caf\\xe9")) in set(zip(findings["code"], findings["path"], strict=True))
     write_csv(findings, tmp_path / "findings.csv")
     pd.testing.assert_frame_equal(read_table(write_table(table, tmp_path / "samples.csv")), table)

@@ -60,10 +60,11 @@ def read_image_masks(
     masks: dict[Path, list[Path]] = {}
     splits: dict[Path, str] = {}
     for images, mask_folder, split in pairs:
-        pictures, ignored = files_in(images)
-        together = images == mask_folder
-        marks, others = (masks_beside(pictures), ignored) if together else files_in(mask_folder)
-        found.ignored += ignored if together else ignored + others
+        pictures, others = files_in(images)
+        if images == mask_folder:
+            marks = masks_beside(pictures)
+        else:
+            marks, others = files_in(mask_folder)
         # their folder may lie in that of the photos
         photos = {photo: photo.relative_to(images) for photo in sorted(set(pictures) - set(marks))}
         finder = MaskFinder(marks, mask_folder)
@@ -164,7 +165,6 @@ def _metadata(
     unlisted = [photo for photo in photos if photo not in about]
     if files and unlisted:
         found.note("photos-not-in-metadata", files[0], n=len(unlisted), first=first_names(unlisted))
-    found.ignored = [file for file in found.ignored if file not in files]
     return about
 
 

@@ -170,7 +170,6 @@ class Found(Findings):
         self.rows: list[dict[str, Any]] = []
         self.attrs: dict[str, Any] = {}
         self.published_split: bool | None = None
-        self.ignored: list[Path] = []
         self.unused_masks: list[Path] = []
         self.empty_masks: list[Path] = []
         self.good_folders: set[Path] = set()

@@ -16,7 +16,7 @@ import pandas as pd
 
 from helpers.analysis.regions import Drawn, region_of
 from helpers.data.annotations import Content, Photo, add_rows, draw_objects, known_id, note_unknown
-from helpers.data.layouts import Found, LayoutError, files_in
+from helpers.data.layouts import Found, LayoutError, pictures_in
 from helpers.data.names import match_names
 from helpers.progress import progress
 
@@ -45,7 +45,7 @@ def read_severstal(found: Found, *, image_dir: str | Path = "train_images") -> N
     rows = _rows(file)
     if not folder.is_dir():
         raise LayoutError(f"There is no folder {folder} with the photos of {_TABLE}; name it with image_dir=.")
-    photos, found.ignored = files_in(folder)
+    photos = pictures_in(folder)
     named, refused = match_names(rows["name"], photos, folder)
     if not named:
         raise LayoutError(f"{file} lists no photo of {folder}: {', '.join(rows['name'][:3])}; see image_dir=.")
