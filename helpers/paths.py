@@ -63,11 +63,7 @@ def absolute_backbone(name: str, base: Path | None = None) -> str:
 
 
 def check_name(name: Any, what: str) -> str:
-    """A name of ``what`` (for the message) that can be that of a file or folder, on any system.
-
-    Raises:
-        ValueError: it cannot be one, or would lie elsewhere or hidden.
-    """
+    """A name of ``what`` (for the message) that can be a folder's on any system; ValueError if it cannot."""
     ends = (name[:1] + name[-1:]) if isinstance(name, str) and name else " "
     if set(ends) & {".", " "} or _NO_NAME.search(name) or len(name.encode()) > _LONGEST_NAME:
         raise ValueError(f"{what} becomes the name of a folder; {printable(str(name))[:80]!r} cannot be one.")
@@ -107,13 +103,9 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def hold(lock: Path, what: str) -> Iterator[None]:
-    """Let no other process (or thread) in while the block runs; ``what`` is held, for the message.
+    """Let no other process (or thread) in while the block runs; InUseError says that ``what`` is held by another.
 
     The system itself frees the lock of a process that has ended, however it ended, so the next one takes it over.
-
-    Raises:
-        InUseError: another one holds it.
-        OSError: the lock's folder cannot be made or written to.
     """
     held = FileLock(lock, blocking=False)
     try:
@@ -210,26 +202,24 @@ def _host() -> str:
 
 def write_whole_folder(folder: Path, write: Callable[[Path], Any]) -> None:
     """Write an empty folder beside its place, by a function of it, and rename it there; on any error the old stays."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
     token = uuid.uuid4().hex[:8]
     partial, old = (folder.with_name(f".{folder.name}.{word}-{token}") for word in ("partial", "old"))
-    partial.mkdir()
+    partial.mkdir(parents=True)
     try:
         write(partial)
-        if folder.exists() or folder.is_symlink():
+        with suppress(FileNotFoundError):
             folder.replace(old)
         try:
             partial.replace(folder)
         except OSError:
-            if old.exists() or old.is_symlink():
+            with suppress(FileNotFoundError):
                 old.replace(folder)
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    if old.is_dir() and not old.is_symlink():
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        old.unlink(missing_ok=True)
+    shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):
+        old.unlink()  # a link, which is not followed
 
 
 def write_json(content: Any, path: Path, indent: int = 2) -> None:
@@ -240,8 +230,7 @@ def write_json(content: Any, path: Path, indent: int = 2) -> None:
 def read_yaml(source: str | Path, where: str = "") -> Any:
     """What YAML (or its file) says: plain values, without aliases, of which a few lines can make millions of values.
 
-    Raises:
-        ValueError: it is no YAML, or has aliases; the message says ``where`` it stands (default: the file).
+    The ValueError of what is no such YAML says ``where`` it stands (default: the file).
     """
     try:
         text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source

@@ -225,10 +225,8 @@ class Run:
         """One row a photo of ``val`` or ``test`` (``train`` where asked for when training) in the table's order.
 
         Columns: image_path (absolute), mask_path, label_index, defect_type, split, score (raw), map_max (raw maximum of
-        the anomaly map), and area (share of it above the area threshold) where one was given when training.
-
-        Raises:
-            ValueError: a score is no finite number, as after a training that ended in NaN.
+        the anomaly map), and area (share of it above the area threshold) where one was given when training. ValueError
+        where a score is no finite number, as after a training that ended in NaN.
         """
         file = self.folder / "predictions.csv"
         if not file.is_file():

@@ -104,9 +104,7 @@ def collect_parameters(
 
     Later ones win: the section ``all`` of ``params/<profile>.yml``, what is given, the environment's BACKBONE, the
     notebook's own section, and the settings (``NAME=VALUE`` for all that have it, ``02.NAME=VALUE`` for one).
-
-    Raises:
-        ParameterError: a profile, section or name that is not known, or a value of another type than declared.
+    ParameterError for a profile, section or name that is not known, or a value of another type than declared.
     """
     sections = _read_profile(folder / "params", profile)
     declared = {file.stem: declared_parameters(file) for file in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
