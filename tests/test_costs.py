@@ -13,7 +13,6 @@ from helpers.analysis.costs import (
     expected_costs,
     first_thresholds,
 )
-from helpers.views.widgets import cost_explorer
 
 # Four normal photos, four defect ones; thresholds 0.5 and 0.5.
 SCORES = pd.DataFrame(
@@ -86,15 +85,3 @@ def test_best_threshold(prevalence, prices, best):
     found = best_first_threshold(val, 0, prevalence=prevalence, prices=prices)
     assert found.value == pytest.approx(best) and (found.value < 1) == (best == 1)
     assert (found.n_normal, found.n_abnormal, found.guaranteed) == (3, 2, None) and found.warning
-
-
-def test_the_sliders_say_what_the_best_threshold_is():
-    val = pd.DataFrame(
-        {"label_index": [1, 1, 0, 0, 0, 0], "score_1": [0.2, 0.8, 0.1, 0.3, 0.4, 0.6], "score_2": [1.0] * 4 + [0.0] * 2}
-    )
-    page = cost_explorer(val, 0.5, Prices(1.0, 1.0))
-    share, ratio, words, curve = page.children
-    share.value, ratio.value = 0.5, 100.0
-    assert "lowest at 0.1:" in words.value and bytes(curve.value).startswith(b"\x89PNG")
-    ratio.value, share.value = 1.0, 0.0001  # hardly a defect, no dear miss: above 0.3 no good photo is a false alarm
-    assert "lowest at 0.3:" in words.value and " 50 % of the photos" in words.value

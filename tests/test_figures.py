@@ -46,10 +46,6 @@ FIT = fit_pod(DEFECTS)
 TEST = pd.DataFrame({"label_index": LABELS.astype(int), "score": SCORES})
 POINTS = operating_points(TEST.iloc[:20], TEST, Threshold(0.5, "given"))
 CONFUSION = pd.DataFrame([[30, 10], [0, 5], [0, 0]], index=["crack", "hole", "dent"], columns=["crack", "unknown"])
-COSTS = {
-    name: pd.DataFrame({"threshold_1": [0.0, 1, 2], "cost": [3.0 * n, 1.0 * n, 2.0 * n]})
-    for n, name in ((1, "1 % defects"), (30, "10 % defects"))
-}
 LINES = {"unet": {"x": [0, 0.5, 1], "y": [0.1, np.nan, 1], "low": [0, 0, 0.9], "high": [0.2, 1, 1]}}
 OPEN = {"xlabel": "x", "ylabel": "y", "title": "of 50 photos"}
 FIGURES = {
@@ -66,7 +62,6 @@ FIGURES = {
     "recall_and_alarms": lambda **o: figures.recall_and_alarms(POINTS, POINTS["point"], ylabel="point", **o),
     "pod": lambda **o: figures.pod_figure(FIT, pod_curve(FIT, 20), pod_bins(FIT), model="unet", **o),
     "confusion": lambda **o: plots.confusion_figure(CONFUSION, **o),
-    "cost_curves": lambda **o: figures.cost_curves(COSTS, dict.fromkeys(COSTS, 1.0), {"1 % defects": 2.5}, **o),
     "map_gallery": lambda **o: gallery.map_gallery(**EXAMPLES, threshold=1.5, **o),
     "redrawn gallery": lambda **o: gallery.map_gallery(**EXAMPLES, threshold=1.5, redrawn=PHOTOS, heading="3", **o),
     "gallery": lambda **o: gallery.gallery(PHOTOS, ["a", "b", "c"], [MASK, None, None], **o),
@@ -271,9 +266,3 @@ def test_the_pod_figure_marks_its_sizes_and_every_defect():
     fit = fit_pod(DEFECTS[DEFECTS["size"] < 5])
     beyond = figures.pod_figure(fit, pod_curve(fit, 5), pod_bins(fit, 3))
     assert f"a90/95: {size_words(np.inf)}" in legend(beyond) and beyond.axes[0].get_xlim()[1] < 5.4
-
-
-def test_costs_have_their_lowest_marked():
-    figure = FIGURES["cost_curves"]()
-    assert dots(figure.axes[0]) == [(1, 1), (1, 30)]
-    assert {"lowest on val", "stage 2 alone"} <= set(legend(figure))

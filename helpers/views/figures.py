@@ -118,29 +118,3 @@ def pod_figure(
     percents(axis.yaxis)
     legend_right(axis)
     return axis.get_figure()
-
-
-def cost_curves(
-    costs: Mapping[str, pd.DataFrame],
-    best: Mapping[str, float],
-    without_stage_1: Mapping[str, float] | None = None,
-    *,
-    note: str | None = None,
-) -> Figure:
-    """Expected cost of a photo against the first-stage threshold, a curve a case (`helpers.analysis.costs`), its best
-    threshold marked, and the cost when stage 2 judges every photo."""
-    dots = {
-        name: table.loc[table["threshold_1"] == best[name], ["threshold_1", "cost"]].iloc[0]
-        for name, table in costs.items()
-    }
-    cost = pd.concat(costs)["cost"]
-    wide = cost.min() > 0 and cost.max() > 10 * cost.min()  # the dearest case would flatten the others
-    named = {"yscale": "log"} if wide else {"ylim": (0, 1.05 * cost.max())}
-    named |= {"xlabel": "threshold of stage 1 (score above it: on to stage 2)", "note": note}
-    named |= {
-        "ylabel": "expected cost a photo (false alarms)",
-        "title": "What a photo costs, by the threshold of stage 1",
-    }
-    level = "stage 2 alone" if without_stage_1 else ""
-    look = {"dots": dots, "dot": "lowest on val", "levels": without_stage_1, "level": level}
-    return curves(costs, "threshold_1", "cost", step=True, **look, **named)
