@@ -217,9 +217,9 @@ def test_what_a_limit_does_on_val(two):
     run, movable = two.cascade.stages[1].predictor.run, two.movables[2]
     val = run.predictions("val").assign(label_index=[0, 1, 1], score=[0.1, 0.5, 0.9])
     val.drop(columns="mask_path").to_csv(run.folder / "predictions.csv", index=False)
-    assert movable.on_val() == "val: 1 of 2 defects, 0 of 1 good photos"
+    assert movable.on_val() == "val: 0 of 1 good photos, 1 of 2 defects"
     movable.move(0.0)
-    assert movable.on_val() == "val: 2 of 2 defects, 1 of 1 good photos"
+    assert movable.on_val() == "val: 1 of 1 good photos, 2 of 2 defects"
 
 
 def test_a_photo_that_a_run_fails_on_is_an_error_and_no_verdict(two, monkeypatch):
@@ -412,7 +412,9 @@ def test_downloads_hold_what_is_shown(page, files):
     send(page, [files[0], ("broken.png", files[0][1][:200]), files[1]])
     found = downloads()
     assert set(found) == {"001_inspected.png", "inspection.csv"}
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(found["001_inspected.png"]))), page.annotated())
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(io.BytesIO(found["001_inspected.png"]))), page.current.drawn(page.opacity.value)
+    )
     verdicts = pd.read_csv(io.BytesIO(found["inspection.csv"])).groupby("photo")["verdict"].first()
     assert set(verdicts.index) == {"000.png", "001.png", "broken.png"}
     assert verdicts["broken.png"] == "REFUSED" and verdicts["001.png"] == page.current.verdict

@@ -27,7 +27,7 @@ from helpers.inference.pictures import Item
 from helpers.inference.predictor import Prediction, Predictor
 from helpers.inference.presets import PRESETS_FOLDER, Choice
 from helpers.inference.stages import RunStage
-from helpers.runs import RUN_FILE, Run
+from helpers.runs import RUN_FILE
 from helpers.thresholds import Threshold
 
 MOVED = "moved by hand"
@@ -212,39 +212,38 @@ class MovableThreshold:
         limit = self.stored if value == self.stored.value else Threshold(value=float(value), origin=MOVED)
         setattr(self.stage, self.name, limit)
 
+    @property
+    def _column(self) -> str:
+        """Where a run's predictions hold what it is compared with; empty: of a share of the map they hold none."""
+        kinds = {"score": "score", "peak": "map_max"}
+        return "map_max" if self.name == "pixel_limit" else kinds.get(self.stage.rule.kind, "")
+
     def reach(self, photos: Sequence[Photo] = (), n: int = 1000) -> tuple[float, float, float]:
         """From where to where it makes sense to move it, over good photos of val and over these, and a step that meets
         the stored value. At the lower end everything is above it, at the upper end nothing.
         """
-        kind = "peak" if self.name == "pixel_limit" else self.stage.rule.kind
         seen = [one for photo in photos for (name, _), one in photo.seen.items() if name == self.stage.name]
-        val, values = self.stage.predictor.run.predictions("val"), [self.stored.value, self.value]
-        if kind == "peak":
+        val, stored = self.stage.predictor.run.predictions("val"), self.stored.value
+        values = [stored, self.value, *val.get(self._column, [0.0, 1.0])]
+        if self._column == "score":
+            values += [one.score for one in seen]
+        elif self._column == "map_max":
             maps = [one.network_map for one in seen if one.network_map is not None]
-            values += [float(end(one)) for one in maps for end in (np.min, np.max)] + [*val.get("map_max", [])]
-        elif kind == "score":
-            values += [one.score for one in seen] + val["score"].tolist()
-        else:
-            values += [0.0, 1.0]  # a share or a probability
+            values += [float(end(one)) for one in maps for end in (np.min, np.max)]
         finite = np.array(values, dtype=float)[np.isfinite(values)]
-        margin, stored = 0.02 * float(np.ptp(finite)) or 0.5, self.stored.value
+        margin = 0.02 * float(np.ptp(finite)) or 0.5
         low, high = float(finite.min()) - margin, float(finite.max()) + margin
         step = (high - low) / n
         return stored - math.ceil((stored - low) / step) * step, stored + math.ceil((high - stored) / step) * step, step
 
     def on_val(self) -> str:
-        """For how many photos of val the rule holds: ``val: 15 of 16 defects, 1 of 40 good photos``."""
-        run, kind = self.stage.predictor.run, self.stage.rule.kind
-        val = run.predictions("val")
-        if self.name == "pixel_limit" or kind not in ("score", "peak", "area") or (kind == "area" and not run.has_maps):
+        """For how many photos of val a rule on scores or peaks holds: ``val: 1 of 40 good photos, 15 of 16 defects``."""
+        val = self.stage.predictor.run.predictions("val")
+        if self.name == "pixel_limit" or self._column not in val:
             return ""
-        if kind == "area":
-            values = [self.stage.pixel_limit.exceeds(run.maps("val")[index]).mean() for index in val.index]
-        else:
-            values = val["score" if kind == "score" else "map_max"]
-        holds = pd.Series(self.stage.holds(values), val.index).groupby(val["label_index"]).agg(["sum", "size"])
-        words = {1: "defects", 0: "good photos"}
-        return "val: " + ", ".join(f"{n} of {of} {words[label]}" for label, n, of in holds[::-1].itertuples())
+        holds = pd.Series(self.stage.holds(val[self._column]), val.index).groupby(val["label_index"])
+        words = [f"{part.sum()} of {len(part)} {'defects' if label else 'good photos'}" for label, part in holds]
+        return f"val: {', '.join(words)}"
 
 
 class Inspector:
@@ -268,15 +267,6 @@ class Inspector:
         else:
             cascade = Cascade.of_run(choice.folder / choice.name, device=device)
         return cls(cascade, _outliner(cascade, choice.folder, device))
-
-    @property
-    def pixel_size(self) -> float:
-        """Millimetres a pixel, as the runs' dataset says it; 0 where it does not."""
-        return next(filter(None, (run.table.attrs.get("pixel_size") for run in self._runs)), 0.0)
-
-    @property
-    def _runs(self) -> list[Run]:
-        return [stage.predictor.run for stage in self.cascade.run_stages]
 
     def look(self, name: str, picture: np.ndarray, source: str = "") -> Photo:
         """Let every stage look at a photo (H, W, 3) uint8, also where the rule of one before would have stopped it."""
@@ -322,7 +312,7 @@ class Inspector:
 
         Of a cascade that cuts objects out, raw frames. Empty where the photos are gone.
         """
-        cutter, tables = self.cascade.stages[0], [run.table for run in self._runs]
+        cutter, tables = self.cascade.stages[0], [stage.predictor.run.table for stage in self.cascade.run_stages]
         if not isinstance(cutter, RunStage):
             try:
                 frames = cutter.unseen_frames(Path(tables[0].attrs["root"]) / "frames")[: 3 * n_each]

@@ -13,6 +13,7 @@ import io
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,15 +42,11 @@ HTML = PAGES.get_template("inspection.html.j2").module
 class InspectionPage:
     """The page; ``widget`` is what a notebook displays.
 
-    ``dataset``, ``profile`` and ``run`` (empty: PatchCore's, else the first) say what is chosen first of ``choices``. A
-    photo of ``max_megapixels`` or more is refused. ``opacity`` of the map is 0 to 1, ``pixel_size`` in millimetres (0:
-    what the dataset says). ``severity`` and ``rules`` are YAML files (empty: the examples in
-    ``notebooks/params/sizes``). Attributes: ``inspector`` is the run or cascade that is open, or None; ``photos`` those
-    on the page; ``refused`` name of a photo -> the sentence that says why.
-
-    Raises:
-        MissingRunError: there are runs, but none of the name that was asked for.
-        FileNotFoundError: there is no such YAML file.
+    ``dataset``, ``profile`` and ``run`` (empty: PatchCore's, else the first) say what is chosen first; MissingRunError:
+    there are runs, but not that one. ``opacity`` of the map is 0 to 1, ``pixel_size`` in millimetres (0: what the
+    dataset says), ``severity`` and ``rules`` are YAML files (empty: the examples in ``notebooks/params/sizes``).
+    Attributes: ``inspector`` is the run or cascade that is open, or None; ``photos`` are those on the page, ``refused``
+    the others: name -> the sentence that says why.
     """
 
     def __init__(
@@ -66,12 +63,11 @@ class InspectionPage:
         severity: str = "",
         rules: str = "",
     ) -> None:
-        for file in filter(None, (severity, rules)):
-            if not project_path(file).is_file():
-                raise FileNotFoundError(f"There is no file {project_path(file)}; notebooks/params/sizes has examples.")
         self.choices, self.lacking = find_choices(artifacts)
         self.device, self.max_megapixels, self.given_size = device, max_megapixels, pixel_size
         self.ratings = {"severity": severity, "rules": rules}
+        for file in (project_path(name) for name in self.ratings.values() if name):
+            file.open().close()  # a wrong path is said now, not with the first photo
         self.inspector: Inspector | None = None
         self.photos: list[Photo] = []
         self.refused: dict[str, str] = {}
@@ -107,9 +103,9 @@ class InspectionPage:
             (self.opacity, self._show),
             (self.pixel_size, self._refresh),
         ):
-            self._connect(widget, react)
-        self.clear.on_click(lambda _: self.remove_all())
-        self.reset.on_click(lambda _: self._reset())
+            widget.observe(self._reaction(react), names="value")
+        self.clear.on_click(self._reaction(self._remove_all))
+        self.reset.on_click(self._reaction(self._reset))
         photos = [ipywidgets.HTML(HTML.drop()), self.upload.add_class("insp-upload"), self.sample]
         left = {
             "Inspect with": [self.choice, self.about],
@@ -123,16 +119,16 @@ class InspectionPage:
         both = [_box("insp-left", *cards), _box("insp-right", self.status, self.result)]
         return ipywidgets.Box(both).add_class("insp-body")
 
-    def _connect(self, widget: ipywidgets.Widget, react: Callable[[], Any]) -> None:
+    def _reaction(self, react: Callable[[], Any]) -> Callable[[Any], None]:
         def called(_: Any) -> None:
             if not self._quiet:
-                with self._reacting("That did not work"):
+                with self._reacting():
                     react()
 
-        widget.observe(called, names="value")
+        return called
 
     @contextmanager
-    def _reacting(self, problem: str) -> Iterator[None]:
+    def _reacting(self, problem: str = "That did not work") -> Iterator[None]:
         """In the block widgets that are set react to nothing, and an error is a sentence, not a page that hangs."""
         before, self._quiet = self._quiet, True
         try:
@@ -149,20 +145,17 @@ class InspectionPage:
     def start(self, background: bool = False) -> None:
         """Open what is chosen, if it is not open yet; in the background (inside a kernel only) what comes in waits.
 
-        Raises:
-            MissingRunError: there is no finished run, and no page that could say so is being watched.
+        MissingRunError: there is no finished run, and no page that could say so is being watched.
         """
         if not self.choices and not background:
             choose(self.choices)
-        if not self.choices or self.inspector is not None:
-            return
-        if background:
+        elif self.choices and self.inspector is None and background:
             self._task = asyncio.get_running_loop().create_task(self._open_beside())
-            return
-        if self._task is not None:
-            self._task.cancel()
-        with self._opening() as choice:
-            self._use(_open_inspector(choice, self.device))
+        elif self.choices and self.inspector is None:
+            if self._task is not None:
+                self._task.cancel()
+            with self._opening() as choice:
+                self._use(_open_inspector(choice, self.device))
 
     async def _open_beside(self) -> None:
         with self._opening() as choice:
@@ -183,10 +176,11 @@ class InspectionPage:
         """Go on with a run or cascade that has been opened: it looks at all photos on the page, and at what waits."""
         self.inspector = inspector
         self.sample.options = [(NO_SAMPLE, ""), *inspector.samples()]
-        self.pixel_size.value = self.given_size or inspector.pixel_size or self.pixel_size.value
-        lines = [inspector.cascade.about] * (len(inspector.cascade.stages) > 1)
-        lines += [stage.predictor.run.describe() for stage in inspector.cascade.run_stages]
-        self.about.value = HTML.about(lines, inspector.cascade.note, self.lacking)
+        cascade, runs = inspector.cascade, [stage.predictor.run for stage in inspector.cascade.run_stages]
+        known = [run.table.attrs["pixel_size"] for run in runs if run.table.attrs.get("pixel_size")]
+        self.pixel_size.value = self.given_size or [*known, self.pixel_size.value][0]
+        lines = [cascade.about] * (len(cascade.stages) > 1) + [run.describe() for run in runs]
+        self.about.value = HTML.about(lines, cascade.note, self.lacking)
         self.photos = [inspector.look(one.name, one.cut.photo, one.cut.source) for one in self.photos]
         self._take_upload()
         self._say("")
@@ -209,7 +203,7 @@ class InspectionPage:
         self.start()
         if self.inspector is None:
             return
-        with self._reacting("That did not work"):
+        with self._reacting():
             self.refused = {}
             for number, (source, content) in enumerate(uploads, start=1):
                 name = self._free_name("/".join(Path(source).parts[-2 if with_folder else -1 :]))
@@ -246,11 +240,9 @@ class InspectionPage:
             free, number = f"{Path(name).with_suffix('')} ({number}){Path(name).suffix}", number + 1
         return free
 
-    def remove_all(self) -> None:
-        """Take all photos off the page."""
-        with self._reacting("That did not work"):
-            self.photos, self.refused, self.sample.value = [], {}, ""
-            self._refresh()
+    def _remove_all(self) -> None:
+        self.photos, self.refused, self.sample.value = [], {}, ""
+        self._refresh()
 
     # ---------------------------------------------------------------------------------------------------- thresholds
 
@@ -259,7 +251,8 @@ class InspectionPage:
         self.sliders, rows = [], []
         for movable in self.inspector.movables:
             slider = _slider(movable.value, *movable.reach(self.photos), ".4g").add_class("insp-threshold")
-            self._connect(slider, lambda movable=movable, slider=slider: self._move(movable, slider))
+            react = self._reaction(partial(self._move, movable, slider))
+            slider.observe(react, names="value")
             self.sliders.append((movable, slider))
             rows += [ipywidgets.HTML(HTML.threshold(movable)), slider, ipywidgets.HTML().add_class("insp-val")]
         self.limits.children = rows
@@ -270,11 +263,10 @@ class InspectionPage:
         self._refresh()
 
     def _reset(self) -> None:
-        with self._reacting("That did not work"):
-            for movable, slider in self.sliders:
-                movable.move(movable.stored.value)
-                slider.value = movable.stored.value
-            self._refresh()
+        for movable, slider in self.sliders:
+            movable.move(movable.stored.value)
+            slider.value = movable.stored.value
+        self._refresh()
 
     # --------------------------------------------------------------------------------------------------------- show
 
@@ -288,10 +280,6 @@ class InspectionPage:
         from helpers.views.app.inspection import photo_table
 
         return photo_table(self.photos, self.refused)
-
-    def annotated(self) -> np.ndarray:
-        """The photo that is shown, with its map, its verdict and its sizes drawn in: (kH, kW, 3) uint8."""
-        return self.current.drawn(self.opacity.value)
 
     def _say(self, doing: str) -> None:
         self.status.value = HTML.busy(doing) if doing else ""
@@ -325,7 +313,7 @@ class InspectionPage:
         if one is None:
             self.result.value = "" if problems else HTML.result(None)
             return
-        picture, n = self.annotated(), len(self.photos)
+        picture, n = one.drawn(self.opacity.value), len(self.photos)
         csv = base64.b64encode(cells(self.table()).to_csv(index=False).encode()).decode()
         png = _data(picture, DOWNLOADED_PIXELS, "png", compress_level=1)
         files = [(f"{Path(one.name).stem}_inspected.png", png, "Annotated photo (PNG)")]

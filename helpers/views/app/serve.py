@@ -28,7 +28,7 @@ from voila.app import Voila
 from helpers.paths import NOTEBOOKS_FOLDER, project_path
 from helpers.session import collect_parameters, dataset_name
 
-NOTEBOOK = "10_inspection_app"
+NOTEBOOK = Path("10_inspection_app.ipynb")
 VIEWS = Path(__file__).parents[1]  # holds voila/templates, where Voilà looks on the JUPYTER_PATH
 MOST_BYTES_AT_ONCE = 2**30  # of all photos that are dropped together; Tornado's own limit is 10 MiB
 IDLE_SECONDS = 600  # a kernel whose page is gone
@@ -100,11 +100,11 @@ def prepare_page(dataset: str, profile: str, artifacts: str, settings: Sequence[
 
     own = [setting if setting.startswith("10.") else f"10.{setting}" for setting in settings]
     given = {"DATASET": dataset, "PROFILE": profile, "ARTIFACTS": project_path(artifacts)}
-    values = collect_parameters(NOTEBOOKS_FOLDER, profile, own, given)[NOTEBOOK]
-    copy = project_path(artifacts) / "app" / f"{dataset_name(dataset)}-{profile}" / f"{NOTEBOOK}.ipynb"
+    values = collect_parameters(NOTEBOOKS_FOLDER, profile, own, given)[NOTEBOOK.stem]
+    copy = project_path(artifacts) / "app" / f"{dataset_name(dataset)}-{profile}" / NOTEBOOK.name
     copy.parent.mkdir(parents=True, exist_ok=True)
-    notebook = str(NOTEBOOKS_FOLDER / f"{NOTEBOOK}.ipynb")
-    papermill.execute_notebook(notebook, str(copy), parameters=values, prepare_only=True, progress_bar=False)
+    options = {"parameters": values, "prepare_only": True, "progress_bar": False}
+    papermill.execute_notebook(str(NOTEBOOKS_FOLDER / NOTEBOOK), str(copy), **options)
     return copy
 
 
