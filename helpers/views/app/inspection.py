@@ -237,7 +237,7 @@ class MovableThreshold:
         return stored - math.ceil((stored - low) / step) * step, stored + math.ceil((high - stored) / step) * step, step
 
     def on_val(self) -> str:
-        """For how many photos of val a rule on scores or peaks holds: ``val: 1 of 40 good photos, 15 of 16 defects``."""
+        """For how many photos of val a rule on scores or peaks holds: ``val: 1 of 40 good photos, 15 of 16 defects``"""
         val = self.stage.predictor.run.predictions("val")
         if self.name == "pixel_limit" or self._column not in val:
             return ""
