@@ -81,22 +81,20 @@ def test_thresholds_are_refused_at_every_door(run, photos, tmp_path, value):
         assert main([str(run), str(photos), *out, "--set", setting]) == 2
     assert video_main([*clip, f"--threshold={value}"]) == 2
     file = tmp_path / "mine.yml"
-    rules = [(f"area >= {value}", {}), ("score > LIMIT", {"LIMIT": float(value)})]
-    for rule, parameters in [*rules, ("score > LIMIT", {"LIMIT": True}), ("peak > LIMIT", {"LIMIT": None})]:
-        stage = {"run": str(run), "rule": rule, "then": "BAD", "otherwise": "OK"}
-        file.write_text(yaml.safe_dump({"parameters": parameters, "stages": [stage]}))
+    for limit in (float(value), True, None):
+        stage = {"run": str(run), "rule": "score > LIMIT", "then": "BAD", "otherwise": "OK"}
+        file.write_text(yaml.safe_dump({"parameters": {"LIMIT": limit}, "stages": [stage]}))
         with pytest.raises(ValueError, match="threshold"):
             Cascade.from_yaml(file)
 
 
-@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "null", "1e39", '"much"', "[1]"])
-def test_a_threshold_in_run_json_is_refused_and_the_file_named(run, photos, tmp_path, value):
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "null", "1e39", '"much"', "[1]"])
+def test_a_threshold_in_run_json_is_refused_and_the_file_named(run, value):
     info = json.loads((run / "run.json").read_text())
     info["thresholds"]["image"]["value"] = "HERE"
     (run / "run.json").write_text(json.dumps(info).replace('"HERE"', value))
     with pytest.raises(ValueError, match=r"run\.json.*finite"):
         Predictor(run)
-    assert main([str(run), str(photos), "--out", str(tmp_path / "out")]) == 2
 
 
 @pytest.mark.parametrize("column", ["score", "map_max"])
@@ -110,7 +108,10 @@ def test_stored_predictions_and_trainings_that_ended_in_nan_set_no_threshold(run
             Run.load(run).predictions("val")
 
 
-def in_parts(values: tuple[float, ...]) -> Item:
+@pytest.mark.parametrize(
+    ("values", "verdict", "worst"), [((0.6, 0.9, np.nan), "BAD", 2), ((0.5, np.nan), ERROR, 2), ((0.1, 0.4), "OK", 2)]
+)
+def test_the_worst_part_decides_and_one_that_failed_is_no_good_one(values, verdict, worst):
     """A photo of objects, judged by a rule with the limit 0.5; NaN could not be judged."""
     item = Item("a.png", "a", np.zeros((4, 4, 3), np.uint8))
     for number, value in enumerate(values, start=1):
@@ -122,11 +123,5 @@ def in_parts(values: tuple[float, ...]) -> Item:
         part.verdict, part.abnormal = ("BAD", True) if value > 0.5 else ("OK", False)
         part.add_row("last", value=value, rule="score > 0.5")
     judge_by_parts(item)
-    return item
-
-
-def test_the_worst_part_is_the_one_furthest_on_the_rules_side_and_one_that_failed_is_no_good_one():
-    item = in_parts((0.6, 0.9, np.nan))
-    assert item.verdict == "BAD" and deciding_row(item)["object"] == 2
-    item = in_parts((0.5, np.nan))
-    assert (item.verdict, item.abnormal) == (ERROR, None) and item.error
+    assert (item.verdict, item.abnormal) == (verdict, {"BAD": True, "OK": False}.get(verdict))
+    assert deciding_row(item)["object"] == worst and bool(item.error) == (verdict == ERROR)

@@ -27,6 +27,7 @@ from helpers.runs import MissingRunError, Run, open_run
 from helpers.thresholds import held_out_thresholds
 
 SIZE = 64
+GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +51,13 @@ def runs(tmp_path_factory, table, settings, fit_run, backbone_folder, textures) 
         **how,
     )
     small = {"learning_rate": 1e-3, "base_width": 4, "discriminative_width": 4, "anomaly_source": textures}
-    masks = ObjectMasks("otsu", {"image_size": [SIZE, SIZE], "center_crop": None})
     draem = find_or_train(
         folder,
         "draem",
         split_table(squares),
         common | {"scheme": "one_class", "backbone": None, "object_mask": "otsu", "start_threshold": 0.6},
         lambda: build_model("draem", None, image_size=SIZE, **small),
-        refine=masks.confine,
+        refine=ObjectMasks("otsu", {"image_size": [SIZE, SIZE], "center_crop": None}).confine,
         **how,
     )
     finished = [run.finish(held_out_thresholds(run.predictions("val"), 0.75)) for run in (unet, draem)]
@@ -75,6 +75,11 @@ def patchcore(runs) -> Predictor:
     return Predictor(runs["patchcore"].folder, device="cpu")
 
 
+@pytest.fixture(scope="module")
+def squares(photos) -> list[Path]:
+    return sorted((photos / "test" / "square").iterdir())
+
+
 def rewrite(folder: Path, **changes) -> None:
     info = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(info | changes))
@@ -83,8 +88,7 @@ def rewrite(folder: Path, **changes) -> None:
 # ----------------------------------------------------------------------------------------------- the run's own numbers
 
 
-@pytest.mark.parametrize("name", ["patchcore", "unet", "draem"])
-@pytest.mark.parametrize("batch_size", [1, 16])
+@pytest.mark.parametrize(("name", "batch_size"), [("patchcore", 1), ("patchcore", 16), ("unet", 16), ("draem", 3)])
 def test_scores_and_maps_are_those_of_the_runs_own_predictions(runs, name, batch_size):
     test, paths = runs[name].predictions("test"), runs[name].predictions("test")["image_path"].tolist()
     predictor = Predictor(runs[name].folder, device="cpu", batch_size=batch_size)
@@ -104,14 +108,13 @@ def test_scores_and_maps_are_those_of_the_runs_own_predictions(runs, name, batch
     assert found.classes is found.probabilities is found.predicted is found.embeddings is None
 
 
-def test_neighbours_in_a_batch_change_nothing(patchcore, photos):
+def test_neighbours_in_a_batch_change_nothing(patchcore, squares):
     """Photos of three sizes, together and alone."""
-    first = read_image(next((photos / "test" / "good").iterdir()))
+    first = read_image(squares[0])
     pictures = [first, first[:50, :40], np.vstack([first, first])]
     together = patchcore.predict(pictures)
     for index, picture in enumerate(pictures):
-        alone = patchcore.predict(picture)
-        np.testing.assert_allclose(alone.scores[0], together.scores[index], rtol=1e-4)
+        np.testing.assert_allclose(patchcore.predict(picture).scores[0], together.scores[index], rtol=1e-4)
         assert together.maps[index].shape == picture.shape[:2]
 
 
@@ -134,22 +137,18 @@ def test_draem_is_confined_to_the_object_as_in_training(runs):
 # --------------------------------------------------------------------------------------------------- kinds of pictures
 
 
-def test_files_arrays_and_pil_images_are_one(patchcore, photos):
-    path = sorted((photos / "test" / "square").iterdir())[0]
-    array = read_image(path)
+def test_files_arrays_and_pil_images_are_one(patchcore, squares):
+    path, array = squares[0], read_image(squares[0])
     kinds = [path, str(path), array, array.astype(np.uint16) * 257, np.dstack([array, array[:, :, 0]])]
     kinds += [Image.open(path), Image.fromarray(array).convert("RGBA")]
     scores = patchcore.predict(kinds).scores
     np.testing.assert_allclose(scores, scores[0], rtol=1e-6)
     np.testing.assert_array_equal(patchcore.predict(np.stack([array, array])).scores, scores[:1].repeat(2))
-    assert patchcore.predict(photos / "test" / "square").scores.shape == (4,)
+    assert patchcore.predict(path.parent).scores.shape == (4,)
 
 
-GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
-
-
-def test_twelve_bits_are_read_as_the_run_has_learned_them(copy, photos, tmp_path):
-    array = read_image(sorted((photos / "test" / "square").iterdir())[0])[..., 0]
+def test_twelve_bits_are_read_as_the_run_has_learned_them(copy, squares, tmp_path):
+    array = read_image(squares[0])[..., 0]
     deep, name = array.astype(np.uint16) * 16 + 15, tmp_path / "deep.png"
     Image.fromarray(deep).save(name)
     rewrite(copy, parameters=json.loads((copy / "run.json").read_text())["parameters"] | {"bit_depth": 12})
@@ -157,8 +156,7 @@ def test_twelve_bits_are_read_as_the_run_has_learned_them(copy, photos, tmp_path
     with Image.open(name) as image:
         scores = predictor.predict([np.dstack([array] * 3), str(name), deep, np.dstack([deep] * 4), image]).scores
     np.testing.assert_array_equal(scores, scores[0].repeat(5))
-    found = list(predictor.predict_stream([deep, deep + 4096, deep]))
-    assert [bool(one.error) for one in found] == [False, True, False]
+    assert [bool(one.error) for one in predictor.predict_stream([deep, deep + 4096, deep])] == [False, True, False]
     with pytest.raises(ImageReadError) as caught:
         predictor.predict(deep + 4096)
     assert caught.value.code == "beyond-range"
@@ -167,11 +165,9 @@ def test_twelve_bits_are_read_as_the_run_has_learned_them(copy, photos, tmp_path
 @pytest.mark.parametrize(
     ("picture", "expected"),
     [
-        (GREY, GREY),
         (GREY[:, :, None], GREY),
         (GREY.astype(np.uint16) * 256 + 255, GREY),
         (GREY > 100, np.uint8(255) * (GREY > 100)),
-        (Image.fromarray(GREY), GREY),
         (Image.fromarray(GREY).convert("LA"), GREY),
         (Image.fromarray(GREY).convert("P"), GREY),
         (Image.fromarray(GREY.astype(np.uint16) * 256 + 255), GREY),
@@ -189,9 +185,7 @@ def test_a_turned_pil_image_comes_upright(tmp_path):
     exif[0x0112] = 6
     Image.fromarray(np.dstack([GREY] * 3)).save(tmp_path / "turned.png", exif=exif)
     with Image.open(tmp_path / "turned.png") as image:
-        found = as_photo(image)
-    np.testing.assert_array_equal(found, read_image(tmp_path / "turned.png"))
-    assert found.shape == (4, 3, 3)
+        np.testing.assert_array_equal(as_photo(image), np.dstack([np.rot90(GREY, -1)] * 3))
 
 
 @pytest.mark.parametrize(
@@ -204,51 +198,42 @@ def test_what_is_no_picture(picture):
         as_photo(picture, "photo 7")
 
 
-def test_an_unreadable_photo_stops_predict_and_is_a_row_of_a_stream(patchcore, photos, tmp_path):
-    good = sorted((photos / "test" / "good").iterdir())[0]
+def test_an_unreadable_photo_stops_predict_and_is_a_row_of_a_stream(patchcore, squares, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    images = [good, tmp_path / "broken.png", tmp_path / "missing.png", good]
+    images = [squares[0], tmp_path / "broken.png", tmp_path / "missing.png", squares[0]]
     with pytest.raises(ImageReadError, match="broken.png"):
         patchcore.predict(images)
     rows = list(patchcore.predict_stream(images))
     assert [bool(row.error) for row in rows] == [False, True, True, False]
-    assert rows[0].score == rows[3].score == pytest.approx(patchcore.predict(good).scores[0], rel=1e-5)
+    assert rows[0].score == rows[3].score == pytest.approx(patchcore.predict(squares[0]).scores[0], rel=1e-5)
     assert "broken.png" in rows[1].error and "missing.png" in rows[2].error
     assert np.isnan(rows[1].score) and not rows[1].abnormal and rows[1].network_map is None
 
 
 def test_a_stream_reads_a_batch_at_a_time(patchcore):
     taken = []
-
-    def pictures():
-        for number in range(100):
-            taken.append(number)
-            yield np.full((20, 20, 3), number, np.uint8)
-
-    stream = patchcore.predict_stream(pictures())
+    stream = patchcore.predict_stream(taken.append(n) or np.full((20, 20, 3), n, np.uint8) for n in range(30))
     next(stream)
     assert len(taken) <= patchcore.batch_size + 1
-    assert len(list(stream)) == 99
+    assert len(list(stream)) == 29
 
 
 def test_nothing_to_predict(patchcore, tmp_path):
-    with pytest.raises(ValueError, match="holds no photo"):
-        patchcore.predict(tmp_path)
-    with pytest.raises(ValueError, match="no photo"):
-        patchcore.predict([])
+    for nothing in (tmp_path, []):
+        with pytest.raises(ValueError, match="no photo"):
+            patchcore.predict(nothing)
 
 
 # ---------------------------------------------------------------------------------------------- thresholds, confidence
 
 
-def test_threshold_by_name_and_by_number(runs, patchcore, photos):
-    good = sorted((photos / "test" / "good").iterdir())
-    found = patchcore.predict(good, threshold=0.0)
+def test_threshold_by_name_and_by_number(runs, patchcore, squares):
+    found = patchcore.predict(squares, threshold=0.0)
     assert found.labels.all() and (found.threshold.value, found.threshold.origin) == (0.0, "given")
-    assert patchcore.predict(good).threshold == runs["patchcore"].thresholds["image"]
-    assert not patchcore.predict(good, threshold=1e9).labels.any()
+    assert patchcore.predict(squares).threshold == runs["patchcore"].thresholds["image"]
+    assert not patchcore.predict(squares, threshold=1e9).labels.any()
     with pytest.raises(ValueError, match="image, pixel"):
-        patchcore.predict(good, threshold="imagee")
+        patchcore.predict(squares, threshold="imagee")
     start = Predictor(runs["draem"].folder, device="cpu").threshold("start")
     assert start.value == 0.6 and "not calibrated" in start.origin
 
@@ -270,15 +255,14 @@ def test_confidence_by_hand(copy):
 # -------------------------------------------------------------------------------------------------------------- loading
 
 
-def test_the_time_of_a_photo_is_measured_once_a_cpu_and_kept_with_the_run(copy, photos, monkeypatch):
-    files = sorted((photos / "test" / "square").iterdir())
-    first = Predictor(copy, device="cpu").photo_time(files[:3])
+def test_the_time_of_a_photo_is_measured_once_a_cpu_and_kept_with_the_run(copy, squares, monkeypatch):
+    first = Predictor(copy, device="cpu").photo_time(squares[:3])
     assert (first["batch_size"], first["n_photos"]) == (1, 3) and first["median_ms"] > 0
-    assert Predictor(copy, device="cpu").photo_time(files) == first
+    assert Predictor(copy, device="cpu").photo_time(squares) == first
     (copy / "speed.json").write_text("3")
     for cpu in ("slow one", "fast one"):
         monkeypatch.setattr("helpers.inference.predictor.cpu_name", lambda cpu=cpu: cpu)
-        assert Predictor(copy, device="cpu").photo_time(files[:2])["n_photos"] == 2
+        assert Predictor(copy, device="cpu").photo_time(squares[:2])["n_photos"] == 2
     assert len(json.loads((copy / "speed.json").read_text())) == 2
 
 
@@ -294,10 +278,10 @@ def test_a_changed_checkpoint_is_refused(copy):
     content = bytearray((copy / "model.ckpt").read_bytes())
     content[len(content) // 2] ^= 1
     (copy / "model.ckpt").write_bytes(content)
-    with pytest.raises(ValueError, match=r"model\.ckpt is not the file"):
+    with pytest.raises(ValueError, match=r"model\.ckpt"):
         Predictor(copy, device="cpu")
     (copy / "model.ckpt").unlink()
-    with pytest.raises(MissingRunError, match=r"no .*model\.ckpt"):
+    with pytest.raises(MissingRunError, match=r"model\.ckpt"):
         Predictor(copy, device="cpu")
 
 
@@ -324,29 +308,26 @@ def test_other_versions_are_said(copy, recwarn):
         Predictor(copy, device="cpu")
 
 
-def test_unknown_backend_and_batch_size(copy):
-    with pytest.raises(ValueError, match="backend='tensorflow'.*torch"):
-        Predictor(copy, "tensorflow")
-    with pytest.raises(ValueError, match="batch_size"):
-        Predictor(copy, batch_size=0)
+@pytest.mark.parametrize(("backend", "batch_size"), [("tensorflow", 8), ("torch", 0)])
+def test_unknown_backend_and_batch_size(copy, backend, batch_size):
+    with pytest.raises(ValueError, match=f"{backend}.*batch_size={batch_size}"):
+        Predictor(copy, backend, batch_size=batch_size)
 
 
 def test_a_folder_of_object_masks_needs_one_for_each_photo(runs, tmp_path):
     folder = Path(shutil.copytree(runs["draem"].folder, tmp_path / "draem"))
     paths = runs["draem"].predictions("test")["image_path"].tolist()[:2]
-    masks = tmp_path / "masks"
+    masks, half = tmp_path / "masks", np.zeros((72, 96), np.uint8)
     masks.mkdir()
-    half = np.zeros((72, 96), np.uint8)
     half[:, :48] = 255
     Image.fromarray(half).save(masks / f"{Path(paths[0]).stem}.png")
     rewrite(folder, parameters=runs["draem"].info["parameters"] | {"object_mask": str(masks)})
-    predictor = Predictor(folder, device="cpu")
-    other = tmp_path / "unmasked.png"
+    predictor, other = Predictor(folder, device="cpu"), tmp_path / "unmasked.png"
     shutil.copy(paths[1], other)
     first, second = predictor.predict_stream([paths[0], other])
     assert not first.error and not first.network_map[:, 32:].any() and first.network_map[:, :32].any()
-    assert "no unmasked.png" in second.error
-    with pytest.raises(FileNotFoundError, match="no unmasked.png"):
+    assert "unmasked.png" in second.error
+    with pytest.raises(FileNotFoundError, match="unmasked.png"):
         predictor.predict([other])
 
 
@@ -371,15 +352,14 @@ def classifier_run(tmp_path_factory, runs, backbone_folder) -> Path:
     return folder
 
 
-def test_a_classifier_gives_classes_and_probabilities(classifier_run, photos):
+def test_a_classifier_gives_classes_and_probabilities(classifier_run, squares):
     from torchvision.transforms.v2.functional import resize
 
     from helpers.models.classifier import load_classifier
 
-    paths = sorted((photos / "test" / "square").iterdir())
-    found = Predictor(classifier_run, device="cpu").predict(paths)
+    found = Predictor(classifier_run, device="cpu").predict(squares)
     model = load_classifier(classifier_run / "model.ckpt", "test_resnet")
-    frames = [torch.from_numpy(read_image(path)).permute(2, 0, 1).float() / 255 for path in paths]
+    frames = [torch.from_numpy(read_image(path)).permute(2, 0, 1).float() / 255 for path in squares]
     with torch.inference_mode():
         expected = model(torch.stack([resize(frame, [48, 56], antialias=True) for frame in frames])).softmax(1).numpy()
     np.testing.assert_allclose(found.probabilities, expected, rtol=1e-4)
@@ -392,7 +372,6 @@ def test_a_classifier_gives_classes_and_probabilities(classifier_run, photos):
 
 
 @pytest.mark.parametrize("name", ["patchcore", "unet", "draem", "classifier"])
-def test_scores_come_from_convolutions_in_float32(runs, classifier_run, photos, tf32_seen, name):
-    run = classifier_run if name == "classifier" else runs[name].folder
-    Predictor(run, device="cpu").predict(sorted((photos / "test" / "square").iterdir()))
+def test_scores_come_from_convolutions_in_float32(runs, classifier_run, squares, tf32_seen, name):
+    Predictor(classifier_run if name == "classifier" else runs[name].folder, device="cpu").predict(squares)
     assert tf32_seen == {False}

@@ -94,12 +94,7 @@ class Cascade:
     """
 
     def __init__(
-        self,
-        name: str,
-        stages: Sequence[Stage],
-        *,
-        parameters: Mapping[str, Any] | None = None,
-        about: str = "",
+        self, name: str, stages: Sequence[Stage], parameters: Mapping[str, Any] | None = None, about: str = ""
     ) -> None:
         self.name, self.stages, self.about, self.parameters = name, list(stages), about, dict(parameters or {})
         _check_stages(name, self.stages)
@@ -112,10 +107,8 @@ class Cascade:
 
     @classmethod
     def from_yaml(cls, path: str | Path, settings: Mapping[str, Any] | None = None, **options: Any) -> Cascade:
-        """Open a cascade, a YAML file or the name of a preset (a file in ``notebooks/params/cascades``), and its runs.
-
-        ``settings`` are values of parameters that the file declares, and of ARTIFACTS, DATASET and PROFILE; ``options``
-        those of :class:`helpers.inference.Predictor`. A network that cuts objects out stays in torch.
+        """Open a cascade, a YAML file or the name of a preset, and its runs, with values of its parameters and options
+        of :class:`helpers.inference.Predictor`. A network that cuts objects out stays in torch.
         """
         content = read_cascade(path, settings)
         parameters, stages = content["parameters"], []
@@ -126,11 +119,11 @@ class Cascade:
                 raise
             except Exception as error:  # a damaged network raises what torch likes
                 raise CascadeError(f"{content['name']}, stage {number}: {sentence(error)}") from error
-        return cls(content["name"], stages, parameters=parameters, about=content["about"])
+        return cls(content["name"], stages, parameters, content["about"])
 
     @classmethod
     def of_run(cls, run_dir: str | Path | Run, settings: Mapping[str, Any] | None = None, **options: Any) -> Cascade:
-        """A finished run as a cascade of one stage; ``options`` of :class:`helpers.inference.Predictor`.
+        """A finished run as a cascade of one stage.
 
         A detector calls a photo DEFECT or OK. A classifier with a normal class names the defect where the threshold is
         passed, else the normal class; one without names the class. ``settings``: ``threshold`` of the score and
@@ -147,7 +140,7 @@ class Cascade:
         elif predictor.classes:
             keys |= {"rule": "always", "then": CLASS, "otherwise": ""}
         stage = RunStage(predictor, pixel_threshold=parameters["pixel_threshold"], parameters=parameters, **keys)
-        return cls(stage.name, [stage], parameters=parameters, about=f"run {predictor.run.folder}")
+        return cls(stage.name, [stage], parameters, f"run {predictor.run.folder}")
 
     @property
     def note(self) -> str | None:
@@ -166,18 +159,15 @@ class Cascade:
         save: Collection[str] = tuple(FOLDERS),
         restart: bool = False,
     ) -> pd.DataFrame:
-        """Judge a folder (with those below it), a photo, or several, all paths or all pictures, a batch at a time, and
-        write what every stage decided: one row a photo, `VERDICT_COLUMNS`.
+        """Judge a folder (with those below it), a photo, or several, all paths or all pictures, and write what every
+        stage decided: one row a photo, `VERDICT_COLUMNS`.
 
         Each finished batch is on the disk before the next one begins: after an interruption, or with more photos in the
-        folder, the same call goes on with what is missing. A photo that has changed since is judged again. One that
-        cannot be read has the verdict ``ERROR``, and the rest goes on; the next call tries it again. ``save``: which
-        pictures of each photo and stage with a map; ``restart``: throw away what an earlier run wrote into the folder;
-        other files stay.
+        folder, the same call goes on with what is missing, also photos that have changed since. One that cannot be read
+        has the verdict ``ERROR``, and the next call tries it again. ``restart``: throw away what an earlier run wrote.
 
         Raises:
-            CascadeError: the folder holds results of another cascade or of other photos, or something else; or it
-                cannot be written to.
+            CascadeError: the folder holds results of something else, or other files; or it cannot be written to.
             FileNotFoundError: there are no such photos.
             InUseError: another process judges into this folder.
         """
@@ -185,7 +175,6 @@ class Cascade:
             raise CascadeError(f"save: {', '.join(save)} is not known; known: {', '.join(FOLDERS)}.")
         root, jobs = _jobs(images)
         out = project_path(out_dir)
-        # files that are listed one by one cannot be mistaken for results, whatever folder they have in common
         if root and isinstance(images, str | Path) and out.is_relative_to(root):
             raise CascadeError(f"{out} lies among the photos of {root}; give the results another folder (--out).")
         about = self.describe() | {"save": sorted(save), "root": root}
@@ -392,21 +381,20 @@ def _jobs(images: Picture | Iterable[Picture]) -> tuple[str, list[Job]]:
     if len(kinds) != 1:
         raise CascadeError("Give photos, all of them paths or all of them pictures.")
     if kinds == {False}:
-        each = ((one, f"{number:06d}") for number, one in enumerate(pictures))
-        return "", [Job(one, f"#{int(name)}", name, name, _stamp(one)) for one, name in each]
+        each = enumerate(pictures)
+        return "", [Job(one, f"#{number}", f"{number:06d}", f"{number:06d}", _stamp(one)) for number, one in each]
     paths = [Path(os.path.abspath(Path(one).expanduser())) for one in pictures]  # noqa: PTH100  (keeps links)
     if len(set(paths)) < len(paths):
         raise CascadeError(f"{Counter(paths).most_common(1)[0][0]} is given twice; give each photo once.")
     root = given.absolute() if given and given.is_dir() else Path(os.path.commonpath([one.parent for one in paths]))
     names = [printable(path.relative_to(root).as_posix()) for path in paths]
     keys = [(Path(name).parent / short_name(Path(name).stem)).as_posix() for name in names]
-    taken = Counter(key.casefold() for key in keys)  # of two that would be one file each gets a hash
-    keys = [
-        key if taken[key.casefold()] == 1 else f"{key}-{content_hash(name)[:12]}"
-        for key, name in zip(keys, names, strict=True)
-    ]
-    each = zip(paths, keys, names, strict=True)
-    return str(root), [Job(path, str(path), key, name, _stamp(path)) for path, key, name in each]
+    taken = Counter(key.casefold() for key in keys)
+    jobs = []
+    for path, name, key in zip(paths, names, keys, strict=True):
+        alone = taken[key.casefold()] == 1  # else the results of two photos would be one file
+        jobs.append(Job(path, str(path), key if alone else f"{key}-{content_hash(name)[:12]}", name, _stamp(path)))
+    return str(root), jobs
 
 
 def _stamp(picture: Picture) -> str:
@@ -436,22 +424,23 @@ def _open_stage(keys: dict[str, Any], parameters: Mapping[str, Any], options: Ma
 
 def _check_stages(cascade: str, stages: Sequence[Stage]) -> None:
     """Refuse stages that would write over each other, or whose photos would be left without a verdict, or with two."""
-    where = f"cascade {cascade}:"
-    if not stages or isinstance(stages[-1], CutterStage) or sum(isinstance(one, CutterStage) for one in stages) > 1:
-        raise CascadeError(f"{where} its last stage must be a run, and 'foreground' stand in no more than one of them.")
+    cutters = [stage for stage in stages if isinstance(stage, CutterStage)]
+    if not stages or stages[-1] in cutters or len(cutters) > 1:
+        raise CascadeError(f"cascade {cascade}: the last stage must be a run, and one at most 'foreground'.")
+    names = [stage.name for stage in stages]
     try:
-        names = [check_name(name, f"'name' in {where} it").casefold() for name in (cascade, *(s.name for s in stages))]
+        lower = [check_name(name, f"the 'name' of cascade {cascade} or of a stage").casefold() for name in names]
+        check_name(cascade, "the 'name' of a cascade")
     except ValueError as error:
         raise CascadeError(str(error)) from error
-    if len({*names[1:], JOURNAL, ABOUT, *TABLES}) < len(stages) + 6:
-        raise CascadeError(f"{where} two stages, or a stage and a file of results, have one name; give another 'name'.")
+    if len({*lower, JOURNAL, ABOUT, *TABLES}) < len(stages) + 6:
+        raise CascadeError(
+            f"cascade {cascade}: of {', '.join(names)} two are alike, or a file of results; give a 'name'."
+        )
     for stage in (one for one in stages if isinstance(one, RunStage)):
-        fixes = {
-            "needs 'then: VERDICT', for it is the last": stage is stages[-1] and not stage.then,
-            "must not have 'then', for it is not the last": stage is not stages[-1] and stage.then,
-            "needs 'otherwise: VERDICT' for what it stops": stage.rule.kind != "always" and not stage.otherwise,
-            "stops nothing (rule always); drop 'otherwise'": stage.rule.kind == "always" and stage.otherwise,
-            "is the last, which cannot 'ignore_no_defect'": stage is stages[-1] and stage.ignore_no_defect,
-        }
-        for fix in (fix for fix, wrong in fixes.items() if wrong):
-            raise CascadeError(f"{where} stage {stage.name} {fix}.")
+        is_last, stops = stage is stages[-1], stage.rule.kind != "always"
+        if bool(stage.then) != is_last or bool(stage.otherwise) != stops or (is_last and stage.ignore_no_defect):
+            raise CascadeError(
+                f"cascade {cascade}, stage {stage.name}: the last stage, and no other, says 'then: VERDICT', and not "
+                "'ignore_no_defect'; a stage says 'otherwise: VERDICT' for what it stops, unless its rule is always."
+            )

@@ -197,7 +197,9 @@ class FrameJudge:
         row |= {"source": printable(frame.source), "error": printable(frame.error)}
         row["status"], measured = DROPPED if frame.dropped else BROKEN, ()
         if frame.photo is not None:
-            prediction = self.predictor.judge_each([frame.photo], [frame.source], threshold=self.threshold)[0]
+            prediction = self.predictor.judge_each([frame.photo], [frame.source])[0]
+            if not prediction.error:
+                prediction = self.predictor.rejudge(prediction, self.threshold)
             row["error"] = printable(prediction.error or "") or row["error"]
             if not prediction.error:
                 self.last_photo = frame.photo

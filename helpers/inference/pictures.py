@@ -28,11 +28,9 @@ STAGE_COLUMNS = (
 
 
 class ReadPhoto(NamedTuple):
-    """A photo on its way: its file (or number), its pixels (H, W, 3) uint8, or what is wrong with it."""
-
-    source: str
-    photo: np.ndarray | None
-    problem: Exception | None = None
+    source: str  # its file, or # and its number
+    photo: np.ndarray | None  # (H, W, 3) uint8
+    problem: Exception | None = None  # why there is none
 
 
 def as_pictures(images: Picture | Iterable[Picture]) -> Iterable[Picture]:
@@ -44,12 +42,6 @@ def as_pictures(images: Picture | Iterable[Picture]) -> Iterable[Picture]:
             raise ValueError(f"{path} holds no photo (PNG, JPEG, BMP, TIFF, WebP); give another folder.")
         return found
     return [images] if isinstance(images, Image.Image) or getattr(images, "ndim", 4) < 4 else images
-
-
-def named(pictures: Iterable[Picture]) -> Iterator[tuple[str, Picture]]:
-    """Each photo with its path, or ``#`` and its number where it has none."""
-    for number, picture in enumerate(pictures):
-        yield (str(picture) if isinstance(picture, str | Path) else f"#{number}"), picture
 
 
 def read_batches(

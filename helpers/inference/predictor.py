@@ -19,9 +19,9 @@ import torch
 
 from helpers.compute import cpu_name, time_stages
 from helpers.data.images import map_at_photo_size, read_image, require_resizable
-from helpers.inference.backends import CHECKPOINT, CLASSIFICATION, Backend, Output, TorchBackend
+from helpers.inference.backends import CHECKPOINT, CLASSIFICATION, Backend, TorchBackend
 from helpers.inference.exported import FORMATS, open_exported
-from helpers.inference.pictures import Picture, as_pictures, named, read_batches
+from helpers.inference.pictures import Picture, as_pictures, read_batches
 from helpers.paths import file_sha256, project_path, write_json
 from helpers.runs import RUN_FILE, MissingRunError, Run
 from helpers.session import installed_versions
@@ -32,17 +32,10 @@ if TYPE_CHECKING:
 
 SPEED_FILE, TIMED_PHOTOS = "speed.json", 20
 START = "start"  # threshold name: the run's own starting value, not calibrated
-NOTEBOOKS = {
-    "patchcore": "02_train_patchcore",
-    "unet": "03_train_unet_deeplabv3plus",
-    "deeplabv3plus": "03_train_unet_deeplabv3plus",
-    "foreground": "03_train_unet_deeplabv3plus (with raw frames)",
-    "draem": "04_train_draem_glass",
-    "glass": "04_train_draem_glass",
-    "classifier": "05_train_classifiers",
-    "open_set": "05_train_classifiers",
-}
-
+NOTEBOOKS = {"patchcore": "02_train_patchcore"}  # name of a run -> what makes it
+NOTEBOOKS |= dict.fromkeys(("unet", "deeplabv3plus"), "03_train_unet_deeplabv3plus")
+NOTEBOOKS |= dict.fromkeys(("draem", "glass"), "04_train_draem_glass")
+NOTEBOOKS |= dict.fromkeys(("classifier", "open_set"), "05_train_classifiers")
 
 BACKENDS: dict[str, Callable[[Run, str], Backend]] = {
     "torch": TorchBackend,
@@ -120,7 +113,7 @@ class Predictor:
         self.normal_class: str | None = self.parameters.get("normal_class") if classifies else None
         self.thresholds, val = self.run.thresholds, self.run.predictions("val")
         normal_scores = val.loc[val["label_index"] == 0, "score"].to_numpy(np.float32)
-        self._masks = run_object_masks(self.run)
+        self._masks = self._object_masks()
         self._backend = BACKENDS[backend](self.run, device) if isinstance(backend, str) else backend
         self.device: str = getattr(self._backend, "device", "cpu")
         calibration = getattr(self._backend, "calibration", None)
@@ -139,9 +132,7 @@ class Predictor:
             ValueError: there is no photo, or one is no picture.
         """
         limit = self.threshold(threshold)
-        found: list[Prediction] = []
-        for batch in read_batches(named(as_pictures(images)), self.batch_size, self.bit_depth, strict=True):
-            found += self.judge([one.photo for one in batch], [one.source for one in batch], threshold=limit)
+        found = [self.rejudge(one, limit) for one in self.predict_stream(images, strict=True)]
         if not found:
             raise ValueError("There is no photo to predict.")
         embedded = all(one.embedding is not None for one in found)
@@ -156,31 +147,38 @@ class Predictor:
             limit,
         )
 
-    def predict_stream(
-        self, images: Picture | Iterable[Picture], *, threshold: float | str | Threshold = "image"
-    ) -> Iterator[Prediction]:
-        """As :meth:`predict`, a batch at a time with constant memory; a photo that fails is a row with its error."""
-        limit = self.threshold(threshold)
-        for batch in read_batches(named(as_pictures(images)), self.batch_size, self.bit_depth):
+    def predict_stream(self, images: Picture | Iterable[Picture], *, strict: bool = False) -> Iterator[Prediction]:
+        """Judge a batch at a time with constant memory; a photo that fails is a row with its error, or, if ``strict``,
+        raises it.
+        """
+        pictures = enumerate(as_pictures(images))
+        named = ((str(one) if isinstance(one, str | Path) else f"#{number}", one) for number, one in pictures)
+        judge = self.judge if strict else self.judge_each
+        for batch in read_batches(named, self.batch_size, self.bit_depth, strict=strict):
             readable = [one for one in batch if one.problem is None]
-            sources = [one.source for one in readable]
-            judged = iter(self.judge_each([one.photo for one in readable], sources, threshold=limit))
+            judged = iter(judge([one.photo for one in readable], [one.source for one in readable]))
             for one in batch:
                 yield next(judged) if one.problem is None else Prediction(one.source, error=str(one.problem))
 
-    def judge(
-        self, photos: Sequence[np.ndarray], sources: Sequence[str], *, threshold: float | str | Threshold = "image"
-    ) -> list[Prediction]:
-        """Judge photos (H, W, 3) uint8 of any sizes, all of them at once; a folder of object masks is looked up by
-        their sources.
+    def judge_each(self, photos: Sequence[np.ndarray], sources: Sequence[str]) -> list[Prediction]:
+        """As `judge`, but a photo that fails gets its error, and the others their results."""
+        try:
+            return self.judge(photos, sources)
+        except (OSError, ValueError) as error:
+            if len(photos) == 1:
+                return [Prediction(sources[0], error=str(error))]
+        return [self.judge_each([photo], [source])[0] for photo, source in zip(photos, sources, strict=True)]
+
+    def judge(self, photos: Sequence[np.ndarray], sources: Sequence[str]) -> list[Prediction]:
+        """Judge photos (H, W, 3) uint8 of any sizes by the stored threshold, all of them at once.
 
         Raises:
-            FileNotFoundError: the folder of object masks has none for a photo.
+            FileNotFoundError: the folder of object masks has none for a photo, by its source.
             ImageReadError: a photo is too thin to be resized.
+            ValueError: what the network says is not finite: that would be no verdict, yet every comparison says no.
         """
         if not photos:
             return []
-        limit = self.threshold(threshold)
         for photo, source in zip(photos, sources, strict=True):
             require_resizable(photo.shape, self.parameters["image_size"], source)
         output = self._backend(photos)
@@ -189,11 +187,14 @@ class Predictor:
         if self._masks is not None and output.maps is not None:
             scores, maps = self._masks.confine(sources, output.maps, photos)
             output = replace(output, scores=scores, maps=maps)
-        _check_finite(sources, output)
+        for name, values in vars(output).items():
+            for source, value in zip(sources, () if values is None else values, strict=False):
+                if not np.isfinite(value).all():
+                    raise ValueError(f"{source}: its {name} are not finite: train the run, or export it, again.")
         parts = (output.scores.tolist(), output.maps, output.probabilities, output.embeddings)
         rows = zip(*([None] * len(photos) if part is None else part for part in parts), strict=True)
         return [
-            self.rejudge(Prediction(source, score, False, float("nan"), photo.shape[:2], *arrays), limit)
+            self.rejudge(Prediction(source, score, False, float("nan"), photo.shape[:2], *arrays))
             for source, photo, (score, *arrays) in zip(sources, photos, rows, strict=True)
         ]
 
@@ -211,24 +212,8 @@ class Predictor:
             confidence = 1 - p_value if abnormal else p_value
         return replace(prediction, abnormal=abnormal, confidence=confidence)
 
-    def judge_each(
-        self, photos: Sequence[np.ndarray], sources: Sequence[str], *, threshold: float | str | Threshold = "image"
-    ) -> list[Prediction]:
-        """As :meth:`judge`, but a photo that fails gets its error, and the others their results."""
-        try:
-            return self.judge(photos, sources, threshold=threshold)
-        except (OSError, ValueError) as error:
-            if len(photos) == 1:
-                return [Prediction(sources[0], error=str(error))]
-        each = zip(photos, sources, strict=True)
-        return [self.judge_each([photo], [source], threshold=threshold)[0] for photo, source in each]
-
     def threshold(self, name: float | str | Threshold = "image") -> Threshold:
-        """A threshold with its origin: one stored with the run, ``start`` (the run's starting value), or a number.
-
-        Raises:
-            ValueError: there is none of that name; the message lists those there are.
-        """
+        """A threshold with its origin: one stored with the run, ``start`` (the run's starting value), or a number."""
         if not isinstance(name, str):
             return name if isinstance(name, Threshold) else Threshold(value=name, origin="given")
         known, start = dict(self.thresholds), self.parameters.get("start_threshold")
@@ -264,6 +249,17 @@ class Predictor:
         """A detector's map at the photo's own size, (H, W) float32, see `helpers.data.images.map_at_photo_size`."""
         return map_at_photo_size(prediction.network_map, prediction.shape, self.parameters)
 
+    def _object_masks(self) -> ObjectMasks | None:
+        """What confined the run's maps to the object, or None. GLASS used its masks in training only."""
+        kind = self.parameters.get("object_mask")
+        if not kind or self.run.name == "glass":
+            return None
+        from helpers.inference.cutting import foreground_segmenter
+        from helpers.inference.object_mask import ObjectMasks
+
+        segment = foreground_segmenter(self.run.folder.parent) if kind == "foreground" else None
+        return ObjectMasks(kind, self.parameters, segment)
+
 
 def open_finished(folder: Path) -> Run:
     """A finished run; MissingRunError: there is none, and the message says which notebook makes it."""
@@ -294,23 +290,3 @@ def check_run(run: Run) -> None:
                 "from those its thresholds were set on. Train again, or install the pinned versions.",
                 stacklevel=3,
             )
-
-
-def run_object_masks(run: Run) -> ObjectMasks | None:
-    """What confined the run's maps to the object, or None. GLASS used its masks in training only."""
-    kind = run.info["parameters"].get("object_mask")
-    if not kind or run.name == "glass":
-        return None
-    from helpers.inference.cutting import foreground_segmenter
-    from helpers.inference.object_mask import ObjectMasks
-
-    segment = foreground_segmenter(run.folder.parent) if kind == "foreground" else None
-    return ObjectMasks(kind, run.info["parameters"], segment)
-
-
-def _check_finite(sources: Sequence[str], output: Output) -> None:
-    """Refuse what is no number: it would be no verdict, yet every comparison with it says no."""
-    for name, values in vars(output).items():
-        for source, value in zip(sources, () if values is None else values, strict=False):
-            if not np.isfinite(value).all():
-                raise ValueError(f"{source}: its {name} are not finite: train the run, or export it, again.")

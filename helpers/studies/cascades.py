@@ -21,7 +21,7 @@ from helpers.data.images import read_image, read_mask
 from helpers.data.samples import NORMAL, origin
 from helpers.inference.cascade import Cascade
 from helpers.inference.cutting import CutterStage
-from helpers.inference.pictures import Item, named, read_batches
+from helpers.inference.pictures import Item, read_batches
 from helpers.inference.stages import CLASS, RunStage
 from helpers.paths import read_csv
 from helpers.progress import progress
@@ -54,13 +54,12 @@ def score_stages(cascade: Cascade, photos: pd.DataFrame) -> tuple[pd.DataFrame, 
         A row a photo: image_path, split, label_index, defect_type; ``score_1``, what the first rule looks at (1 for a
         rule without a number); ``score_2``, 1.0 where the second stage's verdict is a defect, else 0.0; ``alone_2``
         bool, what the second stage says when nothing is in front of it (of one that has no say in the verdict, by the
-        threshold that is stored with its run); ``named``, the class that it names, or "". And the limit: a photo goes
-        on when ``score_1`` exceeds it.
+        threshold that is stored with its run). And the limit: a photo goes on when ``score_1`` exceeds it.
     """
     first, second = cascade.stages
     ones, twos = [], []
-    paths = progress(photos["image_path"].tolist(), cascade.name)
-    for batch in read_batches(named(paths), cascade.batch_size, cascade.bit_depth, strict=True):
+    pictures = ((path, path) for path in progress(photos["image_path"].tolist(), cascade.name))
+    for batch in read_batches(pictures, cascade.batch_size, cascade.bit_depth, strict=True):
         items = [Item(one.source, one.source, one.photo) for one in batch]
         ones += _weighed(first, items)
         twos += _weighed(second, items)
@@ -70,7 +69,6 @@ def score_stages(cascade: Cascade, photos: pd.DataFrame) -> tuple[pd.DataFrame, 
     scores["score_2"], scores["alone_2"] = called.astype(float), called
     if second.rule.kind == "always" and second.then != CLASS:
         scores["alone_2"] = second.predictor.thresholds["image"].exceeds([row["score"] for row in twos])
-    scores["named"] = [row["class"] or "" for row in twos]
     return scores, _limit(first)
 
 
