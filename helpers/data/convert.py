@@ -57,7 +57,6 @@ class _Picture(NamedTuple):
     shape: tuple[int, int]
     mask: Any
     shrunk: tuple[float, float]
-    note: str
 
 
 def write_dataset(
@@ -73,8 +72,7 @@ def write_dataset(
 
     A row may bring what is to be written: ``image``, uint8 (H, W) or (H, W, 3), else its file is copied; ``mask``,
     bool (H, W), else that of ``mask_path``; ``name``, the file's without suffix; ``shrunk``, pixels of the old photo
-    per new one, down and across. Further columns are kept. A row with ``left_out`` is not written but counted, and one
-    with ``note`` is both; a warning says how many there are of each.
+    per new one, down and across. Further columns are kept. A row with ``left_out``, a reason, is counted in a warning.
 
     ``mvtec`` knows no val and no defect in train: normal photos of val and of no split lie in ``train/good``, all
     abnormal ones in ``test/<type>``. ``samples.csv`` beside them has the exact split, type and group. ``coco`` is a
@@ -151,9 +149,6 @@ def _table(written: list[_Picture], about: dict[str, Any], root: Path) -> pd.Dat
     return table
 
 
-# ------------------------------------------------------------------------------------------------------------- pictures
-
-
 def _pictures(folder: Path, change: Callable[[Row], list[Row]] | None, format: str, row: Row) -> list[_Picture | str]:
     """What a row becomes: pictures, and why something is left out."""
     for path in (row.get("image_path"), row.get("mask_path")):
@@ -165,7 +160,7 @@ def _pictures(folder: Path, change: Callable[[Row], list[Row]] | None, format: s
 def _picture(row: Row, format: str) -> _Picture:
     row = {"image_path": "", "mask_path": "", "label_index": 0, "defect_type": NORMAL, "split": "", "group": ""} | row
     source, image, mask = row["image_path"], row.pop("image", None), row.pop("mask", None)
-    name, shrunk, note = row.pop("name", Path(source).stem), row.pop("shrunk", (1.0, 1.0)), row.pop("note", "")
+    name, shrunk = row.pop("name", Path(source).stem), row.pop("shrunk", (1.0, 1.0))
     data, suffix, shape = _copied(Path(source)) if image is None else (_encoded(image), ".png", image.shape[:2])
     if row["label_index"] == 0:
         mask = None
@@ -173,7 +168,7 @@ def _picture(row: Row, format: str) -> _Picture:
         mask = read_mask(row["mask_path"], shape)
     if mask is not None:
         mask = connected_regions(mask) if format == "coco" else _encoded(mask.astype(np.uint8) * 255)
-    return _Picture(row, source, name, suffix, data, shape, mask, shrunk, note)
+    return _Picture(row, source, name, suffix, data, shape, mask, shrunk)
 
 
 def _copied(photo: Path) -> tuple[bytes, str, tuple[int, int]]:
@@ -199,15 +194,12 @@ def _encoded(picture: np.ndarray, format: str = "PNG", **options: Any) -> bytes:
     return stream.getvalue()
 
 
-# -------------------------------------------------------------------------------------------------------------- formats
-
-
 def _written(results: Iterable[list[_Picture | str]], format: str, folder: Path) -> list[_Picture]:
     """Write photos, and their masks, to where the format has them, and note that in their rows."""
     taken, kinds, said, written = set(), {NORMAL: NORMAL}, Counter(), []
     for each in chain.from_iterable(results):
-        said.update(filter(None, [each if isinstance(each, str) else each.note]))
         if isinstance(each, str):
+            said[each] += 1
             continue
         row, kind = each.row, each.row["defect_type"]
         if format == "coco":
@@ -225,11 +217,10 @@ def _written(results: Iterable[list[_Picture | str]], format: str, folder: Path)
             row["mask_path"] = f"ground_truth/{unique_in}/{name}_mask.png"
             _write(folder / row["mask_path"], each.mask)
         written.append(each._replace(data=b"", mask=each.mask if format == "coco" else None))
-    told = "; ".join(f"{number} {reason}" for reason, number in said.items())
     if not written:
-        raise ValueError(f"There is nothing to write ({told or 'no photo'}); check the path and the parameters.")
-    if told:
-        logger.warning("%s: %s.", folder, told)
+        raise ValueError(f"There is nothing to write ({dict(said) or 'no photo'}); check the path and the parameters.")
+    for reason, number in said.items():
+        logger.warning("%d %s left out.", number, reason)
     return written
 
 
@@ -269,9 +260,6 @@ def _write_coco(folder: Path, written: list[_Picture], description: str) -> None
     for place, records in images.items():
         content = head | {"images": records, "annotations": annotations[place]}
         write_json(content, folder / place / COCO_FILE, indent=1)
-
-
-# --------------------------------------------------------------------------------------------------------- command line
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,28 +35,22 @@ class SampleDataset(AnomalibDataset):
     """The rows of one split, in the table's order, as anomalib items.
 
     An item has ``image`` (3, H, W) float32 in [0, 1], ``gt_label`` (bool once batched), ``gt_mask`` (H, W) uint8 0 or 1
-    (zeros for a normal photo), ``image_path`` and ``mask_path``.
-
-    Masks are read (task "segmentation") if the table has any and no abnormal photo of this split lacks its own. Where
-    one lacks it, the whole split is read without masks (task "classification") and a warning says so: a photo without
-    mask would otherwise count as free of defects in every pixel metric.
-
-    Photos of train and val, which every epoch sees, are read once and kept, up to ``KEPT_BYTES``; not by worker
-    processes, which end with an epoch.
+    (zeros for a normal photo), ``image_path``, ``mask_path``. Where an abnormal photo lacks its mask, all of the split
+    is read without masks (task "classification") and a warning says so: it would count as free of defects in every
+    pixel metric. Photos of train and val, which every epoch sees, are read once and kept, but not by worker processes,
+    which end with an epoch.
     """
 
     def __init__(self, table: pd.DataFrame, split: str, augmentations: Transform | None = None) -> None:
         super().__init__(augmentations=augmentations)
         samples = table[table["split"] == split].reset_index(drop=True)
-        for path in filter(None, [*samples["image_path"], *samples["mask_path"]]):
-            if not Path(path).is_file():
-                raise FileNotFoundError(f"{path} is in the sample table but not on disk; read the dataset again.")
         abnormal = samples["label_index"] == 1
         without = int((samples["mask_path"][abnormal] == "").sum())
         has_masks = bool((table["mask_path"] != "").any())
         if has_masks and without:
-            problem = "%d of %d abnormal photos in %s have no mask: it is read without (image-level results only)."
-            logger.warning(problem, without, int(abnormal.sum()), split)
+            logger.warning(
+                "%d abnormal photos in %s have no mask: it is read without (no pixel metrics).", without, split
+            )
         samples.attrs = {"task": "segmentation" if has_masks and not without else "classification"}
         # past the setter, which sorts by the absolute path: the table's order stays
         self._samples = samples
@@ -96,8 +89,7 @@ class SampleDataset(AnomalibDataset):
 class EpochSampler(Sampler[int]):
     """Order of the training photos in each epoch; it follows from (seed, epoch), so a resumed training has it too.
 
-    Lightning tells the epoch by ``set_epoch``; without it every pass is the next epoch. With ``weights``, one a photo,
-    as many as there are are drawn with replacement, in proportion to them; without, every photo comes once.
+    With ``weights``, one a photo, as many as there are are drawn with replacement; without, every photo comes once.
     """
 
     def __init__(self, n_photos: int, seed: int, weights: Sequence[float] | None = None) -> None:
@@ -105,7 +97,7 @@ class EpochSampler(Sampler[int]):
         self.weights = None if weights is None else torch.as_tensor(weights, dtype=torch.float64)
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch comes next."""
+        """Lightning says which epoch comes next; else it is the one after the last."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -122,14 +114,12 @@ class EpochSampler(Sampler[int]):
 class SampleDataModule(Tabular):
     """anomalib datamodule whose train, val and test are exactly the rows of the table.
 
-    Without ``val`` rows there is no validation (``val_dataloader()`` is an empty list, which Lightning skips). Train is
-    shuffled from ``seed``, so that two runs see the photos in the same order; val and test keep the table's order.
+    Train is shuffled from ``seed``, so that two runs see the photos in the same order; val and test keep the table's.
 
     ``allow_abnormal_train`` lets train hold abnormal photos, for supervised models; ``abnormal_share`` is theirs in a
-    training epoch, at least 0 and below 1 (0: every photo once); ``balance`` names a column each of whose values comes
-    equally often in one; without ``with_masks`` masks are not read; ``drop_single`` leaves out a last training batch of
-    one photo, which has no statistics. ``options`` are `Tabular`'s: batch sizes (here 16), ``num_workers`` (here 0),
-    augmentations.
+    training epoch (0: every photo once); ``balance`` names a column each of whose values comes equally often in one;
+    ``drop_single`` leaves out a last training batch of one photo, which has no statistics. ``options`` are `Tabular`'s:
+    batch sizes (here 16), ``num_workers`` (here 0), augmentations.
     """
 
     def __init__(
@@ -145,17 +135,16 @@ class SampleDataModule(Tabular):
         **options: Any,
     ) -> None:
         name, train = table.attrs.get("name") or "samples", table[table["split"] == "train"]
+        n_abnormal = int(train["label_index"].sum())
         if (table["split"] == "").any() or not table["split"].isin(["train", "test"]).any():
             raise ValueError(f"{name} has photos in no split, or none in train and test; call assign_splits first.")
-        if (train["label_index"] == 1).any() and not allow_abnormal_train:
+        if n_abnormal and not allow_abnormal_train:
             raise ValueError(
-                f"Train of {name} holds {int(train['label_index'].sum())} abnormal photos; split with scheme "
-                "'one_class', or pass allow_abnormal_train=True for a supervised model."
+                f"Train holds {n_abnormal} abnormal photos; split with 'one_class', or allow_abnormal_train."
             )
-        if not 0 <= abnormal_share < 1 or (abnormal_share and train["label_index"].nunique() < 2):
+        if not 0 <= abnormal_share < 1 or (abnormal_share and not 0 < n_abnormal < len(train)):
             raise ValueError(
-                f"abnormal_share is {abnormal_share}; give a share of at least 0 and less than 1, and 0 unless train "
-                "holds normal and abnormal photos."
+                f"abnormal_share={abnormal_share}: give 0, or below 1 if train holds normal and abnormal ones."
             )
         split_modes = {"test_split_mode": TestSplitMode.NONE, "val_split_mode": ValSplitMode.NONE}
         options = {"train_batch_size": 16, "eval_batch_size": 16, "num_workers": 0} | options
@@ -202,10 +191,7 @@ class SampleDataModule(Tabular):
         return self._loader(self._dataset("test"), batch_size=self.eval_batch_size)
 
     def predict_dataloader(self) -> DataLoader:
-        """Photos of the split that ``predict_split`` names, ``test`` unless set otherwise, in the table's order.
-
-        Those of train come without augmentation, as if they were test photos.
-        """
+        """Photos of ``predict_split`` in the table's order; those of train as if they were test photos."""
         dataset = self._dataset(self.predict_split)
         if self.predict_split == "train":
             as_tested = self._dataset("test" if hasattr(self, "test_data") else "val").augmentations

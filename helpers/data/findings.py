@@ -1,8 +1,7 @@
 """What can be wrong with a dataset: ``findings.csv`` has each code, its severity, the problem and the fix in words.
 
 An ``error`` would make training or its numbers wrong and stops it. A ``warning`` is something that is handled or that a
-person should know. ``info`` is for the record. Files that cannot be read have findings of their own:
-those of `helpers.data.images.ImageReadError`.
+person should know. ``info`` is for the record.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 
-from helpers.data.images import ImageReadError
 from helpers.paths import printable
 
 SEVERITIES = ("error", "warning", "info")
@@ -38,8 +36,8 @@ class Findings:
         problem, fix = known["problem"].format(**facts), known["fix"].format(**facts)
         self._add(kind.partition(":")[0], known["severity"], path, problem, fix)
 
-    def note_unread(self, path: str | Path, error: ImageReadError, before: str = "", after: str = "") -> None:
-        """A file that cannot be read says itself what is wrong with it."""
+    def note_unread(self, path: str | Path, error: Any, before: str = "", after: str = "") -> None:
+        """A file that cannot be read: `helpers.data.images.ImageReadError` says what is wrong with it."""
         self._add(error.code, "error", path, f"{before}{error.problem}{after}", error.fix)
 
     def _add(self, code: str, severity: str, path: str | Path, problem: str, fix: str) -> None:

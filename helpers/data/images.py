@@ -13,21 +13,18 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from helpers.data.findings import FINDINGS
 from helpers.progress import in_threads
 
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp"})
-"""Lower-case suffixes of the files that count as images."""
-
 BIT_DEPTHS = (8, 10, 12, 14, 16)  # a channel, that cameras deliver in files of 16
 MAX_RESIZED_PIXELS = 2**24  # for a network: 1x5000 with a shorter side of 1024 would have 1.6 million times as many
 LOSSY_MASK_THRESHOLD = 128  # grey value from which a pixel of a mask in JPEG and the like is defect
 CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # what operating systems leave behind, lower case
-
 _UNREAD = "heic heif avif gif jp2 j2k jxl jpe psd tga pgm ppm pbm raw dng cr2 cr3 nef arw orf rw2 raf pef srw exr hdr"
 UNREAD_SUFFIXES = frozenset(f".{name}" for name in f"{_UNREAD} npy npz mat nii nrrd".split())
-
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP")  # no others: Pillow would hand EPS files to Ghostscript
 _COLOURS = ("RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 _ORIENTATION, _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0112, 0x0106, 0x0153  # tags
@@ -45,27 +42,22 @@ _UPRIGHT = {
 
 
 class ImageReadError(ValueError):
-    """A file that cannot be read as a photo or mask: ``code``, ``problem`` in words, without the path, and ``fix``.
+    """A file that cannot be read as a photo or mask, by a ``code`` of `FINDINGS` and its facts."""
 
-    Codes: ``missing-file``, ``empty-file``, ``not-an-image``, ``truncated``, ``unreadable``, ``too-large``, ``32-bit``,
-    ``unknown-range``, ``beyond-range``, ``too-thin``, ``faint-mask``, ``alpha-mask``.
-    """
-
-    def __init__(self, path: str | Path, code: str, problem: str, fix: str) -> None:
-        super().__init__(f"{path}: {problem}; {fix}.")
-        self.code, self.problem, self.fix = code, problem, fix
+    def __init__(self, path: str | Path, code: str, **facts: Any) -> None:
+        self.code, self.fix = code, FINDINGS[code]["fix"]
+        self.problem = FINDINGS[code]["problem"].format(**facts)
+        super().__init__(f"{path}: {self.problem}; {self.fix}.")
 
 
 class MissingImageError(ImageReadError, FileNotFoundError):
-    """A photo or mask that is not there; ``code`` is ``missing-file``."""
+    """A photo or mask that is not there."""
 
 
 class DecodedImage:
-    """A file decoded to its last pixel, as it is stored: Pillow's ``image``, not yet turned upright.
-
-    ``mode`` of the file, as Pillow names it; ``bits`` a channel; ``deep``: values of a 16-bit picture, uint16 (H, W) or
-    (H, W, 3), not yet turned; ``orientation`` (EXIF, 1 is upright) and ``turn``, what of it is still to be applied;
-    ``pages``, of which only the first is used; ``shape`` (H, W), upright.
+    """A file decoded to its last pixel: Pillow's ``image`` and, of 16-bit ones, the values ``deep``, uint16 (H, W) or
+    (H, W, 3), both as they are stored; ``turn`` is what of the EXIF ``orientation`` makes them upright, ``shape`` their
+    (H, W) then. ``mode`` is the file's, as Pillow names it.
     """
 
     def __init__(self, path: Path, image: Image.Image, data: bytes | None) -> None:
@@ -74,8 +66,7 @@ class DecodedImage:
         deep = _is_deep(image)
         self.bits = 16 if deep else {"1": 1, "I": 32, "F": 32}.get(self.mode, 8)
         if (deep and tags.get(_PHOTOMETRIC) == 0) or (self.bits in (8, 16) and 2 in tags.get(_SAMPLE_FORMAT, ())):
-            problem = "has numbers with a sign, or white as 0 in 16 bits: their range is not known"
-            raise ImageReadError(path, "unknown-range", problem, "save it again with values from 0 (black) up")
+            raise ImageReadError(path, "unknown-range")
         self.lossy = kind in ("JPEG", "MPO") or (kind == "TIFF" and image.info.get("compression") == "jpeg")
         if kind == "WEBP":  # RFC 9649: lossless pixels lie in a VP8L chunk, the first, or the one behind VP8X
             self.lossy = b"VP8L" not in (data or path.read_bytes())[12:34]
@@ -96,17 +87,14 @@ class DecodedImage:
         if self.deep is not None:
             return self.upright(to_8_bits(self.deep, bits or known_bit_depth(self.path) or 16, self.path))
         if mode in ("I", "F"):
-            problem = f"is a picture with 32 bits a pixel (mode {mode}), whose range of values is not known"
-            raise ImageReadError(self.path, "32-bit", problem, "scale it to 8 or 16 bits and save it again")
+            raise ImageReadError(self.path, "32-bit", mode=mode)
         # straight to RGB would mix the transparent colour of a palette in with a warning
         image = self.image.convert("RGBA") if mode == "P" and self.alpha else self.image
         return self.upright(np.asarray(image.convert("L" if mode in ("L", "LA", "La", "1") else "RGB")))
 
     def rgb(self, bits: int | None = None) -> np.ndarray:
         pixels = self.pixels(bits)
-        if pixels.ndim == 2:
-            return np.repeat(pixels[:, :, None], 3, axis=2)
-        return pixels if pixels.flags.writeable else pixels.copy()
+        return np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else np.require(pixels, requirements="W")
 
     def mask_values(self) -> np.ndarray:
         """Upright stored values (H, W), where 0 is background: the grey value, the index, or the largest of R, G, B.
@@ -122,18 +110,14 @@ class DecodedImage:
         return self.upright(values.max(axis=2) if values.ndim == 3 else values)
 
     def mask(self) -> np.ndarray:
-        """Upright mask, bool (H, W): True is defect; see `read_mask`."""
+        """Upright mask, see `read_mask`."""
         values = self.mask_values()
         mask = values >= LOSSY_MASK_THRESHOLD if self.lossy else values != 0
-        if mask.any():
-            return mask
-        fix, has_alpha = "save it as PNG with 0 and 255 only", self.image.mode in ("LA", "RGBA", "PA")
-        if self.lossy and values.any():
-            problem = f"is lossy, where {LOSSY_MASK_THRESHOLD} and more is defect, but has {values.max()} at most"
-            raise ImageReadError(self.path, "faint-mask", problem, fix)
-        if has_alpha and len(set(self.image.getchannel("A").getextrema())) == 2:
-            problem = "is black and marks pixels by its transparency alone, which is not read"
-            raise ImageReadError(self.path, "alpha-mask", problem, fix)
+        if not mask.any() and self.lossy and values.any():
+            raise ImageReadError(self.path, "faint-mask", least=LOSSY_MASK_THRESHOLD, highest=values.max())
+        has_alpha = self.image.mode in ("LA", "RGBA", "PA")
+        if not mask.any() and has_alpha and len(set(self.image.getchannel("A").getextrema())) == 2:
+            raise ImageReadError(self.path, "alpha-mask")
         return mask
 
     def upright(self, array: np.ndarray) -> np.ndarray:
@@ -175,10 +159,9 @@ def _zero_is_background(image: Image.Image) -> bool:
 @contextmanager
 def _opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
     """Pillow's image; whatever goes wrong with it becomes an ImageReadError."""
-    again = "copy it again from its source, or remove it"
     try:
         if (path.stat().st_size if data is None else len(data)) == 0:
-            raise ImageReadError(path, "empty-file", "has zero bytes", again)
+            raise ImageReadError(path, "empty-file")
         # never by name: Pillow (13.0) maps a turned, uncompressed TIFF file of a known name into memory with its sides
         # exchanged, and shows noise
         with path.open("rb") if data is None else io.BytesIO(data) as file, Image.open(file, formats=_FORMATS) as image:
@@ -186,19 +169,15 @@ def _opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
     except ImageReadError:
         raise
     except FileNotFoundError as error:
-        fix = "check the path, restore it, or remove its row"
-        raise MissingImageError(path, "missing-file", "does not exist", fix) from error
+        raise MissingImageError(path, "missing-file") from error
     except UnidentifiedImageError as error:
-        problem = "is not an image that can be read (PNG, JPEG, BMP, TIFF, WebP of 8 or 16 bits)"
-        raise ImageReadError(path, "not-an-image", problem, "save it as PNG, or remove it") from error
+        raise ImageReadError(path, "not-an-image") from error
     except Image.DecompressionBombError as error:
-        fix = "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
-        raise ImageReadError(path, "too-large", f"is too large to be decoded safely ({error})", fix) from error
+        raise ImageReadError(path, "too-large", why=error) from error
     except Exception as error:  # decoders of broken files raise nearly anything: SyntaxError, struct.error, zlib.error
-        text = str(error) or type(error).__name__
-        truncated = "truncat" in text.lower() or isinstance(error, EOFError)
-        code, problem = ("truncated", "is truncated") if truncated else ("unreadable", "cannot be decoded")
-        raise ImageReadError(path, code, f"{problem} ({text})", again) from error
+        why = str(error) or type(error).__name__
+        truncated = "truncat" in why.lower() or isinstance(error, EOFError)
+        raise ImageReadError(path, "truncated" if truncated else "unreadable", why=why) from error
 
 
 def decode_image(path: str | Path, data: bytes | None = None) -> DecodedImage:
@@ -209,11 +188,10 @@ def decode_image(path: str | Path, data: bytes | None = None) -> DecodedImage:
 
 
 def read_image(path: str | Path, bits: int | None = None) -> np.ndarray:
-    """Read a photo as uint8 (H, W, 3) RGB, upright (EXIF orientation applied).
+    """Read a photo as uint8 (H, W, 3) RGB, upright (EXIF orientation applied), without alpha, the first of its pages.
 
     Of 16-bit values the upper 8 of the lower ``bits`` are kept; default: those of the photo's data set
-    (`remember_bit_depth`), else 16. Palette, CMYK, grey and 1-bit pictures are converted; alpha is dropped; of several
-    pages the first is read.
+    (`remember_bit_depth`), else 16.
     """
     return decode_image(path).rgb(bits)
 
@@ -247,10 +225,7 @@ def image_sizes(paths: Iterable[str | Path]) -> np.ndarray:
     return np.array([read_header(path)[0] for path in paths], dtype=np.int64).reshape(-1, 2)
 
 
-# ----------------------------------------------------------------------------------------------------------- bit depths
-
-_known_depths: dict[str, int] = {}
-"""Bits that the 16-bit photos of a data set hold, by its folder: one scale for all its photos, whoever reads them."""
+_known_depths: dict[str, int] = {}  # by folder: one scale for all photos of a data set, whoever reads them
 
 
 def remember_bit_depth(folder: str | Path, bits: int | None) -> None:
@@ -283,13 +258,8 @@ def to_8_bits(values: np.ndarray, bits: int, name: str | Path) -> np.ndarray:
     """The upper 8 of ``bits`` bits, uint8."""
     highest = int(values.max(initial=0))
     if highest >= 1 << bits:
-        problem = f"has values up to {highest}, but the photos it belongs to hold {bits} bits (up to {(1 << bits) - 1})"
-        fix = "take it with the same settings, or state the camera's bits in dataset.json (bit_depth) and train again"
-        raise ImageReadError(name, "beyond-range", problem, fix)
+        raise ImageReadError(name, "beyond-range", highest=highest, bits=bits)
     return (values >> (bits - 8)).astype(np.uint8)
-
-
-# ---------------------------------------------------------------------------------------------------------------- files
 
 
 def files_below(folder: str | Path, loops: list[Path]) -> list[Path]:
@@ -359,28 +329,20 @@ def repeated_links(files: Iterable[Path]) -> set[Path]:
     return repeated
 
 
-# ------------------------------------------------------------------------------------------------- the network's frame
-
-
 def require_resizable(shape: Sequence[int], image_size: Sequence[int], name: str | Path = "the photo") -> None:
     """Raise ImageReadError where a photo (height, width, ...) is so thin that a given shorter side makes it huge."""
     height, width = shape[:2]
     pixels = height * width * (image_size[0] / max(1, min(height, width))) ** 2
     if len(image_size) == 1 and pixels > MAX_RESIZED_PIXELS:
-        problem = (
-            f"is {width}x{height} pixels (width x height): with a shorter side of {image_size[0]} it would have "
-            f"{pixels / 1e6:.0f} million, of which only the middle is looked at"
-        )
-        fix = "cut it into tiles (python -m helpers.data.convert --tile), or squash it (KEEP_ASPECT false)"
-        raise ImageReadError(name, "too-thin", problem, fix)
+        facts = {"width": width, "height": height, "short": image_size[0], "millions": pixels / 1e6}
+        raise ImageReadError(name, "too-thin", **facts)
 
 
 def to_network_frame(picture: np.ndarray, parameters: Mapping[str, Any]) -> np.ndarray:
     """Resize and crop a picture as the network's pre-processor does, to the size of the anomaly map, not normalised.
 
-    A photo, uint8 (H, W, 3), is resized bilinearly and antialiased; of a mask, bool (H, W), the nearest pixel is taken.
-    ``parameters`` of the run: ``image_size``, (height, width) or (shorter side,), and ``center_crop``, (height, width)
-    or None.
+    Photos, uint8 (H, W, 3), bilinearly and antialiased, masks, bool (H, W), to the nearest pixel. ``parameters`` of the
+    run: ``image_size``, (height, width) or (shorter side,), and ``center_crop``, (height, width) or None.
     """
     import torch
     from torchvision.transforms.v2 import InterpolationMode, functional
@@ -398,9 +360,8 @@ def to_network_frame(picture: np.ndarray, parameters: Mapping[str, Any]) -> np.n
 def map_at_photo_size(network_map: np.ndarray, shape: tuple[int, int], parameters: Mapping[str, Any]) -> np.ndarray:
     """A network's map enlarged bilinearly to the photo; 0 where a centre crop hid the photo from the network.
 
-    The pixels at the middle of a cell have at least the cell's value. So what is above a threshold in the network's map
-    is so in the photo, however small it is, and nothing else: bilinear values lie below those of the cells around them,
-    and without this a peak of one cell would be lost. Masks, sizes and outlines all come from this map, (H, W) float32.
+    The pixels at the middle of a cell have at least the cell's value: so what is above a threshold in the network's map
+    is so in the photo, however small it is, and nothing else. Masks, sizes and outlines all come from it, float32.
     """
     import torch
     from torch.nn import functional

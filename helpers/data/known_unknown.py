@@ -46,15 +46,12 @@ def read_split(path: str | Path) -> ClassSplit:
 def rotating_splits(classes: Sequence[str], n_splits: int = 2, dataset: str = "") -> list[ClassSplit]:
     """Splits in which every class is unknown exactly once, for a dataset that has no files of its own.
 
-    The classes, by name, are dealt out to the splits in turn; those of a split are its unknown ones. ValueError if two
-    known ones are not left in each.
+    The classes, by name, are dealt out to the splits in turn; those of a split are its unknown ones.
     """
     names = sorted(set(classes) - {NORMAL})
     if not 2 <= n_splits <= len(names) or len(names) - -(-len(names) // n_splits) < 2:
-        raise ValueError(
-            f"{len(names)} defect classes ({', '.join(names) or 'none'}) cannot be split {n_splits} ways with an "
-            "unknown and two known ones in each; change N_SPLITS."
-        )
+        problem = f"{len(names)} defect classes ({', '.join(names)}) cannot be split {n_splits} ways with an unknown"
+        raise ValueError(f"{problem} and two known ones in each; change N_SPLITS.")
     splits = []
     for number in range(n_splits):
         unknown = tuple(names[number::n_splits])
@@ -67,9 +64,7 @@ def open_set_table(table: pd.DataFrame, split: ClassSplit, *, seed: int = 0) -> 
     """Split a table 70/15/15 by scheme ``supervised``, with the photos of unknown classes in test alone.
 
     Where a photo of a known class goes depends on its group and ``seed`` only, not on which classes are unknown, so
-    results on several splits of classes are of the same photos. A group of photos of known and unknown classes is in
-    test whole. ``attrs`` of the copy also hold ``class_split`` (the name) and ``known_types``, beside ``unseen_types``.
-    ValueError if the split names a class that the table has not, or leaves one out.
+    results on several splits of classes are of the same photos. ``attrs`` also get ``class_split`` and ``known_types``.
     """
     classes = set(table["defect_type"]) - {NORMAL}
     if wrong := classes ^ {*split.known, *split.unknown}:

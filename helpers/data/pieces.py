@@ -17,8 +17,7 @@ from helpers.data.layouts import NORMAL_NAMES
 from helpers.data.samples import NORMAL, relative_path
 
 MODES = ("RGB", "L", "keep")
-MIN_AREA = 64
-"""Defect pixels from which a tile is abnormal; below, it shows too little of its defect to be called either."""
+MIN_AREA = 64  # defect pixels from which a tile is abnormal; below, it shows too little to be called either
 MIRRORED = "symmetric"  # how a photo goes on beyond its border, as NumPy calls it
 GROWN = 2  # pixels by which an object is grown before its background is removed, so that its edge stays
 
@@ -61,11 +60,8 @@ def resized(
         made = row | {"image": np.asarray(photo), "source": names[path]}
         made["shrunk"] = (height / new[0], width / new[1])
         if row["label_index"] == 1 and row["mask_path"]:
-            mask = Image.fromarray(read_mask(row["mask_path"], decoded.shape))
-            small = mask.crop(box).resize(new[::-1], Image.Resampling.NEAREST)
-            made["mask"] = np.asarray(small)
-            if mask.getbbox() and not small.getbbox():
-                made["note"] = "mask(s) became empty by crop or size"
+            mask = Image.fromarray(read_mask(row["mask_path"], decoded.shape)).crop(box)
+            made["mask"] = np.asarray(mask.resize(new[::-1], Image.Resampling.NEAREST))
         return [made]
 
     return change
@@ -77,10 +73,9 @@ def tiles(
     """A change that cuts photos into squares of side ``tile``, each labelled by its own part of the mask.
 
     Tiles begin every ``stride`` pixels from the upper left corner; where the last does not end with the photo, one more
-    does, and overlaps its neighbour. A tile keeps the split and the group of its photo, so that `assign_splits` never
-    parts them; the columns ``photo``, ``top`` and ``left`` say where it was cut. With ``min_area`` defect pixels or
-    more it has its photo's defect type, without any it is normal; what cannot be labelled is left out: fewer, a defect
-    of a photo of several types, and abnormal photos without a mask.
+    does. A tile keeps the split and the group of its photo; the columns ``photo``, ``top`` and ``left`` say where it
+    was cut. With ``min_area`` defect pixels or more it has its photo's defect type, without any it is normal; what
+    cannot be labelled is left out: fewer, a defect of a photo of several types, abnormal photos without a mask.
     """
     size, stride = tile, tile if stride is None else stride
     if not 1 <= stride <= size or min_area < 1:
@@ -92,7 +87,7 @@ def tiles(
         photo = row["image_path"]
         abnormal = row["label_index"] == 1
         if abnormal and not row["mask_path"]:
-            return [{"left_out": "abnormal photo(s) without a mask left out"}]
+            return [{"left_out": "abnormal photo(s) without a mask"}]
         pixels = decode_image(photo).pixels()
         shape = height, width = pixels.shape[:2]
         if min(shape) < size:
@@ -105,14 +100,12 @@ def tiles(
             for left in _starts(width, size, stride):
                 part = mask[top : top + size, left : left + size]
                 area = int(part.sum())
-                if 0 < area < min_area:
-                    made.append({"left_out": f"tile(s) with fewer defect pixels than {min_area} left out"})
-                elif area and several:
-                    made.append({"left_out": "tile(s) with a defect of a photo of several types left out"})
-                else:
-                    cut = row | {"image": pixels[top : top + size, left : left + size], "mask": part}
-                    cut |= {"name": f"{Path(photo).stem[:80]}_{top}_{left}", "group": row["group"] or names[photo]}
-                    made.append(cut | {"photo": names[photo], "top": top, "left": left} | ({} if area else normal))
+                if area and (several or area < min_area):
+                    made.append({"left_out": f"tile(s) of several defect types or with under {min_area} defect pixels"})
+                    continue
+                cut = row | {"image": pixels[top : top + size, left : left + size], "mask": part}
+                cut |= {"name": f"{Path(photo).stem[:80]}_{top}_{left}", "group": row["group"] or names[photo]}
+                made.append(cut | {"photo": names[photo], "top": top, "left": left} | ({} if area else normal))
         return made
 
     return change
@@ -136,17 +129,13 @@ def cut_outs(
     """Rows of one square picture an object, named ``<photo's number>_<object's number>``.
 
     ``labels`` are, for each photo, (H, W) int: 0 is background, every other number an object; ``types`` the defect type
-    of every object by its number. Without ``types`` all are good and for training: nobody has said yet what is good.
-    With them, objects with a defect are for testing, good ones too where their photo is one of the ``test_share`` of
-    the photos, evenly spaced. So objects of one photo can be on two sides (see the column ``photo``).
+    of every object by its number. Without them all are good and for training. With them, objects with a defect are for
+    testing, good ones too where their photo is one of the ``test_share`` of the photos, evenly spaced.
 
     One window serves all, after the largest object with a ``margin`` in parts of it on each side, so that sizes stay
     comparable; beyond its border the photo is mirrored. ``remove_background`` paints over whatever is not the object,
-    with the median colour of the photo outside all objects.
-
-    Further columns: label (the object's number), x, y, width, height (its box) and window_x, window_y, window_side
-    (what was cut; it may lie partly outside) in pixels of the photo, scale (pixels of the picture per pixel of the
-    photo).
+    with the median colour outside all objects. Further columns: photo, label, the object's box and the window (in
+    pixels of the photo), and scale (pixels of the picture per pixel of the photo).
     """
     if size < 1 or margin < 0 or not 0 <= test_share <= 1:
         raise ValueError(f"size={size} must be 1 or more, margin={margin} 0 or more, test_share={test_share} a share.")

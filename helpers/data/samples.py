@@ -33,10 +33,8 @@ TEXTS = [column for column in COLUMNS if column != "label_index"]
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 SCHEMES: tuple[str, ...] = ("one_class", "supervised")
 NORMAL = "good"
-SUPERVISED_SHARE = 0.15
-"""Share of each defect type that scheme ``supervised`` holds out for val, and again for test."""
-PUBLISHED_COLUMN = "published_split"
-"""Column that `assign_splits` adds to a table with a published split, so that it can be split again from the start."""
+SUPERVISED_SHARE = 0.15  # of each defect type, that scheme ``supervised`` holds out for val, and again for test
+PUBLISHED_COLUMN = "published_split"  # is added where a table is split, so that it can be split again from the start
 
 
 def make_table(
@@ -112,9 +110,6 @@ def _relative(paths: pd.Series, root: Path) -> pd.Series:
     return pd.Series([path and relative(path) for path in paths], index=paths.index, dtype="str")
 
 
-# --------------------------------------------------------------------------------------------------------------- splits
-
-
 def assign_splits(
     table: pd.DataFrame,
     scheme: str = "one_class",
@@ -158,10 +153,10 @@ def assign_splits(
         split = _whole_split(groups)
     learned = abnormal & (split == "train")
     if scheme == "one_class" and learned.any():
-        raise ValueError(
-            f"{groups.index[learned][0]} holds abnormal photos and is published as train, but 'one_class' learns from "
-            f"normal ones only; take scheme 'supervised', move them to test, or drop the published split with {_DROP}."
+        problem = (
+            f"{groups.index[learned][0]} is published as train with abnormal photos; 'one_class' learns from normal"
         )
+        raise ValueError(f"{problem} ones only: take scheme 'supervised', move them to test, or {_DROP}.")
     for name, fraction in (("test", test_fraction), ("val", val_fraction)):
         if not ((published == name) & (table["label_index"] == 0)).any():
             split.loc[_draw(groups[~abnormal & (split == "train")], fraction, seed, at_least_one=True)] = name
@@ -177,7 +172,7 @@ def assign_splits(
     return result
 
 
-_DROP = "table.assign(split='') and table.attrs['published_split'] = False"
+_DROP = "drop the published split with table.assign(split='') and table.attrs['published_split'] = False"
 
 
 def _check_options(table: pd.DataFrame, scheme: str, fractions: dict[str, float], unseen_types: Sequence[str]) -> None:
@@ -213,10 +208,9 @@ def _whole_split(groups: pd.DataFrame) -> pd.Series:
     """The published split of each group; ValueError where it has none, or several."""
     wrong = groups["published"][~groups["published"].isin(SPLITS)]
     if len(wrong):
+        problem = f"Group {wrong.index[0]!r} lies in several published splits or in none ({wrong.iloc[0]}), as do"
         raise ValueError(
-            f"Group {wrong.index[0]!r} lies in several published splits or in none ({wrong.iloc[0]}), as do "
-            f"{len(wrong) - 1} more; groups never part, so give all its photos one split, choose another group=, or "
-            f"drop the published split with {_DROP}."
+            f"{problem} {len(wrong) - 1} more: give all its photos one, choose another group=, or {_DROP}."
         )
     return groups["published"].copy()
 
@@ -275,9 +269,6 @@ def split_counts(table: pd.DataFrame) -> pd.DataFrame:
     return counts.rename_axis("split")
 
 
-# ---------------------------------------------------------------------------------------------------------------- files
-
-
 def fingerprint(table: pd.DataFrame) -> str:
     """Hash (32 hexadecimal digits) of what a run depends on: rows, splits, and the content of every photo and mask.
 
@@ -300,10 +291,9 @@ def origin(table: pd.DataFrame) -> list[str]:
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> Path:
-    """Write the table as CSV, paths relative to its root, and ``<path>.json`` beside it.
+    """Write the table as CSV, paths relative to its root, and beside it as JSON its attrs and the hashes of its files.
 
-    The JSON file holds ``table.attrs``, and the hashes of photos and masks, so that nobody need read them again. A
-    table in the root of its photos can be moved with them.
+    A table in the root of its photos can be moved with them.
     """
     path, root, paths = Path(path), Path(table.attrs["root"]), ["image_path", "mask_path"]
     stored = table.assign(**{column: _relative(table[column], root) for column in paths})
@@ -327,8 +317,6 @@ def read_table(path: str | Path, root: str | Path | None = None) -> pd.DataFrame
         raise ValueError(f"{path} lacks the column(s) {', '.join(missing)}; helpers.read_dataset reads other tables.")
     attrs_path = path.with_name(path.name + ".json")
     attrs = json.loads(attrs_path.read_text(encoding="utf-8")) if attrs_path.is_file() else {}
-    if not isinstance(attrs, dict):
-        raise ValueError(f"{attrs_path} is damaged: expected names with their values.")
     root = Path(root if root is not None else attrs.get("root", path.parent))
     for name, known in attrs.pop("digests", {}).items():
         size, time, digest = known.split()

@@ -80,8 +80,7 @@ def as_photo(picture: Picture, name: str = "picture", bits: int | None = None) -
         return read_image(picture, bits)
     if isinstance(picture, Image.Image):
         if picture.mode in ("I", "F"):
-            problem = f"has 32 bits a pixel (mode {picture.mode}), whose range of values is not known"
-            raise ImageReadError(name, "32-bit", problem, "scale it to 8 or 16 bits and save it again")
+            raise ImageReadError(name, "32-bit", mode=picture.mode)
         deep = picture.mode.startswith("I;16")
         through = "RGBA" if "transparency" in picture.info else "RGB"  # straight to RGB would mix that colour in
         picture = ImageOps.exif_transpose(picture)
