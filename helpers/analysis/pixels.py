@@ -8,7 +8,7 @@ from typing import NamedTuple, SupportsFloat
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.sparse import csr_array
+from skimage.measure import label
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from helpers.analysis.intervals import Statistics, bootstrap, interval_table
@@ -24,7 +24,7 @@ _BINS = 300  # by rank among normal pixels and likewise among those of defects, 
 
 
 class PhotoPixels(NamedTuple):
-    """One photo: counts of its pixels by key (see `order_keys`), and what lies above the threshold (-1: there is none).
+    """One photo: counts of its pixels by key (see `order_keys`), and what lies above the threshold (NaN: none given).
 
     ``weights``: defect pixels over the size of their region (connected component, eight neighbours). ``unusable``: its
     mask is missing or empty, so where its defect lies is unknown and its pixels are in no metric.
@@ -35,9 +35,9 @@ class PhotoPixels(NamedTuple):
     defect: np.ndarray
     weights: np.ndarray
     n_regions: int
-    tp: int
-    fp: int
-    fn: int
+    tp: float
+    fp: float
+    fn: float
     abnormal: bool
     unusable: bool
 
@@ -49,8 +49,6 @@ def count_pixels(
 
     ``abnormal`` says whether the photo shows a defect; None: it does where its (H, W) bool mask is not empty.
     """
-    from skimage.measure import label
-
     scores = np.asarray(anomaly_map)
     truth = np.zeros(scores.shape, bool) if mask is None else np.asarray(mask, dtype=bool)
     with np.errstate(over="ignore"):
@@ -60,12 +58,10 @@ def count_pixels(
     has_defect = bool(truth.any())
     if abnormal is False and has_defect:
         raise ValueError("a photo labelled normal has defect pixels in its mask; correct its label or its mask.")
-    abnormal = has_defect if abnormal is None else abnormal
-    tp = fp = fn = -1
+    tp = fp = fn = np.nan
     if threshold is not None:
         flagged = exceeds(scores, threshold)
-        tp = int(np.count_nonzero(flagged & truth))
-        fp, fn = int(np.count_nonzero(flagged)) - tp, int(np.count_nonzero(truth)) - tp
+        tp, fp, fn = (int(np.count_nonzero(each)) for each in (flagged & truth, flagged & ~truth, ~flagged & truth))
     keys, place = np.unique(order_keys(ranked), return_inverse=True)
     place, n_regions = place.reshape(scores.shape), 0
     normal = np.bincount(place[~truth], minlength=keys.size).astype(np.uint32)
@@ -74,6 +70,7 @@ def count_pixels(
         regions, n_regions = label(truth, connectivity=2, return_num=True)
         defect = np.bincount(place[truth], minlength=keys.size).astype(np.uint32)
         weights = np.bincount(place[truth], 1 / np.bincount(regions.ravel())[regions[truth]], minlength=keys.size)
+    abnormal = has_defect if abnormal is None else abnormal
     return PhotoPixels(keys, normal, defect, weights, n_regions, tp, fp, fn, abnormal, abnormal and not has_defect)
 
 
@@ -123,23 +120,19 @@ def pixel_intervals(photos: Sequence[PhotoPixels], *, n: int = 1000, seed: int =
 
     The ranking metrics of a resample come from `_BINS` bins, whose small offset from the exact value is taken out.
     """
-    numbers = pixel_metrics(photos)
-    usable = [photo for photo in photos if not photo.unusable]
+    numbers, usable = pixel_metrics(photos), [photo for photo in photos if not photo.unusable]
     has_defect = np.array([photo.n_regions > 0 for photo in usable], bool)
-    n_normal, n_abnormal = int((~has_defect).sum()), int(has_defect.sum())
-    at_threshold, ranking, offsets = _at_threshold(usable), None, {}
-    if not np.isnan(numbers["pixel_auroc"]):
-        ranking = _ranking(usable)
-        offsets = {name: numbers[name] - once for name, once in ranking(np.ones((1, len(usable)))).items()}
+    at_threshold, ranking = _at_threshold(usable), None if np.isnan(numbers["pixel_auroc"]) else _ranking(usable)
+    once = ranking(np.ones((1, len(usable)))) if ranking else {}
 
     def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
         found = ranking(weights) if ranking else {}
-        return {name: np.clip(each + offsets[name], 0, 1) for name, each in found.items()} | at_threshold(weights)
+        found = {name: np.clip(each + numbers[name] - once[name], 0, 1) for name, each in found.items()}
+        return found | at_threshold(weights)
 
-    draws = bootstrap(statistics, has_defect, n=n, seed=seed) if usable else {}
-    counts = {"normal_photos_with_defect_pixels": n_normal}
-    table = interval_table({name: numbers[name] for name in PIXEL_METRICS}, draws, counts)
-    return table.assign(n_normal=n_normal, n_abnormal=n_abnormal)
+    draws, n_normal = bootstrap(statistics, has_defect, n=n, seed=seed), int((~has_defect).sum())
+    table = interval_table(numbers, draws, {"normal_photos_with_defect_pixels": n_normal})
+    return table.assign(n_normal=n_normal, n_abnormal=int(has_defect.sum()))
 
 
 def pro_curve(photos: Iterable[PhotoPixels]) -> tuple[np.ndarray, np.ndarray]:
@@ -181,23 +174,20 @@ def _pooled(photos: Sequence[PhotoPixels]) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def _at_threshold(photos: Sequence[PhotoPixels]) -> Statistics:
-    """What makes, of the photos' weights (B, N), the metrics (B,) at the threshold; none without one."""
-    tp, fp, fn = (np.array([getattr(photo, name) for photo in photos], float) for name in ("tp", "fp", "fn"))
+    """What makes, of the photos' weights (B, N), the metrics (B,) at the threshold."""
+    tp, fp, fn = np.array([(photo.tp, photo.fp, photo.fn) for photo in photos], float).reshape(-1, 3).T
     has_defect = np.array([photo.n_regions > 0 for photo in photos], bool)
+    total, unknown = 2 * tp + fp + fn, 0.0 if has_defect.any() else np.nan
+    dice, flagged = 2 * tp[has_defect] / total[has_defect], np.sign(fp[~has_defect])
 
     def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
-        found = {}
-        if (tp < 0).any():
-            return found
-        if has_defect.any():
-            hits, both = weights @ tp, weights @ (2 * tp + fp + fn)
-            dice = 2 * tp[has_defect] / (2 * tp + fp + fn)[has_defect]
-            found["pixel_iou"], found["pixel_dice"] = hits / (both - hits), 2 * hits / both
-            found["mean_dice_defect_photos"] = (weights[:, has_defect] * dice).sum(axis=1) / has_defect.sum()
-        if not has_defect.all():
-            flagged = (fp > 0)[~has_defect]
-            found["normal_photos_with_defect_pixels"] = weights[:, ~has_defect] @ flagged / (~has_defect).sum()
-        return found
+        hits, both = weights @ tp, weights @ total + unknown
+        return {
+            "pixel_iou": hits / (both - hits),
+            "pixel_dice": 2 * hits / both,
+            "mean_dice_defect_photos": weights[:, has_defect] @ dice / (dice.size or np.nan),
+            "normal_photos_with_defect_pixels": weights[:, ~has_defect] @ flagged / (flagged.size or np.nan),
+        }
 
     return statistics
 
@@ -206,25 +196,20 @@ def _ranking(photos: Sequence[PhotoPixels]) -> Statistics:
     """What makes, of the photos' weights (B, N), the ranking metrics (B,), from bins that are finer at high scores."""
     truth, keys, counts, _ = _pooled(photos)
     cuts = []
-    for side in (~truth, truth):
+    for side, spaced, first in ((~truth, np.geomspace, 1), (truth, np.linspace, 0)):
         above = counts[side][::-1].cumsum()
-        ranks = np.linspace(0, above[-1], _BINS) if side is truth else np.geomspace(1, above[-1], _BINS)
+        ranks = spaced(first, above[-1], _BINS)
         cuts.append(keys[side][::-1][np.clip(np.searchsorted(above, ranks), 0, above.size - 1)])
     bins = np.searchsorted(np.unique(np.concatenate(cuts)), np.arange(N_KEYS), side="right")
-    to_bin = csr_array((np.ones(N_KEYS), bins, np.arange(N_KEYS + 1)))
-    ends = np.concatenate([[0], np.cumsum([photo.keys.size for photo in photos])])
-    at = np.concatenate([photo.keys for photo in photos])
+    # (N, bins) from the highest score down, with the empty beginning of the curve before them
     tables = [
-        (csr_array((np.concatenate([getattr(p, name) for p in photos]), at, ends), (len(photos), N_KEYS)) @ to_bin)
-        .toarray()[:, ::-1]
-        .cumsum(axis=1)
+        np.stack([np.bincount(bins[p.keys], getattr(p, name), bins[-1] + 1)[::-1].cumsum() for p in photos])
         for name in ("normal", "defect", "weights")
     ]
-    n_regions = np.array([photo.n_regions for photo in photos])
+    tables, n_regions = np.pad(tables, ((0, 0), (0, 0), (1, 0))), np.array([photo.n_regions for photo in photos])
 
     def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
-        # bins from the highest score down, with the empty beginning of the curve before them
-        fp, tp, overlap = (np.pad(weights @ table, ((0, 0), (1, 0))) for table in tables)
+        fp, tp, overlap = (weights @ table for table in tables)
         fpr, tpr, pro = fp / fp[:, -1:], tp / tp[:, -1:], overlap / (weights @ n_regions)[:, None]
         step = np.diff(fpr)
         width = np.clip(FPR_LIMIT - fpr[:, :-1], 0, step)
