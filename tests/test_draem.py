@@ -93,19 +93,22 @@ def test_weights_begin_as_the_authors_have_them(kind, mean):
 
 
 def test_only_the_share_asked_for_is_turned(textures):
-    photos = random_photos(400)
+    photos, model = random_photos(400), build(textures)
     torch.manual_seed(0)
-    turned, _, _ = build(textures, anomaly_probability=0.0).invent(photos)
+    model.augmenter.probability = 0.0
+    turned, _, _ = model.invent(photos)
     share = float((turned != photos).flatten(1).any(1).float().mean())
     assert share == pytest.approx(0.3, abs=4 * math.sqrt(0.3 * 0.7 / 400))
-    alike, damaged, masks = build(textures, anomaly_probability=0.0, rotate_probability=0.0).invent(photos)
+    model.rotate_probability = 0.0
+    alike, damaged, masks = model.invent(photos)
     assert torch.equal(alike, photos) and torch.equal(damaged, photos) and not masks.any()
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_a_defect_changes_what_its_mask_says_and_mixed_precision_invents_the_same(textures, precision):
     """A photo all of 0.4, turned: every pixel inside is 0.4 still, and so is what full precision makes of it."""
-    model = build(textures, rotate_probability=1.0, anomaly_probability=1.0)
+    model = build(textures, rotate_probability=1.0)
+    model.augmenter.probability = 1.0
     torch.manual_seed(1)
     turned, damaged, masks = model.invent(torch.full((6, 3, 64, 64), 0.4))
     assert masks.amax(dim=(1, 2, 3)).sum() == 6 and not ((damaged != turned).any(1, keepdim=True) & (masks == 0)).any()

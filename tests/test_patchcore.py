@@ -96,16 +96,6 @@ def test_scores_and_maps_are_those_of_anomalib(trained, backbone_folder, n_photo
     torch.testing.assert_close(maps, their_maps, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("k", [1, 9])
-def test_nearest_neighbours_against_all_distances(trained, k):
-    rows = 3 * torch.randn(2500, 240, generator=torch.Generator().manual_seed(4))
-    distances, index = (found.reshape(-1, k) for found in trained.model.nearest_neighbors(rows, k))
-    every = torch.cdist(rows.double(), trained.model.memory_bank.double())
-    torch.testing.assert_close(distances.double(), every.topk(k, largest=False).values, rtol=1e-5, atol=0)
-    torch.testing.assert_close(every.gather(1, index), distances.double(), rtol=1e-5, atol=0)
-    assert all(len(set(neighbours)) == k for neighbours in index.tolist())
-
-
 def test_checkpoint_is_plain_data_and_needs_no_weights_from_elsewhere(backbone_folder, table, tmp_path):
     folder = shutil.copytree(backbone_folder, tmp_path / "weights")
     backbone = resolve_backbone(f"local-dir:{folder}")

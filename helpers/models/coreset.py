@@ -9,7 +9,6 @@ are the same; most of the work is not done (the idea of lazy greedy evaluation: 
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator
 
 import torch
@@ -141,21 +140,12 @@ class _LazySelection:
         for center in self.centers:
             lower(center)
         exact[torch.tensor(self.centers, device=device)] = -1.0
-        apart = (exact > 0).nonzero().squeeze(1)
-        heap = [(-value, index) for value, index in zip(exact[apart].tolist(), apart.tolist(), strict=True)]
-        heapq.heapify(heap)
-        while heap and len(self.centers) < n_select:
-            value, index = heapq.heappop(heap)
-            now = float(exact[index])
-            if now == -value:
-                yield self._add_center(index)
-                lower(index)
-                exact[index] = -1.0
-            elif now > 0:  # lowered since
-                heapq.heappush(heap, (-now, index))
-        # Copies of centres change no other distance: all of them follow, lowest index first.
-        for index in (exact == 0).nonzero().squeeze(1)[: n_select - len(self.centers)].tolist():
-            yield self._add_center(index)
+        while len(self.centers) < n_select:
+            distance, index = exact.max(0)  # of equal ones the lowest index
+            yield self._add_center(int(index))
+            if distance > 0:  # a copy of a centre changes no other distance
+                lower(int(index))
+            exact[index] = -1.0
 
     def _lowest_tie(self, candidates: torch.Tensor, bounds: torch.Tensor) -> int:
         """Of candidates within rounding of the best, the lowest index that is as far, or the same point as one that is.
@@ -164,9 +154,8 @@ class _LazySelection:
         """
         if len(candidates) == 1:
             return int(candidates[0])
-        ties = (bounds == bounds.max()) | self.features[candidates].eq(self.features[candidates[bounds.argmax()]]).all(
-            1
-        )
+        best = self.features[candidates[bounds.argmax()]]
+        ties = (bounds == bounds.max()) | self.features[candidates].eq(best).all(1)
         return int(candidates[ties].min())
 
     def _add_center(self, index: int) -> int:

@@ -36,6 +36,7 @@ MILESTONES, DECAY = (0.8, 0.9), 0.2  # shares of the epochs; factor of the learn
 WEIGHT_STD = 0.02
 SSIM_WINDOW = 11  # pixels
 FOCAL_GAMMA = 2.0
+DAMAGED, BETA = 0.5, (0.1, 1.0)  # share of photos that get a defect; range of the texture's share in it
 
 
 def draem_loss(
@@ -99,9 +100,8 @@ def init_weights(module: nn.Module) -> None:
 class Draem(LearnsFromInvented, StockDraem):
     """DRAEM as an anomalib module; logged each epoch: the loss and its terms, and val's figures.
 
-    Without a folder of textures (``anomaly_source``) it is for inference only. ``anomaly_probability`` is the share of
-    training photos that get a defect, ``beta`` the range of the texture's share in it, ``rotate_probability`` the share
-    turned by up to 90 degrees: 0 for products that lie the same way always. ``learning_rate`` is Adam's.
+    Without a folder of textures (``anomaly_source``) it is for inference only. ``rotate_probability`` is the share of
+    training photos turned by up to 90 degrees: 0 for products that lie the same way always.
     """
 
     def __init__(
@@ -109,8 +109,6 @@ class Draem(LearnsFromInvented, StockDraem):
         anomaly_source: str = "",
         base_width: int = 128,
         discriminative_width: int = 64,
-        anomaly_probability: float = 0.5,
-        beta: Sequence[float] = (0.1, 1.0),
         rotate_probability: float = 0.3,
         learning_rate: float = 1e-4,
         pre_processor: nn.Module | bool = True,
@@ -119,13 +117,11 @@ class Draem(LearnsFromInvented, StockDraem):
         super(StockDraem, self).__init__(
             pre_processor=pre_processor, post_processor=False, evaluator=False, visualizer=False
         )
-        options = {"probability": anomaly_probability, "blend_factor": tuple(beta)}
-        self.augmenter = TextureGenerator(anomaly_source, **options) if anomaly_source else None
+        self.augmenter = TextureGenerator(anomaly_source, DAMAGED, blend_factor=BETA) if anomaly_source else None
         self.rotate_probability = rotate_probability
         self.rotate = RandomRotation((-90, 90), interpolation=InterpolationMode.BILINEAR)
         self.learning_rate = learning_rate
         self.model = DraemNetwork(base_width, discriminative_width)
-        self.sspcab = False
 
     def invent(self, photos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What one training step sees: photos (B, 3, H, W) turned, the same with defects, and masks (B, 1, H, W)."""

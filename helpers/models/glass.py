@@ -97,9 +97,6 @@ def judge_table(table: pd.DataFrame, frame: Mapping[str, Any]) -> tuple[dict[str
 class GlassAnomalies(TextureGenerator):
     """Local synthesis in photos: a texture blended in under a mask of Perlin noise, in every photo."""
 
-    def __init__(self, folder: Path | str) -> None:
-        super().__init__(folder, probability=1.0)
-
     def noise_mask(self, height: int, width: int, device: torch.device) -> torch.Tensor:
         """Where turned Perlin noise is above 0.5, (H, W) bool."""
         noise = generate_perlin_noise(height, width, device=device)

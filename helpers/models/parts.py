@@ -81,9 +81,9 @@ def log_loss(
 class TextureGenerator(PerlinAnomalyGenerator):
     """anomalib's Perlin anomalies with the textures of a checked folder, in the order of their names."""
 
-    def __init__(self, folder: Path | str, **options: Any) -> None:
+    def __init__(self, folder: Path | str, probability: float = 1.0, **options: Any) -> None:
         files = texture_files(folder)
-        super().__init__(**options)
+        super().__init__(probability=probability, **options)
         self.anomaly_source_paths = files
 
 
