@@ -18,9 +18,14 @@ from helpers.data.masks import PHOTO_WORDS
 from helpers.data.names import SPLIT_NAMES, folded, match_listed, match_names, split_in
 from helpers.progress import progress
 
-_KINDS = {"labelme": ".json", "coco": ".json", "voc": ".xml", "yolo": ".txt"}
-_YOLO = re.compile(rb"\s*\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*(\n|\r|$)")
-_WORDS = {"labelme": (b'"shapes"',), "coco": (b'"annotations"', b'"images"'), "voc": (b"<annotation",)}
+_KINDS = {
+    "labelme": (".json", rb'"shapes"'),
+    "coco": (".json", rb'(?s)\A(?=.*"images")(?=.*"annotations")'),
+    "voc": (".xml", rb"<annotation"),
+    "yolo": (".txt", rb"\A\s*\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*(\n|\r|$)"),
+}
+"""Suffix and content of the files of a layout."""
+
 _FOLDER_WORDS = PHOTO_WORDS | {"labels", "label", "annotations", "annotation", "json", "xml"}
 _ASKED = 100  # files of a folder that are asked what they are: the first may be of normal photos, and empty
 
@@ -99,16 +104,14 @@ def known_size(height: Any, width: Any) -> tuple[int, int] | None:
 
 def annotation_kind(file: Path) -> str:
     """Layout that a file's content belongs to, or ""."""
-    kinds = [kind for kind, suffix in _KINDS.items() if suffix == file.suffix.lower()]
+    kinds = {kind: content for kind, (suffix, content) in _KINDS.items() if suffix == file.suffix.lower()}
     if not kinds or not file.is_file():  # to read a pipe would never end
         return ""
     try:
-        content = file.read_bytes().replace(b"\0", b"")  # UTF-16 then reads like ASCII
+        data = file.read_bytes().replace(b"\0", b"")  # UTF-16 then reads like ASCII
     except OSError:
         return ""
-    if kinds == ["yolo"]:
-        return "yolo" * bool(_YOLO.match(content))
-    return next((kind for kind in kinds if all(word in content for word in _WORDS[kind])), "")
+    return next((kind for kind, content in kinds.items() if re.search(content, data)), "")
 
 
 def has_files(path: Path, kind: str) -> bool:
@@ -119,7 +122,7 @@ def has_files(path: Path, kind: str) -> bool:
     places = {_place(photo, path) for photo in photos} if kind == "yolo" else ()
     asked: dict[Path, list[Path]] = defaultdict(list)
     for file in others:
-        if file.suffix.lower() == _KINDS[kind] and (kind != "yolo" or _place(file, path) in places):
+        if file.suffix.lower() == _KINDS[kind][0] and (kind != "yolo" or _place(file, path) in places):
             asked[file.parent].append(file)
     return any(annotation_kind(file) == kind for files in asked.values() for file in files[:_ASKED])
 
@@ -138,16 +141,15 @@ def read_files(
     root = found.path
     photos, others = files_in(root)
     places = {_place(photo, root) for photo in photos}
-    contents: dict[Path, Content | None] = {}
-    for file in (file for file in others if file.suffix.lower() == _KINDS[kind] and file.is_file()):
+    contents: dict[Path, Content] = {}
+    for file in (file for file in others if file.suffix.lower() == _KINDS[kind][0] and file.is_file()):
         if _place(file, root) in places or annotation_kind(file) == kind:
             try:
                 contents[file] = parse(file)
             except AnnotationError as error:
-                found.note("invalid-annotation", file, problem=error.problem, fix=error.fix)
-                contents[file] = None
-    names = {file: content.name if content else "" for file, content in contents.items()}
-    pairs, left_out = _pair_files(names, photos, found)
+                drawn = Drawn(None, "invalid-annotation", f"{error.problem}: {error.fix}")
+                contents[file] = Content([("content", "", lambda size, drawn=drawn: drawn)])
+    pairs, left_out = _pair_files(contents, photos, found)
     if not pairs:
         raise LayoutError(f"{root} has no {kind} file that goes with a photo.\n{found.summary()}\n{tree(root)}")
     folders = {photo.parent for photo in pairs} | {root}
@@ -157,14 +159,9 @@ def read_files(
     splits = _splits(kept, others, found, split_folders or {})
     for photo in progress([photo for photo in kept if photo in splits], "Reading annotations"):
         file = pairs.get(photo)
-        content = contents[file] if file else None
-        read = [("", Drawn(None, "invalid-annotation"))] if file and not content else []
-        if file and content:
-            drawn = draw_objects(found, photo, content, file)
-            if drawn is None:
-                continue
-            read = drawn[1]
-        yield Photo(photo, splits[photo], read, file)
+        drawn = draw_objects(found, photo, contents[file], file) if file else (None, [])
+        if drawn is not None:
+            yield Photo(photo, splits[photo], drawn[1], file)
 
 
 def draw_objects(
@@ -224,11 +221,13 @@ def _place(path: Path, root: Path) -> tuple[str, ...]:
     return (*(folder for folder in folders if folder not in _FOLDER_WORDS), _stem(path))
 
 
-def _pair_files(names: Mapping[Path, str], photos: Sequence[Path], found: Found) -> tuple[dict[Path, Path], set[Path]]:
+def _pair_files(
+    contents: Mapping[Path, Content], photos: Sequence[Path], found: Found
+) -> tuple[dict[Path, Path], set[Path]]:
     """The file of each photo, and photos left out: what is said of them is not known.
 
-    A file is that of the photo in its place, else of the one that it names (``names``, "" for none), else, where no
-    photos lie in its folder's place, of the only one of its stem below the nearest folder around both.
+    A file is that of the photo in its place, else of the one that it names, else, where no photos lie in its folder's
+    place, of the only one of its stem in folders below (those of classes).
     """
     root = found.path
     places, stems = defaultdict(list), defaultdict(list)
@@ -237,20 +236,19 @@ def _pair_files(names: Mapping[Path, str], photos: Sequence[Path], found: Found)
         stems[_stem(photo)].append(photo)
     photo_folders = {place[:-1] for place in places}
 
-    def around(file: Path) -> list[Path]:
-        split, those = split_in(file, root), stems.get(_stem(file), [])
-        alike = [photo for photo in those if not split or split_in(photo, root) in ("", split)]
-        below = ([photo for photo in alike if photo.is_relative_to(folder)] for folder in file.parents)
-        return next(filter(None, below), []) if _place(file, root)[:-1] not in photo_folders else []
+    def below(file: Path) -> list[Path]:
+        *folder, _ = _place(file, root)
+        those = [] if tuple(folder) in photo_folders else stems.get(_stem(file), [])
+        return [photo for photo in those if list(_place(photo, root)[: len(folder)]) == folder]
 
-    written = {file: _from_root(name, file, root) for file, name in names.items() if name}
-    by_place = {file: places.get(_place(file, root), []) for file in names}
+    written = {file: _from_root(content.name, file, root) for file, content in contents.items() if content.name}
+    by_place = {file: places.get(_place(file, root), []) for file in contents}
     named, refused = match_names((name for file, name in written.items() if not by_place[file]), photos, root)
     claims, left_out, strays = defaultdict(list), set(), set()
     for file, there in by_place.items():
         name = written.get(file, "")
         alike = [photo for photo in there if photo.parent == file.parent] or there
-        alike = alike or ([named[name]] if name in named else refused.get(name) or around(file))
+        alike = alike or ([named[name]] if name in named else refused.get(name) or below(file))
         if len(alike) > 1 and name:
             alike = list(match_names([name], alike, root)[0].values()) or alike
         if not alike:
@@ -284,7 +282,7 @@ def _from_root(name: str, file: Path, root: Path) -> str:
 # --------------------------------------------------------------------------------------------------------------- splits
 
 
-def _splits(photos: list[Path], others: list[Path], found: Found, folders: Mapping[Path, str]) -> dict[Path, str]:
+def _splits(photos: list[Path], others: list[Path], found: Found, split_folders: Mapping[Path, str]) -> dict[Path, str]:
     """Split of each photo by its folders, else by lists of names; without both everybody has the split "".
 
     Lists lie in ``ImageSets/Main``, another folder of ``ImageSets``, or the dataset's own. Photos in no list, or in
@@ -292,21 +290,20 @@ def _splits(photos: list[Path], others: list[Path], found: Found, folders: Mappi
     """
     root = found.path
     splits = {photo: split_in(photo, root) for photo in photos}
-    for folder, split in folders.items():
+    for folder, split in split_folders.items():
         splits |= {photo: split for photo in photos if not splits[photo] and photo.is_relative_to(folder)}
-    lists: dict[Path, dict[str, Path]] = defaultdict(dict)
-    for file in (file for file in others if file.suffix.lower() == ".txt"):
-        inside = file.parent == root or "imagesets" in map(str.lower, file.relative_to(root).parts)
-        if inside and file.stem.lower() in (*SPLIT_NAMES, "trainval"):
-            lists[file.parent][SPLIT_NAMES.get(file.stem.lower(), "trainval")] = file
-    if any(splits.values()) or not lists:
+    texts = [file for file in others if file.suffix.lower() == ".txt"]
+    texts = [file for file in texts if file.stem.lower() in (*SPLIT_NAMES, "trainval")]
+    folders = {f.parent for f in texts if f.parent == root or "imagesets" in map(str.lower, f.relative_to(root).parts)}
+    if any(splits.values()) or not folders:
         return splits
-    folder = min(lists, key=lambda folder: (folder == root, folder.name.lower() != "main", folder))
-    both = lists[folder].pop("trainval", None)
-    if both and not {"train", "val"} & lists[folder].keys():
-        lists[folder]["train"] = both
+    folder = min(folders, key=lambda folder: (folder == root, folder.name.lower() != "main", folder))
+    lists = {SPLIT_NAMES.get(file.stem.lower(), "trainval"): file for file in texts if file.parent == folder}
+    both = lists.pop("trainval", None)
+    if both and not {"train", "val"} & lists.keys():
+        lists["train"] = both
     listed: dict[Path, set[str]] = defaultdict(set)
-    for split, file in lists[folder].items():
+    for split, file in lists.items():
         # some tools write the name of the XML file behind that of the photo
         lines = [re.sub(r"\s+\S+\.xml$", "", line.strip()) for line in read_text(file).splitlines() if line.strip()]
         named, refused = match_listed(lines, photos, root, sorted({photo.parent for photo in photos}))

@@ -12,7 +12,6 @@ import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +89,7 @@ def read_instances(path: str | Path, *, annotations: str | None = None) -> list[
 
 def has_coco(path: Path) -> bool:
     """Whether a folder, or one of its split folders, holds a COCO file."""
-    return any(
-        annotation_kind(file) == "coco" for folder in _folders(path) for file in islice(_json_files(folder), _ASKED)
-    )
+    return any(annotation_kind(file) == "coco" for folder in _folders(path) for file in _json_files(folder)[:_ASKED])
 
 
 def read_coco(

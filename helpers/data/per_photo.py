@@ -31,8 +31,7 @@ from helpers.paths import read_yaml
 
 # ------------------------------------------------------------------------------------------------------------- labelme
 
-_CORNERS = frozenset({"rotation", "robndbox", "oriented_rectangle", "quadrilateral"})
-_KINDS = frozenset({"rectangle", "circle", "line", "linestrip", "mask"})
+_POLYGONS = frozenset({"polygon", "rotation", "robndbox", "oriented_rectangle", "quadrilateral"})
 
 
 def read_labelme(found: Found, *, line_width: float = 10.0, encoding: str | None = None) -> None:
@@ -73,17 +72,15 @@ def _draw_shape(shape: dict[str, Any], size: tuple[int, int], line_width: float)
         points = np.asarray(shape.get("points"), dtype=np.float64).reshape(-1, 2)
     except (TypeError, ValueError, OverflowError):
         return Drawn(None, "invalid-polygon", "has no list of points")
-    if kind in _CORNERS and len(points) != 4:
-        return Drawn(None, "too-few-points", f"is a {kind} of {len(points)} points, not 4")
-    if kind == "polygon" or kind in _CORNERS:
+    if kind in _POLYGONS or (kind == "rectangle" and len(points) > 2):
         return draw_polygon(points, size)
-    if kind not in _KINDS:
+    if kind not in ("rectangle", "circle", "line", "linestrip", "mask"):
         return Drawn(None, "unknown-shape", f"is a {kind}, which is not drawn: use a polygon")
     if len(points) < 2 or not (np.abs(points) < 1e9).all():
         return Drawn(None, "too-few-points", f"is a {kind} of {len(points)} points that cannot be drawn")
     if kind == "rectangle":
-        (x, y), (right, bottom) = points[:2]
-        return draw_polygon(points if len(points) > 2 else [x, y, right, y, right, bottom, x, bottom], size)
+        (x, y), (right, bottom) = points
+        return draw_polygon([x, y, right, y, right, bottom, x, bottom], size)
     if kind == "mask":
         return _pasted(shape.get("mask"), points[0], size)
     if kind == "circle":
