@@ -7,7 +7,7 @@
 
 IN is a video file, a folder or pattern of images (``frames/%04d.png``), a camera (``0`` or ``/dev/video0``), or the
 address of a stream. OUT is an .mp4, .mov or .mkv, or a folder that gets one. Beside the video lie, under its name, .csv
-(a row a frame), .png (the timeline) and .json (settings and counts).
+(a row a frame) and .json (settings and counts).
 
 A frame that cannot be decoded is counted and shown as BROKEN, and the rest goes on. Ctrl-C ends a video; what is done
 is kept and can be played.
@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers.paths import printable, project_path, stopped_alike, uninterrupted, write_whole
+from helpers.paths import printable, project_path, stopped_alike
 from helpers.progress import quiet_libraries, sentence
 
 if TYPE_CHECKING:
@@ -79,19 +79,14 @@ def _copy(options: argparse.Namespace, source: FrameSource, _: None) -> int:
 
 def _judge(options: argparse.Namespace, source: FrameSource, predictor: object) -> int:
     from helpers.inference.frames import judge_video
-    from helpers.views.video_figures import score_timeline
 
     how = {"layout": options.layout, "threshold": options.threshold, "pixel_size": options.pixel_size}
     result = judge_video(source, _video_path(options, source), predictor, **how)
     threshold, counts = result.threshold, result.summary
-    with uninterrupted():
-        note = predictor.run.note
-        figure = score_timeline(result.frames, threshold.value, result.other_thresholds, note=note)
-        write_whole(result.video.with_suffix(".png"), lambda file: figure.savefig(file, dpi=110))
     print(
         f"{counts['n_flagged']} of {counts['n_judged']} frames called DEFECT (score above {threshold.value:.4g}: "
         f"{threshold.origin})\n{counts['fps_reached']:.1f} frames/s; latency {counts['latency_median_ms']:.0f} ms "
-        f"(median), {counts['latency_p95_ms']:.0f} ms (95 %)\nvideo, .csv, .json and timeline .png: {result.video}"
+        f"(median), {counts['latency_p95_ms']:.0f} ms (95 %)\nvideo, .csv and .json: {result.video}"
     )
     if counts["n_broken"] or counts["n_dropped"]:
         print(f"{counts['n_broken']} broken and {counts['n_dropped']} dropped frames", file=sys.stderr)
@@ -118,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--pixel-size", type=float, default=0.0, metavar="MM", help="of a pixel; default: sizes in pixels")
     add("--every", type=int, default=1, metavar="N", help="take each N-th frame only")
     add("--max-frames", type=int, metavar="N", help="stop after N frames")
-    add("--fps", type=float, help="frames a second, where the source has none or a wrong one")
+    add("--fps", type=float, help="frames a second of images")
     add("--extract", action="store_true", help="write frames to OUT/train/good, to train on")
     add("--backend", default="torch", help="torch, onnx or openvino")
     add("--device", default="auto", help="auto, cpu, cuda:N or mps")

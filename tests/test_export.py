@@ -130,9 +130,6 @@ def mixed(photos) -> list[np.ndarray]:
     return [*found[:2], noise, found[2][:50, :40], *found[3:], noise[:64, :64], noise[::-1].copy()]
 
 
-# ------------------------------------------------------------------------------------------------------------- parity
-
-
 @pytest.mark.parametrize("name", list(SMALL))
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
 def test_says_what_torch_says_for_any_batch_and_sizes(make, mixed, name, backend):
@@ -195,9 +192,6 @@ def test_low_probabilities_keep_their_digits_in_onnx_runtime():
     graph = trace(nn.Sigmoid().eval(), torch.from_numpy(x), ["N"], ["y"])
     (found,) = onnxruntime.InferenceSession(graph.SerializeToString()).run(None, {"photos": x})
     np.testing.assert_allclose(found, 1 / (1 + np.exp(-x.astype(np.float64))), rtol=1e-5)
-
-
-# -------------------------------------------------------------------------------------------------- what a file says
 
 
 @pytest.mark.parametrize("name", ["patchcore", "classifier"])
@@ -277,9 +271,6 @@ def test_refuses_what_it_cannot_do(patchcore, tmp_path):
             Predictor(patchcore, backend)
 
 
-# ------------------------------------------------------------------------------------------------------------- 8 bits
-
-
 @pytest.mark.parametrize("name", ["patchcore", "unet"])
 def test_8_bits_are_close_and_have_their_own_thresholds(make, name, table, caplog):
     import openvino
@@ -317,9 +308,6 @@ def test_8_bits_need_good_photos_and_leave_no_file_if_they_are_stopped(patchcore
     with pytest.raises(ValueError, match=r"nowhere\.png"):  # when the thresholds' turn comes
         export_run(patchcore, ("openvino-int8",))
     assert not (patchcore.folder / exported.FILES["openvino-int8"]).exists()
-
-
-# ----------------------------------------------------------------------------------------------------------- commands
 
 
 def test_commands(patchcore, photos, tmp_path, capsys):

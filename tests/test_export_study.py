@@ -9,11 +9,12 @@ import pytest
 from cascade_runs import KnownBackend, write_run
 from PIL import Image
 
+from helpers.data.images import read_image
 from helpers.inference import predictor
 from helpers.inference.backends import Output
 from helpers.inference.exported import FILES
 from helpers.runs import Run
-from helpers.studies.export import compare_backends, speed_table
+from helpers.studies.export import compare_backends, judges
 
 
 class Shifted(KnownBackend):
@@ -62,23 +63,10 @@ def test_without_labels_or_with_one_class_there_is_no_quality(run, tmp_path):
         assert "image_auroc" not in compare_backends(run, paths, labels, ["torch", "onnx"])
 
 
-def test_contestants_take_turns_and_are_compared_with_the_first(run, tmp_path):
+def test_every_usable_backend_judges_named_photos(run, tmp_path):
     file = run.folder / FILES["onnx"]
     file.parent.mkdir(parents=True)
     file.write_bytes(b"exported")
-    calls = []
-    paths = flat_photos(tmp_path, [51, 51, 51, 51])
-    table = speed_table(run, paths, (1, 3), 2, {"other": lambda batch: calls.append(len(batch))})
-    one_round = [1] * 2 + [1] * 4 + [3] * 2 + [3]  # two calls that do not count, then the whole batches
-    assert calls == 2 * one_round
-    assert table[["stage", "batch_size", "n_photos", "n_calls"]].to_numpy().tolist() == [
-        *(
-            [name, size, 4 if size == 1 else 3, 4 if size == 1 else 1]
-            for name in ("other", "torch", "onnx")
-            for size in (1, 3)
-        )
-    ]
-    medians = table.set_index(["stage", "batch_size"])["median_ms"]
-    ratios = table.set_index(["stage", "batch_size"])["times_faster"]
-    assert ratios["other", 1] == ratios["other", 3] == 1
-    assert ratios["onnx", 3] == pytest.approx(medians["other", 3] / medians["onnx", 3])
+    photos = [(path, read_image(path)) for path in flat_photos(tmp_path, [51, 255])]
+    found = {name: [one.abnormal for one in judge(photos)] for name, judge in judges(run).items()}
+    assert found == {"torch": [False, True], "onnx": [False, True]}

@@ -23,7 +23,7 @@ from helpers.paths import PARTIAL, partial_path, remove_partial, uninterrupted, 
 from helpers.progress import progress
 
 SEQUENCE_FPS = 10.0  # frames a second of photos that carry no time
-CAMERA_FPS = 30.0  # of a camera that was not asked for a rate
+CAMERA_FPS = 30.0
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")  # that H.264 can be written to
 CRF, PRESET = 20, "veryfast"  # x264: quality 0 (lossless) to 51, and how long it may search for a smaller file
 TICKS = 90_000  # a second: times of written frames are rounded to these
@@ -66,11 +66,7 @@ class FrameSource:
         yield from self.read()
 
     def part(self, *, every: int = 1, max_frames: int | None = None) -> FrameSource:
-        """Every so-manyth frame, each with its own number and time; broken ones are always taken, to be counted.
-
-        Raises:
-            ValueError: naming the argument that is out of range.
-        """
+        """Every so-manyth frame, each with its own number and time; broken ones are always taken, to be counted."""
         if every < 1 or (max_frames is not None and max_frames < 1):
             raise ValueError(f"every={every} and max_frames={max_frames} must be 1 or more.")
 
@@ -82,28 +78,19 @@ class FrameSource:
         return replace(self, fps=self.fps / every, n_frames=n_frames, read=read)
 
 
-# ------------------------------------------------------------------------------------------------------------- sources
-
-
 def open_source(what: str | Path, *, fps: float | None = None, bits: int | None = None) -> FrameSource:
     """Frames of whatever holds some.
 
     ``what`` is a video file; a folder of images, a pattern (``frames/*.png``, ``frames/%04d.png``) or one image, in
     natural order (``2.png`` before ``10.png``); a camera by number (``0``) or device (``/dev/video0``); or the address
-    of a stream (``rtsp://...``). ``fps`` is for where the source has none or a wrong one, and a camera is asked for it;
-    ``bits`` as in `read_image` (default: the fewest that all images fit into).
-
-    Raises:
-        FileNotFoundError: there is no such file or folder, or no image in it.
-        ValueError: what is no video, or an ``fps`` that is not above 0.
+    of a stream (``rtsp://...``). ``fps`` and ``bits`` (as in `read_image`; default: the fewest that all images fit
+    into) are those of images. FileNotFoundError: there is none; ValueError: what is no video.
     """
-    if fps is not None and not (np.isfinite(fps) and fps > 0):
-        raise ValueError(f"fps={fps} must be above 0.")
     text, path = str(what), Path(what).expanduser()
     if (text.isdigit() and not path.exists()) or text.startswith("/dev/video"):
-        return FrameSource(f"camera {text}", fps or CAMERA_FPS, None, True, lambda: _camera_frames(text, fps))
+        return FrameSource(f"camera {text}", CAMERA_FPS, None, True, lambda: _camera_frames(text))
     if "://" in text or (path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES):
-        return _video(text if "://" in text else str(path), fps, live="://" in text)
+        return _video(text if "://" in text else str(path), live="://" in text)
     pattern = path.name
     if path.is_dir():
         photos = find_images(path)
@@ -126,7 +113,9 @@ def photo_source(
     """Photos as the frames of a clip, as they are (no video compression lies between), each with its label."""
     if not len(photos):
         raise FileNotFoundError(f"{name} holds no image (PNG, JPEG, BMP, TIFF, WebP); give another folder or pattern.")
-    fps = fps or SEQUENCE_FPS
+    fps = SEQUENCE_FPS if fps is None else fps
+    if not (np.isfinite(fps) and fps > 0):
+        raise ValueError(f"fps={fps} must be above 0.")
 
     def read() -> Iterator[Frame]:
         for number, (file, label) in enumerate(zip(photos, labels, strict=True)):
@@ -140,12 +129,10 @@ def photo_source(
     return FrameSource(name, fps, len(photos), False, read)
 
 
-def _camera_frames(name: str, fps: float | None) -> Iterator[Frame]:
+def _camera_frames(name: str) -> Iterator[Frame]:
     camera = cv2.VideoCapture(int(name) if name.isdigit() else name)
     if not camera.isOpened():
         raise ValueError(f"camera {name} cannot be opened; is it plugged in, and not in use?")
-    if fps:
-        camera.set(cv2.CAP_PROP_FPS, fps)
     begun, in_a_row = time.perf_counter(), 0
     try:
         for number in count():
@@ -159,7 +146,7 @@ def _camera_frames(name: str, fps: float | None) -> Iterator[Frame]:
         camera.release()
 
 
-def _video(place: str, fps: float | None, live: bool) -> FrameSource:
+def _video(place: str, live: bool) -> FrameSource:
     """A file, or the address of a stream."""
     try:
         with av.open(place) as container:
@@ -172,10 +159,10 @@ def _video(place: str, fps: float | None, live: bool) -> FrameSource:
             f"{place} cannot be opened as a video ({error.strerror}); copy it again, or free it."
         ) from error
     name = place if live else Path(place).name
-    return FrameSource(name, fps or rate, n_frames, live, lambda: _video_frames(place, name, rate, fps, live))
+    return FrameSource(name, rate, n_frames, live, lambda: _video_frames(place, name, rate, live))
 
 
-def _video_frames(place: str, name: str, rate: float, fps: float | None, live: bool) -> Iterator[Frame]:
+def _video_frames(place: str, name: str, rate: float, live: bool) -> Iterator[Frame]:
     """Frames of a file, or of a stream, timed by the clock. Damaged ones are said to be so, not patched up: a patch
     would be judged. One is taken to be shown right after the frame that was decoded before it."""
     begun = time.perf_counter()
@@ -203,15 +190,15 @@ def _video_frames(place: str, name: str, rate: float, fps: float | None, live: b
                     shown_for = max(shown_for, float(item.duration * item.time_base))
             seconds = max(seconds, since)
             end = max(end, seconds + shown_for)
-            at = time.perf_counter() - begun if live else number / fps if fps else seconds
-            yield Frame(number, at, photo, f"{name}#{number}", error=error)
+            now = time.perf_counter() - begun if live else seconds
+            yield Frame(number, now, photo, f"{name}#{number}", error=error)
         stated = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / av.time_base
         gap, number = float(stated) - end, number + 1
         lost = stream.frames - number if stream.frames else round(gap * rate)
         # a trimmed clip holds more frames than it shows; of a container's length sound may be the longer part
         if lost > 0 and gap > max(1.5 / rate if stream.duration else 1.0, 0.01 * float(stated)):
             error = f"is where the file breaks off: {lost} frames that it states are missing; copy it again"
-            yield Frame(number, number / fps if fps else end, None, f"{name}#{number}", error=error)
+            yield Frame(number, end, None, f"{name}#{number}", error=error)
 
 
 def _decoded(
@@ -269,17 +256,11 @@ def newest(source: FrameSource) -> Iterator[Frame]:
         raise item
 
 
-# ------------------------------------------------------------------------------------------------------------- writing
-
-
 class ClipWriter:
     """Writes pictures as an H.264 file (yuv420p, which every player shows); a context manager.
 
     The file appears under its name, whole, when the block ends; if it ends by an error nothing is left, but what was
     written before an interruption (Ctrl-C) is kept. Players are told ``fps``; each frame keeps its own time.
-
-    Raises:
-        ValueError: a name without one of `VIDEO_SUFFIXES`.
     """
 
     def __init__(self, path: str | Path, fps: float) -> None:
@@ -347,9 +328,7 @@ def write_clip(
     """Write frames as an H.264 file, not judged; broken ones are left out. How many there are, and what was wrong.
 
     ``draw`` makes what is written of a frame (say with its label burnt in: for people; a detector would judge it too).
-
-    Raises:
-        ValueError: no frame can be read.
+    ValueError: no frame can be read.
     """
     with ClipWriter(out, source.fps) as clip:
         return _copy(source, lambda frame: clip.write(draw(frame) if draw else frame.photo, frame.seconds))

@@ -53,9 +53,6 @@ N_CALIBRATION = 64  # good training photos that the ranges of 8-bit values are t
 BANK_ROWS = 8192  # of PatchCore's memory bank at once: bounds the memory, 32 MB a photo with 1,024 patches
 
 
-# ------------------------------------------------------------------------------------------------------------ networks
-
-
 class FromPhotos(nn.Module):
     """A network with what torchvision does to photos (N, H, W, 3) uint8 before it: resize, centre crop, normalise.
 
@@ -135,19 +132,19 @@ class FixedDetector(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
         output = self.model(frames)
         return output.pred_score.reshape(-1), output.anomaly_map[:, 0]
 
 
-class FixedClassifier(nn.Module):
+class FixedClassifier(FixedDetector):
     """A classifier, which normalises by itself; ``normal`` is the index of its normal class, or None."""
 
     def __init__(self, model: nn.Module, normal: int | None) -> None:
-        super().__init__()
-        self.model, self.normal = model, normal
+        super().__init__(model)
+        self.normal = normal
 
-    def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
         embedding = self.model.embed(frames)
         probabilities = self.model.head(embedding).softmax(1)
         return abnormal_scores(probabilities, self.normal), probabilities, embedding
@@ -158,28 +155,24 @@ def fixed_network(run: Run) -> nn.Module:
     from anomalib.data.transforms.utils import extract_transforms_by_type
     from torchvision.transforms.v2 import Normalize
 
-    parameters = run.info["parameters"]
-    size, crop = parameters["image_size"], parameters.get("center_crop")
+    parameters, checkpoint = run.info["parameters"], run.folder / CHECKPOINT
+    size, crop, steps = parameters["image_size"], None, []
     architecture = (parameters.get("backbone") or {}).get("architecture", "")
     if _classifies(run):
-        normal = parameters.get("normal_class")
-        index = list(parameters["classes"]).index(normal) if normal else None
-        network = FromPhotos(FixedClassifier(load_classifier(run.folder / CHECKPOINT, architecture), index), size)
+        classes, normal = list(parameters["classes"]), parameters.get("normal_class")
+        index = classes.index(normal) if normal else None
+        fixed = FixedClassifier(load_classifier(checkpoint, architecture), index)
     else:
-        model = load_model(run.name, run.folder / CHECKPOINT, architecture)
+        model, crop = load_model(run.name, checkpoint, architecture), parameters.get("center_crop")
         steps = extract_transforms_by_type(model.pre_processor.transform, Normalize)
-        statistics = (steps[0].mean, steps[0].std) if steps else ()
         patchcore = run.name == "patchcore"
         fixed = FixedPatchCore(model.model, tuple(crop or size)) if patchcore else FixedDetector(model.model)
-        network = FromPhotos(fixed, size, crop, *statistics)
-    return network.eval().requires_grad_(False)
+    statistics = (steps[0].mean, steps[0].std) if steps else ()
+    return FromPhotos(fixed, size, crop, *statistics).eval().requires_grad_(False)
 
 
 def _classifies(run: Run) -> bool:
     return run.info["parameters"].get("task") == CLASSIFICATION
-
-
-# -------------------------------------------------------------------------------------------------------------- graphs
 
 
 def trace(
@@ -226,11 +219,7 @@ def openvino_model(model: onnx.ModelProto) -> openvino.Model:
 
 def quantised(model: openvino.Model, run: Run) -> tuple[openvino.Model, dict[str, str]]:
     """The graph with products in 8 bits (NNCF's post-training quantisation), and the entries that its file has of its
-    own: ranges are taken from good training photos, and thresholds set anew.
-
-    Raises:
-        ValueError: the run's table has no good training photo.
-    """
+    own: ranges are taken from good training photos, and thresholds set anew. ValueError: there is no such photo."""
     import nncf
 
     table = run.table
@@ -279,11 +268,8 @@ def _kept_in_float(model: openvino.Model, distances: bool) -> list[str]:
 
 
 def calibrated_again(run: Run, backend: ExportedBackend) -> dict[str, str]:
-    """A file's entries with the run's thresholds set anew, in the same way and on the same photos, on other scores.
-
-    Empty where the run's own thresholds were not set on good photos of val. Raises ValueError for one of val that
-    cannot be read.
-    """
+    """A file's entries with the run's thresholds set anew, in the same way and on the same photos, on other scores;
+    none where they were not set on good photos of val. ValueError: one of val cannot be read."""
     accept, val = run.thresholds["image"].accept, run.predictions("val")
     good = val["label_index"] == 0
     if accept is None or not good.any():
@@ -298,9 +284,6 @@ def calibrated_again(run: Run, backend: ExportedBackend) -> dict[str, str]:
     again = {name: replace(each, origin=f"{each.origin}, computed in 8 bits") for name, each in again.items()}
     thresholds = {name: again.get(name, old).to_dict() for name, old in run.thresholds.items()}
     return {"thresholds": json.dumps(thresholds), exported.NORMAL_SCORES: json.dumps(scores[good].tolist())}
-
-
-# --------------------------------------------------------------------------------------------------------------- files
 
 
 def about(run: Run) -> dict[str, str]:
@@ -324,13 +307,10 @@ def about(run: Run) -> dict[str, str]:
 def export_run(run: Run | str | Path, formats: Sequence[str] = (ONNX, OPENVINO)) -> dict[str, Path]:
     """Write a run's files of some `FORMATS` into its folder ``export``; those that are there and still fit stay.
 
-    Raises:
-        ValueError: an unknown format, or a checkpoint that is not the run's.
-        MissingRunError: there is no finished run.
+    ValueError: an unknown format, or a checkpoint that is not the run's; MissingRunError: there is no finished run.
     """
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown:
-        raise ValueError(f"formats={unknown[0]!r}: expected one of {', '.join(FORMATS)}.")
+    if not {*formats} <= {*FORMATS}:
+        raise ValueError(f"formats={','.join(formats)!r}: expected some of {', '.join(FORMATS)}.")
     run = run if isinstance(run, Run) else open_finished(project_path(run))
     check_run(run)
     files = {name: run.folder / FILES[name] for name in formats}

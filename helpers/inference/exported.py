@@ -22,15 +22,12 @@ if TYPE_CHECKING:
     import openvino
 
 FORMATS = ONNX, OPENVINO, INT8 = "onnx", "openvino", "openvino-int8"
-FILES = dict(zip(FORMATS, ("model.onnx", "openvino/model.xml", "openvino_int8/model.xml"), strict=True))
-FILES = {name: f"export/{file}" for name, file in FILES.items()}
+FILES = {ONNX: "export/model.onnx", OPENVINO: "export/openvino/model.xml", INT8: "export/openvino_int8/model.xml"}
 INPUT = "photos"
 FIELDS = {"score": "scores", "map": "maps", "probabilities": "probabilities", "embedding": "embeddings"}
 NORMAL_SCORES = "normal_scores"  # entry of a file with a calibration of its own
 RT_INFO = "defect_detection"  # OpenVINO's name for our entries
-
-Infer = Callable[[np.ndarray], Mapping[str, np.ndarray]]
-"""Photos (n, H, W, 3) uint8 -> outputs by name, see `FIELDS`."""
+Infer = Callable[[np.ndarray], Mapping[str, np.ndarray]]  # photos (n, H, W, 3) uint8 -> outputs by name (`FIELDS`)
 
 
 def read_about(file: Path) -> dict[str, str]:
@@ -103,14 +100,11 @@ class ExportedBackend:
 
 
 def open_exported(run: Run, backend: str, device: str = "auto") -> ExportedBackend:
-    """An exported run on the CPU, with as many threads as torch would take.
+    """An exported run on the CPU, with as many threads as torch would take; in float32, also where the CPU could do it
+    faster in 16 bits (``openvino-int8``: most products in 8 bits).
 
-    ``openvino`` computes in float32, also where the CPU could do it faster in 16 bits; ``openvino-int8`` most products
-    in 8 bits, the rest in float32.
-
-    Raises:
-        MissingRunError: it has not been exported; the message says how.
-        ValueError: the device is not the CPU, or the file is damaged, or of another checkpoint, threshold or exporter.
+    MissingRunError: it has not been exported. ValueError: the device is not the CPU, or the file is damaged, or of
+    another checkpoint, threshold or exporter.
     """
     if device not in ("auto", "cpu"):
         raise ValueError(f"DEVICE={device!r}: backend {backend} runs on the CPU; take DEVICE='cpu', or backend torch.")

@@ -69,13 +69,9 @@ def map_scale(predictor: Predictor, pixel_threshold: float) -> MapScale:
 
 
 class VideoResult(NamedTuple):
-    """What became of a video; ``frames`` has a row a frame (`NO_ROW`).
-
-    ``other_thresholds``: the calibrated one and 0.8 of normalised scores, raw, without the one that was used.
-    ``summary``: ``n_frames`` that came, of them ``n_judged``, ``n_broken`` and ``n_dropped``, ``n_flagged`` (called
-    DEFECT), ``n_expected`` (that the source states, or None), ``fps_reached`` (with drawing and encoding),
-    ``latency_median_ms``, ``latency_p95_ms`` and ``interrupted`` (by Ctrl-C).
-    """
+    """What became of a video; ``frames`` has a row a frame (`NO_ROW`). ``other_thresholds``: the calibrated one and 0.8
+    of normalised scores, raw, without the one that was used. In ``summary`` ``n_flagged`` are called DEFECT,
+    ``n_expected`` is what the source states, or None, and ``fps_reached`` is with drawing and encoding."""
 
     video: Path
     frames: pd.DataFrame
@@ -100,10 +96,8 @@ def judge_video(
     Under its name come a CSV with a row a frame and a JSON with settings and counts; each is whole or not there. Of a
     live source the newest frame is judged; those that came meanwhile are dropped, and the others keep their times.
     ``threshold`` is one of `video_threshold`; for pixels it is the stored one, or the normalised one too.
-    ``pixel_size``: mm a pixel; 0: sizes in pixels. ``on_picture`` gets each picture that was written.
-
-    Raises:
-        ValueError: an argument that cannot be, or a source of which no frame could be judged.
+    ``pixel_size``: mm a pixel; 0: sizes in pixels. ``on_picture`` gets each picture that was written. ValueError: an
+    argument that cannot be, or a source of which no frame could be judged.
     """
     judge = FrameJudge(predictor, layout, threshold, pixel_size, show_labels)
     predictor.judge_each([np.full((64, 64, 3), 128, np.uint8)], ["warm-up"])  # kernels are chosen before
