@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from helpers.data import coco, folders, image_masks, per_photo, severstal, tables
+from helpers.data import coco, folders, image_masks, per_photo, tables
 from helpers.data.annotations import has_files, read_json
 from helpers.data.images import BIT_DEPTHS, IMAGE_SUFFIXES, UNREAD_SUFFIXES, measure_bit_depth, remember_bit_depth
 from helpers.data.layouts import Found, LayoutError, entries, files_in, folders_in, pictures_in, split_folders, tree
@@ -50,7 +50,7 @@ LAYOUTS: dict[str, Layout] = {
     "labelme": Layout("labelme layout", partial(has_files, kind="labelme"), per_photo.read_labelme),
     "voc": Layout("Pascal VOC layout", partial(has_files, kind="voc"), per_photo.read_voc),
     "yolo": Layout("YOLO layout", partial(has_files, kind="yolo"), per_photo.read_yolo),
-    "severstal": Layout("Severstal layout", severstal.has_severstal, severstal.read_severstal),
+    "severstal": Layout("Severstal layout", tables.has_severstal, tables.read_severstal),
     "image_mask": Layout("image and mask folders", image_masks.has_image_masks, image_masks.read_image_masks),
 }
 """Layouts by name, in the order they are tried."""

@@ -1,14 +1,18 @@
-"""Tables that list photos, and VisA's, as a sample table."""
+"""Tables that list photos, VisA's, and Severstal's of run lengths, as a sample table."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from helpers.analysis.regions import Drawn, region_of
+from helpers.data.annotations import Content, Photo, add_rows, draw_objects, known_id, note_unknown
 from helpers.data.folders import many_categories
 from helpers.data.layouts import (
     NORMAL_LABELS,
@@ -22,7 +26,11 @@ from helpers.data.layouts import (
 )
 from helpers.data.names import match_names
 from helpers.data.samples import NORMAL, absolute_path, read_frame, read_table
+from helpers.progress import progress
 
+_STRIPS = "train.csv"
+_STRIP_SIZE = (256, 1600)  # (H, W) of Severstal's photos: the height is needed to read run lengths
+_RUNS = "EncodedPixels"
 _NOTHING = frozenset({"", "none", "nothing", "no", "nan", "n/a"})  # for a defect type
 
 
@@ -116,3 +124,85 @@ def _find_files(found: Found) -> None:
                 row[key] = str(matched[str(row[key])])
     if examples:
         found.note("names-matched", found.path, n=len(examples), example=examples[0])
+
+
+# ----------------------------------------------------------------------------------------------------------- Severstal
+
+
+def has_severstal(path: Path) -> bool:
+    """Whether the folder holds a ``train.csv`` with run lengths."""
+    file = path / _STRIPS
+    if not file.is_file():
+        return False
+    with file.open("rb") as lines:
+        return _RUNS.encode() in lines.readline(1000)
+
+
+def read_severstal(found: Found, *, image_dir: str | Path = "train_images") -> None:
+    """Severstal's steel strips (Kaggle, 2019): ``train.csv`` and the photos it names, in ``image_dir`` relative to it.
+
+    The table was published twice: with ``ImageId_ClassId`` (``0002cc93b.jpg_1``) and a row for each of four classes of
+    each photo, empty where there is none, and with ``ImageId``, ``ClassId`` and rows for defects only.
+
+    A photo without runs is normal. The defect type of another is the class that covers most pixels (``class_3``), and
+    the column ``defect_types`` names all. Photos without a row are normal where the table lists defects only, and are
+    left out where it lists every photo, as is a photo of another size.
+    """
+    file, folder = found.path / _STRIPS, found.path / image_dir
+    rows = _strip_rows(file)
+    if not folder.is_dir():
+        raise LayoutError(f"There is no folder {folder} with the photos of {_STRIPS}; name it with image_dir=.")
+    photos = pictures_in(folder)
+    named, refused = match_names(rows["name"], photos, folder)
+    if not named:
+        raise LayoutError(f"{file} lists no photo of {folder}: {', '.join(rows['name'][:3])}; see image_dir=.")
+    for name, alike in refused.items():
+        found.note_ambiguous(file, name, alike)
+    missing = sorted(set(rows["name"]) - set(named) - set(refused))
+    if missing:
+        found.note("missing-photo:listed", file, n=len(missing), first=", ".join(missing[:3]))
+    by_photo = dict(list(rows.groupby(rows["name"].map(named))))
+    unclear = {photo for alike in refused.values() for photo in alike}
+    without = [photo for photo in photos if photo not in by_photo and photo not in unclear]
+    if (rows["runs"] == "").any():  # then it lists every photo
+        note_unknown(without, found)
+        without = []
+    read = [Photo(photo, "", [], None) for photo in without]
+    for photo, those in progress(by_photo.items(), "Reading run lengths"):
+        those = those[those["runs"] != ""].itertuples()
+        objects = [(f"row {row.Index + 2}", row.kind, partial(_draw_runs, row.runs)) for row in those]
+        drawn = None if photo in unclear else draw_objects(found, photo, Content(objects, _STRIP_SIZE), file)
+        if drawn is not None:
+            read.append(Photo(photo, "", drawn[1], file))
+    add_rows(found, sorted(read), largest=True)
+
+
+def _strip_rows(file: Path) -> pd.DataFrame:
+    """Columns name (of the photo), kind (class) and runs of the table, all text."""
+    try:
+        frame = pd.read_csv(file, dtype="str", keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
+        raise LayoutError(f"{file} is not a CSV file ({error}); download it again.") from error
+    if "ImageId_ClassId" in frame:
+        joint = frame["ImageId_ClassId"].str.rpartition("_")
+        frame["ImageId"], frame["ClassId"] = joint[0], joint[2]
+    if not {"ImageId", "ClassId", _RUNS} <= set(frame):
+        raise LayoutError(f"{file} has not the columns {_RUNS} and ImageId_ClassId, or ImageId and ClassId.")
+    kinds = frame["ClassId"].map(known_id).replace(r"(.+)", r"class_\1", regex=True)
+    return pd.DataFrame({"name": frame["ImageId"].str.strip(), "kind": kinds, "runs": frame[_RUNS].str.strip()})
+
+
+def _draw_runs(runs: str, size: tuple[int, int]) -> Drawn:
+    """Pixels of pairs of first pixel (from 1, down the columns) and length."""
+    try:
+        values = np.array(runs.split(), dtype=np.int64)
+    except (ValueError, OverflowError):
+        return Drawn(None, "invalid-rle", "has values that are no whole numbers")
+    pixels, starts, lengths = size[0] * size[1], values[::2] - 1, values[1::2]
+    if len(values) % 2 or (starts < 0).any() or (lengths < 1).any() or (lengths > pixels - starts).any():
+        problem = f"has no pairs of a first pixel and a length within the {pixels} pixels of its picture"
+        return Drawn(None, "invalid-rle", problem)
+    steps = np.zeros(pixels + 1, dtype=np.int64)
+    np.add.at(steps, starts, 1)
+    np.add.at(steps, starts + lengths, -1)
+    return Drawn(region_of((np.cumsum(steps[:-1]) > 0).reshape(size[::-1]).T))
