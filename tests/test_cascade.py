@@ -29,7 +29,7 @@ from helpers.inference.cutting import CutterStage
 from helpers.inference.object_mask import clean_mask
 from helpers.inference.pictures import STAGE_COLUMNS, Item
 from helpers.inference.presets import PRESETS_FOLDER, CascadeError
-from helpers.inference.stages import Rule, RunStage
+from helpers.inference.stages import RunStage
 from helpers.paths import InUseError, hold, partial_path
 from helpers.runs import MissingRunError
 
@@ -201,15 +201,11 @@ def test_rules(home, out, rule, picture, passed, value, limit, origin):
     assert (row["threshold"], row["origin"], row["rule"]) == (limit, origin, rule)
 
 
-@pytest.mark.parametrize("rule", ["scroe > 0.4", "score = 0.4", "score >> 1", "area >= image", "score > FLAG", ""])
-def test_what_is_no_rule(rule):
-    with pytest.raises(ValueError, match="rule"):
-        Rule.parse(rule, {"FLAG": [1]})
-
-
 @pytest.mark.parametrize(
     ("run", "rule", "options", "message"),
     [
+        *(("first", rule, {}, "rule") for rule in ("scroe > 0.4", "score = 0.4", "score >> 1", "area >= image", "")),
+        ("first", "score > FLAG", {"parameters": {"FLAG": [1]}}, "FLAG"),
         ("first", "always", {"then": "class"}, "is a detector"),
         ("classifier", "area >= 0.1", {}, "is a classifier"),
         ("classifier", "always", {"morphology": {"min_area": 3}}, "is a classifier"),
@@ -456,13 +452,12 @@ def test_odd_names_are_judged_and_the_rest_goes_on(home, photos, cutter, tmp_pat
         assert len(set(maps)) == len(maps) and all((out / file).is_file() for file in maps)
 
 
-def test_pictures_without_a_path(home, tmp_path, out):
+def test_pictures_without_a_path(home, out):
     one = open_pair(home)
     pictures = [photo(red=0.9, green=0.9), photo(), Image.fromarray(photo(red=0.9, green=0.1))]
-    listed = one.run(pictures, out, save=())
+    listed = one.run(iter(pictures), out, save=())
     assert listed["verdict"].tolist() == ["DEFECT", "OK", "OK"]
     assert listed["photo"].tolist() == ["000000", "000001", "000002"]
-    assert one.run(iter(pictures), tmp_path / "streamed", save=())["verdict"].tolist() == ["DEFECT", "OK", "OK"]
     pictures[1] = photo(red=0.9, green=0.8)
     before = KnownBackend.seen
     assert one.run(pictures, out, save=())["verdict"].tolist() == ["DEFECT", "DEFECT", "OK"]
@@ -485,7 +480,6 @@ def test_what_is_done_is_not_done_again(home, photos, out):
     before = open_pair(home).run(photos, out)
     seen = KnownBackend.seen
     pd.testing.assert_frame_equal(open_pair(home).run(photos, out), before)
-    assert KnownBackend.seen == seen
     save(photos, new=photo(red=0.9, green=0.9))
     after = open_pair(home).run(photos, out)
     assert KnownBackend.seen == seen + 2 and after["photo"].tolist() == [*before["photo"], "new.png"]
@@ -628,13 +622,10 @@ def test_restart_removes_what_the_journal_names_and_nothing_else(home, photos, t
 
 @pytest.mark.parametrize("name", ["../out", "a/b", "..", "", ".lock", "verdicts.csv", "/tmp/x", "a\\b", "x" * 300])
 def test_names_that_would_write_elsewhere_are_refused(home, name):
-    one = judge(home, "first", "score > image", **JUDGE)
-    if name != "verdicts.csv":
+    stages = [judge(home, "first", "score > image", **JUDGE, name=name or " ")]
+    for cascade in ("fine", *([name] if name != "verdicts.csv" else [])):
         with pytest.raises(CascadeError, match="'name'"):
-            Cascade(name, [one])
-    one.name = name
-    with pytest.raises(CascadeError, match="'name'"):
-        Cascade("fine", [one])
+            Cascade(cascade, stages)
 
 
 # ----------------------------------------------------------------------------------------------------------------- YAML
@@ -655,20 +646,15 @@ def changed(*path, value) -> dict:
         (changed("stagess", value=[]), "stagess"),
         (changed("stages", 0, "rull", value="always"), "rull"),
         (changed("stages", value=[]), "stages"),
-        (changed("stages", value="unet"), "stages"),
-        (changed("stages", 0, value="unet"), "unet"),
         (changed("stages", 0, "foreground", value="foreground"), "run"),
         (changed("stages", 1, "rule", value="score >> 1"), "stage 2.*rule"),
         (changed("stages", 1, "then", value=""), "second.*'then: VERDICT'"),
-        (changed("stages", 0, "then", value="BAD"), "first.*'then'"),
+        (changed("stages", 0, "then", value="BAD"), "first.*'then: VERDICT'"),
         (changed("stages", 0, "otherwise", value=""), "first.*'otherwise: VERDICT'"),
-        (changed("stages", 0, "rule", value="always"), "first.*'otherwise'"),
+        (changed("stages", 0, "rule", value="always"), "first.*'otherwise: VERDICT'"),
         (changed("stages", 0, "name", value="second"), "'name'"),
         (changed("stages", 1, "ignore_no_defect", value=True), "'ignore_no_defect'"),
-        (changed("stages", 0, "ignore_no_defect", value="yes"), "ignore_no_defect"),
-        (changed("stages", 0, "morphology", value=3), "morphology"),
         (changed("stages", 0, "morphology", value={"opening": 3}), "stage 1.*opening"),
-        (changed("stages", 0, "run", value=3), "run"),
         (changed("parameters", value=["a"]), "'parameters'"),
         (changed("parameters", "DATASET", value=""), "DATASET"),
     ],
@@ -726,15 +712,14 @@ def test_presets_open_with_their_defaults(tmp_path, preset, rules, limits, monke
     assert {stage.pixel_limit.value for stage in stages if stage.pixel_limit} == {0.6}
 
 
-def test_a_run_is_a_cascade_of_one_stage(home, photos, tmp_path, out):
-    verdicts = Cascade.of_run(home / "first").run(photos, out, save=())
+def test_a_run_is_a_cascade_of_one_stage(home, photos, tmp_path):
     reds = [round(255 * n / 20) / 255 for n in range(20)]
-    assert verdicts["verdict"].tolist() == ["DEFECT" if red > 0.5 else "OK" for red in reds]
-    p_values = [(1 + sum(score >= red for score in (0.1, 0.2, 0.3))) / 4 for red in reds]
-    sure = [1 - p if red > 0.5 else p for p, red in zip(p_values, reds, strict=True)]
-    np.testing.assert_allclose(verdicts["confidence"], sure)
-    low = Cascade.of_run(home / "first", {"threshold": 0.1}).run(photos, tmp_path / "low", save=())
-    assert (low["verdict"] == "DEFECT").tolist() == [red > 0.1 for red in reds]
+    for settings, limit in (({}, 0.5), ({"threshold": 0.1}, 0.1)):
+        found = Cascade.of_run(home / "first", settings).run(photos, tmp_path / str(limit), save=())
+        assert found["verdict"].tolist() == ["DEFECT" if red > limit else "OK" for red in reds]
+        p_values = [(1 + sum(score >= red for score in (0.1, 0.2, 0.3))) / 4 for red in reds]
+        sure = [1 - p if red > limit else p for p, red in zip(p_values, reds, strict=True)]
+        np.testing.assert_allclose(found["confidence"], sure)
     with pytest.raises(CascadeError, match="limit.*pixel_threshold"):
         Cascade.of_run(home / "first", {"limit": 1})
     named = Cascade.of_run(home / "classifier").run([photo(0.9, 0.1, 0.0), photo(0.3, 0.2, 0.5)], tmp_path / "named")

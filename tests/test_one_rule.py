@@ -79,12 +79,6 @@ def test_scores_are_above_their_threshold_in_the_same_photos_everywhere(drawn):
     assert costs["recall"].item() == pytest.approx(share)
 
 
-def test_a_tenth_as_a_threshold_is_not_below_a_tenth_as_float32():
-    tenth = np.full((8, 8), 0.1, np.float32)
-    metric = count_pixels(tenth, None, 0.1)
-    assert (metric.fp, int(label_defects(tenth, 0.1, **WHOLE).max()), float(tenth[0, 0]) > 0.1) == (0, 0, True)
-
-
 @given(maps_and_thresholds(), st.tuples(st.integers(1, 40), st.integers(1, 40)))
 @settings(deadline=None, max_examples=300)
 def test_a_photo_shows_a_defect_exactly_where_the_networks_map_does(drawn, shape):
@@ -103,19 +97,6 @@ def test_a_photo_shows_a_defect_exactly_where_the_networks_map_does(drawn, shape
         cells = place * np.array(found.shape) / shape
         near = np.abs(cells[:, None] - (np.argwhere(above)[None] + 0.5)).max(-1)
         assert (near.min(1) <= 1 + 1 / min(shape)).all() or min(shape) < max(found.shape)
-
-
-def test_a_peak_of_one_cell_stays_a_peak_in_the_photo():
-    peak = np.zeros((8, 8), np.float32)
-    peak[3, 5] = 1.2
-    for shape in ((16, 16), (24, 24), (8, 8), (5, 7), (131, 97)):
-        whole = map_at_photo_size(peak, shape, {})
-        found = measure_defects(whole, 1.0, **WHOLE)
-        assert len(found) == 1 and found["peak_score"].item() == np.float32(1.2)
-        assert found["relative_x"].item() == pytest.approx(5.5 / 8, abs=0.5 / shape[1])
-        assert found["relative_y"].item() == pytest.approx(3.5 / 8, abs=0.5 / shape[0])
-    mirrored = map_at_photo_size(peak[:, ::-1], (24, 24), {})
-    np.testing.assert_array_equal(map_at_photo_size(peak, (24, 24), {})[:, ::-1], mirrored)
 
 
 # ------------------------------------------------------------------------------------------------------ exported graphs

@@ -45,7 +45,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -148,9 +148,6 @@ class Cascade:
         notes = filter(None, (stage.predictor.run.note for stage in self.run_stages))
         return "; ".join(dict.fromkeys(notes)) or None
 
-    def describe(self) -> dict[str, Any]:
-        return {"name": self.name, "stages": [stage.describe() for stage in self.stages]}
-
     def run(
         self,
         images: Picture | Iterable[Picture],
@@ -173,19 +170,20 @@ class Cascade:
         """
         if not set(save) <= set(FOLDERS):
             raise CascadeError(f"save: {', '.join(save)} is not known; known: {', '.join(FOLDERS)}.")
-        root, jobs = _jobs(images)
+        root, items = _items(images)
         out = project_path(out_dir)
         if root and isinstance(images, str | Path) and out.is_relative_to(root):
             raise CascadeError(f"{out} lies among the photos of {root}; give the results another folder (--out).")
-        about = self.describe() | {"save": sorted(save), "root": root}
+        about = {"name": self.name, "stages": [stage.describe() for stage in self.stages]}
+        about |= {"save": sorted(save), "root": root}
         try:
             with hold(out / LOCK, f"The folder of results {out}"):
                 done = _open_journal(out, about, restart)
                 write_json(about | {"parameters": self.parameters, "about": self.about}, out / ABOUT)
                 try:
-                    self._judge_all(jobs, done, out, save)
+                    self._judge_all(items, done, out, save)
                 finally:
-                    records = [done[job.key] for job in jobs if job.key in done]
+                    records = [done[item.key] for item in items if item.key in done]
                     verdicts = _write_tables(records, self.stages, out)
         except InUseError:
             raise
@@ -196,20 +194,22 @@ class Cascade:
             ) from error
         return pd.DataFrame(verdicts, columns=list(VERDICT_COLUMNS))
 
-    def _judge_all(self, jobs: Sequence[Job], done: dict[str, Any], out: Path, save: Collection[str]) -> None:
-        todo = [job for job in jobs if not _is_done(done.get(job.key), job.stamp)]
+    def _judge_all(self, items: Sequence[Item], done: dict[str, Any], out: Path, save: Collection[str]) -> None:
+        todo = [item for item in items if not _is_done(done.get(item.key), item.stamp)]
         queue = iter(todo)
-        pictures = ((job.source, job.picture) for job in progress(todo, self.name))
+        pictures = ((item.source, item.photo) for item in progress(todo, self.name))
         for batch in read_batches(pictures, self.batch_size, self.bit_depth):
             chosen = list(islice(queue, len(batch)))
-            items = [Item(job.source, job.key, read.photo) for job, read in zip(chosen, batch, strict=True)]
-            for item, read in zip(items, batch, strict=True):
+            for item, read in zip(chosen, batch, strict=True):
+                item.photo = read.photo
                 if read.problem is not None:
                     item.fail(self.stages[0].name, printable(str(read.problem)))
-            self.judge(items, out, save)
-            records = [_record(job, item) for job, item in zip(chosen, items, strict=True)]
+            self.judge(chosen, out, save)
+            records = [_record(item) for item in chosen]
             _append(out / JOURNAL, records)
             done |= {record["key"]: record for record in records}
+            for item in chosen:
+                item.photo, item.parts = None, []  # thousands of photos do not fit into memory
 
     def judge(self, items: Sequence[Item], out: Path, save: Collection[str] = ()) -> None:
         """Take items that have been read through all stages; their rows and verdicts are noted in them. Those with a
@@ -254,15 +254,15 @@ def _worst(item: Item) -> Item:
     return max(item.parts, key=badness, default=item)
 
 
-def _record(job: Job, item: Item) -> dict[str, Any]:
+def _record(item: Item) -> dict[str, Any]:
     """One photo's line of the journal, all text of it printable."""
     rows = [*item.rows, *(row for part in item.parts for row in part.rows)]
     for row in rows:
-        row["photo"] = job.photo
+        row["photo"] = item.name
     deciding = deciding_row(item)
     verdict = {name: deciding.get(name) for name in VERDICT_COLUMNS} | {
-        "photo": job.photo,
-        "image_path": printable(job.source),
+        "photo": item.name,
+        "image_path": printable(item.source),
         "verdict": item.verdict,
         "abnormal": item.abnormal,
         "n_objects": len(item.parts) or None,
@@ -271,7 +271,7 @@ def _record(job: Job, item: Item) -> dict[str, Any]:
         "milliseconds": round(sum(row["milliseconds"] or 0.0 for row in rows), 3),
         "error": item.error or None,
     }
-    return {"key": job.key, "stamp": job.stamp, "verdict": verdict, "stages": rows, "at": round(time.time(), 3)}
+    return {"key": item.key, "stamp": item.stamp, "verdict": verdict, "stages": rows, "at": round(time.time(), 3)}
 
 
 # ----------------------------------------------------------------------------------------- the journal, and its tables
@@ -359,20 +359,8 @@ def _write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- the photos
 
 
-class Job(NamedTuple):
-    """One photo to be judged: ``source`` its absolute path, or ``#`` and its number; ``key`` its name in the folder of
-    results, unique, without suffix; ``photo`` its name in the tables; ``stamp`` changes when the photo does.
-    """
-
-    picture: Picture
-    source: str
-    key: str
-    photo: str
-    stamp: str
-
-
-def _jobs(images: Picture | Iterable[Picture]) -> tuple[str, list[Job]]:
-    """The photos, and the folder that their names are relative to (empty: pictures without a path)."""
+def _items(images: Picture | Iterable[Picture]) -> tuple[str, list[Item]]:
+    """The folder that names are relative to (empty: pictures without a path), and the photos, not yet read."""
     given = Path(images).expanduser() if isinstance(images, str | Path) else None
     if given and not given.exists():
         raise FileNotFoundError(f"There is no {images}; give a photo or a folder of photos.")
@@ -382,7 +370,9 @@ def _jobs(images: Picture | Iterable[Picture]) -> tuple[str, list[Job]]:
         raise CascadeError("Give photos, all of them paths or all of them pictures.")
     if kinds == {False}:
         each = enumerate(pictures)
-        return "", [Job(one, f"#{number}", f"{number:06d}", f"{number:06d}", _stamp(one)) for number, one in each]
+        return "", [
+            Item(f"#{number}", f"{number:06d}", one, name=f"{number:06d}", stamp=_stamp(one)) for number, one in each
+        ]
     paths = [Path(os.path.abspath(Path(one).expanduser())) for one in pictures]  # noqa: PTH100  (keeps links)
     if len(set(paths)) < len(paths):
         raise CascadeError(f"{Counter(paths).most_common(1)[0][0]} is given twice; give each photo once.")
@@ -390,11 +380,12 @@ def _jobs(images: Picture | Iterable[Picture]) -> tuple[str, list[Job]]:
     names = [printable(path.relative_to(root).as_posix()) for path in paths]
     keys = [(Path(name).parent / short_name(Path(name).stem)).as_posix() for name in names]
     taken = Counter(key.casefold() for key in keys)
-    jobs = []
+    items = []
     for path, name, key in zip(paths, names, keys, strict=True):
         alone = taken[key.casefold()] == 1  # else the results of two photos would be one file
-        jobs.append(Job(path, str(path), key if alone else f"{key}-{content_hash(name)[:12]}", name, _stamp(path)))
-    return str(root), jobs
+        key = key if alone else f"{key}-{content_hash(name)[:12]}"
+        items.append(Item(str(path), key, path, name=name, stamp=_stamp(path)))
+    return str(root), items
 
 
 def _stamp(picture: Picture) -> str:

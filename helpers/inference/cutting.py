@@ -191,16 +191,10 @@ class CutterStage:
                 item.fail(self.name, str(error))
                 continue
             n = len(item.parts)
-            item.add_row(
-                self.name,
-                decision=self.otherwise if n == 0 else f"{n} object{'' if n == 1 else 's'}",
-                passed=n > 0,
-                rule="any object",
-                value=n,
-                mask_pixels=int((labels > 0).sum()),
-                milliseconds=round(1000 * (time.perf_counter() - started), 3),
-            )
             item.verdict = "" if n else self.otherwise
+            row = {"decision": item.verdict or f"{n} object{'' if n == 1 else 's'}", "passed": n > 0, "value": n}
+            row |= {"rule": "any object", "mask_pixels": int((labels > 0).sum())}
+            item.add_row(self.name, **row, milliseconds=round(1000 * (time.perf_counter() - started), 3))
         return [part for item in items for part in item.parts]
 
     def find(self, photo: np.ndarray) -> np.ndarray:

@@ -104,13 +104,11 @@ def as_photo(picture: Picture, name: str = "picture", bits: int | None = None) -
 
 @dataclass
 class Item:
-    """A photo, or an object cut out of one, on its way through a cascade; ``source`` is its file or number, ``key`` its
-    name in the folder of results.
-    """
+    """A photo, or an object cut out of one, on its way through a cascade."""
 
-    source: str
-    key: str
-    photo: np.ndarray | None  # (H, W, 3) uint8; None where it cannot be read
+    source: str  # its absolute path, or # and its number
+    key: str  # its name in the folder of results, unique, without suffix
+    photo: Picture | None  # (H, W, 3) uint8 once it has been read; None where it cannot be
     number: int = 0  # of the object, from 1; 0: a whole photo
     box: tuple[int, int, int, int] | tuple[()] = ()  # of the object in its photo: x, y, width, height
     mask: np.ndarray | None = None  # (H, W) bool, what of an object is judged
@@ -119,6 +117,8 @@ class Item:
     abnormal: bool | None = None  # None where nobody can say
     parts: list[Item] = field(default_factory=list)  # objects cut out of it
     error: str = ""
+    name: str = ""  # in the tables
+    stamp: str = ""  # changes when the photo does
 
     def add_row(self, stage: str, **values: Any) -> None:
         """Note what a stage did with it; non-finite numbers become None."""
