@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pandas as pd
 import pytest
 from conftest import HOSTILE, REPOSITORY, visit
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from PIL import Image
 
 from helpers import pipeline
 from helpers.views import gallery, plots, report, tables
@@ -108,25 +106,3 @@ def test_figures_take_names_for_names():
         plots.confusion_figure(pd.DataFrame(np.eye(n, dtype=int), NAMES, NAMES), title=NAMES[3]),
     ):
         assert drawn._repr_png_()
-
-
-@pytest.mark.slow
-def test_a_hostile_dataset_in_the_report_of_the_series(browser, tmp_path):
-    """COCO names reach ``defect_type`` unchanged; notebook 01 shows them in tables and figures."""
-    source, draw = tmp_path / "photos", np.random.default_rng(0)
-    source.mkdir()
-    photos, boxes = [], []
-    for number in range(4 * (len(NAMES) + 3)):
-        name = f"<img src=x onerror=window.ran=1>{number}.png".replace("/", "")
-        Image.fromarray(draw.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(source / name)
-        photos.append({"id": number, "file_name": name, "width": 40, "height": 40})
-        if number < 4 * len(NAMES):
-            ring = [5, 5, 15, 5, 15, 15, 5, 15]
-            box = {"id": number, "image_id": number, "category_id": number // 4, "iscrowd": 0, "area": 100}
-            boxes.append(box | {"bbox": [5, 5, 10, 10], "segmentation": [ring]})
-    classes = [{"id": number, "name": name} for number, name in enumerate(NAMES)]
-    content = {"images": photos, "annotations": boxes, "categories": classes}
-    (source / "annotations.json").write_text(json.dumps(content))
-    folder = pipeline.run(source, "smoke", only=["01"], artifacts=str(tmp_path / "artifacts"))
-    text = visit(browser, folder / "report" / "01_setup_and_validate.html")
-    assert NAMES[0] in text

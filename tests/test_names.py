@@ -43,17 +43,15 @@ def test_a_name_means_the_file_that_is_written_otherwise(name: str, file: str) -
     assert matched([name], [file, "other/z.png"]) == {name: file}
 
 
-def test_case_counts_where_two_files_differ_by_it_alone() -> None:
-    assert matched(["a.JPG", "A.JPG"], ["a.JPG", "A.JPG"]) == {"a.JPG": "a.JPG", "A.JPG": "A.JPG"}
+def test_case_and_encoding_count_where_two_files_differ_by_them_alone() -> None:
+    for files in (
+        ["a.JPG", "A.JPG"],
+        ["a b.jpg", "a%20b.jpg"],
+        [unicodedata.normalize(form, "\u00f6.jpg") for form in ("NFC", "NFD")],
+    ):
+        assert matched(files, files) == {file: file for file in files}
     assert matched(["a.jpg"], ["a.JPG", "A.JPG"]) == {"a.jpg": "?"}
     assert matched(["a.JPG", "A.JPG"], ["a.JPG"]) == {"a.JPG": "a.JPG", "A.JPG": "?"}
-
-
-def test_encoding_counts_where_two_files_differ_by_it_alone() -> None:
-    files = ["a b.jpg", "a%20b.jpg"]
-    assert matched(files, files) == {file: file for file in files}
-    files = [unicodedata.normalize(form, "ö.jpg") for form in ("NFC", "NFD")]
-    assert matched(files, files) == {file: file for file in files}
 
 
 def test_an_end_that_several_files_have_is_refused() -> None:
@@ -73,35 +71,27 @@ def test_names_that_differ_do_not_mean_one_file() -> None:
     assert matched(["x\\1.png", "./x/1.png"], ["x/1.png"]) == {"x\\1.png": "x/1.png", "./x/1.png": "x/1.png"}
 
 
-def test_a_file_of_another_split_is_not_meant() -> None:
-    assert matched(["train/1.png"], ["val/1.png"]) == {}
+def test_folders_that_say_otherwise_are_minded() -> None:
+    assert matched(["train/1.png"], ["val/1.png"]) == {}  # another split
     assert matched(["train/x/1.png"], ["training/1.png", "valid/1.png"]) == {"train/x/1.png": "training/1.png"}
     # but another machine's folders may be called so
     assert matched(["D:\\test\\1.png"], ["train/1.png"]) == {"D:\\test\\1.png": "train/1.png"}
-
-
-def test_a_folder_that_is_there_without_the_file_has_no_other() -> None:
+    # a folder that is there without the file has no other
     files = ["cam1/2.png", "cam2/1.png", "1.png"]
     assert matched(["cam1/1.png"], files) == {}
     assert matched(["D:\\x\\cam1\\1.png", "D:\\x\\cam1\\2.png"], files) == {"D:\\x\\cam1\\2.png": "cam1/2.png"}
-
-
-def test_what_all_names_begin_with_may_have_another_name() -> None:
+    # what all names begin with may have another name
     names = ["raw/cam1/1.png", "raw/cam2/1.png", "raw/cam2/2.png"]
     files = ["photos/cam1/1.png", "photos/cam2/1.png"]
     assert matched(names, files) == {names[0]: files[0], names[1]: files[1]}
 
 
-@pytest.mark.parametrize(
-    "name", ["../secret.png", "/etc/passwd", "..\\..\\secret.png", "%2e%2e/secret.png", "", "..", "."]
-)
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "..\\..\\secret.png", "%2e%2e/secret.png", "", ".."])
 def test_a_name_never_leads_out_of_the_dataset(name: str) -> None:
     assert matched([name], ["a.png"], ("images",)) == {}
 
 
 def test_names_without_suffix() -> None:
-    assert matched(["P1", "cam/p2"], ["x/p1.JPG", "cam/p2.png"], suffix=False) == {
-        "P1": "x/p1.JPG",
-        "cam/p2": "cam/p2.png",
-    }
+    files = ["x/p1.JPG", "cam/p2.png"]
+    assert matched(["P1", "cam/p2"], files, suffix=False) == {"P1": "x/p1.JPG", "cam/p2": "cam/p2.png"}
     assert matched(["p1"], ["p1.jpg", "p1.png"], suffix=False) == {"p1": "?"}
