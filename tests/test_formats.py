@@ -221,7 +221,7 @@ def test_options_that_are_wrong_are_named(tmp_path):
     write(tmp_path, photos("good/1.png", "hole/3.png"))
     with pytest.raises(TypeError, match=r"root.* normal"):
         read_dataset(tmp_path, root=".", normal="good")
-    with pytest.raises(ValueError, match=r"'darknet'.*table, visa, mvtec"):
+    with pytest.raises(ValueError, match="'darknet'.*mvtec"):
         read_dataset(tmp_path, layout="darknet")
     for options in ({"with_masks": "no"}, *({"pixel_size": value} for value in (-1.0, 0, float("nan"), "0,05", True))):
         with pytest.raises(ValueError, match=f"{next(iter(options))} is"):
