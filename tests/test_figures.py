@@ -128,9 +128,6 @@ def test_a_figure_shows_itself_before_pyplot_is_imported():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# ------------------------------------------------------------------------------------------------------------ galleries
-
-
 def outlines(axis, colour) -> list[np.ndarray]:
     drawn = [each for each in axis.collections if isinstance(each, ContourSet)]
     return [each.get_paths()[0].vertices for each in drawn if to_hex(each.get_edgecolor()[0]).upper() == colour]
@@ -171,9 +168,6 @@ def test_galleries_of_no_photo_or_of_unequal_lengths_are_refused():
     for images, titles, masks in (([], [], []), (PHOTOS, ["a"], None), (PHOTOS, ["a", "b", "c"], [MASK])):
         with pytest.raises(ValueError, match="no picture|argument"):
             gallery.gallery(images, titles, masks)
-
-
-# ----------------------------------------------------------------------------------------------------------- primitives
 
 
 def test_dots_and_intervals_are_the_numbers():
@@ -224,9 +218,6 @@ def test_confusion_shows_every_count():
     axis = FIGURES["confusion"]().axes[0]
     assert [text.get_text() for text in axis.texts] == ["30\n75 %", "10\n25 %", "0", "5\n100 %", "0", "0"]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["crack (n=40)", "hole (n=5)", "dent (n=0)"]
-
-
-# ---------------------------------------------------------------------------------------------------- composed of them
 
 
 def test_training_curves_are_the_logged_values_and_mark_the_kept_epoch():

@@ -188,15 +188,12 @@ def confusion_figure(confusion: pd.DataFrame, *, note: str | None = None, **name
     shares = counts / np.maximum(totals.to_numpy(), 1)[:, None]
     rows = [f"{shorten(name, 22)} (n={total})" for name, total in totals.items()]
     columns = [shorten(name, 22) for name in confusion.columns]
-    cell = float(np.clip(7.0 / len(columns), 0.5, 0.95))
-    height = 0.8 * cell * len(rows) + 0.06 * max(map(len, columns)) + 1.2
-    figure = new_figure(height, note, width=max(4.5, cell * len(columns) + 0.075 * max(map(len, rows)) + 1.6))
+    figure = new_figure(2.3 + 0.6 * len(rows), note, width=min(11.0, 4.5 + 0.75 * len(columns)))
     axis = figure.subplots()
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), share in np.ndenumerate(shares):
         words = f"{counts[row, column]}\n{100 * share:.0f} %" if counts[row, column] else "0"
-        look = {"fontsize": 9 if cell > 0.7 else 7, "color": "white" if share > 0.55 else "black", "linespacing": 1.1}
-        axis.text(column, row, words, ha="center", va="center", **look)
+        axis.text(column, row, words, ha="center", va="center", fontsize=8, color="white" if share > 0.55 else "black")
     axis.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
     axis.set_yticks(range(len(rows)), rows)
     bar = figure.colorbar(image, ax=axis, pad=0.015, aspect=25, label="share of the true class")

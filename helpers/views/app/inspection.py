@@ -20,7 +20,7 @@ from PIL import Image
 
 from helpers.analysis import severity as rating
 from helpers.analysis.sizing import PixelSize, label_defects, measure_labels
-from helpers.data.images import ImageReadError, decode_image
+from helpers.data.images import decode_image
 from helpers.drawing import annotate_photo, draw_boxes, draw_overlay
 from helpers.inference.cascade import VERDICT_COLUMNS, Cascade, deciding_row, judge_by_parts
 from helpers.inference.pictures import Item
@@ -38,16 +38,11 @@ MEASURED = {"score": "score", "peak": "highest value of the map", "area": "share
 SYMBOLS = {True: "✕", False: "✓", None: "?"}  # of verdicts: a sign that does not depend on colour
 
 
-class RefusedPhotoError(ValueError):
-    """An upload that is not inspected; the message is a sentence for the person who sent it."""
-
-
 def read_upload(name: str, content: bytes, max_megapixels: float = 60, bits: int | None = None) -> np.ndarray:
     """Read a photo that somebody sent, (H, W, 3) uint8, as :func:`helpers.data.images.read_image` reads a file.
 
-    Raises:
-        RefusedPhotoError: it is empty, no image, truncated, of a kind that cannot be read, or has so many megapixels
-            or more, which is said before they are decoded.
+    ValueError, for that person: it is no image, truncated, of a kind that cannot be read, or has so many megapixels or
+    more, which is said before they are decoded.
     """
     try:
         with warnings.catch_warnings():
@@ -59,11 +54,8 @@ def read_upload(name: str, content: bytes, max_megapixels: float = 60, bits: int
     except Exception:  # decoders of broken files raise nearly anything; decode_image says what is wrong
         pixels = 0
     if pixels >= max_megapixels * 1e6:
-        raise RefusedPhotoError(f"{name} is too large: a photo must have less than {max_megapixels:g} megapixels.")
-    try:
-        return decode_image(name, content).rgb(bits or 16)
-    except ImageReadError as error:
-        raise RefusedPhotoError(f"{name} {error.problem}; {error.fix}.") from error
+        raise ValueError(f"{name}: is too large; a photo must have less than {max_megapixels:g} megapixels.")
+    return decode_image(name, content).rgb(bits or 16)
 
 
 @dataclass(frozen=True)
@@ -136,10 +128,7 @@ class Photo:
         return words if limit is None else f"{words}, threshold {limit:.4g} ({row['origin']})"
 
     def drawn(self, opacity: float) -> np.ndarray:
-        """The photo (kH, kW, 3) uint8 under the colours of its map, objects framed, defects measured.
-
-        With sizes a small photo is enlarged by a whole factor k (`annotate_photo`).
-        """
+        """The photo (kH, kW, 3) uint8 under the colours of its map, objects framed; with sizes see `annotate_photo`."""
         picture, parts = self.item.photo, self.item.parts
         if self.anomaly_map is not None:
             nothing, limit = np.zeros(picture.shape[:2], bool), self.stage.pixel_limit.value
@@ -177,9 +166,8 @@ class Photo:
 
 
 def photo_table(photos: Sequence[Photo], refused: Mapping[str, str]) -> pd.DataFrame:
-    """Verdicts (`VERDICT_COLUMNS`) and sizes of several photos: a row a defect, one for a photo without any; and
-    ``refused``, name of a photo that was not inspected -> why.
-    """
+    """Verdicts (`VERDICT_COLUMNS`) and sizes: a row a defect, one for a photo without any, and one for each that was
+    refused (name -> why)."""
     lines = []
     for one in photos:
         item, parts, sizes = one.item, one.item.parts, one.sizes
@@ -219,9 +207,8 @@ class MovableThreshold:
         return "map_max" if self.name == "pixel_limit" else kinds.get(self.stage.rule.kind, "")
 
     def reach(self, photos: Sequence[Photo] = (), n: int = 1000) -> tuple[float, float, float]:
-        """From where to where it makes sense to move it, over good photos of val and over these, and a step that meets
-        the stored value. At the lower end everything is above it, at the upper end nothing.
-        """
+        """Ends of where it makes sense to move it, over good photos of val and over these, and a step that meets the
+        stored value. At the lower end everything is above it, at the upper end nothing."""
         seen = [one for photo in photos for (name, _), one in photo.seen.items() if name == self.stage.name]
         val, stored = self.stage.predictor.run.predictions("val"), self.stored.value
         values = [stored, self.value, *val.get(self._column, [0.0, 1.0])]
@@ -308,10 +295,8 @@ class Inspector:
         return photo
 
     def samples(self, n_each: int = 2) -> list[tuple[str, Path]]:
-        """Test photos that no stage has trained on, ``n_each`` of every type, defects first: (label, file).
-
-        Of a cascade that cuts objects out, raw frames. Empty where the photos are gone.
-        """
+        """Test photos that no stage has trained on, ``n_each`` of every type, defects first: (label, file); of a
+        cascade that cuts objects out, raw frames. Empty where the photos are gone."""
         cutter, tables = self.cascade.stages[0], [stage.predictor.run.table for stage in self.cascade.run_stages]
         if not isinstance(cutter, RunStage):
             try:

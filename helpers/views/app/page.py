@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,11 +195,9 @@ class InspectionPage:
     # -------------------------------------------------------------------------------------------------------- photos
 
     def add(self, uploads: Sequence[tuple[str, bytes]], *, with_folder: bool = False) -> None:
-        """Inspect photos, (name or path, content) each; those that are refused are said, and the others go on.
-
-        ``with_folder`` calls a photo by its folder and its name.
-        """
-        from helpers.views.app.inspection import RefusedPhotoError, read_upload
+        """Inspect photos, (name or path, content) each, called by their name or by that and their folder; those that
+        are refused are said, and the others go on."""
+        from helpers.views.app.inspection import read_upload
 
         self.start()
         if self.inspector is None:
@@ -212,12 +211,12 @@ class InspectionPage:
                     photo = read_upload(name, content, self.max_megapixels, self.inspector.cascade.bit_depth)
                     held = sum(one[..., 0].size for one in (photo, *(each.cut.photo for each in self.photos)))
                     if held > MOST_PHOTOS_MEGAPIXELS * 1e6:
-                        raise RefusedPhotoError(f"{name}: the page is full. Remove the photos that are on it first.")
+                        raise ValueError(f"{name}: the page is full; remove the photos that are on it first.")
                     self.photos.append(self.inspector.look(name, photo, source))
-                except RefusedPhotoError as error:
+                except ValueError as error:
                     self.refused[name] = str(error)
                 except Exception as error:
-                    self.refused[name] = f"{name} could not be inspected: {sentence(error)}"
+                    self.refused[name] = f"{name}: {sentence(error)}"
             self._say("")
             self._make_sliders()
             self._refresh(newest=True)
@@ -234,11 +233,9 @@ class InspectionPage:
             self.upload.value = ()  # so that the same file may come again, and is not kept twice
 
     def _free_name(self, name: str) -> str:
-        taken, number = {photo.name for photo in self.photos} | set(self.refused), 2
-        free = name
-        while free in taken:
-            free, number = f"{Path(name).with_suffix('')} ({number}){Path(name).suffix}", number + 1
-        return free
+        path, taken = Path(name), {photo.name for photo in self.photos} | set(self.refused)
+        tries = (f"{path.with_suffix('')} ({number}){path.suffix}" for number in count(2))
+        return next(free for free in chain([name], tries) if free not in taken)
 
     def _remove_all(self) -> None:
         self.photos, self.refused, self.sample.value = [], {}, ""

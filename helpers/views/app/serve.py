@@ -2,9 +2,8 @@
 
     python -m helpers.views.app.serve --dataset datasets/mesh --profile quick
 
-It prints an address with a token, new each time: other users of this machine and websites in the same browser do not
-have it (SECURITY.md). Everybody who opens the page has a kernel of their own, which ends with the page. A copy of the
-notebook with these parameters is served from ``artifacts/app/``.
+It prints an address with a token, new each time (SECURITY.md). Everybody who opens the page has a kernel of their own,
+which ends with the page. What is served is a copy of the notebook with these parameters, in ``artifacts/app/``.
 """
 
 from __future__ import annotations
