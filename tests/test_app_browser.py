@@ -164,7 +164,7 @@ def test_a_visit(server, browser, photos, tmp_path):
     page.locator(".insp-problem").get_by_text("broken.png: is truncated").wait_for()
     verdict.get_by_text("large.bmp").wait_for()
     listed = page.locator(".insp-list option").all_inner_texts()
-    assert large.tell() > 10 * 2**20 and [entry.split("· ")[1] for entry in listed] == ["000.png", "large.bmp"]
+    assert large.tell() > 10 * 2**20 and [entry.split("·")[1].strip() for entry in listed] == ["000.png", "large.bmp"]
 
     # a photo is dropped, a sample is picked
     good = photos / "test" / "good" / "001.png"
