@@ -101,14 +101,13 @@ def test_photos_that_cannot_be_used_are_named(tmp_path):
     photo = draw_discs(tmp_path, 0)
     other_size = Photo(photo.image_path, photo.masks[:, :, :-1])
     group = Photo(photo.image_path, photo.masks, crowd=[False, True, False])
-    for photos, crop, named in (
-        ([other_size], 32, r"0\.png is 128x96 pixels but annotated as 127x96"),
-        ([group], 32, r"0\.png .*iscrowd"),
-        ([], 32, "no photo"),
-        ([photo], 40, "multiple of 32"),
+    for photos, named in (
+        ([other_size], r"0\.png is 128x96 .* 127x96"),
+        ([group], r"0\.png .*iscrowd"),
+        ([], "no photo"),
     ):
         with pytest.raises(ValueError, match=named):
-            FrameCrops(photos, 64, crop, 4, 0)
+            FrameCrops(photos, 64, 32, 4, 0)
 
 
 class Brightness(nn.Module):

@@ -20,7 +20,7 @@ from helpers.inference.train import make_trainer
 from helpers.models.backbones import bare_backbone, model_args, resolve_backbone
 from helpers.models.catalog import SEGMENTERS, build_model, load_model
 from helpers.models.parts import rate_factor
-from helpers.models.segmentation import LOSSES, SegmentationLoss, SegmenterModel, build_network
+from helpers.models.segmentation import LOSSES, SegmenterModel, build_network, segmentation_loss
 
 # Two by two pixels: probabilities 0.8, 0.4, 0.1 and 0.5; the first two are defect.
 LOGITS = torch.tensor([math.log(p / (1 - p)) for p in (0.8, 0.4, 0.1, 0.5)]).view(1, 1, 2, 2)
@@ -69,7 +69,7 @@ def batch_of(image: torch.Tensor, masks: torch.Tensor | None, labels: list[int])
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_by_hand(name):
-    terms = SegmentationLoss(name)(LOGITS, MASK)
+    terms = segmentation_loss(LOGITS, MASK, name)
     assert {term: float(value) for term, value in terms.items()} == pytest.approx(
         {term: BY_HAND[term] for term in name.split("_")}, abs=1e-5
     )
@@ -79,13 +79,13 @@ def test_dice_is_that_of_each_photo():
     """The photo of the case by hand beside one without a defect (term 0), and beside one that is right everywhere."""
     logits, masks = torch.cat([LOGITS, LOGITS, 60.0 * MASK.float() - 30.0]), torch.cat([MASK, 0 * MASK, MASK])
     for pair in ([0, 1], [0, 2]):
-        dice = SegmentationLoss("dice")(logits[pair], masks[pair])["dice"]
+        dice = segmentation_loss(logits[pair], masks[pair], "dice")["dice"]
         assert float(dice) == pytest.approx(BY_HAND["dice"] / 2, abs=1e-5)
 
 
 def test_extreme_logits_and_half_precision_stay_finite():
     logits = torch.tensor([80.0, -80.0, 80.0, -80.0], dtype=torch.float16).view(1, 1, 2, 2)
-    terms = SegmentationLoss("dice_focal")(logits, MASK)
+    terms = segmentation_loss(logits, MASK)
     # p = 1, 0, 1, 0 against 1, 1, 0, 0: Dice 1/2; focal (0 + 80 + 80 + 0) / 4
     assert float(terms["dice"]) == pytest.approx(0.5, abs=1e-4)
     assert float(terms["focal"]) == pytest.approx(40, abs=1e-3)

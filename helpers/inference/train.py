@@ -165,17 +165,11 @@ def _fit_epochs(
     if monitor and patience:
         callbacks.insert(0, EarlyStopping(monitor, mode="max", patience=patience, check_on_train_epoch_end=False))
     write_json({"fingerprint": run.info["fingerprint"]}, run.folder / DRAFT_FILE)
-    trainer = make_trainer(
-        model,
-        device,
-        callbacks,
-        logger=[CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="", version="")],
-        enable_checkpointing=True,
-        max_epochs=epochs,
-        check_val_every_n_epoch=min(settings.get("eval_epochs", 1), epochs),
-        precision=trainer_precision(settings.get("precision", "auto"), device),
-    )
-    last = checkpoints / LAST_CHECKPOINT
+    loggers = [CSVLogger(logs, name="csv"), TensorBoardLogger(logs, name="", version="")]
+    options = {"logger": loggers, "enable_checkpointing": True, "max_epochs": epochs}
+    options |= {"check_val_every_n_epoch": min(settings.get("eval_epochs", 1), epochs)}
+    options |= {"precision": trainer_precision(settings.get("precision", "auto"), device)}
+    trainer, last = make_trainer(model, device, callbacks, **options), checkpoints / LAST_CHECKPOINT
     trainer.fit(model, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
     run.info["epochs"] = {"trained": trainer.current_epoch}
     if monitor:

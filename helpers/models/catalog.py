@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,17 +88,14 @@ def network_frame(
     [shorter side]: only that is resized, to the larger of the two, and the middle cut out, so that nothing is squashed
     but what lies outside is not looked at. ``center_crop`` becomes [height, width] or None.
     """
-    size = as_size(image_size)
-    if keep_aspect and center_crop:
+    size, crop = _pair(image_size), _pair(center_crop) if center_crop else None
+    if keep_aspect and crop:
         raise ValueError("keep_aspect cuts the middle out already; leave center_crop at 0.")
-    if keep_aspect:
-        return {"image_size": [max(size)], "center_crop": list(size)}
-    return {"image_size": list(size), "center_crop": list(as_size(center_crop)) if center_crop else None}
+    return {"image_size": [max(size)] if keep_aspect else size, "center_crop": size if keep_aspect else crop}
 
 
-def as_size(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
-    """(height, width) from a side or a pair."""
-    pair = (size, size) if isinstance(size, int) else tuple(size)
+def _pair(size: int | Sequence[int]) -> list[int]:
+    pair = [size, size] if isinstance(size, int) else list(size)
     if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
         raise ValueError(f"A size is a positive whole number or a pair (height, width) of them, got {size!r}.")
     return pair

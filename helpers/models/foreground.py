@@ -130,8 +130,6 @@ class FrameCrops(Dataset):
     ) -> None:
         if not photos:
             raise ValueError("There is no photo to train on.")
-        if crop_size < STRIDE or crop_size % STRIDE:
-            raise ValueError(f"crop_size={crop_size}: expected a multiple of {STRIDE}.")
         self.frames = [_read_frame(photo, image_size) for photo in photos]
         self.crop_size, self.n_crops, self.seed, self.n_drawn = crop_size, n_crops, seed, 0
 

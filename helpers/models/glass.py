@@ -294,18 +294,11 @@ class Glass(LearnsFromInvented, StockGlass):
             pre_processor=pre_processor, post_processor=False, evaluator=False, visualizer=False
         )
         mean, std = self._extract_normalize_params()
-        self.model = GlassNetwork(
-            anomaly_source,
-            mean or [0.0] * 3,
-            std or [1.0] * 3,
-            input_shape=tuple(image_size),
-            backbone=backbone,
-            layers=list(layers),
-            pre_trained=pre_trained,
-            svd=DISTRIBUTIONS.index(distribution),
-            pre_projection=pre_projection,
-            **{RENAMED.get(name, name): value for name, value in network.items() if name != "model_args"},
-        )
+        options = {RENAMED.get(name, name): value for name, value in network.items() if name != "model_args"}
+        options |= {"backbone": backbone, "layers": list(layers), "pre_trained": pre_trained}
+        options |= {"input_shape": tuple(image_size), "svd": DISTRIBUTIONS.index(distribution)}
+        options |= {"pre_projection": pre_projection}
+        self.model = GlassNetwork(anomaly_source, mean or [0.0] * 3, std or [1.0] * 3, **options)
         self.learning_rate, self.pre_projection = learning_rate, pre_projection
         self.pre_trained = True  # in anomalib's code: no optimiser for the backbone
         self.automatic_optimization = False
@@ -326,14 +319,9 @@ class Glass(LearnsFromInvented, StockGlass):
         """
         if self._mean is None:
             trained, total = self.trainer.train_dataloader, 0.0
-            ordered = DataLoader(
-                trained.dataset,
-                batch_size=trained.batch_size,
-                num_workers=trained.num_workers,
-                collate_fn=trained.collate_fn,
-                generator=torch.Generator(),  # else a random number of the training's would be used up
-            )
-            for batch in ordered:
+            options = {name: getattr(trained, name) for name in ("batch_size", "num_workers", "collate_fn")}
+            options |= {"generator": torch.Generator()}  # else a random number of the training's would be used up
+            for batch in DataLoader(trained.dataset, **options):
                 photos = self.pre_processor.transform(batch.image.to(self.device).as_subclass(torch.Tensor))
                 features = self.model.patch_features(photos)[0]
                 total = total + features.reshape(len(photos), -1, features.shape[-1]).sum(0)

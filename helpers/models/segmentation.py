@@ -9,7 +9,6 @@ both with an encoder that :mod:`helpers.models.backbones` resolves. Losses: Dice
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import segmentation_models_pytorch as smp
@@ -33,7 +32,8 @@ POOLING_GROUPS = 32
 SMOOTHING = 3  # pixels, odd: side of the score's mean filter
 WEIGHT_DECAY = 0.01
 LOSSES = ("dice_focal", "dice_bce", "dice", "focal", "bce")  # by their terms
-FOCAL_GAMMA = 2.0
+TERMS = {"dice": smp.losses.DiceLoss("multilabel"), "focal": smp.losses.FocalLoss("binary", gamma=2.0)}
+TERMS |= {"bce": smp.losses.SoftBCEWithLogitsLoss()}
 PRIOR = 0.01  # probability of a defect that an untrained network gives to every pixel, about
 
 
@@ -61,8 +61,8 @@ def build_network(architecture: str, encoder: str, *, pretrained: bool) -> nn.Mo
     return network
 
 
-class SegmentationLoss(nn.Module):
-    """The terms of a loss between logits and masks, by one of the names `LOSSES`; the loss is their sum.
+def segmentation_loss(logits: torch.Tensor, masks: torch.Tensor, name: str = "dice_focal") -> dict[str, torch.Tensor]:
+    """The terms of a loss between logits and masks (B, 1, H, W), by one of the names `LOSSES`; the loss is their sum.
 
     With p the probability of a pixel, t its truth, q = p where t is 1 and 1 - p where it is 0:
 
@@ -72,20 +72,11 @@ class SegmentationLoss(nn.Module):
     - ``focal``: mean of -(1 - q)^2 log(q); without a weight by class.
     - ``bce``: mean of -log(q).
     """
-
-    def __init__(self, name: str = "dice_focal") -> None:
-        super().__init__()
-        known = {"dice": partial(smp.losses.DiceLoss, "multilabel"), "bce": smp.losses.SoftBCEWithLogitsLoss}
-        known["focal"] = partial(smp.losses.FocalLoss, "binary", gamma=FOCAL_GAMMA)
-        self.terms = nn.ModuleDict({term: known[term]() for term in name.split("_")})
-
-    def forward(self, logits: torch.Tensor, masks: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Each term, scalars, of logits and masks (B, 1, H, W)."""
-        # Half precision cannot hold sums over the pixels of a batch.
-        logits, masks = logits.float(), masks.float()
-        # smp takes one Dice a channel: here each photo is one. Over the batch, a large defect would drown a small one.
-        photos = logits.transpose(0, 1), masks.transpose(0, 1)
-        return {name: term(*(photos if name == "dice" else (logits, masks))) for name, term in self.terms.items()}
+    # Half precision cannot hold sums over the pixels of a batch.
+    logits, masks = logits.float(), masks.float()
+    # smp takes one Dice a channel: here each photo is one. Over the batch, a large defect would drown a small one.
+    photos = logits.transpose(0, 1), masks.transpose(0, 1)
+    return {term: TERMS[term](*(photos if term == "dice" else (logits, masks))) for term in name.split("_")}
 
 
 class SegmenterModel(nn.Module):
@@ -139,7 +130,6 @@ class Segmenter(AnomalibModule):
         pre_processor: nn.Module | bool = True,
     ) -> None:
         super().__init__(pre_processor=pre_processor, post_processor=False, evaluator=False, visualizer=False)
-        self.loss = SegmentationLoss(loss)
         network = build_network(architecture, backbone, pretrained=pre_trained)
         # Defects are rare: starting there spares the epochs in which a network only learns to say no (Lin et al., 3.3)
         nn.init.constant_(network.segmentation_head[0].bias, -math.log((1 - PRIOR) / PRIOR))
@@ -149,7 +139,8 @@ class Segmenter(AnomalibModule):
         return adamw(self, [{"params": list(self.model.parameters())}], self.hparams.learning_rate, WEIGHT_DECAY)
 
     def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return log_loss(self, self.loss(self.model(batch.image), _masks(batch)), len(batch.image))
+        terms = segmentation_loss(self.model(batch.image), _masks(batch), self.hparams.loss)
+        return log_loss(self, terms, len(batch.image))
 
     def on_validation_epoch_start(self) -> None:
         self._counts: list[torch.Tensor] = []
@@ -160,7 +151,7 @@ class Segmenter(AnomalibModule):
             return
         masks = _masks(batch)[abnormal]
         logits = self.model.logits(batch.image[abnormal])
-        loss = torch.stack(list(self.loss(logits, masks).values())).sum()
+        loss = torch.stack(list(segmentation_loss(logits, masks, self.hparams.loss).values())).sum()
         self.log("val_loss", loss, on_epoch=True, batch_size=len(masks))
         counts = smp.metrics.get_stats(logits.float().sigmoid(), masks.long(), mode="binary", threshold=0.5)
         self._counts.append(torch.cat(counts[:3], dim=1).cpu())
