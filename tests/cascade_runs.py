@@ -76,6 +76,16 @@ def use_blue_objects(monkeypatch, home: Path) -> Path:
     return folder
 
 
+def blue_frame(*reds: float) -> np.ndarray:
+    """Blue squares of 12 pixels, 20 apart, with so much red in the middle of each."""
+    picture = np.zeros((30, 20 * max(1, len(reds)) + 4, 3), np.uint8)
+    for number, red in enumerate(reds):
+        left = 6 + 20 * number
+        picture[8:20, left : left + 12, 2] = 255
+        picture[12:16, left + 4 : left + 8, 0] = round(255 * red)
+    return picture
+
+
 def use_known_networks() -> None:
     predictor.BACKENDS["torch"] = KnownBackend
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from cascade_runs import CLASSES, KnownBackend, shrink, use_blue_objects, write_open_set, write_run
+from cascade_runs import CLASSES, KnownBackend, blue_frame, shrink, use_blue_objects, write_open_set, write_run
 from conftest import REPOSITORY, dead_process
 from PIL import Image
 
@@ -302,18 +302,8 @@ def cutter(home, monkeypatch) -> CutterStage:
     return CutterStage(folder, window=16, separate={"min_area": 20, "threshold": 0.01})
 
 
-def frame(*reds: float) -> np.ndarray:
-    """Blue squares of 12 pixels, 20 apart, with so much red in the middle of each."""
-    picture = np.zeros((30, 20 * max(1, len(reds)) + 4, 3), np.uint8)
-    for number, red in enumerate(reds):
-        left = 6 + 20 * number
-        picture[8:20, left : left + 12, 2] = 255
-        picture[12:16, left + 4 : left + 8, 0] = round(255 * red)
-    return picture
-
-
 def test_each_object_is_judged_and_one_bad_one_makes_a_bad_photo(home, tmp_path, cutter, out):
-    folder = save(tmp_path / "frames", bad=frame(0.1, 0.9, 0.6), empty=frame(), fine=frame(0.1, 0.2))
+    folder = save(tmp_path / "frames", bad=blue_frame(0.1, 0.9, 0.6), empty=blue_frame(), fine=blue_frame(0.1, 0.2))
     one = judge(home, "first", "score > image", **JUDGE)
     verdicts = Cascade("frames", [cutter, one]).run(folder, out)
     assert verdicts["verdict"].tolist() == ["DEFECT", "NO OBJECT", "OK"]
@@ -325,7 +315,7 @@ def test_each_object_is_judged_and_one_bad_one_makes_a_bad_photo(home, tmp_path,
     assert of_bad["object"].tolist() == [1, 2, 3] and of_bad["decision"].tolist() == ["OK", "DEFECT", "DEFECT"]
     assert of_bad[["x", "y", "width", "height"]].to_numpy().tolist() == [[x, 8, 12, 12] for x in (6, 26, 46)]
     # the window of 16 pixels around the second object is the photo from (24, 6) on
-    alone = one.predictor.predict(frame(0.1, 0.9, 0.6)[6:22, 24:40])
+    alone = one.predictor.predict(blue_frame(0.1, 0.9, 0.6)[6:22, 24:40])
     np.testing.assert_allclose(np.load(out / "first/maps/bad.objects/002.npy"), alone.maps[0], rtol=2**-10, atol=1e-6)
     boxes = np.asarray(Image.open(out / "foreground/overlays/bad.jpg")).astype(int)
     assert boxes[8, 12, 1] > boxes[8, 12, 0] and boxes[8, 32, 0] > boxes[8, 32, 1], "green and red boxes"
@@ -334,7 +324,7 @@ def test_each_object_is_judged_and_one_bad_one_makes_a_bad_photo(home, tmp_path,
 def test_a_neighbour_in_the_window_does_not_count(home, cutter, out):
     """A window of 60 pixels shows all three; peak and area are of each object alone."""
     cutter.window = 60
-    picture = frame(0.0, 0.0, 0.0)
+    picture = blue_frame(0.0, 0.0, 0.0)
     picture[8:20, 26:38, 0] = 230  # all of the second one
     item = Item("a.png", "a", picture)
     judge(home, "first", "peak > 0.5", **JUDGE).run(cutter.run([item], out, ()), out, ())
@@ -345,7 +335,7 @@ def test_a_neighbour_in_the_window_does_not_count(home, cutter, out):
 
 
 def test_windows_at_the_border_without_background_and_of_strips(cutter, out):
-    picture = frame(0.5, 0.5)[:, 6:]  # the first square begins at the left border
+    picture = blue_frame(0.5, 0.5)[:, 6:]  # the first square begins at the left border
     cutter.background = "remove"
     first, second = cutter.run([Item("a.png", "a", picture)], out, ())
     assert first.box == (0, 8, 12, 12) and first.photo.shape == second.photo.shape == (16, 16, 3)
@@ -356,14 +346,14 @@ def test_windows_at_the_border_without_background_and_of_strips(cutter, out):
     cutter.window = 0
     assert cutter.run([Item("a.png", "a", picture)], out, ())[0].photo.shape == (14, 14, 3), "a tenth on each side"
     strip = Item("strip.png", "strip", np.full((20, 8000, 3), 255, np.uint8))
-    whole = Item("a.png", "a", frame(0.5))
+    whole = Item("a.png", "a", blue_frame(0.5))
     assert len(cutter.run([strip, whole], out, ())) == 1, "no picture of gigabytes"
     assert (strip.verdict, whole.verdict) == ("ERROR", "") and "strip.png" in strip.error
 
 
 def test_neighbours_are_hidden_by_what_the_background_looks_like(cutter, out):
     """A background that grows brighter to the right, with a grain of 4 levels; the squares are 12 pixels."""
-    picture = frame(0.0, 0.0, 0.0)
+    picture = blue_frame(0.0, 0.0, 0.0)
     grain = np.random.default_rng(0).normal(0, 4, picture.shape[:2])
     bench = np.clip(60 + np.arange(picture.shape[1])[None] + grain, 0, 255).astype(np.uint8)
     labels = picture[:, :, 2] > 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from cascade_runs import CLASSES, KnownBackend, use_blue_objects, write_run
+from cascade_runs import CLASSES, KnownBackend, blue_frame, use_blue_objects, write_run
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -143,20 +143,13 @@ def frames(tmp_path, home, monkeypatch) -> tuple[Cascade, list[InstancePhoto]]:
     Of four squares the third is too faint to be found, and a fifth that is blue is no object.
     """
     use_blue_objects(monkeypatch, home)
-    picture = np.zeros((30, 110, 3), np.uint8)
-    masks = []
-    for number, (shade, red) in enumerate([(255, 0.1), (255, 0.9), (20, 0.8), (255, 0.2), (255, 0.7)]):
-        left = 6 + 20 * number
-        picture[8:20, left : left + 12, 2] = shade
-        picture[12:16, left + 4 : left + 8, 0] = round(255 * red)
-        mask = np.zeros(picture.shape[:2], np.uint8)
-        mask[8:20, left : left + 12] = 1
-        masks.append(coco.encode(np.asfortranarray(mask)))
-    file = tmp_path / "frames" / "0.png"
-    file.parent.mkdir()
+    picture, file = blue_frame(0.1, 0.9, 0.8, 0.2, 0.7), tmp_path / "frame.png"
+    picture[8:20, 46:58, 2] = 20
     Image.fromarray(picture).save(file)
+    squares = [np.pad(np.ones((12, 12), np.uint8), ((8, 10), (6 + 20 * n, 86 - 20 * n))) for n in range(4)]
+    masks = [coco.encode(np.asfortranarray(square)) for square in squares]
     kinds = ["good", "dent", "stain", "good"]
-    frame = InstancePhoto(file, picture.shape[:2], ["nut"] * 4, [False] * 4, masks[:4], defect_types=kinds)
+    frame = InstancePhoto(file, picture.shape[:2], ["nut"] * 4, [False] * 4, masks, defect_types=kinds)
     cutter = CutterStage(home / "foreground", window=16, separate={"min_area": 20, "threshold": 0.01})
     judge = RunStage(Predictor(write_run(home / "first")), "peak > 0.5", then="DEFECT", otherwise="OK")
     return Cascade("frames", [cutter, judge]), [frame]

@@ -17,9 +17,9 @@ A cascade is written as YAML:
         then: DEFECT            # verdict where it holds: in the last stage only
         otherwise: OK
 
-A value that is the name of a parameter stands for the parameter's value. Keys of a stage: those of
-:class:`helpers.inference.stages.RunStage`, or with ``foreground:`` instead of ``run:`` those of
-:class:`helpers.inference.cutting.CutterStage`.
+A value that is the name of a parameter stands for the parameter's value. Rules: ``always``, or ``score``, ``peak`` or
+``area``, with ``>`` or ``>=`` and a limit. Keys of a stage: those of `helpers.inference.stages.RunStage`, or with
+``foreground:`` instead of ``run:`` those of `helpers.inference.cutting.CutterStage`.
 
 Results go to a folder:
 
