@@ -96,9 +96,6 @@ def mixed(tmp_path) -> pd.DataFrame:
     return table_of(rows, tmp_path / "old", split=True)
 
 
-# ------------------------------------------------------------------------------------------------------------ outlines
-
-
 @given(st.integers(0, 2**32 - 1), st.integers(1, 50), st.integers(1, 50), st.floats(0, 4), st.floats(-0.5, 0.5))
 @settings(max_examples=60, deadline=None)
 def test_outlines_drawn_by_pycocotools_alone_are_the_mask(seed, height, width, smooth, level):
@@ -117,9 +114,6 @@ def test_outlines_drawn_by_pycocotools_alone_are_the_mask(seed, height, width, s
     assert np.array_equal(redrawn, mask)
     # only regions with holes are run lengths
     assert [isinstance(region["segmentation"], dict) for region in connected_regions(mask)] == holes
-
-
-# -------------------------------------------------------------------------------------------------------------- copies
 
 
 def test_mvtec_round_trip(tmp_path, mixed):
@@ -220,9 +214,6 @@ def test_a_photo_that_exif_turns_is_written_as_its_mask_lies(tmp_path, format, s
         assert content["annotations"][0]["bbox"] == [3, 2, 4, 7]
 
 
-# --------------------------------------------------------------------------------------------------------- the folder
-
-
 @pytest.mark.parametrize("format", FORMATS)
 def test_what_is_there_is_kept_unless_it_is_a_dataset_and_forced(tmp_path, mixed, format):
     out = tmp_path / "new"
@@ -261,9 +252,6 @@ def test_never_into_the_dataset_or_around_it(tmp_path, mixed):
     with pytest.raises(ValueError, match="root"):
         write_dataset(mixed, tmp_path / "new")
     assert files(tmp_path) == sorted([*before, "other/dataset.json", "other/x.png"])
-
-
-# ------------------------------------------------------------------------------------------------------------- resized
 
 
 @pytest.fixture
@@ -318,14 +306,13 @@ def test_sizes_keep_masks_binary_and_average_photos(tmp_path, upright):
     assert np.abs(inner.astype(int) - 100).max() <= 1
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [({}, 0.1), ({"size": (2, 3)}, 0.2), ({"crop": (0, 0, 4, 4), "size": 8}, 0.05), ({"size": 8}, None)],
-)
-def test_pixel_size_follows_the_scale(tmp_path, upright, options, expected):
-    written = write_dataset(upright[0], tmp_path / "new", change=resized(upright[0], **options))
-    about = json.loads((tmp_path / "new/dataset.json").read_text())
-    assert about.get("pixel_size_mm") == written.attrs["pixel_size"] == (expected and pytest.approx(expected))
+def test_pixel_size_follows_the_scale(tmp_path, upright):
+    for number, (options, expected) in enumerate(
+        [({}, 0.1), ({"size": (2, 3)}, 0.2), ({"crop": (0, 0, 4, 4), "size": 8}, 0.05), ({"size": 8}, None)]
+    ):
+        written = write_dataset(upright[0], tmp_path / f"{number}", change=resized(upright[0], **options))
+        about = json.loads((tmp_path / f"{number}/dataset.json").read_text())
+        assert about.get("pixel_size_mm") == written.attrs["pixel_size"] == (expected and pytest.approx(expected))
 
 
 @pytest.mark.parametrize(
@@ -335,9 +322,6 @@ def test_invalid_parameters(tmp_path, upright, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         write_dataset(upright[0], tmp_path / "new", change=resized(upright[0], **options))
     assert not (tmp_path / "new").exists()
-
-
-# --------------------------------------------------------------------------------------------------------------- tiles
 
 
 SIDE = 16  # tiles of a photo of 16x56 begin at 0, 16, 32 and, to end with it, 40
@@ -490,9 +474,6 @@ def test_what_does_not_fit_is_refused(scene, change, match):
         list(cut_outs(photos, **{"labels": labels} | change))
 
 
-# -------------------------------------------------------------------------------------------------------- command line
-
-
 def test_command_line(tmp_path, capsys):
     old, new, cache = str(draw_photos(tmp_path / "stripes")), str(tmp_path / "new"), f"mask_cache={tmp_path / 'cache'}"
     arguments = [old, new, "--format", "coco"]
@@ -505,22 +486,11 @@ def test_command_line(tmp_path, capsys):
         assert main([old, str(tmp_path / "x"), *wrong]) == 1
     assert main([old, str(tmp_path / "small"), "--mode", "L", "--crop", "0,8,24,24", "--size", "8"]) == 0
     assert {stored(path).shape for path in (tmp_path / "small").rglob("*.png")} == {(8, 8)}
-
-
-def test_the_command_cuts_strips_of_severstal(tmp_path):
-    root, out, cache = tmp_path / "severstal", tmp_path / "out", f"mask_cache={tmp_path / 'cache'}"
-    for name in ("a", "b"):
-        save(root / "train_images" / f"{name}.jpg", np.full((256, 1600), 90, np.uint8))
-    runs = " ".join(f"{column * 256 + 101} 20" for column in range(500, 520))  # 12 columns in one tile, 8 in the next
-    (root / "train.csv").write_text(f"ImageId,ClassId,EncodedPixels\na.jpg,3,{runs}\n")
-    assert main([str(root), str(out), "--tile", "256", "--min-area", "240", "--option", cache]) == 0
-    written = read_dataset(out / "samples.csv")
-    # seven tiles a photo; 240 pixels in the one that begins at 256, 160 in the one at 512
-    assert written["label_index"].value_counts().to_dict() == {0: 12, 1: 1}
-    (abnormal,) = written[written["label_index"] == 1].itertuples()
-    assert abnormal.left == 256 and abnormal.defect_type == abnormal.defect_types == "class_3"
-    mask = read_mask(abnormal.mask_path, (256, 256))
-    assert mask.sum() == 240 and mask[100:120, 244:256].all()
+    assert main([old, str(tmp_path / "tiles"), "--tile", "48", "--stride", "24", "--min-area", "400"]) == 0
+    tiled = read_dataset(tmp_path / "tiles/samples.csv")  # of 72x96: 2 x 3, and a defect of 20x20 is whole in some
+    assert tiled.groupby("photo").size().max() == 6 and {
+        read_mask(path).sum() for path in tiled["mask_path"] if path
+    } == {400}
 
 
 def test_the_command_cuts_out_what_coco_outlines(tmp_path):

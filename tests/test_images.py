@@ -59,29 +59,23 @@ def refused(read, path: Path) -> str:
     return caught.value.code
 
 
-# -------------------------------------------------------------------------------------------------------------- photos
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
-@pytest.mark.parametrize("value", range(1, 9))
-def test_orientation_is_applied(tmp_path, suffix, value):
-    colours = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-    options = {"lossless": True} if suffix == ".webp" else {}
-    path = save(tmp_path / f"a{suffix}", colours, exif=orientation(value), **options)
-    decoded, expected = decode_image(path), UPRIGHT[value](colours)
-    np.testing.assert_array_equal(read_image(path), expected)
-    assert decoded.orientation == value and decoded.shape == expected.shape[:2]
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize(
+    ("suffix", "options", "dtype"),
+    [
+        (".png", {}, np.uint8),
+        (".webp", {"lossless": True}, np.uint8),
+        *((".tif", {"compression": how}, dtype) for how in (None, "tiff_lzw") for dtype in (np.uint8, np.uint16)),
+    ],
+)
 @pytest.mark.parametrize("value", sorted(UPRIGHT))
-def test_turned_grey_tiff(tmp_path, value, compression, dtype):
-    grey = np.arange(24, dtype=dtype).reshape(4, 6)
-    path = save(tmp_path / "a.tif", grey, exif=orientation(value), compression=compression)
-    upright = UPRIGHT[value](grey[..., None])
-    np.testing.assert_array_equal(read_image(path, 8), upright.repeat(3, axis=2))
-    np.testing.assert_array_equal(image_sizes([path]), [upright.shape[:2]])
+def test_orientation_is_applied(tmp_path, value, suffix, options, dtype):
+    grey = np.arange(24, dtype=dtype).reshape(4, 6, 1)
+    stored = grey[..., 0] if suffix == ".tif" else grey.repeat(3, axis=2)
+    path = save(tmp_path / f"a{suffix}", stored, exif=orientation(value), **options)
+    decoded, expected = decode_image(path), UPRIGHT[value](grey).repeat(3, axis=2)
+    np.testing.assert_array_equal(read_image(path, 8), expected)
+    np.testing.assert_array_equal(image_sizes([path]), [expected.shape[:2]])
+    assert decoded.orientation == value and decoded.shape == expected.shape[:2]
 
 
 def test_other_modes_become_rgb(tmp_path):
@@ -99,9 +93,6 @@ def test_other_modes_become_rgb(tmp_path):
     ):
         np.testing.assert_array_equal(read_image(save(tmp_path / name, picture, **options)), expected, err_msg=name)
         assert decode_image(tmp_path / name).alpha == (name in ("la.png", "pt.png"))
-
-
-# ----------------------------------------------------------------------------------------------------------- bit depths
 
 
 def sixteen_bit_rgb_png(path: Path, values: np.ndarray) -> Path:
@@ -144,9 +135,6 @@ def test_depth_of_a_data_set_holds_for_all_its_photos_and_no_others(tmp_path):
     np.testing.assert_array_equal(read_image(inside)[..., 0], [[1, 255]])
     np.testing.assert_array_equal(read_image(outside)[..., 0], [[0, 15]])
     np.testing.assert_array_equal(read_image(inside, 16)[..., 0], [[0, 15]])
-
-
-# ------------------------------------------------------------------------------------------------------------- refused
 
 
 def set_tag(path: Path, tag: int, value: int) -> Path:
@@ -194,9 +182,6 @@ def test_what_cannot_be_read_is_named_whoever_reads_it(tmp_path, monkeypatch, co
         assert refused(read, path) == code
     with pytest.raises(FileNotFoundError):
         read_image(tmp_path / "gone.png")
-
-
-# --------------------------------------------------------------------------------------------------------------- masks
 
 
 def test_masks_any_non_zero_pixel_is_defect(tmp_path):
@@ -259,9 +244,6 @@ def test_a_mask_in_alpha_alone_is_refused(tmp_path):
     assert refused(read_mask, save(tmp_path / "m.png", mask)) == "alpha-mask"
 
 
-# --------------------------------------------------------------------------------------------------------------- files
-
-
 def linked(root: Path, links: dict[str, str]) -> None:
     for link, target in links.items():
         try:
@@ -300,9 +282,6 @@ def test_photos_are_found_once_through_links_but_not_in_circles(tmp_path, files,
     found = [path.relative_to(tmp_path / "in").as_posix() for path in find_images(tmp_path / "in")]
     assert found == expected.split()
     assert ("not followed" in caplog.text) == any(link.endswith(("/x", "/all")) for link in links)
-
-
-# ------------------------------------------------------------------------------------------------- the network's frame
 
 
 @pytest.mark.parametrize("shape", [(1, 5000, 3), (20, 8000, 3), (8000, 20)])

@@ -9,7 +9,12 @@ from conftest import SHARED, SHARED_BACKBONE
 from sklearn.metrics import roc_auc_score
 
 from helpers import read_dataset
+from helpers.data.datamodule import SampleDataModule
 from helpers.data.samples import assign_splits, relative_path
+from helpers.inference.train import train
+from helpers.models.backbones import resolve_backbone
+from helpers.models.catalog import build_model
+from helpers.runs import open_run
 from helpers.thresholds import conformal_threshold
 
 TILES = SHARED / "data" / "magnetic_tile"
@@ -23,12 +28,6 @@ pytestmark = [
 
 def test_patchcore_on_a_subset_of_magnetic_tiles(tmp_path):
     """Every second good photo and every fourth with a defect, chosen by the hash of its path."""
-    from helpers.data.datamodule import SampleDataModule
-    from helpers.inference.train import train
-    from helpers.models.backbones import resolve_backbone
-    from helpers.models.catalog import build_model
-    from helpers.runs import open_run
-
     photos = read_dataset(TILES)
     assert (photos["label_index"] == 0).sum() == 952
     assert (photos["label_index"] == 1).sum() == 392
@@ -47,12 +46,9 @@ def test_patchcore_on_a_subset_of_magnetic_tiles(tmp_path):
     train(run, model, SampleDataModule(table, train_batch_size=4, eval_batch_size=4), device="cpu")
 
     test = run.predictions("test")
-    assert (test["label_index"] == 0).sum() > 60
-    assert (test["label_index"] == 1).sum() > 60
-    assert roc_auc_score(test["label_index"], test["score"]) >= 0.93
-
-    val = run.predictions("val")
-    threshold = conformal_threshold(val["score"], 0.9).value
     normal = test["label_index"] == 0
+    assert min(normal.sum(), (~normal).sum()) > 60
+    assert roc_auc_score(test["label_index"], test["score"]) >= 0.93
+    threshold = conformal_threshold(run.predictions("val")["score"], 0.9).value
     assert (test["score"] > threshold)[normal].mean() <= 0.3, "asked for 10 % of false alarms, on few photos"
     assert (test["score"] > threshold)[~normal].mean() >= 0.6

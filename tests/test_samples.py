@@ -60,9 +60,6 @@ def ranked(seed: int, names: list[str]) -> list[str]:
     return sorted(names, key=lambda name: blake2b(f"{seed}:{name}".encode(), digest_size=16).hexdigest())
 
 
-# ---------------------------------------------------------------------------------------------------------------- table
-
-
 def test_table_is_sorted_filled_and_typed():
     rows = [
         {"image_path": "b/2.png", "label_index": 1, "mask_path": "m/2.png", "line": 7},
@@ -96,9 +93,6 @@ def test_table_is_sorted_filled_and_typed():
 def test_table_refuses_what_it_cannot_mean(rows, words):
     with pytest.raises(ValueError, match=words):
         table_of(rows)
-
-
-# --------------------------------------------------------------------------------------------------------------- splits
 
 
 def test_one_class_against_hashes_worked_out_here():
@@ -277,9 +271,6 @@ def test_tables_that_are_derived_know_what_from():
     assert split_counts(kept)["hole"].to_dict() == split_counts(again)["hole"].to_dict() | {"train": 0}
     assert split_counts(kept)["normal"].equals(split_counts(again)["normal"])
     assert kept.attrs["derived_from"] == [fingerprint(table)] and without_train_defects(table) is table
-
-
-# ---------------------------------------------------------------------------------------------------------------- files
 
 
 def test_table_survives_a_file(tmp_path):

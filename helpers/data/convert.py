@@ -31,7 +31,7 @@ from helpers.data.formats import read_dataset
 from helpers.data.images import decode_image, known_bit_depth, read_header, read_mask
 from helpers.data.pieces import MIN_AREA, MODES, cut_outs, resized, tiles
 from helpers.data.samples import NORMAL, absolute_path, make_table, relative_path, write_table
-from helpers.paths import write_json, write_whole_folder
+from helpers.paths import write_json, write_whole, write_whole_folder
 from helpers.progress import in_threads, progress
 
 logger = logging.getLogger(__name__)
@@ -142,9 +142,9 @@ def _described(
 
 
 def _table(written: list[_Picture], about: dict[str, Any], root: Path) -> pd.DataFrame:
-    rows, said = [each.row for each in written], {name: about[name] for name in ("layout", "name")}
-    said |= {"published_split": any(row["split"] for row in rows), "pixel_size": about.get("pixel_size_mm")}
-    table = make_table(rows, root=root, **said)
+    rows, size = [each.row for each in written], about.get("pixel_size_mm")
+    known = {"layout": about["layout"], "name": about["name"], "published_split": any(row["split"] for row in rows)}
+    table = make_table(rows, root=root, pixel_size=size, **known)
     table.attrs |= {"bit_depth": about["bit_depth"]} if "bit_depth" in about else {}
     return table
 
@@ -212,21 +212,16 @@ def _written(results: Iterable[list[_Picture | str]], format: str, folder: Path)
             parent = f"{'test' if row['label_index'] or row['split'] == 'test' else 'train'}/{unique_in}"
         name = _unique(each.name, unique_in, taken)
         row["image_path"], row["mask_path"] = f"{parent}/{name}{each.suffix}".lstrip("/"), ""
-        _write(folder / row["image_path"], each.data)
+        write_whole(folder / row["image_path"], lambda file, data=each.data: file.write_bytes(data))
         if each.mask and format != "coco":
             row["mask_path"] = f"ground_truth/{unique_in}/{name}_mask.png"
-            _write(folder / row["mask_path"], each.mask)
+            write_whole(folder / row["mask_path"], lambda file, data=each.mask: file.write_bytes(data))
         written.append(each._replace(data=b"", mask=each.mask if format == "coco" else None))
     if not written:
         raise ValueError(f"There is nothing to write ({dict(said) or 'no photo'}); check the path and the parameters.")
     for reason, number in said.items():
         logger.warning("%d %s left out.", number, reason)
     return written
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
 
 
 def _unique(name: str, place: str, taken: set[str]) -> str:
