@@ -49,9 +49,6 @@ def put(tmp_path):
     return put
 
 
-# ------------------------------------------------------------------------------------------------------------- drawing
-
-
 @pytest.mark.parametrize(
     ("segmentation", "expected"),
     [
@@ -106,9 +103,6 @@ def test_what_reaches_beyond_the_picture_is_cut_off(put, far):
     assert np.array_equal(drawn(table), boxes((15, 20, 0, 5)))
     down, along = np.mgrid[:HEIGHT, :WIDTH]
     assert drawn(table, 1)[down > along].all() and not drawn(table, 1)[down < along].any()
-
-
-# ----------------------------------------------------------------------------------------------------- where files lie
 
 
 def test_roboflow_folders_are_the_published_split_copies_share_a_group_and_a_lone_folder_is_no_split(put, tmp_path):
@@ -205,9 +199,6 @@ def test_objects_that_are_no_defects_and_a_category_called_ok(put):
     assert np.array_equal(drawn(table, 2), boxes((10, 12, 10, 14)))
 
 
-# ------------------------------------------------------------------------------------------------------------ the cache
-
-
 def test_masks_are_drawn_once_and_again_when_the_annotation_changes(put, tmp_path, monkeypatch):
     for split in ("train", "test"):
         root = put(["a.png"], [annotation(1, 0, [SQUARE])], ROBOFLOW.format(split))
@@ -228,9 +219,6 @@ def test_masks_are_drawn_once_and_again_when_the_annotation_changes(put, tmp_pat
     assert "outside-root" not in set(check_dataset(table)["code"]), "the cache is as it should be"
     table.loc[0, "mask_path"] = str(write(tmp_path, {"x.png": boxes((3, 6, 2, 7))}) / "x.png")
     assert "outside-root" in set(check_dataset(table)["code"])
-
-
-# -------------------------------------------------------------------------------------------------------- broken files
 
 
 def broken(tmp_path, annotations, *, change=None):
@@ -376,9 +364,6 @@ def test_boxes_without_outlines_give_no_mask_and_unlisted_photos_are_left_out(tm
     assert codes(table) == [("warning", "boxes-only"), ("warning", "photos-not-annotated")]
     assert columns(table, "label_index", "mask_path")["a.png"] == (1, "") and len(table) == 2
     assert [photo.image_path.name for photo in read_instances(tmp_path / "set")] == ["b.png"]
-
-
-# --------------------------------------------------------------------------------------------------------- real photos
 
 
 @pytest.mark.skipif(not CAR_DAMAGE.is_dir(), reason=f"{CAR_DAMAGE} is not there: real photos are not part of it")

@@ -30,14 +30,6 @@ _FOLDER_WORDS = PHOTO_WORDS | {"labels", "label", "annotations", "annotation", "
 _ASKED = 100  # files of a folder that are asked what they are: the first may be of normal photos, and empty
 
 
-class AnnotationError(LayoutError):
-    """A file of annotations that cannot be read; ``problem`` and ``fix`` in words."""
-
-    def __init__(self, file: Path, problem: str, fix: str = "export it again") -> None:
-        super().__init__(f"{file} {problem}; {fix}.")
-        self.problem, self.fix = problem, fix
-
-
 class Content(NamedTuple):
     """What a file says of a photo: of each object where it stands, its name and how it is drawn on a photo of a size
     (H, W); and, where it does, the size and the name of the photo.
@@ -69,11 +61,10 @@ def read_text(file: Path, encoding: str | None = None) -> str:
         encoding = encoding or (declared.group(1).decode() if declared else "utf-16" if marked else "utf-8-sig")
         return data.decode(encoding)
     except OSError as error:
-        fix = "check the file and who may read it"
-        raise AnnotationError(file, f"cannot be read ({error.strerror})", fix) from None
+        raise LayoutError(f"{file} cannot be read ({error.strerror}); check who may read it.") from None
     except (UnicodeDecodeError, LookupError):
         fix = "name its encoding, such as encoding='gb18030', or convert it to UTF-8 with iconv"
-        raise AnnotationError(file, f"is not encoded as {encoding}", fix) from None
+        raise LayoutError(f"{file} is not encoded as {encoding}; {fix}.") from None
 
 
 def read_json(file: Path, encoding: str | None = None) -> Any:
@@ -81,7 +72,7 @@ def read_json(file: Path, encoding: str | None = None) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: a number of 5,000 digits too
-        raise AnnotationError(file, f"is not valid JSON ({error})") from None
+        raise LayoutError(f"{file} is not valid JSON ({error}); export it again.") from None
 
 
 def known_id(value: Any) -> str:
@@ -133,7 +124,7 @@ def has_files(path: Path, kind: str) -> bool:
 def read_files(
     found: Found, kind: str, parse: Callable[[Path], Content], split_folders: Mapping[Path, str] | None = None
 ) -> Iterator[Photo]:
-    """Photos of a folder in which each has a file of its own, which ``parse`` reads or raises AnnotationError.
+    """Photos of a folder in which each has a file of its own, which ``parse`` reads or raises LayoutError.
 
     Photos without a file come too if they lie beside others, in the dataset's own folder or in one called as good ones
     are; elsewhere (masks, previews) they are left out. ``split_folders``: with their split, where their names say none.
@@ -146,8 +137,8 @@ def read_files(
         if _place(file, root) in places or annotation_kind(file) == kind:
             try:
                 contents[file] = parse(file)
-            except AnnotationError as error:
-                drawn = Drawn(None, "invalid-annotation", f"{error.problem}: {error.fix}")
+            except LayoutError as error:
+                drawn = Drawn(None, "invalid-annotation", f"cannot be used: {error}")
                 contents[file] = Content([("content", "", lambda size, drawn=drawn: drawn)])
     pairs, left_out = _pair_files(contents, photos, found)
     if not pairs:

@@ -15,7 +15,6 @@ from PIL import Image
 
 from helpers.analysis.regions import Drawn, draw_box, draw_polygon, judged, region_of
 from helpers.data.annotations import (
-    AnnotationError,
     Content,
     Photo,
     add_rows,
@@ -50,7 +49,7 @@ def read_labelme(found: Found, *, line_width: float = 10.0, encoding: str | None
 def _parse_labelme(file: Path, line_width: float, encoding: str | None) -> Content:
     content = read_json(file, encoding)
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-        raise AnnotationError(file, "is no labelme file: it has no list of shapes", "save it in labelme, or remove it")
+        raise LayoutError(f"{file} is no labelme file: it has no list of shapes; save it in labelme, or remove it.")
     objects = []
     for i, shape in enumerate(content["shapes"], start=1):
         shape = shape if isinstance(shape, dict) else {}
@@ -173,13 +172,13 @@ def _parse_voc(file: Path, encoding: str | None) -> Content:
     text = read_text(file, encoding)
     # expat expands entities that a document type defines; without the zeros UTF-16 reads like ASCII
     if "<!doctype" in text.replace("\0", "").lower():
-        raise AnnotationError(file, "has a document type (DOCTYPE); it is not read", "remove it if you trust the file")
+        raise LayoutError(f"{file} has a document type (DOCTYPE); remove it if you trust the file.")
     try:
         top = ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise AnnotationError(file, f"is not valid XML ({error})") from None
+        raise LayoutError(f"{file} is not valid XML ({error}); export it again.") from None
     if top.tag != "annotation":
-        raise AnnotationError(file, f"is no VOC file: it begins with <{top.tag}>, not <annotation>")
+        raise LayoutError(f"{file} is no VOC file: it begins with <{top.tag}>, not <annotation>.")
     things = enumerate(top.iterfind("object"), start=1)
     objects = [(f"object {i}", (o.findtext("name") or "").strip(), partial(_draw_bndbox, o)) for i, o in things]
     size = known_size(top.findtext("size/height"), top.findtext("size/width"))
@@ -208,47 +207,35 @@ def read_yolo(found: Found, *, boxes_as_masks: bool = False) -> None:
     of the folders, of the YAML file or of lists (``train.txt``). ``boxes_as_masks``: draw boxes as masks. They are no
     outlines; without it a photo with a box has no mask.
     """
-    others = files_in(found.path)[1]
-    about = _yaml(found.path, others)
-    names, keypoints = _class_names(about, others), "kpt_shape" in about
+    names, about = _classes(found.path)
     folders: dict[Path, str] = {}
     for split in ("train", "val", "test"):
-        for entry in about[split] if isinstance(about.get(split), list) else [about.get(split)]:
+        entries = about.get(split)
+        for entry in entries if isinstance(entries, list) else [entries]:
             parts = [part for part in re.split(r"[\\/]", entry) if part.strip(".")] if isinstance(entry, str) else []
             folders |= {found.path.joinpath(*parts): split} if parts else {}
-    photos = read_files(found, "yolo", partial(_parse_yolo, names=names, keypoints=keypoints), folders)
-    add_rows(found, photos, boxes_as_masks=boxes_as_masks)
+    parse = partial(_parse_yolo, names=names, keypoints="kpt_shape" in about)
+    add_rows(found, read_files(found, "yolo", parse, folders), boxes_as_masks=boxes_as_masks)
 
 
-def _yaml(root: Path, others: list[Path]) -> dict[str, Any]:
-    """The dataset's YAML file, or nothing."""
+def _classes(root: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """Names by class id, empty where no file has them, and the dataset's YAML file, or nothing."""
+    names: Any = None
     about: dict[str, Any] = {}
-    for file in (file for file in others if file.suffix.lower() in (".yaml", ".yml")):
-        try:
+    for file in files_in(root)[1]:
+        if file.suffix.lower() in (".yaml", ".yml"):
             text = read_text(file)
             content = read_yaml(text, str(file)) if "names" in text else None
-        except ValueError as error:
-            raise LayoutError(f"{error} Fix or remove it.") from error
-        names = content.get("names") if isinstance(content, dict) else None
-        if not isinstance(names, list | dict):
-            continue
-        values = names.values() if isinstance(names, dict) else names
-        if not all(isinstance(name, str | int | float) for name in values):
-            raise LayoutError(f"{file} has names of classes that are no words; make each one word.")
-        if about and about["names"] != names:
-            raise LayoutError(f"{root} has several YAML files with other names of classes ({file} too); keep one.")
-        about = content
-    return about
-
-
-def _class_names(about: dict[str, Any], others: list[Path]) -> dict[str, str]:
-    """Names by class id; empty where no file has them."""
-    names = about.get("names")
-    if names is None:
-        file = next((file for file in others if file.name.lower() in ("classes.txt", "obj.names")), None)
-        names = [line for line in read_text(file).splitlines() if line.strip()] if file else []
-    pairs = names.items() if isinstance(names, dict) else enumerate(names)
-    return {known_id(key): str(name).strip() for key, name in pairs}
+            if isinstance(content, dict) and isinstance(content.get("names"), list | dict):
+                if about and about["names"] != content["names"]:
+                    raise LayoutError(f"{root} has YAML files with other names of classes ({file} too); keep one.")
+                about, names = content, content["names"]
+        elif file.name.lower() in ("classes.txt", "obj.names"):
+            names = names or [line for line in read_text(file).splitlines() if line.strip()]
+    named = {known_id(k): v for k, v in (names.items() if isinstance(names, dict) else enumerate(names or []))}
+    if not all(isinstance(name, str | int | float) for name in named.values()):
+        raise LayoutError(f"The YAML file of {root} has names of classes that are no words; make each one word.")
+    return {number: str(name).strip() for number, name in named.items()}, about
 
 
 def _parse_yolo(file: Path, names: dict[str, str], keypoints: bool) -> Content:
