@@ -6,7 +6,7 @@ Every verdict, mask, size, metric, cascade, export and page goes through one rul
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, SupportsFloat
 
@@ -168,28 +168,25 @@ def zero_miss_threshold(scores: ArrayLike, labels: ArrayLike) -> Threshold:
     return Threshold(value, f"no defect photo of val missed (n = {n})", warning=warning, **counts)
 
 
-def best_dice_threshold(maps: Sequence[np.ndarray], masks: Iterable[np.ndarray | None]) -> Threshold:
+def best_dice_threshold(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray | None]) -> Threshold:
     """The pixel threshold with the best mean Dice over labelled defect photos; it fits the defects known today.
 
-    99 candidates lie evenly between the smallest and the largest value of the (H, W) maps, of which one at a time
-    is read. Photos without a mask (None) or without a defect are left out.
+    99 candidates lie evenly between the smallest and the largest value of the (H, W) maps. Photos without a mask (None)
+    or without a defect are left out.
     """
-    rows = {row: mask for row, mask in zip(range(len(maps)), masks, strict=True) if mask is not None and mask.any()}
-    if not rows:
+    pairs = zip(maps, masks, strict=True)
+    pairs = [(np.asarray(found, np.float32), mask) for found, mask in pairs if mask is not None and mask.any()]
+    if not pairs:
         raise ValueError("masks holds no defect: a best-Dice threshold needs defect photos with their masks.")
-    low, high = min(float(np.min(maps[row])) for row in rows), max(float(np.max(maps[row])) for row in rows)
-    candidates = np.linspace(low, high, 101)[1:-1].astype(np.float32)
-    dice = []
-    for row, mask in rows.items():
-        anomaly_map = np.asarray(maps[row], np.float32)
-        called, both = (
-            pixels.size - np.searchsorted(np.sort(pixels, axis=None), candidates, side="right")
-            for pixels in (anomaly_map, anomaly_map[mask])
-        )
-        dice.append(2 * both / (called + mask.sum()))
-    mean = np.mean(dice, axis=0)
-    origin = f"best mean Dice on {len(rows)} defect photos of val ({mean.max():.3f})"
-    return Threshold(float(candidates[mean.argmax()]), origin, "pixel", n_abnormal=len(rows))
+    ends = min(float(found.min()) for found, _ in pairs), max(float(found.max()) for found, _ in pairs)
+    candidates = np.linspace(*ends, 101)[1:-1].astype(np.float32)
+    dice = [
+        [2 * (found[mask] > limit).sum() / ((found > limit).sum() + mask.sum()) for found, mask in pairs]
+        for limit in candidates
+    ]
+    mean = np.mean(dice, axis=1)
+    origin = f"best mean Dice on {len(pairs)} defect photos of val ({mean.max():.3f})"
+    return Threshold(float(candidates[mean.argmax()]), origin, "pixel", n_abnormal=len(pairs))
 
 
 def held_out_thresholds(val: pd.DataFrame, accept: float = 0.95, *, start: float | None = None) -> dict[str, Threshold]:

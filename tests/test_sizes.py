@@ -27,7 +27,6 @@ from helpers.studies.sizes import (
     choose_run,
     coco_of_defects,
     measure_run,
-    photo_maps,
     pixel_threshold,
     threshold_errors,
     write_measurements,
@@ -82,15 +81,6 @@ def run(tmp_path) -> Run:
 # -------------------------------------------------------------------------------------------------------------- measure
 
 
-def test_maps_are_enlarged_to_the_photo(run):
-    maps = list(photo_maps(run, run.predictions("test")))
-    assert [found.shape for found in maps] == [SHAPE] * 3
-    assert maps[0].dtype == np.float32
-    assert maps[1][50, 70] == 8, "the middle of the block"
-    (second,) = photo_maps(run, run.predictions("test").iloc[1:2])
-    np.testing.assert_array_equal(second, maps[1])
-
-
 def test_defects_of_every_photo(run):
     measured = measure_run(run, 2.0, SIZE)
     table = measured.table
@@ -107,11 +97,8 @@ def test_defects_of_every_photo(run):
     assert labels.shape == SHAPE and labels.max() == 1 and (labels > 0).sum() == table["area_px"].iloc[1]
     assert not measured.labels("good/0.png").any()
     assert measure_run(run, 2.0, SIZE, types="label").table["defect_type"].tolist() == ["cut", "dent"]
-
-
-def test_nothing_found_is_an_empty_table_of_the_same_kind(run):
-    empty, full = measure_run(run, 99.0, SIZE).table, measure_run(run, 2.0, SIZE).table
-    assert len(empty) == 0 and empty.dtypes.equals(full.dtypes)
+    empty = measure_run(run, 99.0, SIZE).table
+    assert len(empty) == 0 and empty.dtypes.equals(table.dtypes)
 
 
 def test_edges_are_those_of_the_product(run):
@@ -264,21 +251,19 @@ def test_the_run_that_learned_outlines_comes_first(run, tmp_path):
 
 
 def test_rules_of_a_type_that_no_defect_has_are_refused(run):
-    rules = [Limit("length", "max", 2, "mm", defect_type="scratch")]
-    limits = [Limit("length", "high", 2, "mm", defect_type="cut")]
-    check_types("shape", run.table, [], rules)
-    check_types("label", run.table, limits, [])
-    with pytest.raises(ParameterError, match="RULES names the type 'scratch'.*cut, dent, good"):
-        check_types("label", run.table, limits, rules)
-    with pytest.raises(ParameterError, match="SEVERITY names the type 'cut'.*scratch, spot"):
-        check_types("shape", run.table, limits, rules)
+    scratch, cut = Limit("length", "max", 2, "mm", 0, "scratch"), Limit("length", "high", 2, "mm", 0, "cut")
+    check_types("shape", run.table, [], [scratch])
+    check_types("label", run.table, [cut], [])
+    for types, name in (("label", "RULES names the type 'scratch'"), ("shape", "SEVERITY names the type 'cut'")):
+        with pytest.raises(ParameterError, match=name):
+            check_types(types, run.table, [cut], [scratch])
 
 
 def test_thresholds_by_name_or_number(run):
     assert pixel_threshold(run).value == 2.0
     assert pixel_threshold(run, "0.25").value == 0.25 and pixel_threshold(run, "0.25").kind == "pixel"
-    for name in ("image", "start", "nan", "low"):
-        with pytest.raises(ParameterError, match=f"PIXEL_THRESHOLD='{name}': patchcore has pixel"):
+    for name in ("image", "start", "nan"):
+        with pytest.raises(ParameterError, match=f"PIXEL_THRESHOLD='{name}'"):
             pixel_threshold(run, name)
     run.info["parameters"]["start_threshold"] = 0.3
     assert pixel_threshold(run, "start").value == 0.3

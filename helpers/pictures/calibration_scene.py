@@ -1,6 +1,6 @@
 """A drawn scene with a checkerboard, a bar and a disc of known sizes, seen by a camera that is tilted and distorts.
 
-Here the truth is known to any digit, so that ways to find a pixel size can be compared with it: `calibration_trial`.
+Here the truth is known to any digit, so that ways to find a pixel size can be compared with it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,6 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from helpers.analysis.pixel_size import (
-    Calibration,
-    calibrate_checkerboard,
-    pixel_size_from_object,
-    pixel_size_from_points,
-)
 from helpers.analysis.sizing import PixelSize, measure_defects
 
 SQUARE, PATTERN = 5.0, (9, 6)  # of the checkerboard: mm, and its inner corners
@@ -60,30 +54,6 @@ def bar_sizes(photo: np.ndarray, size: PixelSize) -> pd.DataFrame:
     table = measure_defects(dark, pixel_size=size, unit="mm", use_morphology=False, min_defect_area=200)
     slender = table[(table["length"] / table["width"] > 4) & ~table["touches_border"]]
     return slender.sort_values("area", ascending=False, ignore_index=True)
-
-
-def calibration_trial() -> pd.DataFrame:
-    """The same bar by every way of calibration, seen by a straight camera and by one that is tilted and distorts.
-
-    The two points are the ends of a side of the board, clicked to the pixel; the disc is photographed where the board
-    was. ``length_error`` is the standard error as far as the calibration knows it, ``off`` measured minus true, mm.
-    """
-    rows = []
-    for camera, tilts, lens in (("straight", ((0.0, 0.0, 0.0),), NO_LENS), ("tilted, distorting lens", TILTS, LENS)):
-        photos = [photograph(tilt, lens) for tilt in tilts]
-        ends = np.round(project(np.array([[8.0, 6.0], [58.0, 6.0]]), tilts[0], lens))
-        disc = pixel_size_from_object(photograph(tilts[0], lens, disc=True) < 128, DISC)
-        ways = {"two points, 50 mm apart": Calibration(pixel_size_from_points(*ends, 50.0))}
-        ways[f"reference disc, {DISC:g} mm"] = Calibration(disc)
-        for number in sorted({1, len(photos)}):
-            board = calibrate_checkerboard(photos[:number], PATTERN, SQUARE)
-            ways[f"checkerboard, {number} photo{'s' * (number > 1)}"] = board
-        for name, found in ways.items():
-            bar = bar_sizes(found.rectify(photos[0]), found.pixel_size).iloc[0]
-            rows.append({"camera": camera, "calibration": name, **bar[["length", "length_error"]].to_dict()})
-    table = pd.DataFrame(rows).assign(true_length=BAR_LENGTH)
-    table["off"] = table["length"] - table["true_length"]
-    return table.assign(off_percent=100 * table["off"] / table["true_length"])
 
 
 def _plane(disc: bool) -> np.ndarray:

@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 from helpers.analysis.pixel_size import Calibration
 from helpers.analysis.regions import connected_regions, run_lengths
 from helpers.analysis.severity import COMPACT, LONG, Limit, shapes
-from helpers.analysis.sizing import area_and_length, label_defects, measure_labels
+from helpers.analysis.sizing import label_defects, measure_labels
 from helpers.data.images import image_sizes, map_at_photo_size, read_image, read_mask
 from helpers.data.samples import relative_path
 from helpers.drawing import annotate_photo
@@ -165,11 +165,14 @@ def threshold_errors(run: Run, n_thresholds: int, calibration: Calibration, **op
         n_true += len(truth)
         for threshold in thresholds:
             found = label_defects(score_map, threshold, size, **options)
-            for row in truth.itertuples():
-                covered = np.bincount(found[true == row.defect], minlength=1)[1:]
-                if covered.any():
-                    area, length = area_and_length(found == int(covered.argmax()) + 1, size)
-                    errors.append((threshold, area / row.area - 1, length - row.length))
+            covering = []  # of each true defect the measured one that covers most of it; 0: none does
+            for number in truth["defect"]:
+                covered = np.bincount(found[true == number], minlength=2)[1:]
+                covering.append(covered.argmax() + 1 if covered.any() else 0)
+            sizes = measure_labels(np.where(np.isin(found, covering), found, 0), size).set_index("defect")
+            sizes = sizes[["area", "length"]].reindex(covering).to_numpy()
+            pair = zip(sizes[:, 0] / truth["area"] - 1, sizes[:, 1] - truth["length"], strict=True)
+            errors += [(threshold, *each) for each in pair if not np.isnan(each[0])]
     if not n_true:
         raise ValueError(f"No mask of {run.name}'s test photos holds a defect of MIN_DEFECT_AREA pixels or more.")
     found = pd.DataFrame(errors, columns=["threshold", "area_error", "length_error"], dtype=float).groupby("threshold")
