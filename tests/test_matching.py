@@ -48,9 +48,7 @@ def test_a_peak_that_hardly_rises_over_the_saddle_is_no_object_of_its_own():
 
 def test_low_and_small_objects_are_dropped():
     surface = exact_map(disc(30, 40, 20)) + 0.4 * exact_map(disc(80, 40, 20)) + exact_map(disc(110, 10, 3))
-    assert separate(surface).max() == 1
-    assert separate(surface, min_peak=0.3).max() == 2
-    assert separate(surface, min_area=5).max() == 2
+    assert [separate(surface, **o).max() for o in ({}, {"min_peak": 0.3}, {"min_area": 5})] == [1, 2, 2]
 
 
 def test_an_object_cut_by_the_border_keeps_its_border():
