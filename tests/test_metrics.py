@@ -127,7 +127,6 @@ def test_evaluate_splits_by_type():
     assert len(inside) >= 6 and (inside["low"] <= inside["value"] + 1e-9).all()
     flagged = table["score"] > image_threshold.value
     assert found.curves["operating_point"][2] == pytest.approx(table["label_index"][flagged].mean())
-    assert found.curves["pro"][-1] == pytest.approx(1.0)
 
 
 def test_evaluate_without_maps_masks_or_defects():

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from helpers.analysis.intervals import Statistics, bootstrap, counts_by_score, interval_table
-from helpers.analysis.pixels import count_pixels, pixel_counts, pixel_intervals, pixel_metrics, pro_curve
+from helpers.analysis.pixels import count_pixels, pixel_counts, pixel_intervals, pixel_metrics
 from helpers.thresholds import exceeds
 
 _RANKING = ("image_auroc", "image_ap", "image_f1max")
@@ -99,8 +99,7 @@ def _statistics(truth: np.ndarray, values: np.ndarray, threshold: SupportsFloat 
 
 class Evaluation(NamedTuple):
     """``overall`` counts and metrics with both thresholds; ``by_type`` the same of each defect type against all normal
-    photos, with ``<metric>_low`` and ``_high``; ``intervals`` as `interval_table`; ``curves`` as `image_curves`, with
-    ``pro_fpr`` and ``pro`` where there were maps.
+    photos, with ``<metric>_low`` and ``_high``; ``intervals`` as `interval_table`; ``curves`` as `image_curves`.
     """
 
     overall: dict[str, float]
@@ -153,13 +152,11 @@ def evaluate(
         lows_and_highs = {f"{metric}_{end}": ends.at[metric, end] for metric in ends.index for end in ("low", "high")}
         rows.append({"defect_type": name, **of_type, **lows_and_highs})
     columns = ["defect_type", *numbers, *(f"{metric}_{end}" for metric in table.index for end in ("low", "high"))]
-    curves = image_curves(labels, scores, image_threshold)
-    if pixels is not None:
-        curves["pro_fpr"], curves["pro"] = pro_curve(pixels)
     limits = [np.nan if limit is None else float(limit) for limit in (image_threshold, pixel_threshold)]
     names = ["n_normal", "n_abnormal", *IMAGE_METRICS]
     overall = {name: numbers.pop(name) for name in names} | {"threshold": limits[0]}
     overall |= pixel_counts([]) | pixel_metrics([]) | numbers | {"pixel_threshold": limits[1]}
+    curves = image_curves(labels, scores, image_threshold)
     return Evaluation(overall, pd.DataFrame(rows, columns=columns), table, curves)
 
 

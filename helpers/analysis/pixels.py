@@ -102,13 +102,14 @@ def pixel_metrics(photos: Sequence[PhotoPixels]) -> dict[str, float]:
     """
     usable = [photo for photo in photos if not photo.unusable]
     result = dict.fromkeys(PIXEL_METRICS, np.nan)
-    truth, keys, counts, _ = _pooled(usable)
+    truth, keys, counts, weights = _pooled(usable)
     if 0 < truth.sum() < truth.size:
         precision, recall, _ = precision_recall_curve(truth, keys, sample_weight=counts)
         result["pixel_auroc"] = float(roc_auc_score(truth, keys, sample_weight=counts))
         result["pixel_ap"] = float(average_precision_score(truth, keys, sample_weight=counts))
         result["pixel_f1max"] = float((2 * precision * recall / np.maximum(precision + recall, 1e-300)).max())
-        fpr, pro = pro_curve(usable)
+        # pixels weighted by 1 / region size: the true-positive rate becomes the mean overlap over regions
+        fpr, pro, _ = roc_curve(truth, keys, sample_weight=weights)
         inside = fpr <= FPR_LIMIT
         upto = np.append(fpr[inside], FPR_LIMIT), np.append(pro[inside], np.interp(FPR_LIMIT, fpr, pro))
         result["pixel_aupro"] = float(auc(*upto) / FPR_LIMIT)
@@ -133,15 +134,6 @@ def pixel_intervals(photos: Sequence[PhotoPixels], *, n: int = 1000, seed: int =
     draws, n_normal = bootstrap(statistics, has_defect, n=n, seed=seed), int((~has_defect).sum())
     table = interval_table(numbers, draws, {"normal_photos_with_defect_pixels": n_normal})
     return table.assign(n_normal=n_normal, n_abnormal=int(has_defect.sum()))
-
-
-def pro_curve(photos: Iterable[PhotoPixels]) -> tuple[np.ndarray, np.ndarray]:
-    """(false-positive rate, per-region overlap averaged over regions), the whole curve; empty with one class only."""
-    truth, keys, _, weights = _pooled([photo for photo in photos if not photo.unusable])
-    if not 0 < truth.sum() < truth.size:
-        return np.empty(0), np.empty(0)
-    # Pixels weighted by 1 / region size: the true-positive rate becomes the mean overlap over regions.
-    return roc_curve(truth, keys, sample_weight=weights)[:2]
 
 
 def photo_overlap(
