@@ -83,7 +83,7 @@ class PatchCoreModel(PatchcoreModel):
 
     def subsample_embedding(self, sampling_ratio: float, embeddings: None = None) -> None:
         """Replace the collected features by their coreset of ``sampling_ratio`` (0, 1] of them, at least one."""
-        features = self.embedding_store.rows
+        features = self.embedding_store.rows[: self.embedding_store.n_rows]
         n_select = max(1, int(len(features) * sampling_ratio))
         picks = k_center_greedy(project_features(features), n_select, show_progress=True)
         self.memory_bank = features[picks].clone()
