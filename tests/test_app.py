@@ -531,17 +531,6 @@ def test_kernels_have_a_limit(monkeypatch):
     assert {one.status_code for one in outcomes if one != "id"} == {503}
 
 
-def test_the_browser_gets_the_token_by_a_private_file(monkeypatch):
-    opened = []
-    monkeypatch.setattr(serve.webbrowser, "open", opened.append)
-    monkeypatch.setattr(serve.Page, "display_url", "http://127.0.0.1:1/?token=secret")
-    serve.Page().launch_browser()
-    while not opened:
-        pass
-    file = Path(opened[0].removeprefix("file://"))
-    assert "secret" not in opened[0] and "token=secret" in file.read_text() and file.parent.stat().st_mode & 0o077 == 0
-
-
 def test_the_copy_that_is_served_has_its_parameters_and_the_profiles(tmp_path, monkeypatch):
     notebooks = Path(shutil.copytree(serve.NOTEBOOKS_FOLDER, tmp_path / "notebooks"))
     (notebooks / "params" / "mine.yml").write_text("10_inspection_app:\n  OPACITY: 3e-1\n  RUN: glass\n")
@@ -557,6 +546,6 @@ def test_the_copy_that_is_served_has_its_parameters_and_the_profiles(tmp_path, m
 
 
 def test_the_template_asks_no_other_server():
-    assert serve.voila_settings(1234, open_browser=False)["Voila"]["ip"] == "127.0.0.1"
+    assert serve.voila_settings(1234)["Voila"]["ip"] == "127.0.0.1"
     for file in serve.VIEWS.rglob("*.j2"):
         assert "//" not in re.sub(r"^\s*//.*$", "", file.read_text(), flags=re.MULTILINE)

@@ -79,7 +79,7 @@ def test_who_is_better_than_whom():
     assert "95 % of the 20" in rates and "4 % of the 50" in rates
     assert better == "It ranks photos better than glass, draem."
     assert "do not tell it apart from patchcore:" in open_
-    assert report.summary(board, "draem", differences)[1:] == ["Better than it at ranking photos: unet, glass."]
+    assert report.summary(board, "draem", differences)[2:] == ["Better than it at ranking photos: unet, glass."]
     assert report.summary(board.iloc[:1], "unet")[0].startswith("1 detector was tested")
 
 

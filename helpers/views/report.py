@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from helpers.analysis.intervals import share_interval
 from helpers.paths import read_csv, write_whole
 from helpers.thresholds import Threshold, percent
-from helpers.views.tables import POLICY, TEMPLATES, render, sortable_table
+from helpers.views.tables import PAGES, POLICY, TEMPLATES, sortable_table
 
 Part = str | pd.DataFrame | Figure  # a paragraph (plain text), a table, a figure
 
@@ -27,7 +27,7 @@ def write_report(path: Path, title: str, sections: Mapping[str, Sequence[Part]])
     """Write one HTML page of sections (heading -> parts) and a glossary; a click on a column's head sorts a table."""
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     shown = {heading: [_part_html(part, heading) for part in parts] for heading, parts in sections.items()}
-    text = render("report.html.j2", title=title, made=made, sections=shown)
+    text = PAGES.get_template("report.html.j2").render(title=title, made=made, sections=shown)
     write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
     return path
 
@@ -47,15 +47,14 @@ def summary(leaderboard: pd.DataFrame, model: str, differences: pd.DataFrame | N
     """In a few sentences: how one detector did at its threshold, and which others these photos tell it apart from."""
     row = leaderboard.set_index("model").loc[model]
     n, n_good, n_defect = len(leaderboard), int(row["n_test_normal"]), int(row["n_test_abnormal"])
-    were = "detector was" if n == 1 else "detectors were"
-    texts = [f"{n} {were} tested on the same {n_good} good and {n_defect} defect photos. {model} is looked at closely."]
-    rates = (
-        ("recall_at_threshold", f"finds {{}} of the {n_defect} photos with a defect"),
-        ("false_alarm_at_threshold", f"raises a false alarm on {{}} of the {n_good} good ones"),
-    )
-    known = [words.format(percent(row[name])) for name, words in rates if pd.notna(row[name])]
-    if known:
-        texts.append(f"At the threshold that was set before these photos were looked at, it {' and '.join(known)}.")
+    tested = "detector was" if n == 1 else "detectors were"
+    rates = row[["recall_at_threshold", "false_alarm_at_threshold"]]
+    found, alarms = ("an unknown share" if pd.isna(rate) else percent(rate) for rate in rates)
+    texts = [
+        f"{n} {tested} tested on the same {n_good} good and {n_defect} defect photos. {model} is looked at closely.",
+        f"At the threshold that was set before these photos were looked at, it finds {found} of the {n_defect} photos "
+        f"with a defect and raises a false alarm on {alarms} of the {n_good} good ones.",
+    ]
     others: dict[str, list[str]] = {
         "It ranks photos better than {}.": [],
         "Better than it at ranking photos: {}.": [],
@@ -117,6 +116,6 @@ def write_index(folder: Path, seconds: Mapping[str, float]) -> Path:
     leaderboard = folder / "leaderboard.csv"
     table = sortable_table(read_csv(leaderboard), script=False) if leaderboard.is_file() else ""
     title = f"{folder.parent.name}, profile {folder.name}"
-    index = render("index.html.j2", title=title, leaderboard=table, notebooks=notebooks)
+    index = PAGES.get_template("index.html.j2").render(title=title, leaderboard=table, notebooks=notebooks)
     (report / "index.html").write_text(index, encoding="utf-8")
     return report / "index.html"

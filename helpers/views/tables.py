@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -22,12 +21,9 @@ POLICY = Markup(
     "img-src data:; font-src data:; media-src data:; "
     f"script-src 'sha256-{base64.b64encode(hashlib.sha256(_SORT.encode()).digest()).decode()}'\">"
 )
+# The templates: what they are given is text, unless it is Markup.
 PAGES = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-
-
-def render(template: str, **values: Any) -> str:
-    """A page of a template in `TEMPLATES`: what it is given is text, unless it is Markup."""
-    return PAGES.get_template(template).render(policy=POLICY, sort=Markup(_SORT), **values)
+PAGES.globals |= {"policy": POLICY, "sort": Markup(_SORT)}
 
 
 def styled(

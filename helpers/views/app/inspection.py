@@ -321,8 +321,7 @@ def _outliner(cascade: Cascade, folder: Path, device: str) -> Predictor | None:
     """A finished segmenter beside the runs, where the map that is shown is none's and shows whole photos."""
     shown = [stage.predictor.run.info["model"] for stage in cascade.run_stages if stage.pixel_limit is not None]
     beside = [folder / name for name in SEGMENTERS if (folder / name / RUN_FILE).is_file()]
-    cuts = len(cascade.run_stages) < len(cascade.stages)
-    if cuts or not beside or (shown and shown[-1] in SEGMENTERS):
+    if not beside or len(cascade.run_stages) < len(cascade.stages) or {*shown[-1:]} & {*SEGMENTERS}:
         return None
     try:
         return Predictor(beside[0], device=device)

@@ -11,11 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
-import threading
-import webbrowser
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -49,27 +45,18 @@ class FewKernels(AsyncMappingKernelManager):
             self.starting -= 1
 
 
-class Page(Voila):
-    """Voilà, but the browser that it opens is given the token, by way of a file: command lines are public."""
-
-    def launch_browser(self) -> None:
-        file = Path(tempfile.mkdtemp()) / "page.html"  # the folder is this user's alone
-        file.write_text(f'<meta http-equiv="refresh" content="0; url={escape(self.display_url)}">', encoding="utf-8")
-        threading.Thread(target=webbrowser.open, args=(file.as_uri(),)).start()
-
-
 def _set_xsrf_cookie(handler: RequestHandler, **_: Any) -> None:
     """Without this cookie a page that is left cannot end its kernel: Voilà's request is refused."""
     handler.xsrf_token  # noqa: B018  reading it sets it
 
 
-def voila_settings(port: int, open_browser: bool) -> dict[str, dict[str, Any]]:
+def voila_settings(port: int) -> dict[str, dict[str, Any]]:
     """How Voilà is configured, by its classes."""
     return {
         "Voila": {
             "ip": "127.0.0.1",
             "port": port,
-            "open_browser": open_browser,
+            "open_browser": False,  # its command line would hold the token, and command lines are public
             "auto_token": True,
             # Voilà allows any Host, so that a name that a website turns to this machine would do
             "tornado_settings": {"websocket_max_message_size": MOST_BYTES_AT_ONCE, "allow_remote_access": False},
@@ -115,7 +102,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", default="quick")
     parser.add_argument("--artifacts", default="artifacts")
     parser.add_argument("--port", type=int, default=8866, help="default: 8866, or the next one that is free")
-    parser.add_argument("--no-browser", action="store_true", help="open no browser")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
     options = parser.parse_args(arguments)
     try:
@@ -126,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("HELPERS_HEADLESS", "CI"):  # a page is watched, whoever started its server
         os.environ.pop(name, None)
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(VIEWS), os.environ.get("JUPYTER_PATH")]))
-    Page.launch_instance([str(page)], config=Config(voila_settings(options.port, not options.no_browser)))
+    Voila.launch_instance([str(page)], config=Config(voila_settings(options.port)))
     return 0
 
 
