@@ -7,14 +7,12 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from hashlib import blake2b
-from itertools import pairwise
 from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 
-from helpers.data.digests import content_digest
 from helpers.data.duplicates import near_duplicate_pairs, thumbnail
 from helpers.data.findings import Findings
 from helpers.data.images import ImageReadError, MissingImageError, decode_image, remember_bit_depth
@@ -25,7 +23,6 @@ from helpers.progress import in_threads, progress
 MIN_TRAIN = MIN_VAL = 20  # normal photos; with fewer a threshold cannot be promised
 MAX_PATH_LENGTH = 240
 _UNPORTABLE = re.compile(r'[<>:"|?*\\]|[ .]$')
-_GREY_MODES = ("1", "L", "LA", "La", "I")
 
 Facts = dict[str, SimpleNamespace]
 """What was read of each file; of one that cannot be read the ``error``."""
@@ -97,11 +94,11 @@ def _photo_facts(path: str) -> SimpleNamespace:
     digest.update(np.ascontiguousarray(pixels))
     return SimpleNamespace(
         error=None,
-        content=content_digest(path),
         pixels=digest.hexdigest(),
         thumbnail=thumbnail(decoded, pixels),
         mask_like=is_mask_like(decoded.mask_values(), lossy=decoded.lossy),
         blank=not pixels.any(),
+        grey=pixels.ndim == 2,
         **{name: getattr(decoded, name) for name in ("mode", "bits", "alpha", "orientation", "pages", "shape")},
     )
 
@@ -186,7 +183,7 @@ def _check_photos(photos: Facts, bits: int, found: Findings) -> None:
             found.note_unread(path, photo.error)
             continue
         shapes[photo.shape] += 1
-        kinds["grey" if photo.mode in _GREY_MODES or photo.mode.startswith("I;16") else "colour"] += 1
+        kinds["grey" if photo.grey else "colour"] += 1
         holds = {"16-bit": photo.bits == 16, "palette": photo.mode in ("P", "PA"), "cmyk": photo.mode == "CMYK"}
         holds |= {"alpha": photo.alpha, "exif-rotation": photo.orientation != 1, "several-pages": photo.pages > 1}
         for kind in (kind for kind, held in holds.items() if held):
@@ -246,21 +243,20 @@ def _check_masks_among_photos(read: pd.DataFrame, photos: Facts, found: Findings
 
 
 def _check_copies(read: pd.DataFrame, photos: Facts, found: Findings) -> None:
-    """The same file content or the same pixels: an error across splits or labels, else a warning."""
+    """The same pixels: an error across splits or labels, else a warning."""
     for _, copies in read.groupby([photos[path].pixels for path in read["image_path"]], sort=False):
         if len(copies) < 2:
             continue
         paths, labels = copies["image_path"], copies["label_index"].map({0: "normal", 1: "abnormal"})
         splits = copies["split"].mask(copies["split"] == "", "no split")
-        same = all(photos[one].content == photos[other].content for one, other in pairwise(paths))
-        first = {"alike": "is the same file as" if same else "has the same pixels as"}
-        first |= {"label": labels.iloc[0], "split": splits.iloc[0]}
+        first, *others = paths
         if labels.nunique() > 1:
-            found.note("contradicting-labels", paths.iloc[0], listed=found.names(paths[1:], labels[1:]), **first)
+            listed = found.names(others, labels[1:])
+            found.note("contradicting-labels", first, label=labels.iloc[0], listed=listed)
         if copies["split"][copies["split"] != ""].nunique() > 1:
-            found.note("split-leak", paths.iloc[0], listed=found.names(paths[1:], splits[1:]), **first)
+            found.note("split-leak", first, split=splits.iloc[0], listed=found.names(others, splits[1:]))
         elif labels.nunique() == 1:
-            found.note("duplicate", paths.iloc[0], listed=found.names(paths[1:]), **first)
+            found.note("duplicate", first, listed=found.names(others))
 
 
 def _check_near_duplicates(read: pd.DataFrame, photos: Facts, found: Findings) -> None:

@@ -28,15 +28,12 @@ def near_duplicate_pairs(
 ) -> pd.DataFrame:
     """Pairs of photos in different splits that look the same, nearest first; ``second`` is of the later split.
 
-    They differ by less than 15 % of what is typical around them (by less than 30 % if that is under 0.6 grey values,
-    what re-encoding as JPEG does), and by less than 4 grey values (root mean square). Typical is the 10 % quantile of
-    the distances to 256 photos of the same dataset, so for aligned photos of good parts, which all look alike, the
-    limit is small. Before, what lighting does is removed: a quadratic in position, alone and times the mean normal
-    photo. Shifted, rotated or cropped copies are not found. ``distance`` and ``typical`` are in grey values.
-
-    ``thumbnails``: uint16 (N, 32, 32). ``splits``: int (N,), -1 for none. ``normal``: bool (N,), which photos the mean
-    photo is made of (all, where there is none). ``identical``: int (N,), the same for photos of the same content, which
-    are not compared.
+    They differ (root mean square, in grey values) by less than 15 % of what is typical around them (by less than 30 %
+    if that is under 0.6, what re-encoding as JPEG does), and by less than 4. Typical is the 10 % quantile of the
+    distances to 256 photos of the dataset, so for aligned photos of good parts, which all look alike, the limit is
+    small. Before, what lighting does is removed: a quadratic in position, alone and times the mean of the ``normal``
+    photos (bool (N,)). Shifted, rotated or cropped copies are not found. ``thumbnails``: uint16 (N, 32, 32).
+    ``splits``: int (N,), -1 for none. ``identical``: int (N,), the same for photos that are not compared.
     """
     flat = thumbnails.reshape(len(thumbnails), -1)
     residuals = _without_light(flat, flat[normal] if normal.any() else flat)

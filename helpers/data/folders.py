@@ -104,11 +104,8 @@ def _is_test_of_defects(path: Path) -> bool:
 
 def has_classes(path: Path) -> bool:
     """Whether folders of photos, one of them normal, lie side by side."""
-    types = [] if split_folders(path) else [folder for _, folder in _types(path)]
-    if not (normals := _normal_names(types)):
-        return False
-    with_photos = {folder.name for folder in types if pictures_in(_photo_folder(folder))}
-    return bool(with_photos & normals) and bool(with_photos - normals)
+    types = [] if split_folders(path) else [each for _, each in _types(path) if pictures_in(_photo_folder(each))]
+    return _normal_names(types) not in (set(), {folder.name for folder in types})
 
 
 def _ground_truth(path: Path) -> Path | None:
@@ -118,8 +115,7 @@ def _ground_truth(path: Path) -> Path | None:
         return inside
     if (beside / path.name).is_dir():
         return beside / path.name
-    test = split_folders(path).get("test")
-    types = {entry.name for entry in folders_in(test)} if test else set()
+    types = {entry.name for entry in folders_in(split_folders(path).get("test", path / "test"))}
     # the masks of a single category, whose folder holds photos only
     return beside if types & {entry.name for entry in folders_in(beside)} else None
 
@@ -183,8 +179,8 @@ def _type_names(found: Found, path: Path, folders: list[Path], normal: Normal, *
 
 def many_categories(path: Path, names: list[str], *, as_folder: bool = True) -> LayoutError:
     """The error that says which products there are to choose from."""
-    how = f"give the path of one, such as {path / names[0]}, or " if as_folder else "give "
-    message = f"{path} holds {len(names)} product(s): {', '.join(names)}; {how}category={names[0]!r} to read_dataset."
+    how = f"category={names[0]!r} to read_dataset" + (f", or the path {path / names[0]}" if as_folder else "")
+    message = f"{path} holds {len(names)} product(s): {', '.join(names)}; give {how}."
     return LayoutError(message, [{"category": name} for name in names])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -131,13 +131,13 @@ def masks_beside(pictures: Sequence[Path]) -> list[Path]:
     for file in pictures:
         by_stem[file.parent, folded(file.stem)].append(file)
     couples = [files for files in by_stem.values() if len(files) > 1]
-    twins = _masks_among(file for files in couples for file in files if file.suffix.lower() in _LOSSLESS)
+    twins = masks_among([file for files in couples for file in files if file.suffix.lower() in _LOSSLESS])
     twins -= {files[0] for files in couples if twins.issuperset(files)}
     # where a mask has the photo's stem, one without a photo has too
     suffixes = {file.suffix.lower() for file in twins}
     lone = [files[0] for files in by_stem.values() if len(files) == 1 and files[0].suffix.lower() in suffixes]
     rest = [file for file in called if masks and file not in masks]
-    return sorted(masks | twins | _masks_among([*lone, *rest]))
+    return sorted(masks | twins | masks_among([*lone, *rest]))
 
 
 def is_mask_like(values: np.ndarray, *, lossy: bool = False) -> bool:
@@ -153,23 +153,22 @@ def is_mask_like(values: np.ndarray, *, lossy: bool = False) -> bool:
     return float(((values == 0) | (values == top)).mean()) >= _FLAT_SHARE or len(np.unique(values)) <= _FEW_VALUES
 
 
-def looks_like_mask(file: Path) -> bool:
-    """Whether a picture is one; a file that cannot be read is none."""
-    try:
-        decoded = decode_image(file)
-        return is_mask_like(decoded.mask_values(), lossy=decoded.lossy)
-    except (ImageReadError, OSError):
-        return False
+def masks_among(files: Sequence[Path]) -> set[Path]:
+    """Pictures that look like masks; a file that cannot be read is none."""
 
+    def is_one(file: Path) -> bool:
+        try:
+            decoded = decode_image(file)
+            return is_mask_like(decoded.mask_values(), lossy=decoded.lossy)
+        except (ImageReadError, OSError):
+            return False
 
-def _masks_among(files: Iterable[Path]) -> set[Path]:
-    files = list(files)
-    return {file for file, is_mask in zip(files, in_threads(looks_like_mask, files), strict=True) if is_mask}
+    return {file for file, is_mask in zip(files, in_threads(is_one, files), strict=True) if is_mask}
 
 
 def are_all_masks(pictures: Sequence[Path]) -> bool:
     """Whether there are pictures, and the first of them look like masks: a defect may be called "label"."""
-    return bool(pictures) and all(map(looks_like_mask, pictures[:5]))
+    return bool(pictures) and masks_among(pictures[:5]).issuperset(pictures[:5])
 
 
 def are_marked(masks: Sequence[Sequence[Path]]) -> list[bool]:

@@ -10,7 +10,7 @@ from typing import Any
 from helpers.data.annotations import annotation_kind
 from helpers.data.images import UNREAD_SUFFIXES, repeated_links
 from helpers.data.layouts import Found, files_in, first_names, is_normal, meaning, words_in
-from helpers.data.masks import MASK_WORDS, are_marked, looks_like_mask, stripped
+from helpers.data.masks import MASK_WORDS, are_marked, masks_among, stripped
 from helpers.paths import printable
 
 _TYPED = ("mvtec", "plain", "classes", "visa")  # what a photo is, is said by its folder or by a list
@@ -78,7 +78,7 @@ def _note_masks_of_normal(pictures: list[Path], found: Found) -> None:
     for row in found.rows:
         labels[words_in(Path(str(row["image_path"])).stem)] += row["label_index"]
     words = {file: stripped(words_in(file.stem), MASK_WORDS) for file in pictures}
-    asked = [file for file, own in words.items() if own in labels and not labels[own] and looks_like_mask(file)]
+    asked = sorted(masks_among([file for file, own in words.items() if own in labels and not labels[own]]))
     by_folder: dict[Path, list[Path]] = defaultdict(list)
     for file, marks in zip(asked, are_marked([[file] for file in asked]), strict=True):
         if marks:
