@@ -18,7 +18,6 @@ from helpers.data.images import (
     decode_image,
     find_images,
     image_sizes,
-    map_at_photo_size,
     measure_bit_depth,
     read_image,
     read_mask,
@@ -291,20 +290,3 @@ def test_a_strip_is_not_enlarged_without_bound(shape):
         to_network_frame(strip, {"image_size": [256], "center_crop": [256, 256]})
     assert caught.value.code == "too-thin"
     assert to_network_frame(strip, {"image_size": [64, 64]}).shape[:2] == (64, 64)
-
-
-@pytest.mark.parametrize(
-    ("image_size", "crop", "shape"),
-    [([32, 32], None, (50, 90)), ([32], [24, 24], (50, 90)), ([32], [31, 20], (90, 50))],
-)
-def test_a_map_comes_back_to_where_its_pixels_were_seen(image_size, crop, shape):
-    """The frame of a mask of one square, enlarged, lies on the square; beyond the crop there is nothing."""
-    mask = np.zeros(shape, bool)
-    mask[20:30, 20:30] = True
-    parameters = {"image_size": image_size, "center_crop": crop}
-    frame = to_network_frame(mask, parameters)
-    enlarged = map_at_photo_size(frame.astype(np.float32), shape, parameters)
-    assert enlarged.shape == shape and enlarged.max() == 1 and enlarged.dtype == np.float32
-    assert ((enlarged >= 0.5) != mask).sum() <= 2 * 40  # at most two pixels along the border
-    everywhere = map_at_photo_size(np.ones_like(frame, np.float32), shape, parameters)
-    assert (everywhere[0, 0] == 1) == (crop is None) and everywhere[shape[0] // 2, shape[1] // 2] == 1

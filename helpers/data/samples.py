@@ -3,9 +3,8 @@
 Columns, in this order (a reader may add more after them): ``image_path`` and ``mask_path`` (absolute, "" for no mask),
 ``label_index`` (0 normal, 1 abnormal), ``defect_type`` ("good" for normal photos), ``split`` (train, val, test, or ""),
 ``group`` (photos of one group never part; by default every photo is alone, with all copies that Roboflow made of it).
-
-``table.attrs`` says where it comes from: ``root`` (absolute), ``layout``, ``name``, ``pixel_size`` (mm a pixel, or
-None) and ``published_split`` (whether the data set came with a split). `assign_splits` adds how it split.
+``table.attrs`` has ``root`` (absolute), ``layout``, ``name``, ``pixel_size`` (mm a pixel, or None), ``published_split``
+(whether the data set came with a split) and how `assign_splits` split it.
 """
 
 from __future__ import annotations
