@@ -176,7 +176,7 @@ def test_other_files_of_a_run_that_are_damaged(run, photos, out, capsys, name):
     info = json.loads((run / "run.json").read_text())
     info["files"] = {"model.ckpt": file_sha256(run / "model.ckpt")}
     (run / "run.json").write_text(json.dumps(info))
-    for content in (b"", b"\x00\xff\xfe", b"a,b\n1,2,3\n", b"image_path\n\n", b"[]", b'{"root": 5}'):
+    for content in (b"", b"\x00\xff\xfe", b"a,b\n1,2,3\n", b"image_path\n\n", b'{"root": 5}'):
         (run / name).write_bytes(content)
         assert status_of([str(run), str(photos), "--out", str(out)], capsys) == 2
 
