@@ -47,9 +47,6 @@ def picture_font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
 
-# --------------------------------------------------------------------------------------------------------------- sizes
-
-
 def enlargement(height: int, width: int, smallest_side: int = SMALLEST_SIDE) -> int:
     """The whole factor that brings the shorter side to a size, or as far as `MOST_PIXELS` allow; at least 1."""
     allowed = int(math.sqrt(MOST_PIXELS / (height * width)))
@@ -73,9 +70,6 @@ def folded(picture: np.ndarray) -> np.ndarray:
     gap = np.full((max(2, height // 15), length, *picture.shape[2:]), nothing, picture.dtype)
     starts = np.linspace(0, width - length, n).round().astype(int)
     return np.vstack([piece for start in starts for piece in (picture[:, start : start + length], gap)][:-1])
-
-
-# ---------------------------------------------------------------------------------------------- maps, outlines, boxes
 
 
 def map_colours(strength: np.ndarray) -> np.ndarray:
@@ -113,9 +107,6 @@ def draw_boxes(photo: np.ndarray, boxes: Sequence[tuple[int, int, int, int]], ab
     for (x, y, across, down), wrong in zip(boxes, abnormal, strict=True):
         cv2.rectangle(picture, (x, y), (x + across - 1, y + down - 1), DEFECT if wrong else SOUND, line)
     return picture
-
-
-# ----------------------------------------------------------------------------------------------------- measured photos
 
 
 def annotate_photo(

@@ -358,6 +358,10 @@ def test_an_upload_gets_its_verdict(page, files, photos):
     np.testing.assert_allclose(found.anomaly_map, expected.maps[0], rtol=1e-5)
     assert found.words in shown(page) and "untrained backbone" in page.about.value
     assert page.upload.value == () and page.listed.options[0][0].endswith("000.png")
+    offered = [path for _, path in page.sample.options if path]
+    assert offered[:2] == [photos / f"test/square/{name}.png" for name in ("000", "001")] and len(offered) == 4
+    page.sample.value = offered[0]
+    assert [one.name for one in page.photos] == ["000.png", "square/000.png"]
 
 
 def test_the_verdict_follows_the_slider_and_comes_back(page, files):
@@ -428,14 +432,6 @@ def test_names_and_what_a_run_says_are_no_html(openable_folder, files, tmp_path)
     assert not any(markup in text for text in said)
 
 
-def test_samples_are_test_photos(page, photos):
-    offered = [path for _, path in page.sample.options if path]
-    assert offered == [photos / f"test/{name}" for name in ("square/000.png", "square/001.png")] + offered[2:]
-    assert len(offered) == 4
-    page.sample.value = offered[0]
-    assert page.photos[0].name == "square/000.png"
-
-
 def test_the_size_of_a_pixel_and_limits_that_need_it(openable_folder, files):
     page = open_page(openable_folder, severity="notebooks/params/sizes/severity.yml")
     page.start()
@@ -489,22 +485,14 @@ def test_uploads_wait_until_the_run_is_open(openable_folder, files):
     assert page.upload.value == () and page.status.value == "" and not page.choice.disabled
 
 
-@pytest.mark.parametrize("background", [False, True])
-def test_any_error_while_opening_is_a_sentence(openable_folder, files, monkeypatch, background):
-    async def visit() -> InspectionPage:
-        page = open_page(openable_folder)
-        page.start(background)
-        if background:
-            await page._task
-        return page
-
+def test_any_error_while_opening_is_a_sentence(openable_folder, files, monkeypatch):
     monkeypatch.setattr(Inspector, "open", lambda *_: {}["thresholds"])
-    page = asyncio.run(visit())
+    page = open_page(openable_folder)
+    page.start()
     assert "insp-problem" in page.status.value and "KeyError" in page.status.value
     assert "insp-busy" not in page.status.value and page.inspector is None and page.current is None
     monkeypatch.undo()
-    page.start()
-    send(page, files)
+    page.add(files)
     assert len(page.photos) == 2 and page.status.value == "", "and the next try goes on"
 
 

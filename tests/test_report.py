@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
+from bs4 import BeautifulSoup
 from PIL import Image
 
 from helpers.thresholds import conformal_threshold
@@ -18,54 +18,24 @@ from helpers.views.tables import sortable_table
 EVIL = "<script>alert('x')</script> & \"Kratzer\""
 
 
-class Page(HTMLParser):
-    """Attributes of a page's tags, and the text that each kind of tag holds."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.texts: list[tuple[str, str]] = []
-        self.open: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, "tags are closed in their order"
-
-    def handle_data(self, data):
-        if data.strip() and self.open:
-            self.texts.append((self.open[-1], data.strip()))
-
-    def all(self, tag: str) -> list[str]:
-        return [text for name, text in self.texts if name == tag]
-
-
 def test_one_file_with_everything_inside(tmp_path):
-    figure = NotebookFigure(figsize=(2, 1))
     table = pd.DataFrame({EVIL: [EVIL, "b"], "share": [0.123456, np.nan], "n": [12345, 2]})
-    sections = {"Größe": (f"A paragraph {EVIL}.", table, figure)}
+    sections = {"Größe": (f"A paragraph {EVIL}.", table, NotebookFigure(figsize=(2, 1)))}
     file = report.write_report(tmp_path / "out" / "report.html", f"Mesh {EVIL}", sections)
-    page = Page(file.read_text("utf-8"))
+    page = BeautifulSoup(file.read_text("utf-8"), "html.parser")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.html"]
-    assert [tag for tag, _ in page.tags].count("script") == 1, "its own, for sorting"
-    assert page.all("h1") == [f"Mesh {EVIL}"] and page.all("title") == [f"Mesh {EVIL}"]
-    assert page.all("h2") == ["Größe", "Words"] and f"A paragraph {EVIL}." in page.all("p")
-    assert page.all("th") == [EVIL, "share", "n"]
-    assert page.all("td") == [EVIL, "0.1235", "12345", "b", "-", "2"]
-    source = next(attrs["src"] for tag, attrs in page.tags if tag == "img")
-    picture = Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/png;base64,"))))
-    assert picture.format == "PNG" and picture.size == (220, 110)
-    for _, attrs in page.tags:
-        assert not {"href", "action"} & set(attrs)
-        assert attrs.get("src", "data:").startswith("data:")
-    assert page.open == [], "all is closed"
-    assert {"False alarm", "Threshold", "95 % interval"} <= set(page.all("dt"))
-    alone = Page(sortable_table(table))
-    assert alone.all("td") == page.all("td") and [tag for tag, _ in alone.tags].count("script") == 1
+    said = {tag: [one.text for one in page.find_all(tag)] for tag in ("title", "h1", "h2", "p", "th", "td", "dt")}
+    assert said["h1"] == said["title"] == [f"Mesh {EVIL}"] and said["h2"] == ["Größe", "Words"]
+    assert f"A paragraph {EVIL}." in said["p"] and said["th"] == [EVIL, "share", "n"]
+    assert said["td"] == [EVIL, "0.1235", "12345", "b", "-", "2"]
+    assert {"False alarm", "Threshold", "95 % interval"} <= set(said["dt"])
+    assert len(page.find_all("script")) == 1, "its own, for sorting"
+    assert not page.find_all(href=True) and not page.find_all(action=True)
+    (picture,) = page.find_all(src=True)
+    data = base64.b64decode(picture["src"].removeprefix("data:image/png;base64,"))
+    assert Image.open(io.BytesIO(data)).size == (220, 110)
+    alone = BeautifulSoup(sortable_table(table), "html.parser")
+    assert [one.text for one in alone.find_all("td")] == said["td"] and len(alone.find_all("script")) == 1
 
 
 def test_who_is_better_than_whom():

@@ -141,8 +141,6 @@ class InspectionPage:
         finally:
             self._quiet = before
 
-    # ------------------------------------------------------------------------------------------------------- opening
-
     def start(self, background: bool = False) -> None:
         """Open what is chosen, if it is not open yet; in the background (inside a kernel only) what comes in waits.
 
@@ -192,8 +190,6 @@ class InspectionPage:
         self.inspector, self.sliders, self.limits.children = None, [], []
         self.start()
 
-    # -------------------------------------------------------------------------------------------------------- photos
-
     def add(self, uploads: Sequence[tuple[str, bytes]], *, with_folder: bool = False) -> None:
         """Inspect photos, (name or path, content) each, called by their name or by that and their folder; those that
         are refused are said, and the others go on."""
@@ -241,8 +237,6 @@ class InspectionPage:
         self.photos, self.refused, self.sample.value = [], {}, ""
         self._refresh()
 
-    # ---------------------------------------------------------------------------------------------------- thresholds
-
     def _make_sliders(self) -> None:
         """One slider a threshold, as far as val and the photos on the page reach."""
         self.sliders, rows = [], []
@@ -264,8 +258,6 @@ class InspectionPage:
             movable.move(movable.stored.value)
             slider.value = movable.stored.value
         self._refresh()
-
-    # --------------------------------------------------------------------------------------------------------- show
 
     @property
     def current(self) -> Photo | None:
