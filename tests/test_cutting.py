@@ -15,7 +15,8 @@ import pytest
 from helpers import pipeline, read_dataset
 from helpers.data.coco import read_instances
 from helpers.data.images import read_image
-from helpers.inference.cutting import cut_out, load_foreground, split_photos, train_or_load_foreground
+from helpers.inference.cutting import cut_out, load_foreground, split_photos
+from helpers.inference.train import train_or_load_foreground
 from helpers.models import foreground
 from helpers.models.backbones import resolve_backbone
 from helpers.paths import InUseError, hold

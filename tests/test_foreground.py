@@ -14,7 +14,7 @@ from torch import nn
 
 from helpers.analysis.matching import match_instances, match_table, separate
 from helpers.data.images import read_image
-from helpers.inference.train import train_foreground
+from helpers.inference.train import train_or_load_foreground
 from helpers.models.backbones import resolve_backbone
 from helpers.models.foreground import ForegroundNet, FrameCrops, distance_target, predict_distance
 from helpers.models.segmentation import build_network
@@ -59,6 +59,7 @@ class Photo:
     image_path: Path
     masks: np.ndarray
     crowd: list[bool] = field(default_factory=list)
+    split: str = ""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -140,7 +141,8 @@ def one_thread():
 def test_training_on_discs_finds_and_parts_those_of_photos_never_seen(tmp_path, one_thread):
     photos = [draw_discs(tmp_path / "photos", number) for number in range(6)]
     options = {"image_size": 96, "crop_size": 64, "crops_per_photo": 16, "batch_size": 4, "epochs": 4}
-    net = train_foreground(photos[:4], resolve_backbone("builtin:"), tmp_path, seed=3, device="cpu", **options)
+    parts, backbone = {"train": photos[:4], "val": []}, resolve_backbone("builtin:")
+    net = train_or_load_foreground(parts, backbone, tmp_path, seed=3, device="cpu", **options)
     assert pd.read_csv(tmp_path / "metrics.csv").groupby("epoch")["train_loss"].mean().is_monotonic_decreasing
     for photo in photos[4:]:
         match = match_instances(photo.masks, separate(predict_distance(net, read_image(photo.image_path))))
@@ -153,7 +155,8 @@ def test_the_same_seed_gives_the_same_network_and_the_checkpoint_gives_it_back(t
     photo = draw_discs(tmp_path, 0)
     options = {"image_size": 64, "crop_size": 32, "crops_per_photo": 4, "epochs": 1, "batch_size": 2, "device": "cpu"}
     backbone = resolve_backbone(f"local-dir:{backbone_folder}")
-    first, again = (train_foreground([photo], backbone, tmp_path / name, seed=5, **options) for name in "ab")
+    parts = {"train": [photo], "val": []}
+    first, again = (train_or_load_foreground(parts, backbone, tmp_path / name, seed=5, **options) for name in "ab")
     weights = first.state_dict()
     assert all(torch.equal(weights[key], value) for key, value in again.state_dict().items())
     # Weights have moved from where the backbone left them, and loading asks for no backbone.

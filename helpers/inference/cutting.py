@@ -24,12 +24,10 @@ from helpers.data.pieces import background_colour, cut_outs, cut_window, own_pix
 from helpers.data.samples import NORMAL, SPLITS, assign_splits, make_table
 from helpers.drawing import draw_boxes
 from helpers.inference.pictures import Item, save_overlay
-from helpers.paths import hold, write_json
 from helpers.progress import progress
-from helpers.runs import MissingRunError, run_fingerprint
+from helpers.runs import MissingRunError
 
 if TYPE_CHECKING:
-    from helpers.models.backbones import Backbone
     from helpers.models.foreground import ForegroundNet
 
 ABOUT_FILE = "foreground.json"
@@ -58,30 +56,6 @@ def split_photos(photos: Sequence[InstancePhoto], seed: int = 0) -> dict[str, li
         table = assign_splits(table, "one_class", val_fraction=0.2, test_fraction=0.25, seed=seed)
     split = dict(zip(table["image_path"], table["split"], strict=True))
     return {part: [photo for photo in photos if split[str(photo.image_path)] == part] for part in SPLITS}
-
-
-def train_or_load_foreground(
-    parts: Mapping[str, Sequence[InstancePhoto]], backbone: Backbone, folder: Path, *, seed: int = 0, **parameters: Any
-) -> ForegroundNet:
-    """The network that an earlier call with the same photos (`split_photos`) and parameters (of
-    :func:`helpers.inference.train.train_foreground`) left in the folder, or a new one; test photos play no part.
-
-    Raises:
-        InUseError: another process is training it.
-    """
-    from helpers.inference.train import train_foreground
-
-    plain = {name: value for name, value in parameters.items() if name != "device"}
-    settings = {"backbone": backbone.to_dict(), "train": len(parts["train"]), **plain}
-    identity = run_fingerprint("foreground", settings, photo_table([*parts["train"], *parts["val"]]), seed)
-    about = folder / ABOUT_FILE
-    if about.is_file() and json.loads(about.read_text(encoding="utf-8"))["fingerprint"] == identity:
-        return load_foreground(folder)
-    with hold(folder.with_name(f".{folder.name}.lock"), str(folder)):
-        about.unlink(missing_ok=True)
-        network = train_foreground(parts["train"], backbone, folder, seed=seed, **parameters)
-        write_json({"fingerprint": identity, "seed": seed, "note": backbone.note, "parameters": settings}, about)
-    return network
 
 
 def load_foreground(folder: Path) -> ForegroundNet:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ from helpers.data.augment import make_augmentations
 from helpers.data.coco import InstancePhoto
 from helpers.data.datamodule import SampleDataModule
 from helpers.data.samples import NORMAL, SPLITS, relative_path, write_table
+from helpers.inference.cutting import ABOUT_FILE, load_foreground, photo_table
 from helpers.inference.object_mask import Refine
 from helpers.models.backbones import Backbone
 from helpers.models.classifier import Classifier, abnormal_scores, build_classifier, known_classes, photo_classes
 from helpers.models.foreground import CHECKPOINT_NAME, ForegroundNet, FrameCrops, build_foreground
-from helpers.paths import write_csv, write_json, write_whole
+from helpers.paths import hold, write_csv, write_json, write_whole
 from helpers.progress import SECONDS_BETWEEN_LINES, is_interactive, quiet_libraries
-from helpers.runs import CHECKPOINTS, DRAFT_FILE, LAST_CHECKPOINT, Run, open_run
+from helpers.runs import CHECKPOINTS, DRAFT_FILE, LAST_CHECKPOINT, Run, open_run, run_fingerprint
 from helpers.thresholds import Threshold, exceeds, held_out_thresholds
 
 CLASSIFIER = {"binary": False, "allow_unknown": False, "weighted_sampling": True, "start_threshold": 0.4}
@@ -283,8 +285,8 @@ def classifier_thresholds(run: Run, accept: float = 0.95, start: float = 0.4) ->
     return thresholds | {"image_start": Threshold(value=start, origin="starting value")}
 
 
-def train_foreground(
-    photos: Sequence[InstancePhoto],
+def train_or_load_foreground(
+    parts: Mapping[str, Sequence[InstancePhoto]],
     backbone: Backbone,
     folder: Path,
     *,
@@ -296,15 +298,25 @@ def train_foreground(
     seed: int = 0,
     device: str = "auto",
 ) -> ForegroundNet:
-    """Train a network on annotated photos; the folder gets ``foreground.ckpt`` and ``metrics.csv``.
+    """The network that an earlier call with the same photos (`split_photos`) and parameters left in the folder, or a
+    new one, in evaluation mode, on the CPU; test photos play no part.
 
     ``image_size`` is the longer side of a photo as the network sees it: an object should be 20 pixels or more across
-    then, and smaller than ``crop_size``, a multiple of 32. The network comes back in evaluation mode, on the CPU.
+    then, and smaller than ``crop_size``, a multiple of 32. InUseError: another process is training it.
     """
-    crops = FrameCrops(photos, image_size, crop_size, crops_per_photo * len(photos), seed)
-    seed_everything(seed, verbose=False)
-    net = build_foreground(backbone, image_size)
-    trainer = make_trainer(net, device, [], max_epochs=epochs, logger=CSVLogger(folder, name="", version=""))
-    trainer.fit(net, DataLoader(crops, batch_size))
-    write_whole(folder / CHECKPOINT_NAME, lambda partial: trainer.save_checkpoint(partial, weights_only=True))
+    photos, about = parts["train"], folder / ABOUT_FILE
+    settings = {"backbone": backbone.to_dict(), "train": len(photos), "image_size": image_size, "crop_size": crop_size}
+    settings |= {"crops_per_photo": crops_per_photo, "epochs": epochs, "batch_size": batch_size}
+    identity = run_fingerprint("foreground", settings, photo_table([*photos, *parts["val"]]), seed)
+    if about.is_file() and json.loads(about.read_text(encoding="utf-8"))["fingerprint"] == identity:
+        return load_foreground(folder)
+    with hold(folder.with_name(f".{folder.name}.lock"), str(folder)):
+        about.unlink(missing_ok=True)
+        crops = FrameCrops(photos, image_size, crop_size, crops_per_photo * len(photos), seed)
+        seed_everything(seed, verbose=False)
+        net = build_foreground(backbone, image_size)
+        trainer = make_trainer(net, device, [], max_epochs=epochs, logger=CSVLogger(folder, name="", version=""))
+        trainer.fit(net, DataLoader(crops, batch_size))
+        write_whole(folder / CHECKPOINT_NAME, lambda partial: trainer.save_checkpoint(partial, weights_only=True))
+        write_json({"fingerprint": identity, "seed": seed, "note": backbone.note, "parameters": settings}, about)
     return net.eval().cpu()
