@@ -1,13 +1,12 @@
 """Judge a video frame by frame, and write it with what was found; or make a clip, or a dataset, of frames.
 
-    python -m helpers.video IN OUT --run artifacts/mesh/quick/patchcore --layout side
+    python -m helpers.video IN OUT.mp4 --run artifacts/mesh/quick/patchcore --layout side
     python -m helpers.video 0 line.mp4 --run RUN                         camera 0, to Ctrl-C
     python -m helpers.video frames clip.mp4                              a clip, not judged
     python -m helpers.video clip.mp4 datasets/clip --extract --max-frames 200
 
 IN is a video file, a folder or pattern of images (``frames/%04d.png``), a camera (``0`` or ``/dev/video0``), or the
-address of a stream. OUT is an .mp4, .mov or .mkv, or a folder that gets one. Beside the video lie, under its name, .csv
-(a row a frame) and .json (settings and counts).
+address of a stream. Beside the video lie, under its name, .csv (a row a frame) and .json (settings and counts).
 
 A frame that cannot be decoded is counted and shown as BROKEN, and the rest goes on. Ctrl-C ends a video; what is done
 is kept and can be played.
@@ -27,25 +26,33 @@ from helpers.paths import printable, project_path, stopped_alike
 from helpers.progress import quiet_libraries, sentence
 
 if TYPE_CHECKING:
-    from helpers.inference.clips import FrameSource
-
-_MOST_LISTED = 5  # broken frames that a command names
+    from helpers.inference.frames import VideoResult
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     quiet_libraries()
-    from helpers.inference.clips import open_source
+    from helpers.inference.clips import extract_frames, open_source, write_clip
+    from helpers.inference.frames import judge_video
     from helpers.inference.predictor import Predictor
 
     try:
-        predictor = (
-            Predictor(project_path(options.run), options.backend, device=options.device) if options.run else None
-        )
-        source = open_source(options.source, fps=options.fps, bits=predictor.bit_depth if predictor else None)
+        out, judge = Path(options.out).expanduser(), None
+        if out.is_file() and Path(options.source).is_file() and out.samefile(options.source):
+            raise ValueError(f"OUT is IN ({out}); give another name.")
+        if options.run:
+            judge = Predictor(project_path(options.run), options.backend, device=options.device)
+        source = open_source(options.source, fps=options.fps, bits=judge.bit_depth if judge else None)
         source = source.part(every=options.every, max_frames=options.max_frames)
-        return (_judge if predictor else _copy)(options, source, predictor)
+        if judge:
+            how = {"layout": options.layout, "threshold": options.threshold, "pixel_size": options.pixel_size}
+            return _report(judge_video(source, out, judge, **how))
+        n_frames, errors = (extract_frames if options.extract else write_clip)(source, out)
+        print(f"{n_frames} frames: {out}")
+        for line in [*errors[:5], f"{len(errors)} broken or doubtful frames"] if errors else ():
+            print(printable(line), file=sys.stderr)
+        return 1 if errors else 0
     except KeyboardInterrupt:
         print("\nInterrupted; what was done is kept.", file=sys.stderr)
         return 130
@@ -54,34 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _video_path(options: argparse.Namespace, source: FrameSource) -> Path:
-    out = Path(options.out).expanduser()
-    if out.is_dir() or not out.suffix:
-        out /= f"{'camera' if source.live else Path(options.source).stem.strip('*?%') or 'video'}.mp4"
-    if out.exists() and Path(options.source).exists() and out.samefile(options.source):
-        raise ValueError(f"OUT is IN ({out}); give another name.")
-    return out
-
-
-def _copy(options: argparse.Namespace, source: FrameSource, _: None) -> int:
-    """Frames to a clip or a dataset, without a verdict."""
-    from helpers.inference.clips import extract_frames, write_clip
-
-    out = Path(options.out) if options.extract else _video_path(options, source)
-    n_frames, errors = (extract_frames if options.extract else write_clip)(source, out)
-    print(f"{n_frames} frames: {out}")
-    for error in errors[:_MOST_LISTED]:
-        print(printable(error), file=sys.stderr)
-    if errors:
-        print(f"{len(errors)} broken or doubtful frames", file=sys.stderr)
-    return 1 if errors else 0
-
-
-def _judge(options: argparse.Namespace, source: FrameSource, predictor: object) -> int:
-    from helpers.inference.frames import judge_video
-
-    how = {"layout": options.layout, "threshold": options.threshold, "pixel_size": options.pixel_size}
-    result = judge_video(source, _video_path(options, source), predictor, **how)
+def _report(result: VideoResult) -> int:
     threshold, counts = result.threshold, result.summary
     print(
         f"{counts['n_flagged']} of {counts['n_judged']} frames called DEFECT (score above {threshold.value:.4g}: "
@@ -102,13 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("source", metavar="IN", help="video, folder or pattern of images, camera, or stream")
-    add("out", metavar="OUT", help="the video, or a folder for it; with --extract: the new dataset")
+    add("out", metavar="OUT", help="the video, .mp4, .mov or .mkv; with --extract: the new dataset")
     add("--run", help="folder of the finished run that judges; without it the frames are only copied")
     add("--layout", default="overlay", choices=("overlay", "side", "sizes"))
-    threshold = (
-        "of a frame's score: one that is stored with the run, a number, or normalised (0.8 where the calibrated "
-    )
-    threshold += "one is 0.5, as the tools of GLASS begin); default: image"
+    threshold = "of a frame's score: one that is stored with the run (default: image), a number, or normalised (0.8 "
+    threshold += "where the calibrated one is 0.5, as the tools of GLASS begin)"
     add("--threshold", default="image", metavar="NAME|NUMBER", help=threshold)
     add("--pixel-size", type=float, default=0.0, metavar="MM", help="of a pixel; default: sizes in pixels")
     add("--every", type=int, default=1, metavar="N", help="take each N-th frame only")
