@@ -13,8 +13,9 @@ import pytest
 import torch
 from lightning import Trainer
 from torch import nn
-from torch.nn import functional
+from torchvision.transforms.functional import to_tensor
 from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
+from torchvision.transforms.v2.functional import resize
 
 from helpers.data.images import read_image
 from helpers.data.samples import relative_path, write_table
@@ -60,10 +61,12 @@ def make_run(folder: Path, name: str, table, backbone_folder: Path) -> Run:
                 nn.init.kaiming_normal_(module.weight)
     run = open_run(folder, name, parameters, table, seed=0)
     if name == "patchcore":
-        photos = [read_image(path) for path in table["image_path"][table["split"] == "train"]]
-        frames = torch.cat([functional.interpolate(unit(photo), (64, 96)) for photo in photos])
+        photos = [to_tensor(read_image(path)) for path in table["image_path"][table["split"] == "train"]]
+        frames = torch.stack([resize(photo, [64, 96]) for photo in photos])
         model.model.memory_bank = patch_features(model.model, model.pre_processor.transform(frames))[::29].clone()
-    keep_checkpoint(model, run.folder / "model.ckpt")
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(run.folder / "model.ckpt", weights_only=True)
     write_table(table, run.folder / "samples.csv")
     rows = table[table["split"] == "val"]
     output = TorchBackend(run, "cpu")([read_image(path) for path in rows["image_path"]])
@@ -79,10 +82,6 @@ def patch_features(model: nn.Module, frames: torch.Tensor) -> torch.Tensor:
     return model.reshape_embedding(model.generate_embedding(features))
 
 
-def unit(photo: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255
-
-
 def draw_statistics(model: nn.Module) -> None:
     """Batch normalisation as after training: no mean 0, no variance 1."""
     for module in model.modules():
@@ -91,12 +90,6 @@ def draw_statistics(model: nn.Module) -> None:
             nn.init.uniform_(module.running_var, 0.5, 1.5)
             nn.init.uniform_(module.weight, 0.7, 1.3)
             nn.init.uniform_(module.bias, -0.1, 0.1)
-
-
-def keep_checkpoint(model: nn.Module, file: Path) -> None:
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    trainer.strategy.connect(model)
-    trainer.save_checkpoint(file, weights_only=True)
 
 
 @pytest.fixture(scope="module")
