@@ -14,11 +14,13 @@ from helpers.data.layouts import LayoutError
 
 def test_images_and_masks(tmp_path):
     files = {**photos(*(f"images/{name}.jpg" for name in "abcd")), "masks/a.png": MASK, "masks/b.png": EMPTY}
+    files["old/e.json"] = {"shapes": [], "imagePath": "a.jpg"}  # beside masks no file of labelme
     table = read_dataset(write(tmp_path, {**files, "masks/d_mask.png": MASK, "masks/z.png": MASK}))
     assert table.attrs["layout"] == "image_mask" and table.attrs["published_split"] is False
     assert list(types(table).values()) == ["defect", "good", "good", "defect"]
     assert masks(table) == {"images/a.jpg": "masks/a.png", "images/d.jpg": "masks/d_mask.png"}
-    assert codes(table) == [("error", "mask-without-photo"), ("info", "photos-without-mask")]
+    others = [("info", "photos-without-mask"), ("warning", "unused-annotations")]
+    assert codes(table) == [("error", "mask-without-photo"), *others]
 
 
 @pytest.mark.parametrize("order", ["{split}/{kind}", "{kind}/{split}", "{split}_{kind}"])

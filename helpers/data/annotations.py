@@ -106,14 +106,15 @@ def annotation_kind(file: Path) -> str:
 
 
 def has_files(path: Path, kind: str) -> bool:
-    """Whether files of a kind lie in the folder; those of YOLO, which have no mark, in the places of photos."""
+    """Whether files of a kind lie in the places of photos, or (not YOLO's, nor beside masks) anywhere."""
     if not path.is_dir():
         return False
     photos, others = files_in(path)
-    places = {_place(photo, path) for photo in photos} if kind == "yolo" else ()
+    places = {_place(photo, path) for photo in photos}
+    in_place = kind == "yolo" or any(folded(photo.parent.name) in ("mask", "masks", "gt") for photo in photos)
     asked: dict[Path, list[Path]] = defaultdict(list)
     for file in others:
-        if file.suffix.lower() == _KINDS[kind][0] and (kind != "yolo" or _place(file, path) in places):
+        if file.suffix.lower() == _KINDS[kind][0] and (not in_place or _place(file, path) in places):
             asked[file.parent].append(file)
     return any(annotation_kind(file) == kind for files in asked.values() for file in files[:_ASKED])
 
