@@ -94,4 +94,6 @@ def test_a_name_never_leads_out_of_the_dataset(name: str) -> None:
 def test_names_without_suffix() -> None:
     files = ["x/p1.JPG", "cam/p2.png"]
     assert matched(["P1", "cam/p2"], files, suffix=False) == {"P1": "x/p1.JPG", "cam/p2": "cam/p2.png"}
+    assert matched(["x/p1.jpg"], files, suffix=False) == {"x/p1.jpg": "x/p1.JPG"}  # may lack it
+    assert matched(["a.png"], ["a.png", "a.png.jpg"], suffix=False) == {"a.png": "?"}
     assert matched(["p1"], ["p1.jpg", "p1.png"], suffix=False) == {"p1": "?"}

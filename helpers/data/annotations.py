@@ -15,7 +15,7 @@ from helpers.analysis.regions import Drawn
 from helpers.data.images import IMAGE_SUFFIXES
 from helpers.data.layouts import Found, LayoutError, files_in, first_names, is_normal, tree
 from helpers.data.masks import PHOTO_WORDS
-from helpers.data.names import SPLIT_NAMES, folded, match_listed, match_names, split_in
+from helpers.data.names import SPLIT_NAMES, folded, match_names, split_in
 from helpers.progress import progress
 
 _KINDS = {
@@ -298,7 +298,7 @@ def _splits(photos: list[Path], others: list[Path], found: Found, split_folders:
     for split, file in lists.items():
         # some tools write the name of the XML file behind that of the photo
         lines = [re.sub(r"\s+\S+\.xml$", "", line.strip()) for line in read_text(file).splitlines() if line.strip()]
-        named, refused = match_listed(lines, photos, root, sorted({photo.parent for photo in photos}))
+        named, refused = match_names(lines, photos, root, sorted({photo.parent for photo in photos}), suffix=False)
         missing = [line for line in lines if line not in named]  # or not to be told from others
         if missing:
             found.note("missing-photo:listed", file, n=len(missing), first=", ".join(missing[:3]))

@@ -21,7 +21,7 @@ from helpers.data.layouts import (
     words_in,
 )
 from helpers.data.masks import MASK_WORDS, PHOTO_WORDS, MaskFinder, are_marked, masks_beside, stripped, united_mask
-from helpers.data.names import SPLIT_NAMES, match_listed
+from helpers.data.names import SPLIT_NAMES, match_names
 from helpers.data.samples import NORMAL, absolute_path
 from helpers.data.tables import labels_of
 
@@ -147,7 +147,8 @@ def _metadata(
         folders = [images for images, *_ in pairs if given or images.is_relative_to(file.parent)]
         candidates = [photo for photo in photos if any(photo.is_relative_to(folder) for folder in folders)]
         records = _records(file)
-        named, refused = match_listed(records, candidates, found.root, folders if len(folders) == 1 else ())
+        below = folders if len(folders) == 1 else ()
+        named, refused = match_names(records, candidates, found.root, below, suffix=False)
         if len(set(named.values())) < len(named):
             raise LayoutError(f"{file} has two records of one photo; keep one of each.")
         for name, photo in named.items():

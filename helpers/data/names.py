@@ -30,7 +30,7 @@ def match_names(
     """Files that names mean, and names that cannot be told apart, each with the files that it may mean.
 
     Names (paths, URLs, Label Studio's ``/data/local-files/?d=NAME``) are compared percent-decoded, in Unicode's NFC,
-    with ``\\`` as ``/``, and by case only where two differ by case alone; with ``suffix`` False they have none. A name
+    with ``\\`` as ``/``, and by case only where two differ by case alone; without ``suffix`` they may lack it. A name
     is relative to one of ``folders`` (default: ``root``), the first counts; else its end must be that of one file below
     ``root`` only, not in a folder of another split, whatever stands before it in all names alike (another machine's
     folders), unless the folder that it names is there without it. A name that is found in neither way is in neither
@@ -63,15 +63,6 @@ def match_names(
         if len({tuple(_parts(plain[name])) for name in those}) > 1:
             refused |= {name: [found.pop(name)] for name in those if name not in literal}
     return found, refused
-
-
-def match_listed(names: Iterable[str], files: Sequence[Path], root: Path, folders: Sequence[Path] = ()) -> Matches:
-    """As `match_names`, of names that may lack the suffix."""
-    names = list(names)
-    found, refused = match_names(names, files, root, folders, suffix=False)
-    rest = [name for name in names if name not in found and name not in refused]
-    more, more_refused = match_names(rest, files, root, folders) if rest else ({}, {})
-    return found | more, refused | more_refused
 
 
 def split_in(path: Path, root: Path) -> str:
@@ -120,14 +111,14 @@ class _Index:
         self._splits: dict[Path, set[str]] = {}
         self._folders: set[tuple[str, ...]] = set()
         for file in dict.fromkeys(files):
-            path = file.relative_to(root)
-            path = path if suffix else path.with_suffix("")
-            self._literal[path.parts].append(file)
-            key = ("", *_parts(folded(unquote(path.as_posix()))))
-            self._splits[file] = splits_of(key)
+            whole = file.relative_to(root)
+            for path in {whole, whole if suffix else whole.with_suffix("")}:
+                self._literal[path.parts].append(file)
+                key = ("", *_parts(folded(unquote(path.as_posix()))))
+                for start in range(len(key)):
+                    self._ends[key[start:]].append(file)
+            self._splits[file] = splits_of(key[:-1])
             self._folders.add(key[:-1])
-            for start in range(len(key)):
-                self._ends[key[start:]].append(file)
 
     def literal(self, parts: list[str]) -> list[Path]:
         """The file that is written as the name is, in the first folder that has it."""
