@@ -155,9 +155,7 @@ def _video(place: str, live: bool) -> FrameSource:
             stream = container.streams.video[0]
             rate, n_frames = float(stream.average_rate or stream.guessed_rate or SEQUENCE_FPS), stream.frames or None
     except av.error.FFmpegError as error:
-        raise ValueError(
-            f"{place} cannot be opened as a video ({error.strerror}); copy it again, or free it."
-        ) from error
+        raise ValueError(f"{place} cannot be opened as a video ({error.strerror}); copy it again.") from error
     name = place if live else Path(place).name
     return FrameSource(name, rate, n_frames, live, lambda: _video_frames(place, name, rate, live))
 

@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     import onnx
     import openvino
 
-OPSET = 20
 OUTPUTS = {False: ("score", "map"), True: ("score", "probabilities", "embedding")}  # by: is it a classifier?
 N_CALIBRATION = 64  # good training photos that the ranges of 8-bit values are taken from
 BANK_ROWS = 8192  # of PatchCore's memory bank at once: bounds the memory, 32 MB a photo with 1,024 patches
@@ -87,8 +86,7 @@ class FromPhotos(nn.Module):
 
 
 class FixedPatchCore(nn.Module):
-    """PatchCore for normalised photos (N, 3, H, W); what depends on the size or the memory bank alone is computed
-    before.
+    """PatchCore for normalised photos (N, 3, H, W); what depends on the memory bank alone is computed before.
 
     With x a patch's feature and m a row of the bank, both less the mean of the bank, |x - m|^2 is |x|^2 - 2 c with
     c = x m - |m|^2 / 2, which is a 1 x 1 convolution; the nearest row has the largest c. Centring makes |x| and |m|
@@ -192,7 +190,7 @@ def trace(
         warnings.simplefilter("ignore")  # of torch, about itself
         program = torch.export.export(network, (example,), dynamic_shapes=(shapes,), strict=False)
         options = {"input_names": [INPUT], "output_names": list(outputs), "custom_translation_table": sigmoid}
-        made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, **options)
+        made = torch.onnx.export(program, dynamo=True, opset_version=20, verbose=False, **options)
     onnx.checker.check_model(made.model_proto, full_check=True)
     return made.model_proto
 

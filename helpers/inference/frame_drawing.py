@@ -12,15 +12,7 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from helpers.analysis.sizing import IN_PIXELS, PixelSize
-from helpers.drawing import (
-    annotate_photo,
-    draw_outline,
-    draw_overlay,
-    enlargement,
-    map_colours,
-    picture_font,
-    shorten,
-)
+from helpers.drawing import annotate_photo, draw_outline, draw_overlay, enlargement, map_colours, picture_font, shorten
 from helpers.inference.clips import Frame
 
 LAYOUTS = ("overlay", "side", "sizes")
