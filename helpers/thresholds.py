@@ -66,14 +66,10 @@ class Threshold:
         return float(low), float(high)
 
     def exceeds(self, values: ArrayLike) -> np.ndarray:
-        """Whether values of any shape are abnormal, compared as float32, as scores and maps are stored.
-
-        Raises ValueError for a value that is not finite: that is no verdict.
-        """
+        """Whether values of any shape are abnormal, compared as float32; ValueError where one is not finite."""
         return exceeds(values, self)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON types."""
         return asdict(self)
 
     @classmethod
@@ -88,9 +84,7 @@ def exceeds(values: ArrayLike, threshold: SupportsFloat) -> np.ndarray:
     """`Threshold.exceeds` for a threshold that may also be a plain number."""
     array = np.asarray(values, dtype=np.float32)
     if not np.isfinite(array).all():
-        raise ValueError(
-            f"{int((~np.isfinite(array)).sum())} of {array.size} values are not finite: that is no verdict."
-        )
+        raise ValueError(f"{(~np.isfinite(array)).sum()} of {array.size} values are not finite: that is no verdict.")
     limit = threshold if isinstance(threshold, Threshold) else Threshold(value=float(threshold), origin="given")
     return array < np.float32(limit.value) if limit.below else array > np.float32(limit.value)
 
@@ -106,11 +100,10 @@ def conformal_threshold(
     """The k-th smallest of n held-out scores, k = ceil((n + 1) * accept): the split-conformal rank.
 
     If a new normal photo is exchangeable with the held-out ones, it is accepted with probability at least
-    k / (n + 1) >= accept; over draws of the held-out photos, and for continuous scores, the true rate is distributed as
-    Beta(k, n + 1 - k). Ties can only raise it. With fewer than accept / (1 - accept) photos the largest score is taken,
-    which promises n / (n + 1), and ``warning`` says so. For ``kind="pixel"`` scores are the maxima of photos' maps:
-    the share of normal photos without a defect pixel is promised. With ``below`` a confidence is accepted at and above
-    the threshold. Vovk, "Conditional validity of inductive conformal predictors" (2012).
+    k / (n + 1) >= accept; over draws of these, the true rate is distributed as Beta(k, n + 1 - k) (Vovk 2012,
+    "Conditional validity of inductive conformal predictors"); ties can only raise it. With fewer than
+    accept / (1 - accept) photos the largest score is taken, which promises n / (n + 1), and ``warning`` says so.
+    For ``kind="pixel"`` scores are the maxima of photos' maps. ``below``: a confidence is accepted from the value on.
     """
     if not 0.0 < accept < 1.0:
         raise ValueError(f"accept must lie between 0 and 1 (both excluded), got {accept}.")
@@ -120,10 +113,8 @@ def conformal_threshold(
     if n == 0:
         raise ValueError(f"scores is empty: hold out at least one {population} photo (val) to set a threshold on.")
     wanted, share, warning = _ceil((n + 1) * accept), percent(accept), ""
-    rank = min(wanted, n)
-    origin = f"no defect pixel on {share} of held-out {population} photos"
-    if kind == "image":
-        origin = f"{share} of held-out {population} photos accepted"
+    before, after = ("", " accepted") if kind == "image" else ("no defect pixel on ", "")
+    rank, origin = min(wanted, n), f"{before}{share} of held-out {population} photos{after}"
     if wanted > n:
         photos = f"{n} held-out {population} photo{'' if n == 1 else 's'}"
         origin = f"{'lowest' if below else 'highest'} of {photos} (too few for {share})"
@@ -180,11 +171,9 @@ def best_dice_threshold(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray |
         raise ValueError("masks holds no defect: a best-Dice threshold needs defect photos with their masks.")
     ends = min(float(found.min()) for found, _ in pairs), max(float(found.max()) for found, _ in pairs)
     candidates = np.linspace(*ends, 101)[1:-1].astype(np.float32)
-    dice = [
-        [2 * (found[mask] > limit).sum() / ((found > limit).sum() + mask.sum()) for found, mask in pairs]
-        for limit in candidates
-    ]
-    mean = np.mean(dice, axis=1)
+    sizes = np.array([[(found > limit).sum() for found, _ in pairs] for limit in candidates])
+    both = np.array([[(found[mask] > limit).sum() for found, mask in pairs] for limit in candidates])
+    mean = (2 * both / (sizes + [mask.sum() for _, mask in pairs])).mean(axis=1)
     origin = f"best mean Dice on {len(pairs)} defect photos of val ({mean.max():.3f})"
     return Threshold(float(candidates[mean.argmax()]), origin, "pixel", n_abnormal=len(pairs))
 
@@ -239,10 +228,7 @@ def _ceil(number: float) -> int:
 def _finite_vector(values: ArrayLike) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not np.isfinite(array).all():
-        raise ValueError(
-            f"scores must be (N,) finite numbers; of shape {array.shape} "
-            f"{int((~np.isfinite(array)).sum())} are not finite."
-        )
+        raise ValueError(f"scores are (N,) finite numbers; of {array.shape} {(~np.isfinite(array)).sum()} are not.")
     return array
 
 

@@ -31,11 +31,8 @@ def separate(
 
     The seeds are the map's h-maxima (Soille 2003, "Morphological image analysis", 6.3.4): peaks that rise by ``h``
     over the saddle to any higher one. The watershed, flooded from them, divides the pixels above ``threshold``. Objects
-    whose peak is below ``min_peak``, or of fewer pixels than ``min_area``, are dropped.
-
-    What lies above the threshold is smaller than the object: of a depth ``d`` out of a largest depth ``r``, it lacks a
-    border of ``threshold * r`` pixels. It is given back, but never a pixel that is nearer to another object: a higher
-    threshold then costs no area and is safe from the noise of the background.
+    whose peak is below ``min_peak``, or of fewer pixels than ``min_area``, are dropped. The border that the threshold
+    takes from an object is given back, but never a pixel that is nearer to another one.
     """
     surface = np.asarray(distance_map, dtype=np.float64)
     if not 0 < threshold < 1 or h <= 0:
@@ -124,14 +121,11 @@ def match_table(matches: Sequence[Match], names: Sequence[str]) -> pd.DataFrame:
 
     In ``all``, ``count_error`` (found minus true) is the mean absolute value over photos, ``foreground_iou`` the mean.
     """
-    counts = pd.DataFrame(
-        [
-            (m.n_true, m.n_found, len(m.pairs), sum(iou for *_, iou in m.pairs), len(m.touching), m.n_separated)
-            for m in matches
-        ],
-        index=pd.Index(names, name="photo"),
-        columns=["n_true", "n_found", "n_matched", "overlap", "n_touching", "n_separated"],
-    )
+    names_of = ["n_true", "n_found", "n_matched", "overlap", "n_touching", "n_separated"]
+    rows = [
+        (m.n_true, m.n_found, len(m.pairs), sum(p[2] for p in m.pairs), len(m.touching), m.n_separated) for m in matches
+    ]
+    counts = pd.DataFrame(rows, pd.Index(names, name="photo"), names_of)
     counts.loc["all"] = counts.sum()
     errors, overlaps = counts["n_found"] - counts["n_true"], [match.foreground_iou for match in matches]
     table = counts[["n_true", "n_found"]].astype(int).assign(count_error=errors.astype(float))

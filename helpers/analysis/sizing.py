@@ -128,12 +128,10 @@ def label_defects(
     """Number the defects of an (H, W) bool mask, or of a map where it exceeds the threshold; corners touch too.
 
     (H, W) int32: 0 is background, 1 to N the defects, the largest first; of equal ones the upper, then the left.
-    ``use_morphology`` opens and closes by a disc of 3 px. Opening is by reconstruction (Vincent 1993, "Morphological
-    grayscale reconstruction in image analysis"), for it must not cost a defect its tips: a region that nowhere holds
-    the disc goes, any other keeps its outline. A thin region stays if it has ``min_defect_area`` pixels and 9: a
-    scratch of one or two pixels' width is no speck. ``fill_holes``: those that do not reach the border belong to the
-    defect. Fragments with a gap (edge to edge, in the unit) below ``merge_distance`` are one defect; gaps are not
-    filled. ``min_defect_area`` pixels are counted last.
+    ``use_morphology`` opens and closes by a disc of 3 px; opening is by reconstruction (Vincent 1993): a region that
+    nowhere holds the disc goes, any other keeps its outline, and a thin one stays if it has ``min_defect_area`` pixels
+    and 9. ``fill_holes``: those that do not reach the border belong to the defect. Fragments with a gap (edge to edge,
+    in the unit) below ``merge_distance`` are one defect. ``min_defect_area`` pixels are counted last.
     """
     if min_defect_area < 0 or not merge_distance >= 0:
         raise ValueError(f"min_defect_area={min_defect_area} and merge_distance={merge_distance} must not be negative.")
