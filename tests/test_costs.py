@@ -29,18 +29,16 @@ def draw(n: int = 400) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     label = (rng.random(n) < 0.3).astype(int)
     first, second = rng.normal(size=(2, n)).round(1) + label * [[1.5], [2.0]]
-    return pd.DataFrame({"label_index": label, "score_1": first, "score_2": second}).astype(
-        {"score_1": np.float32, "score_2": np.float32}
-    )
+    scores = np.float32([first, second])
+    return pd.DataFrame({"label_index": label, "score_1": scores[0], "score_2": scores[1]})
 
 
 def test_cost_by_hand():
     """At 10 % defects: misses 0.1 * 0.75 * 100, false alarms 0.9 * 0.25 * 10, time 50 + 0.5 * 500 ms at 2 a second."""
     row = expected_costs(SCORES, [0.5], 0.5, prevalence=0.1, prices=PRICES).iloc[0]
     assert (row["recall"], row["false_alarm"], row["passed"]) == pytest.approx((0.25, 0.25, 0.5))
-    assert row[["miss_cost", "false_alarm_cost", "time_cost", "cost"]].tolist() == pytest.approx(
-        [7.5, 2.25, 0.6, 10.35]
-    )
+    costs = row[["miss_cost", "false_alarm_cost", "time_cost", "cost"]].tolist()
+    assert costs == pytest.approx([7.5, 2.25, 0.6, 10.35])
     # without stage 1: recall 0.5, false alarms 0.5, 500 ms
     alone = cost_without_stage_1(SCORES, 0.5, prevalence=0.1, prices=PRICES)
     assert alone == pytest.approx(0.1 * 0.5 * 100 + 0.9 * 0.5 * 10 + 1.0)

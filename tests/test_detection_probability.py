@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,8 +21,8 @@ from helpers.analysis.detection_probability import (
     pod_table,
     size_words,
 )
-from helpers.runs import Run
 from helpers.studies.evaluation import run_defect_hits
+from helpers.thresholds import Threshold
 
 A50, SLOPE = 3.0, 4.0
 A90 = A50 * np.exp(logit(0.9) / SLOPE)
@@ -186,46 +186,30 @@ def test_a_table_of_models_holds_numbers_or_the_reason():
 
 def test_hits_of_a_run_see_masks_at_the_photos_size(tmp_path):
     """Photos 80 x 100 resized to 40 x 50 and cropped to 32 x 40: the crop begins at (4, 5), at (8, 10) of the photo."""
-    boxes = {"seen": (30, 40), "missed": (60, 70), "cropped": (0, 0)}
-    rows = []
-    for name, (top, left) in boxes.items():
+    rows = [("good", "", 0)]
+    for name, (top, left) in {"seen": (30, 40), "missed": (60, 70), "cropped": (0, 0)}.items():
         mask = np.zeros((80, 100), np.uint8)
         mask[top : top + 6, left : left + 8] = 255
         if name == "seen":
             mask[36, 48] = mask[75, 5:8] = 255  # one pixel touches the defect at its corner; a speck of three
-        Image.fromarray(mask).save(tmp_path / f"{name}_mask.png")
         Image.fromarray(mask).save(tmp_path / f"{name}.png")
-        rows.append([f"{name}.png", f"{name}_mask.png", 1, "dent", "test", name])
-    Image.fromarray(np.zeros((80, 100), np.uint8)).save(tmp_path / "good.png")
-    rows.insert(1, ["good.png", "", 0, "good", "test", "good"])
-    columns = ["image_path", "mask_path", "label_index", "defect_type", "split", "group"]
-    samples = pd.DataFrame(rows, columns=columns)
-    samples.to_csv(tmp_path / "samples.csv", index=False)
-    samples.assign(score=0.5, map_max=0.5).drop(columns=["mask_path", "group"]).to_csv(
-        tmp_path / "predictions.csv", index=False
-    )
+        rows.append((name, str(tmp_path / f"{name}.png"), 1))
+    samples = pd.DataFrame(rows, columns=["image_path", "mask_path", "label_index"]).assign(defect_type="dent")
     maps = np.zeros((4, 32, 40), np.float16)
-    maps[0, (30 + 2) // 2 - 4, (40 + 2) // 2 - 5] = 1  # inside the first defect, in the map's frame
+    maps[1, (30 + 2) // 2 - 4, (40 + 2) // 2 - 5] = 1  # inside the first defect, in the map's frame
     maps[3, 0, 0] = 1  # the corner of what is seen, not of the photo
-    np.save(tmp_path / "maps_test.npy", maps)
-    attrs = {"root": str(tmp_path), "layout": "table", "name": "boxes", "pixel_size": 0.5, "published_split": True}
-    (tmp_path / "samples.csv.json").write_text(json.dumps(attrs))
-    threshold = {"value": 0.5, "origin": "given", "kind": "pixel"}
-    parameters = {"image_size": [40, 50], "center_crop": [32, 40]}
-    info = {"model": "unet", "parameters": parameters, "fingerprint": "0", "thresholds": {}}
-    info["thresholds"] = {"pixel": threshold, "image": threshold | {"kind": "image"}}
-    (tmp_path / "run.json").write_text(json.dumps(info))
-    hits = run_defect_hits(Run.load(tmp_path), pixel_size=0.5, unit="mm")
-    assert [path.rsplit("/", 1)[-1] for path in hits["image_path"]] == ["seen.png", "missed.png", "cropped.png"]
-    assert hits["detected"].tolist() == [True, False, False]
+    run = SimpleNamespace(thresholds={"pixel": Threshold(0.5, "given", "pixel")}, predictions=lambda split: samples)
+    run.maps, run.info = lambda split: maps, {"parameters": {"image_size": [40, 50], "center_crop": [32, 40]}}
+    hits = run_defect_hits(run, pixel_size=0.5, unit="mm")
+    assert hits["image_path"].tolist() == ["seen", "missed", "cropped"]
+    assert hits["detected"].tolist() == [True, False, False] and set(hits["unit"]) == {"mm"}
     np.testing.assert_allclose(hits["size"], 0.5 * np.hypot([7, 6, 6], [9, 8, 8]))
-    area = run_defect_hits(Run.load(tmp_path), measure="area", pixel_size=0.5, unit="mm")
-    assert set(area["unit"]) == {"mm²"} and set(hits["unit"]) == {"mm"}
+    area = run_defect_hits(run, measure="area", pixel_size=0.5, unit="mm")
+    assert set(area["unit"]) == {"mm²"} and 0 < area["covered"].iloc[0] < 0.5
     np.testing.assert_allclose(area["size"], [0.25 * 49, 12, 12])
-    assert 0 < area["covered"].iloc[0] < 0.5
-    np.save(tmp_path / "maps_test.npy", maps * np.nan)
-    with pytest.raises(ValueError, match="seen.png: .* not finite"):
-        run_defect_hits(Run.load(tmp_path))
+    maps *= np.nan
+    with pytest.raises(ValueError, match="seen: .* not finite"):
+        run_defect_hits(run)
 
 
 if __name__ == "__main__":  # the long study that the module's docstring quotes: PYTHONPATH=. python tests/test_...
