@@ -12,22 +12,14 @@ DIGESTS: dict[str, list[Any]] = {}
 
 def content_digest(path: str | Path) -> str:
     """Hash of a file's content, "" for none; it is read again only when its size or modification time has changed."""
-    state = file_state(path)
-    if not state:
+    if not path:  # Path("") would be the current directory
         return ""
-    if DIGESTS.get(str(path), [])[:2] != state:
-        try:
+    try:
+        stat = Path(path).stat()
+        state = [stat.st_size, stat.st_mtime_ns]
+        if DIGESTS.get(str(path), [])[:2] != state:
             with Path(path).open("rb") as file:
                 DIGESTS[str(path)] = [*state, file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()]
-        except OSError:
-            return ""
-    return DIGESTS[str(path)][2]
-
-
-def file_state(path: str | Path) -> list[int]:
-    """Size and modification time in ns; empty for no file."""
-    try:
-        state = Path(path).stat() if path else None  # Path("") would be the current directory
     except OSError:
-        return []
-    return [state.st_size, state.st_mtime_ns] if state else []
+        return ""
+    return DIGESTS[str(path)][2]

@@ -201,7 +201,7 @@ def _unknown_layout(path: Path) -> LayoutError:
     hints = list(_hints(path)) if path.is_dir() else []
     given = [", ".join(f"{name}={value!r}" for name, value in options.items()) for _, options in hints]
     lines = [f"  {what}; try {options}\n" for (what, _), options in zip(hints[:8], given, strict=False)]
-    near = "Closest (arguments of read_dataset; LAYOUT, NORMAL, OPTIONS in notebook 01):\n" if lines else ""
+    near = "Closest (arguments of read_dataset; LAYOUT, NORMAL, OPTIONS in notebook 01):\n" * bool(lines)
     unread = {file.suffix for file in files_in(path)[1] if file.suffix.lower() in UNREAD_SUFFIXES}
     formats = f"Photos as {', '.join(sorted(unread))} are not read: save them as PNG or JPEG.\n" if unread else ""
     return LayoutError(
