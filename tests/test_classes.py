@@ -84,22 +84,6 @@ def test_classes_without_photos_or_predictions():
     assert unused.by_class["precision"].isna().tolist() == [False, True, True]
 
 
-def test_bootstrap_agrees_with_drawing_photos_one_by_one():
-    """Macro F1 and AUROC of photos that are drawn class by class and given to scikit-learn."""
-    truth, predicted, chances = _photos(90)
-    rng = np.random.default_rng(9)
-    f1, auroc = [], []
-    for _ in range(120):
-        drawn = np.concatenate([rng.choice(np.flatnonzero(truth == name), (truth == name).sum()) for name in CLASSES])
-        f1.append(sk.f1_score(truth[drawn], predicted[drawn], average="macro", zero_division=0))
-        auroc.append(sk.roc_auc_score(truth[drawn], chances[drawn], multi_class="ovr", labels=CLASSES))
-    rows = classification_report(truth, predicted, CLASSES, chances, n_bootstrap=2000).intervals
-    for name, draws in (("f1", f1), ("auroc", auroc)):
-        width = np.ptp(np.quantile(draws, [0.025, 0.975]))
-        assert rows.loc[name, "high"] - rows.loc[name, "low"] == pytest.approx(width, rel=0.3)
-        assert rows.loc[name, "low"] == pytest.approx(np.quantile(draws, 0.025), abs=0.03)
-
-
 def test_reliability_by_hand():
     """15 bins: 1/3 belongs to the bin that ends there, 0 to the first and 1 to the last."""
     table = reliability_table([0.0, 0.3, 1 / 3, 0.95, 1.0], [False, True, False, True, True])

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 
-import cv2
 import numpy as np
 import pytest
 
 from helpers.analysis.pixel_size import calibrate_checkerboard, pixel_size_from_object, pixel_size_from_points
 from helpers.analysis.sizing import PixelSize
-from helpers.inference.object_mask import otsu_object_mask
 from helpers.pictures.calibration_scene import (
     BAR_LENGTH,
     DISC,
@@ -42,16 +40,6 @@ def test_units_and_their_conversion():
     assert inch.relative_error == pytest.approx(0.01)
     with pytest.raises(ValueError, match="px"):
         PixelSize(1, 1, 0, "px").to("mm")
-
-
-def test_a_reference_disc_in_aphotograph():
-    y, x = np.mgrid[0:300, 0:400]
-    covered = np.clip(80 - np.hypot(x - 210.3, y - 140.6) + 0.5, 0, 1)  # a radius of 80 px, edges of one pixel
-    photo = np.dstack([40 + covered * bright for bright in (160, 150, 140)]).astype(np.uint8)
-    size = pixel_size_from_object(otsu_object_mask(cv2.GaussianBlur(photo, (0, 0), 1.0)), 20.0, "mm")
-    assert size.value_x == pytest.approx(20 / 160, rel=0.005)
-    assert size.relative_error == pytest.approx(1 / 160, rel=0.01), "half a pixel at each of two edges"
-    assert abs(size.value_x - 20 / 160) < 2 * size.error
 
 
 def test_a_reference_rectangle_and_its_measures():

@@ -288,7 +288,8 @@ def test_a_reference_object_in_a_photo(tmp_path):
     file.write_text("object: {photo: disc.png, size: 2 cm, size_error: 0.1 mm}")
     size = read_calibration(file).pixel_size
     assert size.unit == "cm" and size.value_x == pytest.approx(9.5 / 700, rel=0.005)
-    assert size.relative_error > 0.1 / 20
+    # half a pixel at each of two edges of a disc of 147 px, and the error of its size
+    assert size.relative_error == pytest.approx(np.hypot(9.5 / 700 / 2, 0.1 / 20), rel=0.01)
 
 
 def test_the_example_calibration_is_read():

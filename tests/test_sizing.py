@@ -34,12 +34,6 @@ def block(top: int, left: int, height: int, width: int, shape: tuple[int, int] =
     return mask
 
 
-def disc(radius: float, centre: tuple[float, float] = (64.0, 64.0), side: int = 128) -> np.ndarray:
-    """Pixels whose centre lies in a disc; coordinates with centres at halves."""
-    y, x = np.mgrid[0:side, 0:side] + 0.5
-    return (x - centre[0]) ** 2 + (y - centre[1]) ** 2 <= radius**2
-
-
 def only(mask: np.ndarray, **options) -> pd.Series:
     table = measure_defects(mask, **PLAIN | options)
     assert len(table) == 1
@@ -74,19 +68,6 @@ def test_a_single_pixel_is_one_pixel_wide():
     row = only(block(5, 7, 1, 12))
     assert row["minor_axis_px"] == pytest.approx(4 / math.sqrt(12)), "as wide as one pixel, not as none"
     assert (row["width_px"], row["length_px"]) == (1, pytest.approx(math.hypot(12, 1)))
-
-
-@pytest.mark.parametrize("radius", [8.0, 15.5, 30.2])
-@pytest.mark.parametrize("centre", [(64.0, 64.0), (60.3, 66.7)])
-def test_a_disc(radius, centre):
-    row = only(disc(radius, centre))
-    assert row["area_px"] == pytest.approx(math.pi * radius**2, rel=0.04)
-    assert row["equivalent_diameter_px"] == pytest.approx(2 * radius, rel=0.02)
-    assert (row["length_px"], row["width_px"]) == pytest.approx((2 * radius, 2 * radius), abs=1.5)
-    assert row["perimeter_px"] == pytest.approx(2 * math.pi * radius, rel=0.03)
-    assert row["major_axis_px"] == pytest.approx(2 * radius, rel=0.02)
-    assert row["solidity"] > 0.93 and row["centroid_x"] == pytest.approx(centre[0], abs=0.1)
-    assert row["edge_distance_px"] == pytest.approx(min(centre[0], 128 - centre[1]) - radius, abs=1)
 
 
 @pytest.mark.parametrize("degrees", [0, 17, 45, 90, 128])

@@ -137,8 +137,8 @@ def evaluate(
                 raise ValueError(f"{path}: {error}") from error
 
     def intervals(chosen: np.ndarray) -> tuple[dict[str, float], pd.DataFrame]:
-        numbers = image_metrics(labels[chosen], scores[chosen], image_threshold)
         table = image_intervals(labels[chosen], scores[chosen], image_threshold, n=n_bootstrap, seed=seed)
+        numbers = table[["n_normal", "n_abnormal"]].iloc[0].to_dict() | table["value"].to_dict()
         if pixels is None:
             return numbers, table
         photos = [pixels[row] for row in np.flatnonzero(chosen)]
