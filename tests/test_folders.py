@@ -350,6 +350,9 @@ def test_what_is_not_read_is_said(tmp_path, name, content, code):
     table = read_dataset(write(tmp_path, {"dataset.json": "{}", "notes.md": "x", name: content}))
     warnings = told(table, "warning")
     assert len(table) == 4 and (code, name.removesuffix("/0.png")) in warnings
+    masked = read_dataset(write(tmp_path, marked("ground_truth/dent/0.png")))
+    kind = "info" if code == "unused-annotations" else "warning"  # with a mask for every defect none is needed
+    assert (code, name.removesuffix("/0.png")) in told(masked, kind)
 
 
 def test_links_to_a_folder_around_are_no_types_and_linked_photos_are_read_once(tmp_path):

@@ -55,8 +55,10 @@ def note_unused(path: Path, found: Found, layout: str) -> None:
             by_kind[file.parent, file.suffix.lower()].append(file)
         elif layout in (*_TYPED, "image_mask") and (kind := annotation_kind(file)):
             by_kind[file.parent, kind].append(file)
+    all_masked = all(row.get("mask_path") for row in found.rows if row.get("label_index"))
     for (_, kind), files in by_kind.items():
-        code = "unread-format" if kind in UNREAD_SUFFIXES else "unused-annotations"
+        unused = "unused-annotations:masked" if all_masked else "unused-annotations"
+        code = "unread-format" if kind in UNREAD_SUFFIXES else unused
         found.note(code, files[0], n=len(files), layout=kind, first=first_names(files))
 
 
