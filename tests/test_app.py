@@ -223,6 +223,7 @@ def test_a_classifier_names_and_has_no_map(known, tmp_path):
     found = judged(inspector, picture, TENTH_MM)
     assert (found.verdict, found.item.abnormal, found.sizes) == ("scratch", True, None)
     assert found.drawn(0.5).shape == (32, 32, 3)
+    assert "<td>scratch (0.60)</td>" in app.HTML.result(found, "", [], "")
     (movable,) = inspector.movables
     movable.move(0.95)
     assert judged(inspector, picture).verdict == "good"
@@ -356,7 +357,7 @@ def test_an_upload_gets_its_verdict(page, files, photos):
     assert found.row["score"] == pytest.approx(float(expected.scores[0]))
     assert (found.verdict == "DEFECT") == bool(expected.labels[0])
     np.testing.assert_allclose(found.anomaly_map, expected.maps[0], rtol=1e-5)
-    assert found.words in shown(page) and "untrained backbone" in page.about.value
+    assert found.words in shown(page) and "untrained backbone" in page.about.value and "<th>class" not in shown(page)
     assert page.upload.value == () and page.listed.options[0][0].endswith("000.png")
     offered = [path for _, path in page.sample.options if path]
     assert offered[:2] == [photos / f"test/square/{name}.png" for name in ("000", "001")] and len(offered) == 4
