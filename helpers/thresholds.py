@@ -74,10 +74,16 @@ class Threshold:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Threshold:
-        """Rebuild what `to_dict` gave, perhaps in a file; unknown fields are ignored."""
+        """Rebuild what `to_dict` gave, perhaps in a file; unknown fields are ignored, those of a wrong type refused."""
         if not isinstance(fields, dict) or not {"value", "origin"} <= set(fields):
             raise ValueError(f"A stored threshold is a table with the fields value and origin, got {fields!r:.60}.")
-        return cls(**{name: fields[name] for name in cls.__dataclass_fields__ if name in fields})
+        given = {name: fields[name] for name in cls.__dataclass_fields__ if name in fields}
+        kinds = dict.fromkeys(("origin", "kind", "warning", "population"), str) | {"below": bool}
+        for name, found in given.items():
+            kind = kinds.get(name, (int, float, type(None)))
+            if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
+                raise ValueError(f"Field {name} of a stored threshold cannot be {found!r:.60}.")
+        return cls(**given)
 
 
 def exceeds(values: ArrayLike, threshold: SupportsFloat) -> np.ndarray:

@@ -83,9 +83,25 @@ def test_json_round_trip():
         assert Threshold.from_dict(json.loads(text)) == threshold
         assert float(threshold) == threshold.value
     assert Threshold.from_dict({"value": 1.0, "origin": "x", "from_a_later_version": 3}).value == 1.0
-    for damaged in ({"value": 1.0}, ["value"]):
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {"origin": None},
+        {"value": "0.5"},
+        {"value": True},
+        {"below": "false"},
+        {"below": 1},
+        {"kind": 3},
+        {"rank": "19"},
+    ],
+)
+def test_stored_fields_of_a_wrong_type_are_refused(damaged):
+    assert Threshold.from_dict({"value": 1, "origin": "x"}).value == 1
+    for stored in ({"value": 1.0, "origin": "x"} | damaged, damaged, [damaged]):
         with pytest.raises(ValueError, match="stored threshold"):
-            Threshold.from_dict(damaged)
+            Threshold.from_dict(stored)
 
 
 def test_best_f1_by_hand():
@@ -159,5 +175,5 @@ def test_the_rule_compares_as_float32():
 @pytest.mark.parametrize("value", [float("nan"), -float("inf"), None, "0.5", True, 1e39])
 def test_a_threshold_is_finite(value):
     for build in (Threshold, lambda **fields: Threshold.from_dict(fields)):
-        with pytest.raises(ValueError, match="finite"):
+        with pytest.raises(ValueError, match="threshold"):
             build(value=value, origin="given")
