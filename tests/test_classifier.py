@@ -21,6 +21,7 @@ from helpers.models.classifier import (
     Classifier,
     abnormal_scores,
     build_classifier,
+    known_classes,
     load_classifier,
     soft_target_loss,
 )
@@ -33,8 +34,6 @@ SPLIT_OF = ["train"] * 6 + ["val"] * 3 + ["test"] * 3
 P = ["p_good", "p_p", "p_q"]
 SETTINGS = {"image_size": SIZE, "batch_size": 8, "augmentation": {"flips": False, "rotation": 0, "scale": 0}}
 LAYERS = {"learning_rate": 3e-3, "hidden": 16}
-
-
 CORNERS = {"p": (0, 0), "q": (0, 32), "r": (32, 0), "s": (32, 32)}
 
 
@@ -157,20 +156,6 @@ def test_head_on_the_embedding_gives_the_logits(name):
     torch.testing.assert_close(model.head(embedding), model(images))
 
 
-def test_photos_are_normalised_inside():
-    class Spy(nn.Module):
-        num_features = 3
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            self.seen = images
-            return images.mean(dim=(2, 3))
-
-    spy = Spy()
-    model = Classifier("none", (0.1, 0.2, 0.3), (0.5, 0.25, 1.0), ("a", "b"), network=spy).eval()
-    model.embed(torch.full((1, 3, 4, 4), 0.6))
-    torch.testing.assert_close(spy.seen[0, :, 0, 0], torch.tensor([1.0, 1.6, 0.3]))
-
-
 def test_backbone_learns_at_its_own_rate(backbone):
     model = build_classifier(backbone, ["good", "p"], learning_rate=0.1, backbone_lr_factor=0.25)
     model._trainer = SimpleNamespace(estimated_stepping_batches=10)
@@ -204,16 +189,12 @@ def test_shapes_are_learnt_and_predictions_hold_together(draft, table):
     assert (test["predicted"] == test[P].idxmax(axis=1).str.removeprefix("p_")).all()
     columns = ["image_path", "label_index", "defect_type", "split", "score", "predicted", "confidence", *P]
     assert list(stored.columns) == columns and not stored["image_path"].str.startswith("/").any()
-    for split in ("train", "val", "test"):
-        expected = table.loc[table["split"] == split, "image_path"]
-        assert list(draft.predictions(split)["image_path"]) == list(expected)
+    assert list(test["image_path"]) == list(table.loc[table["split"] == "test", "image_path"])
 
 
 def test_the_run_says_how_it_was_made_and_history_agrees_with_the_predictions(draft):
     parameters, history, val = draft.info["parameters"], draft.history(), draft.predictions("val")
-    assert parameters["task"] == "classification" and parameters["classes"] == ["good", "p", "q"]
-    assert parameters["normal_class"] == "good" and parameters["image_size"] == [SIZE, SIZE]
-    assert parameters["backbone"]["architecture"] == "helpers_r10t" and parameters["scheme"] == "supervised"
+    assert parameters["classes"] == ["good", "p", "q"] and parameters["normal_class"] == "good"
     assert draft.info["epochs"] == {"trained": 8} and list(history["epoch"]) == list(range(8))
     last, own = history.iloc[-1], [row[f"p_{row['defect_type']}"] for _, row in val.iterrows()]
     assert last["val_accuracy"] == pytest.approx((val["predicted"] == val["defect_type"]).mean(), abs=1e-6)
@@ -271,18 +252,12 @@ def test_without_a_normal_class_nothing_is_calibrated(tmp_path, table, backbone)
     assert threshold.value == 0.4 and "not calibrated" in threshold.origin
 
 
-@pytest.mark.parametrize(
-    ("classes", "change", "named"),
-    [
-        (["good"], {}, "train holds good"),
-        ([], {}, "train holds no photo"),
-        (None, {"split": ""}, "in no split"),
-        (None, {"defect_type": "dent"}, "1 photos are of a class .*dent"),
-    ],
-)
-def test_bad_tables_are_refused(tmp_path, table, backbone, classes, change, named):
-    rows = kept(table, table["defect_type"].isin(classes if classes is not None else ["good", "p", "q"]))
-    for column, value in change.items():
-        rows.loc[rows.index[-1], column] = value
-    with pytest.raises(ValueError, match=named):
-        train(tmp_path, rows, backbone, 1)
+def test_bad_tables_are_refused(table):
+    strange = table.assign(defect_type=[*table["defect_type"][:-1], "dent"])
+    for rows, named in (
+        (table[table["defect_type"] == "good"], "train holds good"),
+        (table[:0], "train holds no photo"),
+        (strange, "1 photos are of a class .*dent"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            known_classes(rows)

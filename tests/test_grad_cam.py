@@ -47,17 +47,11 @@ def test_a_photo_that_speaks_for_its_class_all_over_has_no_place_that_stands_out
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "mobilenetv2_035", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"]
+    ("name", "options", "side"),
+    [("resnet18", {}, 32), ("vit_tiny_patch16_224", {"depth": 1}, 224), ("swin_tiny_patch4_window7_224", {}, 224)],
 )
-def test_of_timms_networks_the_convolutional_ones_have_a_map(name):
-    options = {"vit_tiny_patch16_224": {"depth": 1}, "swin_tiny_patch4_window7_224": {"depths": (1, 1, 1, 1)}}
-    network = timm.create_model(name, pretrained=False, num_classes=0, **options.get(name, {}))
+def test_networks_without_a_map_are_refused(name, options, side):
+    network = timm.create_model(name, pretrained=False, num_classes=0, **options)
     model = Classifier(name, (0.5,) * 3, (0.25,) * 3, ("a", "b"), network=network)
-    photos = list(np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8))
-    if name in options:
-        with pytest.raises(ValueError, match=f"{name} has no feature map"):
-            grad_cam(model, photos, [0, 1])
-    else:
-        assert grad_cam(model, photos, [0, 1]).shape == (2, 224, 224)
-        with pytest.raises(ValueError, match="32x32"):
-            grad_cam(model, [photos[0][:32, :32]], [0])
+    with pytest.raises(ValueError, match=f"{name} has no feature map"):
+        grad_cam(model, [np.zeros((side, side, 3), np.uint8)], [0])

@@ -88,7 +88,7 @@ def test_sizes_come_from_the_whole_range_and_defects_from_everywhere():
 
 def test_what_fills_them():
     """On one grey level a patch differs by its light alone: 0.8 to 1.2 times, and 25 levels at most. Scratches and
-    spots are darker or lighter, whatever there is room for; a spot is soft, and strongest in its middle."""
+    spots are darker or lighter, whatever there is room for."""
     flat, signs = np.full((64, 64, 3), 100, np.uint8), set()
     for seed in range(10):
         photo, mask = simulated("cut_paste", seed, flat)
@@ -99,17 +99,7 @@ def test_what_fills_them():
             change = photo[mask].astype(int) - level
             assert len(set(np.sign(change).ravel()) - {0}) == 1 and np.abs(change).max() > 40
             signs.add((level, np.sign(change).sum() > 0))
-        photo, mask = simulated("spot", seed, np.full((100, 100, 3), 250, np.uint8), size=(0.4, 0.4))
-        change = 250 - photo.astype(float).mean(axis=2)
-        change /= change.max()
-        assert change[mask & ~ndimage.binary_erosion(mask)].mean() < 0.35
-        depth = int(0.7 * ndimage.distance_transform_edt(mask).max())
-        assert change[ndimage.binary_erosion(mask, iterations=depth)].mean() > 0.9
     assert signs == {(0, True), (120, True), (120, False), (255, False)}
-    stripes = np.zeros((128, 128, 3), np.uint8)
-    stripes[:, np.arange(128) // 8 % 2 == 1] = 250
-    photo, mask = simulated("cut_paste", 0, stripes, size=(0.5, 0.5))
-    assert (photo[mask] < 30).mean() > 0.2 and (photo[mask] > 150).mean() > 0.2, "a piece of the photo"
 
 
 @pytest.mark.parametrize("kind", KINDS)

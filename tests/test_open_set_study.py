@@ -79,24 +79,6 @@ def test_what_is_left_is_what_a_cascade_opens(run, tmp_path):
     assert shares.loc[("tau", "test"), "accepted"] == (~decide(found, None, limits["tau"])).sum()
 
 
-def test_maps_are_of_the_class_that_was_called(run):
-    rows = run.predictions("test").groupby("defect_type").head(1)
-    found = study.class_maps(run, rows)
-    assert len(found["maps"]) == len(rows) and found["maps"][0].shape == (64, 64)
-    assert all(row.predicted in title for row, title in zip(rows.itertuples(), found["titles"], strict=True))
-
-
-def test_both_approaches_are_timed_by_stage(run, gate, tmp_path):
-    scorer, _, _ = study.leave_open_set(run, tmp_path)
-    photos = run.predictions("test")["image_path"].tolist()[:4]
-    times = study.time_approaches(run, scorer, gate, photos, (1, 4), "cpu")
-    stages = ["classifier", "distance", "one stage: both", "gate", "two stages: both"]
-    assert times["stage"].unique().tolist() == stages
-    assert times["n_calls"].tolist() == [4, 1] * len(stages) and (times["mean_ms"] > 0).all()
-    alone = study.time_approaches(run, scorer, None, photos, (2,), "cpu")
-    assert alone["stage"].tolist() == stages[:3]
-
-
 # ------------------------------------------------------------------------------------------------ splits and their gate
 
 

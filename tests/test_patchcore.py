@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -17,7 +16,6 @@ from helpers.data.datamodule import SampleDataModule
 from helpers.inference.train import make_trainer
 from helpers.models.backbones import resolve_backbone
 from helpers.models.catalog import build_model, load_model
-from helpers.models.parts import make_pre_processor
 from helpers.models.patchcore import PatchCore, PatchCoreModel, patch_features, project_features
 
 
@@ -126,26 +124,13 @@ def test_checkpoint_is_plain_data_and_needs_no_weights_from_elsewhere(backbone_f
         ({"image_size": 0}, "size"),
         ({"image_size": (64, 64, 3)}, "size"),
         ({"image_size": 64.5}, "size|float"),
+        ({"name": "patchcoer"}, "'patchcoer'; known: patchcore"),
     ],
 )
-def test_parameters_out_of_range_are_named(make_model, parameters, named):
+def test_parameters_out_of_range_are_named(backbone_folder, parameters, named):
+    backbone = resolve_backbone(f"local-dir:{backbone_folder}")
     with pytest.raises((ValueError, TypeError), match=named):
-        make_model(**parameters)
-
-
-def test_unknown_model_lists_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match="'patchcoer'; known: patchcore"):
-        build_model("patchcoer", None)
-    with pytest.raises(ValueError, match="'patchcoer'; known: patchcore"):
-        load_model("patchcoer", tmp_path / "model.ckpt", "test_resnet")
-
-
-def test_pre_processor_resizes_crops_and_normalises():
-    """A photo of one colour: every pixel is (value - mean) / std, at the size of the crop."""
-    pre_processor = make_pre_processor((40, 60), (30, 20), (0.1, 0.2, 0.3), (0.5, 0.25, 0.2))
-    prepared = pre_processor(torch.full((1, 3, 77, 33), 0.6))
-    assert prepared.shape == (1, 3, 30, 20)
-    torch.testing.assert_close(prepared[0, :, 0, 0], torch.tensor([1.0, 1.6, 1.5]))
+        build_model(**{"name": "patchcore", "backbone": backbone, "image_size": 64, **parameters})
 
 
 def test_projection_keeps_distances_on_average_and_is_left_out_where_it_lowers_nothing():
@@ -153,20 +138,11 @@ def test_projection_keeps_distances_on_average_and_is_left_out_where_it_lowers_n
     features = torch.randn(300, 600, generator=torch.Generator().manual_seed(0))
     narrow = features[:, :140]
     assert project_features(narrow) is narrow and len(project_features(features[:1])[0]) == 600
+    state = torch.get_rng_state()
     projected = project_features(features)
+    assert torch.equal(torch.get_rng_state(), state) and torch.equal(project_features(features), projected)
     assert projected.shape == (300, 140) and projected.dtype == features.dtype
     pairs = torch.triu_indices(300, 300, offset=1)
     before, after = (torch.cdist(each, each)[pairs[0], pairs[1]].square() for each in (features, projected))
     assert float((after / before).mean()) == pytest.approx(1, abs=0.05)
     assert float((after / before).min()) > 0.1 and float((after / before).max()) < 1.9
-
-
-def test_projection_does_not_depend_on_the_global_random_state_nor_change_it():
-    features = torch.randn(300, 600, generator=torch.Generator().manual_seed(0))
-    torch.manual_seed(1)
-    np.random.seed(1)  # noqa: NPY002  (the legacy state is what must be left alone)
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    first = project_features(features)
-    assert torch.equal(torch.get_rng_state(), torch_state) and (np.random.get_state()[1] == numpy_state).all()
-    torch.manual_seed(2)
-    assert torch.equal(project_features(features), first)

@@ -60,19 +60,13 @@ def photos(n: int, height: int, width: int) -> torch.Tensor:
     return torch.randn(n, 3, height, width, generator=torch.Generator().manual_seed(7))
 
 
-def batch_of(image: torch.Tensor, masks: torch.Tensor | None, labels: list[int]) -> SimpleNamespace:
-    return SimpleNamespace(image=image, gt_mask=masks, gt_label=torch.tensor(labels, dtype=torch.bool))
-
-
 # ------------------------------------------------------------------------------------------------------------ losses
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_by_hand(name):
-    terms = segmentation_loss(LOGITS, MASK, name)
-    assert {term: float(value) for term, value in terms.items()} == pytest.approx(
-        {term: BY_HAND[term] for term in name.split("_")}, abs=1e-5
-    )
+    found = {term: float(value) for term, value in segmentation_loss(LOGITS, MASK, name).items()}
+    assert found == pytest.approx({term: BY_HAND[term] for term in name.split("_")}, abs=1e-5)
 
 
 def test_dice_is_that_of_each_photo():
@@ -107,11 +101,8 @@ def test_encoders_go_in_with_their_weights_and_come_back_without(architecture, n
     again.load_state_dict(network.state_dict())
     with torch.no_grad():
         assert torch.equal(again.eval()(photos(1, 64, 64)), network.eval()(photos(1, 64, 64)))
-
-
-def test_what_cannot_be_built():
     with pytest.raises(ValueError, match="vit_tiny_patch16_224"):
-        build_network("unet", "vit_tiny_patch16_224", pretrained=False)
+        build_network(architecture, "vit_tiny_patch16_224", pretrained=False)
 
 
 def test_padding_is_copies_of_the_border_cut_off_again():
@@ -154,23 +145,19 @@ def test_validation_counts_abnormal_photos_only(tiny):
     masks[1, 0], masks[3, 0] = 1, 1
     images[0] = images[2] = 5.0
     images[1, :, 0, :3] = images[1, :, 3, :2] = images[3, :, 0, 0] = 5.0
-    batches = [
-        batch_of(images[:2], masks[:2], [0, 1]),
-        batch_of(images[2:3], masks[2:3], [0]),
-        batch_of(images[3:], masks[3:, None].bool(), [1]),
-    ]
+    labels = torch.tensor([0, 1, 0, 1])
+    parts = [slice(0, 2), slice(2, 3), slice(3, 4)]
+    batches = [SimpleNamespace(image=images[at], gt_mask=masks[at], gt_label=labels[at]) for at in parts]
     lines = logged(model, batches)
     right, wrong = math.log1p(math.exp(-5)), math.log1p(math.exp(5))  # -log q of a pixel
     assert lines["val_loss"] == pytest.approx([(13 * right + 3 * wrong) / 16] * 2, rel=1e-4)
     # the first: 3 hits, 2 false, 1 missed; the second: 1 hit, 3 missed
     assert lines["val_iou"] == pytest.approx([(3 / 6 + 1 / 4) / 2])
     assert lines["val_dice"] == pytest.approx([(6 / 9 + 2 / 5) / 2])
-    images[0] = images[2] = -5.0  # another face of the normal photos changes nothing; and counts start afresh
-    assert logged(model, batches) == lines
     with pytest.raises(ValueError, match="supervised"):
         logged(model, batches[1:2])
     with pytest.raises(ValueError, match="mask of every abnormal photo"):
-        model.training_step(batch_of(photos(2, 8, 8), None, [0, 1]))
+        model.training_step(SimpleNamespace(image=photos(2, 8, 8), gt_mask=None), 0)
 
 
 def test_learning_rate_rises_and_falls_to_zero():
@@ -179,26 +166,6 @@ def test_learning_rate_rises_and_falls_to_zero():
     assert factors[52] == pytest.approx(0.5)  # 48 of the 96 steps of the cosine are over
     assert factors[100] == pytest.approx(0) and factors[4:] == sorted(factors[4:], reverse=True)
     assert rate_factor(0, 1) == 1.0
-
-
-@pytest.mark.parametrize("name", SEGMENTERS)
-def test_a_trained_one_comes_back_from_its_checkpoint(tiny, supervised, tmp_path, name):
-    model = build_model(name, tiny, image_size=(64, 48), learning_rate=1e-3)
-    data = SampleDataModule(supervised, train_batch_size=4, eval_batch_size=4, allow_abnormal_train=True)
-    before = {key: value.clone() for key, value in model.state_dict().items() if value.is_floating_point()}
-    trainer = make_trainer(model, "cpu", [], max_epochs=1)
-    trainer.fit(model, datamodule=data)
-    assert any(not torch.equal(value, model.state_dict()[key]) for key, value in before.items())
-    trainer.save_checkpoint(tmp_path / "model.ckpt")
-    loaded = load_model(name, tmp_path / "model.ckpt", tiny.architecture)
-    batch = torch.rand(2, 3, 72, 96, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected, found = model.eval()(batch), loaded(batch)  # with the pre-processor: resized and normalised
-    assert expected.anomaly_map.shape == (2, 1, 64, 48)
-    assert torch.equal(found.anomaly_map, expected.anomaly_map)
-    assert torch.equal(found.pred_score, expected.pred_score)
-    with pytest.raises(RuntimeError, match="state_dict"):
-        load_model(next(one for one in SEGMENTERS if one != name), tmp_path / "model.ckpt", tiny.architecture)
 
 
 @pytest.mark.parametrize("name", ["patchcore", "unet"])
