@@ -45,10 +45,9 @@ def draw_photos(
 ) -> Path:
     """A dataset in the MVTec layout: stripes with noise; a defect is a bright square, known exactly by its mask."""
     draw = np.random.default_rng(len(folder.name))
-    columns = np.arange(size[1])
 
     def stripes() -> np.ndarray:
-        wave = 100 + 40 * np.sin(columns / 4 + draw.uniform(0, 6))
+        wave = 100 + 40 * np.sin(np.arange(size[1]) / 4 + draw.uniform(0, 6))
         return np.clip(wave[None, :, None] + draw.normal(0, 12, (*size, 3)), 0, 255).astype(np.uint8)
 
     def save(name: str, picture: np.ndarray) -> None:
@@ -56,15 +55,14 @@ def draw_photos(
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(file)
 
-    for number in range(n_train):
-        save(f"train/good/{number:03d}.png", stripes())
-    for number in range(n_good):
-        save(f"test/good/{number:03d}.png", stripes())
+    for kind, count in (("train", n_train), ("test", n_good)):
+        for number in range(count):
+            save(f"{kind}/good/{number:03d}.png", stripes())
     for number in range(n_defect):
         photo, mask = stripes(), np.zeros(size, np.uint8)
         top, left = draw.integers(0, size[0] - 20), draw.integers(0, size[1] - 20)
-        photo[top : top + 20, left : left + 20] = 250
-        mask[top : top + 20, left : left + 20] = 255
+        square = slice(top, top + 20), slice(left, left + 20)
+        photo[square], mask[square] = 250, 255
         save(f"test/square/{number:03d}.png", photo)
         save(f"ground_truth/square/{number:03d}_mask.png", mask)
     return folder
@@ -163,10 +161,9 @@ def fit_run(make_model) -> Callable:
 def finished_folder(tmp_path_factory, table, settings, fit_run) -> Path:
     """A dataset's artifacts folder with the sample table and a finished run; copy it before changing it."""
     from helpers.data.samples import write_table
-    from helpers.paths import dataset_folder
     from helpers.runs import open_run
 
-    folder = dataset_folder(tmp_path_factory.mktemp("artifacts"), "stripes", "smoke")
+    folder = tmp_path_factory.mktemp("artifacts") / "stripes" / "smoke"
     write_table(table, folder / "samples.csv")
     fit_run(open_run(folder, "patchcore", settings, table, seed=0, note="untrained backbone"))
     return folder
@@ -176,11 +173,10 @@ def finished_folder(tmp_path_factory, table, settings, fit_run) -> Path:
 def openable_folder(tmp_path_factory, table, settings, fit_run, backbone_folder) -> Path:
     """As ``finished_folder``, but its run says which backbone it has, so that a predictor opens it."""
     from helpers.models.backbones import resolve_backbone
-    from helpers.paths import dataset_folder
     from helpers.runs import open_run
 
     parameters = settings | {"backbone": resolve_backbone(f"local-dir:{backbone_folder}").to_dict()}
-    folder = dataset_folder(tmp_path_factory.mktemp("artifacts"), "stripes", "smoke")
+    folder = tmp_path_factory.mktemp("artifacts") / "stripes" / "smoke"
     fit_run(open_run(folder, "patchcore", parameters, table, seed=0, note="untrained backbone"))
     return folder
 
@@ -262,12 +258,10 @@ def dead_process() -> int:
 
 def write_notebook(file: Path, parameters: str, code: str) -> None:
     """A title, a cell of parameters, and one of code."""
-    notebook = nbformat.v4.new_notebook(
-        cells=[
-            nbformat.v4.new_markdown_cell(f"# {file.stem}"),
-            nbformat.v4.new_code_cell(parameters.strip(), metadata={"tags": ["parameters"]}),
-            nbformat.v4.new_code_cell(code.strip()),
-        ],
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
-    )
-    nbformat.write(notebook, file)
+    cells = [
+        nbformat.v4.new_markdown_cell(f"# {file.stem}"),
+        nbformat.v4.new_code_cell(parameters.strip(), metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(code.strip()),
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), file)

@@ -23,13 +23,12 @@ def test_pictures_come_in_the_order_of_their_names_from_subfolders_too(tmp_path)
     assert texture_files(tmp_path) == expected
 
 
-def test_a_missing_or_empty_folder_and_a_file_that_is_no_picture_are_named(tmp_path):
+@pytest.mark.parametrize(("folder", "word"), [("missing", "missing"), ("empty", "empty"), ("broken", r"b\.png")])
+def test_a_missing_or_empty_folder_and_a_file_that_is_no_picture_are_named(tmp_path, folder, word):
     (tmp_path / "empty" / "images").mkdir(parents=True)
-    write_picture(tmp_path / "broken" / "a.png")
-    (tmp_path / "broken" / "b.png").write_bytes(b"half a picture")
-    for folder, word in (("missing", "missing"), ("empty", "empty"), ("broken", r"b\.png")):
-        with pytest.raises(ValueError, match=word):
-            resolve_anomaly_source(str(tmp_path / folder), tmp_path)
+    write_picture(tmp_path / "broken" / "a.png").with_name("b.png").write_bytes(b"half a picture")
+    with pytest.raises(ValueError, match=word):
+        resolve_anomaly_source(str(tmp_path / folder), tmp_path)
 
 
 def test_the_same_pictures_elsewhere_are_the_same_source_and_others_are_not(tmp_path, monkeypatch):

@@ -56,21 +56,13 @@ def test_folder_is_there_when_it_is_complete(tmp_path):
     assert names(target.parent) == ["data"]
 
 
-def test_failed_writing_leaves_the_old_folder_and_nothing_else(tmp_path):
-    target = tmp_path / "data"
-    with pytest.raises(OSError, match="disk full"):
-        write_whole_folder(target, fail)
-    assert names(tmp_path) == []
-    write_whole_folder(target, fill("old"))
-    with pytest.raises(OSError, match="disk full"):
-        write_whole_folder(target, fail)
-    assert names(tmp_path) == ["data"] and names(target) == ["a.txt"]
-
-
-def test_failed_renaming_brings_the_old_folder_back(tmp_path, monkeypatch):
-    target = tmp_path / "data"
-    write_whole_folder(target, fill("old"))
-    replace = Path.replace
+def test_failed_writing_leaves_the_old_folder_and_nothing_else(tmp_path, monkeypatch):
+    target, replace = tmp_path / "data", Path.replace
+    for expected in ([], ["data"]):
+        with pytest.raises(OSError, match="disk full"):
+            write_whole_folder(target, fail)
+        assert names(tmp_path) == expected
+        write_whole_folder(target, fill("old"))
 
     def refuse(self, other):
         if ".partial-" in self.name:
@@ -80,37 +72,35 @@ def test_failed_renaming_brings_the_old_folder_back(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(OSError, match="in use"):
         write_whole_folder(target, fill("new"))
-    assert (target / "a.txt").read_text() == "old" and names(tmp_path) == ["data"]
+    assert (target / "a.txt").read_text() == "old" and names(tmp_path) == ["data"] and names(target) == ["a.txt"]
 
 
 def test_link_is_replaced_not_followed(tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "kept.txt").write_text("kept")
+    write_whole_folder(tmp_path / "elsewhere", fill("kept"))
     (tmp_path / "data").symlink_to(tmp_path / "elsewhere")
     write_whole_folder(tmp_path / "data", fill("new"))
-    assert names(tmp_path / "data") == ["a.txt"] and names(tmp_path / "elsewhere") == ["kept.txt"]
+    assert [(tmp_path / folder / "a.txt").read_text() for folder in ("data", "elsewhere")] == ["new", "kept"]
 
 
-def test_failed_file_leaves_the_old_one(tmp_path):
-    file = tmp_path / "a.txt"
-    file.write_text("old")
+def test_failed_file_leaves_the_old_one_under_a_name_as_long_as_names_can_be(tmp_path):
+    file = tmp_path / "deep" / ("x" * 250 + ".json")
+    write_json({"a": "ä"}, file)
+    with pytest.raises(TypeError):
+        write_json({"a": object()}, file)
     with pytest.raises(ZeroDivisionError):
         write_whole(file, lambda partial: (partial.write_text("half"), 1 / 0))
-    assert file.read_text() == "old" and names(tmp_path) == ["a.txt"]
+    assert json.loads(file.read_text(encoding="utf-8")) == {"a": "ä"} and names(file.parent) == [file.name]
 
 
 def test_one_process_at_a_time_and_a_dead_one_is_taken_over(tmp_path):
     lock = tmp_path / "out" / ".lock"
     script = "import sys, pathlib, time; from helpers.paths import hold\n"
     script += f"with hold(pathlib.Path({str(lock)!r}), 'it'): print('held', flush=True); time.sleep(60)"
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
+    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
     try:
         assert holder.stdout.readline() == "held\n"
-        with (
-            pytest.raises(InUseError, match=f"The folder is in use by process {holder.pid} on "),
-            hold(lock, "The folder"),
-        ):
+        named = f"The folder is in use by process {holder.pid} on "
+        with pytest.raises(InUseError, match=named), hold(lock, "The folder"):
             pass
     finally:
         holder.kill()
@@ -119,21 +109,9 @@ def test_one_process_at_a_time_and_a_dead_one_is_taken_over(tmp_path):
     with hold(lock, "The folder"), pytest.raises(InUseError), hold(lock, "The folder"):
         pass
     assert names(lock.parent) == []
-
-
-def test_a_place_that_cannot_be_held_is_named(tmp_path):
-    (tmp_path / "file").write_text("mine")
-    with (
-        pytest.raises(OSError, match="The folder cannot be written to"),
-        hold(tmp_path / "file/out/.lock", "The folder"),
-    ):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="The folder cannot be written to"), hold(tmp_path / "file/.lock", "The folder"):
         pass
-
-
-def test_a_name_as_long_as_names_can_be(tmp_path):
-    file = tmp_path / ("x" * 251 + ".txt")
-    write_whole(file, lambda partial: partial.write_text("whole"))
-    assert file.read_text() == "whole" and names(tmp_path) == [file.name]
 
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
@@ -191,10 +169,3 @@ def test_relative_paths_count_from_the_project(tmp_path, monkeypatch):
     for dataset, profile, named in (("a/b", "quick", "dataset"), ("mesh", "..", "PROFILE")):
         with pytest.raises(ValueError, match=named):
             dataset_folder("artifacts", dataset, profile)
-
-
-def test_failed_write_keeps_the_old_json(tmp_path):
-    write_json({"a": "ä"}, tmp_path / "deep" / "file.json")
-    with pytest.raises(TypeError):
-        write_json({"a": object()}, tmp_path / "deep" / "file.json")
-    assert json.loads((tmp_path / "deep" / "file.json").read_text(encoding="utf-8")) == {"a": "ä"}

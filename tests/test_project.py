@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -26,71 +27,44 @@ def locked() -> dict[str, Requirement]:
     return {canonicalize_name(requirement.name): requirement for requirement in requirements}
 
 
-def wanted() -> list[Requirement]:
-    extras = [text for group in PROJECT["optional-dependencies"].values() for text in group]
-    return [Requirement(text) for text in [*PROJECT["dependencies"], *extras]]
-
-
-def test_every_line_of_the_lock_is_one_exact_pin():
-    for requirement in locked().values():
-        assert re.fullmatch(r"==[^*,]+", str(requirement.specifier)), requirement
-        assert requirement.url is None
-
-
-@pytest.mark.parametrize("requirement", wanted(), ids=lambda requirement: requirement.name)
-def test_the_lock_satisfies_pyproject(requirement: Requirement):
-    pin = locked()[canonicalize_name(requirement.name)]
-    version = str(pin.specifier).removeprefix("==")
-    assert requirement.specifier.contains(version)
-
-
-def test_the_lock_is_what_is_installed_here():
-    from importlib import metadata
-
-    for name in ("anomalib", "torch", "torchvision", "lightning", "timm", "papermill", "nbval", "pandas", "ruff"):
-        assert metadata.version(name) == str(locked()[name].specifier).removeprefix("==")
-
-
-def test_linux_only_packages_are_marked_so():
+def test_every_line_of_the_lock_is_one_exact_pin_and_linux_s_packages_are_marked_so():
     for name, requirement in locked().items():
+        assert re.fullmatch(r"==[^*,]+", str(requirement.specifier)) and requirement.url is None, requirement
         if name.startswith(("nvidia-", "cuda-")) or name == "triton":
-            assert requirement.marker is not None
             assert requirement.marker.evaluate({"sys_platform": "linux"})
             assert not requirement.marker.evaluate({"sys_platform": "win32"})
 
 
+def test_the_lock_satisfies_pyproject_and_is_what_is_installed_here():
+    extras = [text for group in PROJECT["optional-dependencies"].values() for text in group]
+    for requirement in map(Requirement, [*PROJECT["dependencies"], *extras]):
+        version = str(locked()[canonicalize_name(requirement.name)].specifier).removeprefix("==")
+        assert requirement.specifier.contains(version), requirement
+    for name in ("anomalib", "torch", "torchvision", "lightning", "timm", "papermill", "nbval", "pandas", "ruff"):
+        assert metadata.version(name) == str(locked()[name].specifier).removeprefix("==")
+
+
 def test_environment_yml_makefile_and_readme_install_the_same_set():
-    environment = yaml.safe_load(read("environment.yml"))
-    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    assert pip == ["--requirement requirements.lock", "--editable ."]
-    python = next(entry for entry in environment["dependencies"] if str(entry).startswith("python="))
-    assert python == "python=3.11"
-    makefile = read("Makefile")
-    assert "--requirement requirements.lock" in makefile
-    assert "PYTHON ?= python3.11" in makefile
-    assert "-r requirements.lock" in read("README.md")
+    environment = yaml.safe_load(read("environment.yml"))["dependencies"]
+    assert "python=3.11" in environment and "PYTHON ?= python3.11" in read("Makefile")
+    assert {"pip": ["--requirement requirements.lock", "--editable ."]} in environment
+    assert "--requirement requirements.lock" in read("Makefile") and "-r requirements.lock" in read("README.md")
 
 
 def test_make_alone_lists_every_target():
     help_text = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    phony = re.search(r"^\.PHONY: (.*)$", read("Makefile"), re.MULTILINE)
-    assert phony is not None
-    for target in phony.group(1).split():
+    for target in re.search(r"^\.PHONY: (.*)$", read("Makefile"), re.MULTILINE).group(1).split():
         assert re.search(rf"make {target}\s+\S", help_text), target
 
 
-def test_ci_runs_the_readmes_own_test_command():
+def test_ci_runs_the_readmes_own_test_command_and_the_gpu_job_keeps_the_notebooks():
     assert re.search(r"^make test$", read(".ci/run"), re.MULTILINE)
     assert re.search(r"^    make test\b", read("README.md"), re.MULTILINE)
-
-
-def test_the_gpu_job_asserts_a_gpu_and_keeps_the_notebooks():
     jobs = yaml.safe_load(read(".github/workflows/ci.yml"))["jobs"]
     assert any(".ci/run" in step.get("run", "") for step in jobs["cpu"]["steps"])
     steps = jobs["gpu"]["steps"]
     commands = "\n".join(step.get("run", "") for step in steps)
-    assert "assert torch.cuda.is_available()" in commands
-    assert "PROFILE=full" in commands
+    assert "assert torch.cuda.is_available()" in commands and "PROFILE=full" in commands
     kept = next(step for step in steps if "upload-artifact" in step.get("uses", ""))["with"]["path"]
     assert "notebooks" in kept
 

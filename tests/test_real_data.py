@@ -18,30 +18,22 @@ from helpers.runs import open_run
 from helpers.thresholds import conformal_threshold
 
 TILES = SHARED / "data" / "magnetic_tile"
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not TILES.is_dir(), reason=f"{TILES} is not there: real photos are not part of the project"),
-    pytest.mark.skipif(not SHARED_BACKBONE.is_dir(), reason=f"{SHARED_BACKBONE} is not there"),
-]
+MISSING = [str(folder) for folder in (TILES, SHARED_BACKBONE) if not folder.is_dir()]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(bool(MISSING), reason=f"not part of the project, and not there: {', '.join(MISSING)}")
 def test_patchcore_on_a_subset_of_magnetic_tiles(tmp_path):
     """Every second good photo and every fourth with a defect, chosen by the hash of its path."""
     photos = read_dataset(TILES)
-    assert (photos["label_index"] == 0).sum() == 952
-    assert (photos["label_index"] == 1).sum() == 392
+    good = photos["label_index"] == 0
+    assert (good.sum(), (~good).sum()) == (952, 392)
     number = relative_path(photos).map(lambda path: int(hashlib.sha256(path.encode()).hexdigest(), 16))
-    chosen = ((photos["label_index"] == 0) & (number % 2 == 0)) | ((photos["label_index"] == 1) & (number % 4 == 0))
-    table = assign_splits(photos[chosen], "one_class")
+    table = assign_splits(photos[good & (number % 2 == 0) | ~good & (number % 4 == 0)], "one_class")
 
     settings = {"image_size": [256, 256], "center_crop": None, "coreset_sampling_ratio": 0.01}
-    model = build_model(
-        "patchcore",
-        resolve_backbone(f"local-dir:{SHARED_BACKBONE}"),
-        image_size=(256, 256),
-        coreset_sampling_ratio=0.01,
-    )
+    backbone = resolve_backbone(f"local-dir:{SHARED_BACKBONE}")
+    model = build_model("patchcore", backbone, image_size=(256, 256), coreset_sampling_ratio=0.01)
     run = open_run(tmp_path, "patchcore", settings, table, seed=0)
     train(run, model, SampleDataModule(table, train_batch_size=4, eval_batch_size=4), device="cpu")
 

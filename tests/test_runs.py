@@ -47,48 +47,43 @@ def state(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(file.relative_to(folder)): (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
 
 
-# ------------------------------------------------------------------------------------------------------ sample table
-
-
-def test_samples_of_this_dataset(finished_folder, photos, table):
+def test_samples_of_this_dataset(finished_folder, photos, table, tmp_path):
     found = load_samples(finished_folder, photos)
     pd.testing.assert_frame_equal(found, table)
     assert found.attrs == table.attrs
     for missing in (lambda: load_samples(finished_folder / "none", photos), lambda: find_runs(photos, table)):
         with pytest.raises(MissingRunError, match="notebook 0[12]_"):
             missing()
-
-
-def test_samples_of_another_dataset_of_the_same_name(finished_folder, photos, tmp_path):
-    with pytest.raises(MissingRunError) as caught:
+    with pytest.raises(MissingRunError) as caught:  # another dataset of the same name
         load_samples(finished_folder, tmp_path / "stripes")
     for word in (str(photos), str(tmp_path / "stripes"), "01_setup_and_validate", "NAME"):
         assert word in str(caught.value)
 
 
-# ------------------------------------------------------------------------------------------------- found or not found
-
-
-def test_same_again_finds_the_finished_run(folder, settings, table):
-    before = state(folder)
+def test_same_again_finds_the_finished_run_without_a_look_at_the_package_s_source(folder, settings, table, monkeypatch):
+    """A comment changes a file's bytes, and costs nobody a training."""
+    before, opened, real = state(folder), [], io.open
+    monkeypatch.setattr("io.open", lambda path, *rest, **more: opened.append(str(path)) or real(path, *rest, **more))
     found = open_run(folder, "patchcore", settings, table, seed=0)
-    assert found.finished
-    assert found.folder == folder / "patchcore"
-    assert "trained on 5 photos" in found.describe()
-    assert "calibrated on 3" in found.describe()
-    assert state(folder) == before
+    assert found.finished and found.folder == folder / "patchcore" and state(folder) == before
+    assert "trained on 5 photos" in found.describe() and "calibrated on 3" in found.describe()
+    assert opened and not [path for path in opened if path.endswith(".py")]
 
 
 @pytest.mark.parametrize("change", [{"num_neighbors": 3}, {"image_size": [64, 65]}, {"more": 1}])
 def test_other_parameters_are_another_run(folder, settings, table, change):
     draft = open_run(folder, "patchcore", settings | change, table, seed=0)
-    assert not draft.finished
-    assert draft.info["parameters"] == settings | change
+    assert not draft.finished and draft.info["parameters"] == settings | change
     assert Run.load(folder / "patchcore").info["parameters"] == settings, "the finished one stays for now"
+
+
+def test_another_seed_or_split_is_another_run_and_is_not_compared(folder, settings, table):
     assert not open_run(folder, "patchcore", settings, table, seed=1).finished
     moved = table.copy()
     moved.loc[moved.index[moved["split"] == "val"][0], "split"] = "train"
     assert not open_run(folder, "patchcore", settings, moved, seed=0).finished
+    with pytest.raises(MissingRunError, match="patchcore: .*delete that run's folder"):
+        find_runs(folder, moved)
 
 
 @pytest.mark.parametrize("part", ["train/good", "ground_truth/square"])
@@ -116,75 +111,53 @@ def test_another_recipe_or_library_is_another_run(folder, settings, table, monke
             assert open_run(folder, "patchcore", settings, table, seed=0).finished is same
 
 
-def test_source_of_the_package_plays_no_part(folder, settings, table, monkeypatch):
-    """A comment changes a file's bytes: no file of the package is read to find a run again."""
-    opened = []
-    real = io.open
-    monkeypatch.setattr("io.open", lambda path, *rest, **more: opened.append(str(path)) or real(path, *rest, **more))
-    assert open_run(folder, "patchcore", settings, table, seed=0).finished
-    assert opened, "run.json at least"
-    assert not [path for path in opened if path.endswith(".py")]
-
-
-def test_draft_in_training_is_left_alone(tmp_path, settings, table, fit_run, monkeypatch):
-    """Another process asks for the same run, and tries to train it, while one trains."""
-    draft, refused = open_run(tmp_path, "patchcore", settings, table, seed=0), []
+def test_draft_is_left_alone_until_it_is_finished(tmp_path, settings, table, fit_run, monkeypatch):
+    """Others ask for the same run and try to train it, while one trains and before thresholds are set."""
+    write_table(table, tmp_path / "data" / "samples.csv")
+    folder, refused = tmp_path / "artifacts", []
+    script = f"""
+from helpers.data.samples import read_table
+from helpers.runs import Path, open_run
+table = read_table(Path({str(tmp_path / "data" / "samples.csv")!r}))
+open_run(Path({str(folder)!r}), "patchcore", {settings!r}, table, seed=1)
+"""
+    draft = open_run(folder, "patchcore", settings, table, seed=0)
 
     def meanwhile(*arguments, real=training.write_table):
         for disturb in (
-            lambda: open_run(tmp_path, "patchcore", settings, table, seed=1),
+            lambda: open_run(folder, "patchcore", settings, table, seed=1),
             lambda: train(draft, None, None),
         ):
             with pytest.raises(InUseError, match=rf"patchcore is in use by process {os.getpid()}"):
                 disturb()
             refused.append(1)
-        assert (draft.folder / "model.ckpt").is_file()
         return real(*arguments)
 
-    monkeypatch.setattr(training, "write_table", meanwhile)
-    assert fit_run(draft).finished
-    assert len(refused) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["patchcore"]
-
-
-def test_trained_draft_is_left_alone_until_it_is_finished(tmp_path, settings, table, fit_run):
-    """Thresholds are set between the two, by a person perhaps."""
-    script = f"""
-from helpers.data.samples import read_table
-from helpers.runs import Path, open_run
-open_run(Path({str(tmp_path)!r}), "patchcore", {settings!r}, read_table({str(tmp_path / "samples.csv")!r}), seed=1)
-"""
-    write_table(table, tmp_path / "samples.csv")
-    draft, asked = open_run(tmp_path, "patchcore", settings, table, seed=0), []
-
     def finish(thresholds, real=draft.finish):
-        asked.append(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY))
+        asked = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)
+        assert asked.returncode == 1 and f"patchcore is in use by process {os.getpid()}" in asked.stderr
+        refused.append(1)
         return real(thresholds)
 
+    monkeypatch.setattr(training, "write_table", meanwhile)
     draft.finish = finish
-    assert fit_run(draft).finished
-    assert asked[0].returncode == 1
-    assert f"patchcore is in use by process {os.getpid()}" in asked[0].stderr
-    assert (tmp_path / "patchcore" / "model.ckpt").is_file()
-    assert not list(tmp_path.glob("*.lock")) and not list(tmp_path.glob(".*"))
+    assert fit_run(draft).finished and len(refused) == 3
+    assert (folder / "patchcore" / "model.ckpt").is_file()
+    assert [path.name for path in folder.iterdir()] == ["patchcore"], "no lock, no draft"
 
 
 def test_interrupted_run_leaves_nothing_that_looks_finished(tmp_path, settings, table, fit_run, monkeypatch):
     """The power fails after the training and before the end."""
     draft = open_run(tmp_path, "patchcore", settings, table, seed=0)
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Run, "finish", lambda self, thresholds: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            fit_run(draft)
+        fit_run(draft)
     assert (draft.folder / "model.ckpt").is_file(), "it had got that far"
-    assert not list(tmp_path.rglob("run.json"))
-    assert not (tmp_path / "patchcore").exists()
+    assert not list(tmp_path.rglob("run.json")) and not (tmp_path / "patchcore").exists()
     with pytest.raises(MissingRunError, match="02_train_patchcore"):
         find_runs(tmp_path, table)
-
     again = open_run(tmp_path, "patchcore", settings, table, seed=0)
-    assert not again.finished
-    assert not list(again.folder.iterdir()), "the draft starts empty"
+    assert not again.finished and not list(again.folder.iterdir()), "the draft starts empty"
 
 
 def test_finish_replaces_the_old_run_at_once(folder, settings, table):
@@ -193,9 +166,7 @@ def test_finish_replaces_the_old_run_at_once(folder, settings, table):
     (draft.folder / "run.json").unlink()
     (folder / "patchcore" / "left_over.txt").write_text("of the old run")
     finished = draft.finish(THRESHOLDS)
-    assert finished.folder == folder / "patchcore"
-    assert finished.info["parameters"]["num_neighbors"] == 3
-    assert not (finished.folder / "left_over.txt").exists()
+    assert finished.folder == folder / "patchcore" and not (finished.folder / "left_over.txt").exists()
     assert sorted(path.name for path in folder.iterdir()) == ["patchcore", "samples.csv", "samples.csv.json"]
     assert [found.info["parameters"]["num_neighbors"] for found in find_runs(folder, table)] == [3]
 
@@ -209,11 +180,10 @@ def test_old_run_stays_when_the_new_one_fails(folder, settings, table, fit_run, 
 
 
 def test_finished_run_is_not_trained_or_finished_again(run, make_model):
+    before = state(run.folder)
     with pytest.raises(RuntimeError, match="finished run"):
         train(run, make_model(), None)
-    before = state(run.folder)
-    assert run.finish(THRESHOLDS) is run
-    assert state(run.folder) == before
+    assert run.finish(THRESHOLDS) is run and state(run.folder) == before
 
 
 def test_several_runs_are_found_by_name(folder, table):
@@ -221,13 +191,6 @@ def test_several_runs_are_found_by_name(folder, table):
     write_json(json.loads((second / "run.json").read_text()) | {"model": "another"}, second / "run.json")
     (folder / "records").mkdir()
     assert [found.name for found in find_runs(folder, table)] == ["another", "patchcore"]
-
-
-def test_runs_on_other_photos_are_not_compared(folder, table):
-    moved = table.copy()
-    moved.loc[moved.index[moved["split"] == "val"][0], "split"] = "train"
-    with pytest.raises(MissingRunError, match="patchcore: made with other photos or splits.*delete that run's folder"):
-        find_runs(folder, moved)
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"model": "patchcore"'])
@@ -238,32 +201,21 @@ def test_damaged_run_json(folder, table, settings, content):
             look()
 
 
-# ------------------------------------------------------------------------------------------------------- its content
-
-
 def test_run_json_holds_what_is_needed_to_repeat_it(run, settings, table):
     info = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
-    assert info["model"] == "patchcore"
-    assert info["parameters"] == settings
-    assert info["seed"] == 0
+    assert [info[name] for name in ("model", "parameters", "seed")] == ["patchcore", settings, 0]
     assert info["samples"] == fingerprint(table)
     assert info["files"] == {"model.ckpt": hashlib.sha256((run.folder / "model.ckpt").read_bytes()).hexdigest()}
     assert (run.note, run.title) == ("untrained backbone", "patchcore (untrained backbone)")
     assert info["counts"] == {"train": 5, "val_normal": 3, "val_abnormal": 0, "test_normal": 5, "test_abnormal": 4}
     assert info["timings"]["fit_seconds"] > 0
-    assert list(info["timings"]) == ["fit_seconds"]  # the time of a photo is Predictor.photo_time's
-    for package in ("python", "torch", "anomalib", "timm"):
-        assert info["versions"][package]
+    assert all(info["versions"][package] for package in ("python", "torch", "anomalib", "timm"))
 
 
 def test_run_folder_holds_the_documented_files_and_no_more(run):
-    assert sorted(str(path.relative_to(run.folder)) for path in run.folder.rglob("*")) == [
-        "maps_test.npy",
-        "maps_val.npy",
-        "model.ckpt",
-        "predictions.csv",
-        "run.json",
-        "samples.csv",
+    files = ["maps_test.npy", "maps_val.npy", "model.ckpt", "predictions.csv", "run.json", "samples.csv"]
+    assert sorted(path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*")) == [
+        *files,
         "samples.csv.json",
     ]
 
@@ -291,26 +243,20 @@ def test_defect_type_called_na_stays_text(tmp_path, settings, fit_run):
 
 def test_maps_belong_to_their_rows(run):
     test, maps = run.predictions("test"), run.maps("test")
-    assert maps.dtype == np.float16
-    assert maps.shape == (9, 48, 56)
+    assert (maps.dtype, maps.shape) == (np.float16, (9, 48, 56))
     np.testing.assert_allclose(maps.reshape(9, -1).max(1), test["map_max"], rtol=2**-10)
     assert test["map_max"].nunique() == 9, "so that a row out of place would show"
 
 
 def test_masks_are_those_of_the_rows(run):
-    test = run.predictions("test")
-    masks = list(run.masks("test"))
-    assert len(masks) == 9
-    for mask, label in zip(masks, test["label_index"], strict=True):
-        assert mask.shape == (48, 56)
-        assert mask.dtype == bool
-        assert mask.any() <= bool(label), "no defect pixel on a good photo"
+    test, masks = run.predictions("test"), list(run.masks("test"))
+    assert {(mask.shape, mask.dtype) for mask in masks} == {((48, 56), np.dtype(bool))}
+    assert all(mask.any() <= label for mask, label in zip(masks, test["label_index"], strict=True)), "none on good ones"
     assert run.mask_at_map_size("", 1) is None
     # Row 5 is the first defect: a square of 20 x 20 pixels of 72 x 96, resized to 64 x 64 and cropped in the middle.
     with Image.open(test["mask_path"][5]) as image:
-        resized = np.array(image.resize((64, 64), Image.Resampling.NEAREST)) > 0
-    overlap = np.logical_and(masks[5], resized[8:56, 4:60]).sum() / np.logical_or(masks[5], resized[8:56, 4:60]).sum()
-    assert overlap > 0.8
+        resized = np.array(image.resize((64, 64), Image.Resampling.NEAREST))[8:56, 4:60] > 0
+    assert (masks[5] & resized).sum() / (masks[5] | resized).sum() > 0.8
 
 
 def test_examples_are_pictures_of_those_rows(run):
@@ -339,9 +285,6 @@ def test_val_may_be_empty_or_hold_defects(tmp_path, make_model, settings, photos
     train(draft, make_model(center_crop=(48, 56)), SampleDataModule(table, eval_batch_size=4), device="cpu")
     assert (len(draft.predictions("val")), len(draft.predictions("test"))) == (val, test)
     assert len(draft.maps("test")) == test
-
-
-# ------------------------------------------------------------------------------------------------------ atomic files
 
 
 def test_table_of_the_run_is_its_own(folder, table, photos):

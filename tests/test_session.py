@@ -42,9 +42,6 @@ LABEL: str = "x"  # text
 """
 
 
-# ---------------------------------------------------------------------------------------------------------- parameters
-
-
 @pytest.fixture
 def notebooks(tmp_path) -> Path:
     folder = tmp_path / "notebooks"
@@ -61,25 +58,18 @@ def collect(notebooks):
 
 
 def test_sections_given_and_declared(notebooks, collect):
-    assert declared_parameters(notebooks / "02_second.ipynb") == {
-        **{"DATASET": "str", "PROFILE": "str", "COUNT": "int", "LABEL": "str"}
-    }
+    types = {"DATASET": "str", "PROFILE": "str", "COUNT": "int", "LABEL": "str"}
+    assert declared_parameters(notebooks / "02_second.ipynb") == types
     assert collect() == {"01_first": {"PROFILE": "quick", "COUNT": 5}, "02_second": {"PROFILE": "quick"}}
-    assert collect(LABEL="n")["02_second"] == {"PROFILE": "quick", "LABEL": "n"}
-    assert collect(LABEL="n")["01_first"] == {"PROFILE": "quick", "COUNT": 5}, "it has no LABEL"
+    labelled = collect(LABEL="n")
+    assert labelled["02_second"] == {"PROFILE": "quick", "LABEL": "n"} and "LABEL" not in labelled["01_first"]
 
 
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("FLAG=false", False),
-        ("COUNT=-7", -7),
-        ("RATIO=1", 1),
-        ("RATIO=1e-3", 0.001),
-        ("RATIO=1.E+2", 100.0),
-        ("LAYERS=[layer2, layer3]", ["layer2", "layer3"]),
-        ("LAYERS=[]", []),
-        (" COUNT =7", 7),
+        *(("FLAG=false", False), ("COUNT=-7", -7), (" COUNT =7", 7), ("LAYERS=[]", []), ("LAYERS=[a, b]", ["a", "b"])),
+        *(("RATIO=1", 1), ("RATIO=1e-3", 0.001), ("RATIO=1.E+2", 100.0)),
     ],
 )
 def test_settings_have_the_type_of_their_parameter(collect, setting, value):
@@ -92,11 +82,12 @@ def test_text_stays_text(collect, text):
     assert collect(f"LABEL={text}")["02_second"]["LABEL"] == text
 
 
-def test_setting_for_all_and_for_one(collect):
-    counts = lambda *settings: [values.get("COUNT") for values in collect(*settings).values()]  # noqa: E731
-    assert counts("COUNT=7") == [7, 7]
-    assert counts("02.COUNT=7") == [5, 7]
-    assert counts("COUNT=7", "02.COUNT=8", "01.COUNT=9") == [9, 8]
+@pytest.mark.parametrize(
+    ("settings", "counts"),
+    [(["COUNT=7"], [7, 7]), (["02.COUNT=7"], [5, 7]), (["COUNT=7", "02.COUNT=8", "01.COUNT=9"], [9, 8])],
+)
+def test_setting_for_all_and_for_one(collect, settings, counts):
+    assert [values["COUNT"] for values in collect(*settings).values()] == counts
 
 
 @pytest.mark.parametrize(
@@ -112,23 +103,25 @@ def test_what_cannot_be_used_is_refused_by_name(collect, setting):
         collect(setting)
 
 
-def test_misspelt_name_answers_with_the_one_meant(collect):
-    with pytest.raises(ParameterError, match="CONUT.*COUNT"):
-        collect("CONUT=3")
-    with pytest.raises(ParameterError) as caught:
-        collect("02.ZZZ=3")
-    assert "LABEL" in str(caught.value) and "RATIO" not in str(caught.value), "all that 02 has"
+@pytest.mark.parametrize(("setting", "named"), [("CONUT=3", "CONUT.*COUNT"), ("02.ZZZ=3", "COUNT.*LABEL.*PROFILE")])
+def test_misspelt_name_answers_with_the_one_meant_or_all(collect, setting, named):
+    with pytest.raises(ParameterError, match=named):
+        collect(setting)
 
 
 @pytest.mark.parametrize(
     ("profile", "named"),
     [
-        ("all:\n  CONUT: 3\n", "CONUT"),
-        ("01_first:\n  LABEL: a\n", "LABEL"),
-        ("03_third:\n  COUNT: 3\n", "03_third"),
-        ("01_first:\n  COUNT: many\n", "COUNT"),
-        ("01_first:\n  RATIO: .nan\n", "RATIO"),
-        ("01_first: [\n", "quick.yml"),
+        *(
+            ("all:\n  CONUT: 3\n", "CONUT"),
+            ("01_first:\n  LABEL: a\n", "LABEL"),
+            ("03_third:\n  COUNT: 3\n", "03_third"),
+        ),
+        *(
+            ("01_first:\n  COUNT: many\n", "COUNT"),
+            ("01_first:\n  RATIO: .nan\n", "RATIO"),
+            ("01_first: [\n", "quick.yml"),
+        ),
     ],
 )
 def test_mistakes_in_a_profile_are_named(notebooks, collect, profile, named):
@@ -137,16 +130,12 @@ def test_mistakes_in_a_profile_are_named(notebooks, collect, profile, named):
         collect()
 
 
-@pytest.mark.parametrize("profile", ["", "all:\n", "# nothing\n", "01_first:\n"])
-def test_empty_profile_or_section(notebooks, collect, profile):
-    (notebooks / "params" / "quick.yml").write_text(profile)
-    assert collect("COUNT=3") == {"01_first": {"COUNT": 3}, "02_second": {"COUNT": 3}}
-
-
-def test_number_in_a_profile_may_be_written_as_a_power(notebooks, collect):
+@pytest.mark.parametrize("profile", ["", "all:\n", "01_first:\n  RATIO: 1e-3\n"])
+def test_empty_profile_or_section_and_a_number_written_as_a_power(notebooks, collect, profile):
     """YAML 1.1 takes 1e-3 for text."""
-    (notebooks / "params" / "quick.yml").write_text("01_first:\n  RATIO: 1e-3\n")
-    assert collect()["01_first"]["RATIO"] == 0.001
+    (notebooks / "params" / "quick.yml").write_text(profile)
+    ratio = {"RATIO": 0.001} if profile.endswith("3\n") else {}
+    assert collect("COUNT=3") == {"01_first": {"COUNT": 3} | ratio, "02_second": {"COUNT": 3}}
 
 
 def test_unknown_profile_lists_the_known_ones(notebooks):
@@ -166,62 +155,50 @@ def test_backbone_from_the_environment(notebooks, collect, monkeypatch, tmp_path
     assert collect("BACKBONE=local-dir:w2")["01_first"]["BACKBONE"] == f"local-dir:{tmp_path / 'w2'}"
 
 
-# -------------------------------------------------------------------------------------------------------------- checks
-
-
-def test_choice():
-    check_choice("SCHEME", "one_class", ["one_class", "supervised"])
+@pytest.mark.parametrize(("value", "whole"), [(0, False), (1, True), (0.5, False), (1.0, False)])
+def test_choices_and_numbers_within_range(value, whole):
+    check_number("ACCEPT", value, 0, 1, whole=whole)
+    check_choice("ACCEPT", value, [0, 0.5, 1])
     with pytest.raises(ParameterError, match="SCHEME='oneclass'.*'supervised'"):
         check_choice("SCHEME", "oneclass", ["one_class", "supervised"])
 
 
-@pytest.mark.parametrize(("value", "whole"), [(0, False), (1, True), (0.5, False), (1.0, False)])
-def test_numbers_within_range(value, whole):
-    check_number("ACCEPT", value, 0, 1, whole=whole)
-
-
-@pytest.mark.parametrize("value", [-0.01, 1.01, float("nan"), float("inf"), "0.5", None, True, [0.5]])
-def test_numbers_that_are_none_or_out_of_range(value):
+@pytest.mark.parametrize(
+    ("value", "whole"),
+    [*((value, False) for value in (-0.01, 1.01, float("nan"), float("inf"), "0.5", None, True, [0.5]))]
+    + [*((value, True) for value in (0.5, 1.0, "1", False, 2))],
+)
+def test_numbers_that_are_none_or_out_of_range(value, whole):
     with pytest.raises(ParameterError, match="ACCEPT="):
-        check_number("ACCEPT", value, 0, 1)
-
-
-@pytest.mark.parametrize("value", [0.5, 1.0, "1", False, 2])
-def test_whole_numbers(value):
-    with pytest.raises(ParameterError, match="SEED="):
-        check_number("SEED", value, 0, 1, whole=True)
+        check_number("ACCEPT", value, 0, 1, whole=whole)
 
 
 def test_name_of_a_dataset(tmp_path):
     (tmp_path / "photos.v2").mkdir()
     (tmp_path / "table.csv").touch()
-    assert dataset_name(str(tmp_path / "photos.v2")) == "photos.v2"
-    assert dataset_name(str(tmp_path / "table.csv")) == "table"
-    assert dataset_name(str(tmp_path / "photos.v2"), "mine") == "mine"
+    cases = {("photos.v2", ""): "photos.v2", ("table.csv", ""): "table", ("photos.v2", "mine"): "mine"}
+    assert {case: dataset_name(str(tmp_path / case[0]), case[1]) for case in cases} == cases
     assert dataset_name("datasets/mesh/") == "mesh"
     for dataset, name in (("", ""), ("/", ""), ("", "mine")):
         with pytest.raises(ParameterError, match="DATASET="):
             dataset_name(dataset, name)
 
 
-# ------------------------------------------------------------------------------------------------------------- session
-
-
-@pytest.mark.parametrize(("used", "free"), [([0.0, 3.0], 2), ([100.0, 2.0], 1), ([50.0, 49.0], 1), ([100.0, 100.0], 1)])
-def test_torch_takes_the_cores_that_are_free(monkeypatch, capsys, tmp_path, used, free):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+@pytest.mark.parametrize(
+    ("used", "told", "threads"), [((0, 3), "", 2), ((99, 2), "", 1), ((99, 99), "", 1), ((99, 99), "2", 2)]
+)
+def test_torch_takes_the_cores_that_are_free_or_as_many_as_it_is_told(
+    monkeypatch, capsys, tmp_path, used, told, threads
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
     monkeypatch.setattr(psutil, "cpu_percent", lambda seconds, percpu: used)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1}, raising=False)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         Session("02_train_patchcore", str(tmp_path), "quick", str(tmp_path))
-        assert torch.get_num_threads() == free
-        assert f"{free} of 2 cores" in capsys.readouterr().out
-        monkeypatch.setenv("OMP_NUM_THREADS", "2")
-        torch.set_num_threads(2)
-        Session("02_train_patchcore", str(tmp_path), "quick", str(tmp_path))
-        assert torch.get_num_threads() == 2, "as it is told"
+        assert torch.get_num_threads() == threads
+        assert (f"{threads} of 2 cores" in capsys.readouterr().out) == (not told)
     finally:
         torch.set_num_threads(before)
 

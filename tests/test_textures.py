@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 
 import numpy as np
 import pytest
@@ -40,32 +39,28 @@ def test_pictures_are_rgb_with_contrast(drawn, name):
 
 def test_stripes_have_dominant_frequencies_and_mosaics_are_flat_within_their_pieces():
     window, frequency = np.outer(np.hanning(256), np.hanning(256)), np.hypot(*np.meshgrid(*[np.fft.fftfreq(256)] * 2))
+
+    def dominance(picture: np.ndarray) -> float:
+        power = np.abs(np.fft.fft2((picture - picture.mean()) * window))[frequency > 0.03] ** 2
+        return np.sort(power)[-8:].sum() / power.sum()
+
     peaks, flat = {}, {}
     for name, draw in FAMILIES.items():
         pictures = [draw(np.random.default_rng([2, seed])) for seed in range(8)]
         pictures = [picture if picture.ndim == 2 else picture.mean(axis=2) for picture in pictures]
-        spectra = [
-            np.abs(np.fft.fft2((picture - picture.mean()) * window))[frequency > 0.03] ** 2 for picture in pictures
-        ]
-        peaks[name] = np.median([np.sort(spectrum)[-8:].sum() / spectrum.sum() for spectrum in spectra])
+        peaks[name] = np.median([dominance(picture) for picture in pictures])
         flat[name] = np.median([(np.abs(np.gradient(picture)).sum(axis=0) < 0.03).mean() for picture in pictures])
-    assert peaks["stripes"] > max(0.25, 1.5 * max(value for name, value in peaks.items() if name != "stripes"))
+    assert peaks.pop("stripes") > max(0.25, 1.5 * max(peaks.values()))
     assert flat["mosaic"] > max(0.35, 1.5 * max(flat["cells"], flat["stripes"]))
 
 
 def test_folder_has_a_subfolder_a_family_and_is_drawn_once(tmp_path, monkeypatch):
     folder = write_textures(tmp_path / "deep" / "textures", 7)
-    assert {path.parent.name: 1 for path in folder.rglob("*.png")}.keys() == FAMILIES.keys()
+    assert {path.parent.name for path in folder.rglob("*.png")} == set(FAMILIES)
     np.testing.assert_array_equal(read_image(folder / "stripes" / "0001.png"), draw_texture((0, 6), "stripes"))
-    about = json.loads((folder / "textures.json").read_text())
-    assert (about["n"], about["families"]) == (7, list(FAMILIES))
     stamp = (folder / "cells" / "0000.png").stat().st_mtime_ns
-    assert write_textures(folder, 7) == folder
-    assert (folder / "cells" / "0000.png").stat().st_mtime_ns == stamp
+    assert write_textures(folder, 7) == folder and (folder / "cells" / "0000.png").stat().st_mtime_ns == stamp
     with pytest.raises(FileExistsError, match="textures"):
         write_textures(folder, 8)
     monkeypatch.setattr(textures, "VERSION", textures.VERSION + 1)
     assert len(list(write_textures(folder, 8).rglob("*.png"))) == 8, "an older version is replaced"
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(FileExistsError, match="mine"):
-        write_textures(tmp_path / "mine", 7)
