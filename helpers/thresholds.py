@@ -78,7 +78,7 @@ class Threshold:
         if not isinstance(fields, dict) or not {"value", "origin"} <= set(fields):
             raise ValueError(f"A stored threshold is a table with the fields value and origin, got {fields!r:.60}.")
         given = {name: fields[name] for name in cls.__dataclass_fields__ if name in fields}
-        kinds = dict.fromkeys(("origin", "kind", "warning", "population"), str) | {"below": bool}
+        kinds = dict.fromkeys(("origin", "kind", "warning", "population"), str) | {"below": bool, "value": object}
         for name, found in given.items():
             kind = kinds.get(name, (int, float, type(None)))
             if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
