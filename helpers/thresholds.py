@@ -3,12 +3,10 @@
 Every verdict, mask, size, metric, cascade, export and page goes through one rule, `Threshold.exceeds`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, SupportsFloat
+from typing import Any, Literal, Self, SupportsFloat
 
 import numpy as np
 import pandas as pd
@@ -73,7 +71,7 @@ class Threshold:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Threshold:
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
         """Rebuild what `to_dict` gave, perhaps in a file; unknown fields are ignored, those of a wrong type refused."""
         if not isinstance(fields, dict) or not {"value", "origin"} <= set(fields):
             raise ValueError(f"A stored threshold is a table with the fields value and origin, got {fields!r:.60}.")

@@ -1,7 +1,5 @@
 """The inspection page without a browser: what there is to inspect with, uploads, verdicts, thresholds, downloads."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import io
@@ -155,12 +153,9 @@ def test_thresholds_move_without_asking_a_network(two):
     # a square of 24 of 64 pixels is 3 of 8 in the network's frame: 9 / 64 of its map
     looked, stopped = two.look("a", photo(0.8, 0.4)), two.look("b", photo(0, 0.9))
     assert two.judge(looked).verdict == "FINE", "0.4 is not above 0.5"
-    for movable, value, verdict in (
-        (score, 0.3, "DEFECT"),
-        (area, 0.2, "OK"),  # 9 / 64 is below it
-        (area, 9 / 64, "DEFECT"),
-        (pixel, 0.9, "OK"),  # no pixel above it: no area
-    ):
+    # 9 / 64 is below an area of 0.2; where no pixel is above 0.9, there is no area
+    moves = [(score, 0.3, "DEFECT"), (area, 0.2, "OK"), (area, 9 / 64, "DEFECT"), (pixel, 0.9, "OK")]
+    for movable, value, verdict in moves:
         movable.move(value)
         found = two.judge(looked)
         assert (found.verdict, found.item.abnormal) == (verdict, verdict == "DEFECT")
@@ -486,19 +481,15 @@ def test_uploads_wait_until_the_run_is_open(openable_folder, files):
     assert page.upload.value == () and page.status.value == "" and not page.choice.disabled
 
 
-def test_any_error_while_opening_is_a_sentence(openable_folder, files, monkeypatch):
-    monkeypatch.setattr(Inspector, "open", lambda *_: {}["thresholds"])
+def test_errors_while_opening_and_judging_are_sentences_and_leave_no_old_verdict(openable_folder, files, monkeypatch):
     page = open_page(openable_folder)
-    page.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(Inspector, "open", lambda *_: {}["thresholds"])
+        page.start()
     assert "insp-problem" in page.status.value and "KeyError" in page.status.value
     assert "insp-busy" not in page.status.value and page.inspector is None and page.current is None
-    monkeypatch.undo()
     page.add(files)
     assert len(page.photos) == 2 and page.status.value == "", "and the next try goes on"
-
-
-def test_an_error_while_judging_leaves_no_old_verdict(page, files, monkeypatch):
-    send(page, files)
     monkeypatch.setattr(Inspector, "judge", lambda *_: {}["key"])
     page.sliders[0][1].value = page.sliders[0][1].max
     assert "KeyError" in page.status.value and page.result.value == "" and page.current is None
@@ -534,7 +525,7 @@ def test_the_copy_that_is_served_has_its_parameters_and_the_profiles(tmp_path, m
         assert serve.main(["--artifacts", str(tmp_path), "--profile", "mine", "--set", setting]) == 2
 
 
-def test_the_template_asks_no_other_server():
+def test_the_template_asks_no_other_server_and_none_is_asked_from_elsewhere():
     assert serve.voila_settings(1234)["Voila"]["ip"] == "127.0.0.1"
     for file in serve.VIEWS.rglob("*.j2"):
         assert "//" not in re.sub(r"^\s*//.*$", "", file.read_text(), flags=re.MULTILINE)

@@ -1,7 +1,5 @@
 """The inspection page in a real browser: Voilà serves it, Chromium drops photos on it and downloads what it gives."""
 
-from __future__ import annotations
-
 import base64
 import http.client
 import io

@@ -1,21 +1,12 @@
 """Comparisons: paired differences against DeLong, operating points and counts by hand, one table over data sets."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from helpers.analysis.comparison import (
-    decision_rates,
-    operating_points,
-    paired_differences,
-    recall_by_size,
-    size_edges,
-    size_groups,
-    threshold_counts,
-)
+from helpers.analysis import comparison
+from helpers.analysis.comparison import decision_rates, operating_points, paired_differences, recall_by_size, size_edges
 from helpers.analysis.intervals import wilson_interval
 from helpers.studies.evaluation import overall_leaderboard, published_results
 from helpers.thresholds import Threshold, zero_miss_threshold
@@ -89,8 +80,6 @@ def test_what_cannot_be_paired_is_refused(pair):
             paired_differences({"a": pair["a"], "b": other})
 
 
-# ---------------------------------------------------------------------------------------------------- operating points
-
 VAL = predicted([0.1, 0.2, 0.3, 0.55, 0.4, 0.6, 0.8], [0, 0, 0, 0, 1, 1, 1])
 TEST = predicted([0.1, 0.35, 0.37, 0.5, 0.9, 0.2, 0.38, 0.5, 0.7, 0.9], [0] * 5 + [1] * 5)
 
@@ -125,10 +114,8 @@ def test_points_that_need_defects_are_refused_where_val_has_none():
     assert points["found"].isna().tolist() == [False, True, True] and points["found"].iloc[0] == 2
     assert (points["refused"] != "").tolist() == [False, True, True]
     assert points[["threshold", "recall", "n_normal"]].iloc[1:].isna().all(axis=None)
-    only_defects = operating_points(VAL[VAL["label_index"] == 1], TEST, Threshold(0.55, "given")).set_index("point")
-    assert (
-        only_defects["found"].isna().tolist() == [False, True, False] and only_defects.loc["zero misses", "found"] == 3
-    )
+    only = operating_points(VAL[VAL["label_index"] == 1], TEST, Threshold(0.55, "given")).set_index("point")
+    assert only["found"].isna().tolist() == [False, True, False] and only.loc["zero misses", "found"] == 3
 
 
 def test_no_defect_is_missed_even_once_scores_are_float32():
@@ -146,13 +133,10 @@ def test_no_defect_is_missed_even_once_scores_are_float32():
 
 
 def test_counts_at_every_threshold_by_hand():
-    counts = threshold_counts([0, 0, 1, 1], [1.0, 2.0, 2.0, 3.0])
+    counts = comparison.threshold_counts([0, 0, 1, 1], [1.0, 2.0, 2.0, 3.0])
     assert counts["threshold"].iloc[0] < 1.0 and counts["threshold"].tolist()[1:] == [1.0, 2.0, 3.0]
     assert counts["found"].tolist() == [2, 2, 1, 0] and counts["missed"].tolist() == [0, 0, 1, 2]
     assert counts["false_alarms"].tolist() == [2, 1, 0, 0] and counts["accepted"].tolist() == [0, 1, 2, 2]
-
-
-# ------------------------------------------------------------------------------------------------------ recall by size
 
 
 def test_recall_by_size_by_hand():
@@ -168,14 +152,11 @@ def test_recall_by_size_by_hand():
     assert empty["n"].tolist() == [6, 0] and np.isnan(empty["recall"].iloc[1])
     halves = recall_by_size(defects, size_edges(defects["size"], 2))
     assert halves["n"].tolist() == [3, 3] and halves["size_high"].iloc[-1] == 3
-    np.testing.assert_array_equal(size_groups([0, 1, 2, 3], np.array([0, 1, 3])), [0, 1, 1, 1])
+    np.testing.assert_array_equal(comparison.size_groups([0, 1, 2, 3], np.array([0, 1, 3])), [0, 1, 1, 1])
     for n in (1, 5):  # defects of one size are one bin
         same = pd.DataFrame({"size": [3.0] * n, "detected": [True] * n, "unit": "mm"})
         rows = recall_by_size(same, size_edges(same["size"], 4))
         assert rows[["size_low", "size_high", "n", "found"]].to_numpy().tolist() == [[3, 3, n, n]]
-
-
-# --------------------------------------------------------------------------------------------------- over all data sets
 
 
 def test_one_table_over_all_data_sets(tmp_path):

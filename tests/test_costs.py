@@ -1,7 +1,5 @@
 """What a cascade of two stages finds and costs, worked out by hand and by a loop."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,7 +1,5 @@
 """Pictures that are painted on: outlines on the edge, bars as long as they say, labels that keep clear."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

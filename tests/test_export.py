@@ -1,7 +1,5 @@
 """Exported runs: the graph says what torch says, for any batch and size; whose file it is; thresholds; 8 bits."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

@@ -1,7 +1,5 @@
 """Backends compared: with networks known by construction, so that differences, flips and AUROC are known too."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Figures: named axes, counts in words, no two texts over each other, and marks where the numbers say."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """Separating objects on a distance map and matching them with the truth."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -18,9 +16,6 @@ def exact_map(*masks: np.ndarray) -> np.ndarray:
     """Depth in each object over its largest depth; the pictures here have free room around every object."""
     depths = [ndimage.distance_transform_edt(mask) for mask in masks]
     return np.maximum.reduce([depth / depth.max() for depth in depths]).astype(np.float32)
-
-
-# ------------------------------------------------------------------------------------------------------------- separate
 
 
 def test_touching_discs_of_two_sizes_are_two_objects_of_their_own_size():
@@ -72,9 +67,6 @@ def test_objects_are_numbered_from_the_top_and_an_empty_map_has_none():
             separate(np.zeros((4, 4)), **options)
 
 
-# ------------------------------------------------------------------------------------------------------ match_instances
-
-
 def squares(*boxes: tuple[int, int, int, int]) -> np.ndarray:
     masks = np.zeros((len(boxes), 40, 60), dtype=bool)
     for mask, (top, left, height, width) in zip(masks, boxes, strict=True):
@@ -122,12 +114,6 @@ def test_touching_is_a_matter_of_pixels():
     assert touching_pairs(np.concatenate([np.zeros_like(truth[:1]), truth])) == [(1, 2)], "an empty mask touches none"
 
 
-def test_nothing_there_and_nothing_found():
-    match = match_instances(np.zeros((0, 4, 4), bool), np.zeros((4, 4), int))
-    assert match.pairs == [] and np.isnan(match.foreground_iou)
-    assert match_table([match], ["photo"]).loc["photo", ["recall", "precision", "mean_iou", "separated"]].isna().all()
-
-
 def test_the_table_pools_objects_not_photos():
     three = squares((0, 0, 10, 10), (0, 20, 10, 10), (0, 40, 10, 10))
     one = squares((0, 0, 10, 10))
@@ -142,3 +128,7 @@ def test_the_table_pools_objects_not_photos():
     assert pooled["recall"] == 3 / 4 and pooled["precision"] == 3 / 5 and pooled["mean_iou"] == 1
     assert pooled["count_error"] == 0.5 and pooled["foreground_iou"] == 0.5  # means over the photos
     assert np.isnan(pooled["separated"])
+    nothing = match_instances(np.zeros((0, 4, 4), bool), np.zeros((4, 4), int))
+    assert nothing.pairs == [] and np.isnan(nothing.foreground_iou)
+    rates = match_table([nothing], ["photo"]).loc["photo", ["recall", "precision", "mean_iou", "separated"]]
+    assert rates.isna().all()

@@ -52,9 +52,6 @@ def test_one_class_gives_nan_not_a_traceback(present):
         image_metrics([0, present], [0.1, np.nan])
 
 
-# --------------------------------------------------------------------------------------------------- intervals
-
-
 def test_draws_are_the_metric_on_the_resampled_photos():
     rng = np.random.default_rng(0)
     labels = np.repeat([False, True], [12, 9])
@@ -88,9 +85,6 @@ def test_rates_have_wilsons_interval_whatever_they_are():
     perfect = table.loc["false_alarm_at_threshold", ["low", "high"]].tolist()  # published Wilson 0 of 10
     assert perfect == pytest.approx([0, 1 - 0.7225], abs=1e-4)
     assert np.isnan(wilson_interval(np.nan, 0)).all()
-
-
-# -------------------------------------------------------------------------------------------------- whole test set
 
 
 def _test_set():

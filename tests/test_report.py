@@ -1,7 +1,5 @@
 """The report: one file without references outwards, all names escaped, numbers in words that are right."""
 
-from __future__ import annotations
-
 import base64
 import io
 

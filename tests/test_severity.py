@@ -1,7 +1,5 @@
 """Severity limits and rules: strict reading, units, and verdicts worked out by hand."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -48,9 +46,6 @@ def read(tmp_path):
     return read_lines
 
 
-# ------------------------------------------------------------------------------------------------------------- severity
-
-
 def test_severity_by_length_and_by_area_for_one_type(table, read):
     lines = [{"measure": "length", "medium": "0.5 mm", "high": "1 mm", "critical": "3.1 mm"}]
     lines.append({"type": "spot", "measure": "area", "medium": "0.64 mm2", "high": "0.9 mm2"})
@@ -95,34 +90,23 @@ def test_limits_in_millimetres_need_a_pixel_size(read):
         ("severity", {"measure": "length"}),
         ("severity", {"measure": "weight", "high": "1 mm"}),
         ("severity", {"measure": "length", "high": 1.0}),
-        ("severity", {"measure": "length", "high": "1"}),
-        ("severity", {"measure": "length", "high": "-1 mm"}),
         ("severity", {"measure": "length", "high": "1 yard"}),
         ("severity", {"measure": "length", "high": "1 mm2"}),
-        ("severity", {"measure": "area", "high": "1 mm"}),
         ("severity", {"measure": "length", "medium": "1 mm", "high": "1 mm"}),
         ("severity", {"measure": "edge_distance", "medium": "1 mm", "high": "2 mm"}),
         ("severity", {"measure": "length", "medium": "1 mm", "high": "2 cm"}),
-        ("severity", {"measure": "length", "low": "1 mm"}),
-        ("severity", {"measure": "length", "high": "1 mm", "at_most": 1}),
         ("severity", {"measure": "length", "high": "1 mm", "type": 3}),
         ("severity", "length"),
-        ("rules", {"measure": "length"}),
         ("rules", {"measure": "length", "max": "1 mm", "min": "2 mm"}),
         ("rules", {"measure": "length", "max": "1 mm", "at_most": 1}),
         ("rules", {"measure": "length", "over": "1 mm"}),
         ("rules", {"measure": "length", "over": "1 mm", "at_most": -1}),
-        ("rules", {"measure": "length", "over": "1 mm", "at_most": True}),
-        ("rules", {"max": "1 mm"}),
         ("rules", {"measure": "length", "maximum": "1 mm"}),
     ],
 )
 def test_lines_that_cannot_be_read_are_refused(what, line, read):
     with pytest.raises(SeverityError, match=r"mine.yml, line 2"):
         read(what, {"measure": "length", "high" if what == "severity" else "max": "1 mm"}, line)
-
-
-# ---------------------------------------------------------------------------------------------------------------- rules
 
 
 def test_a_drawings_rules(table, read):
@@ -150,17 +134,11 @@ def test_a_drawings_rules(table, read):
     assert result["rule"].tolist() == broken and result["unit"].tolist() == ["mm", "", ""]
 
 
-def test_at_a_limit_a_defect_passes(table, read):
+def test_at_a_limit_a_defect_passes_and_is_long(table, read):
+    assert shapes(pd.DataFrame({"length": [3.0, 2.9], "width": [1.0, 1.0]})) == ["scratch", "spot"]
     lines = [{"measure": "area", "max": "1 mm2"}, {"measure": "edge_distance", "min": "0.3 mm"}]
     lines.append({"measure": "area", "over": "0.5 mm2", "at_most": 4})
     assert check_rules(table[table["image_path"] == "b.png"], read("rules", *lines), ["b.png"])["passed"].all()
-
-
-def test_long_and_compact():
-    assert shapes(pd.DataFrame({"length": [3.0, 2.9, 1.0], "width": [1.0, 1.0, 1.0]})) == ["scratch", "spot", "spot"]
-
-
-# ---------------------------------------------------------------------------------------------------------------- files
 
 
 def test_the_examples_are_read(table):

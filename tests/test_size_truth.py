@@ -1,7 +1,5 @@
 """Sizes of drawn defects, compared defect by defect."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from helpers import read_dataset

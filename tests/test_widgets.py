@@ -1,7 +1,5 @@
 """The threshold explorer, moved without a browser: counts worked out on paper, and the photos it shows."""
 
-from __future__ import annotations
-
 import io
 import re
 

@@ -7,12 +7,10 @@ pixels at halves. An outline of pixels cannot be better than the pixels: a strip
 wide in any mask. The columns ``*_error`` carry the error of the pixel size alone, not this one.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, SupportsFloat
+from typing import Any, Self, SupportsFloat
 
 import cv2
 import numpy as np
@@ -68,7 +66,7 @@ class PixelSize:
         """Standard error as a share of the (geometric mean) pixel size."""
         return self.error / math.sqrt(self.value_x * self.value_y)
 
-    def to(self, unit: str) -> PixelSize:
+    def to(self, unit: str) -> Self:
         """The same size in another unit of length."""
         if unit == self.unit:
             return self
