@@ -53,10 +53,8 @@ def put(tmp_path):
     ("segmentation", "expected"),
     [
         ([SQUARE, OTHER], boxes((3, 6, 2, 7), (10, 12, 10, 14))),
-        # centres decide: 2.4 keeps column 2 (centre 2.5), 6.6 keeps column 6
-        ([[2.4, 3.4, 6.6, 3.4, 6.6, 5.6, 2.4, 5.6]], boxes((3, 6, 2, 7))),
-        ([[2.6, 3.6, 6.4, 3.6, 6.4, 5.4, 2.6, 5.4]], boxes((4, 5, 3, 6))),
-        # a line into a hole and back: even-odd leaves x 4 to 6, y 4 to 8 empty
+        ([[2.4, 3.6, 6.6, 3.6, 6.6, 5.4, 2.4, 5.4]], boxes((4, 5, 2, 7))),  # the centre 2.5 is inside, 3.5 is not
+        # a line into a hole and back: even-odd leaves it empty
         (
             [[2, 2, 10, 2, 10, 10, 2, 10, 2, 4, 4, 4, 4, 8, 6, 8, 6, 4, 2, 4]],
             boxes((2, 10, 2, 10)) & ~boxes((4, 8, 4, 6)),
@@ -99,10 +97,12 @@ def test_what_reaches_beyond_the_picture_is_cut_off(put, far):
     polygon = [-far, 15, 5, 15, 5, 20 + far, -far, 20 + far]
     half = [-1e5, -1e5, 1e5, 1e5, -1e5, 1e5]  # y > x
     table = read(put(["a.png", "b.png"], [annotation(1, 0, [polygon]), annotation(2, 1, [half])]))
-    assert codes(table) == [("warning", "clipped")] * 2 and table.attrs["findings"][0]["path"] == "a.png"
+    assert codes(table) == [("warning", "clipped")] * 2
     assert np.array_equal(drawn(table), boxes((15, 20, 0, 5)))
-    down, along = np.mgrid[:HEIGHT, :WIDTH]
-    assert drawn(table, 1)[down > along].all() and not drawn(table, 1)[down < along].any()
+    assert (
+        np.array_equal(np.tril(drawn(table, 1), -1), np.tri(HEIGHT, WIDTH, -1))
+        and not np.triu(drawn(table, 1), 1).any()
+    )
 
 
 def test_roboflow_folders_are_the_published_split_copies_share_a_group_and_a_lone_folder_is_no_split(put, tmp_path):
@@ -121,7 +121,6 @@ def test_roboflow_folders_are_the_published_split_copies_share_a_group_and_a_lon
         ("annotations/instances_default.json", "images/default/a.png", "a.png"),  # CVAT
         ("annotations/instances_train2017.json", "train2017/a.png", "a.png"),  # COCO
         ("result.json", "images/a.png", "images\\a.png"),  # Label Studio on Windows
-        ("result.json", "images/a.png", "../../label-studio/data/media/upload/3/a.png"),
         ("labels.json", "data/a.png", "a.png"),  # FiftyOne
         ("result.json", "images/a b.png", "/data/local-files/?d=line/images/a%20b.png"),
         ("exports/b.json", "raw/2026/a.png", "a.png"),
@@ -155,14 +154,7 @@ def test_several_files_have_to_be_chosen_from(put):
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        '{"shapes": []}',
-        '[{"images": 1, "annotations": 2}]',
-        '{"images": {}, "annotations": []}',
-        '{"images": [], "annotations": [',
-        '{"images": [], "annotations": []}',
-    ],
+    "text", ["[]", '{"images": {}, "annotations": []}', '{"images": [], "annotations": []}', '{"a": [']
 )
 def test_a_file_that_is_not_coco_is_an_error(tmp_path, text):
     with pytest.raises(LayoutError, match=str(tmp_path)):
@@ -172,8 +164,7 @@ def test_a_file_that_is_not_coco_is_an_error(tmp_path, text):
 def test_a_photo_folder_can_be_named(put, tmp_path):
     content = coco(["a.png", "b.png"], [annotation(1, 1, [SQUARE])])
     root = write(tmp_path / "set", {"labels.json": content, **photos("raw/a.png", "raw/b.png", "other/b.png")})
-    table = read(root)
-    assert ("error", "ambiguous-name") in codes(table) and table["label_index"].tolist() == [0]
+    assert ("error", "ambiguous-name") in codes(read(root)) and read(root)["label_index"].tolist() == [0]
     assert types(read(root, image_dir="raw")) == {"raw/a.png": "good", "raw/b.png": "scratch"}
     with pytest.raises(FileNotFoundError, match="image_dir"):
         read(root, image_dir="nowhere")
@@ -205,8 +196,7 @@ def test_masks_are_drawn_once_and_again_when_the_annotation_changes(put, tmp_pat
     first = read(root)["mask_path"]
     assert first.nunique() == 2, "of photos of one name"
     times = [Path(path).stat().st_mtime_ns for path in first]
-    again = read(root)["mask_path"]
-    assert again.tolist() == first.tolist() and [Path(path).stat().st_mtime_ns for path in again] == times
+    assert [Path(path).stat().st_mtime_ns for path in read(root)["mask_path"]] == times
     put(["a.png"], [annotation(1, 0, [[0, 0, 4, 0, 4, 4, 0, 4]])], ROBOFLOW.format("test"))
     table = read(root)
     assert table["mask_path"][0] != first[0] and table["mask_path"][1] == first[1]
@@ -241,13 +231,9 @@ SIZE = [HEIGHT, WIDTH]
     [
         ([[40, 5, 50, 5, 50, 9, 40, 9]], "outside"),
         ([LINE], "no-area"),
-        ([[2.1, 2.1, 2.2, 2.1, 2.2, 2.2]], "no-area"),
-        ([LINE, [2, 2, 5, 5]], "no-area"),
         ([[]], "too-few-points"),
         ([["x", "y", "z", 1, 2, 3]], "invalid-polygon"),
-        ([[2, 2, float("nan"), 5, 9, 1]], "invalid-polygon"),
         ([LINE, [2, 2, 5, 5, 9]], "invalid-polygon"),
-        ("2,2,5,5", "invalid-polygon"),
         ([], "invalid-polygon"),  # and no box
         ({"size": [5, 5], "counts": [25]}, "invalid-rle"),
         ({"size": SIZE, "counts": [500, 500]}, "invalid-rle"),
@@ -283,38 +269,25 @@ def added(key: str, *entries):
 
 GONE = {"id": 5, "file_name": "gone.png", "height": HEIGHT, "width": WIDTH}
 SIZED = [{"id": 0, "file_name": "a.png", "height": 2 * HEIGHT, "width": 2 * WIDTH}, {"id": 1, "file_name": "b.png"}]
-UNKNOWN = "error unknown-category, error photo-left-out"
+UNKNOWN, FEW = (f"error {code}, error photo-left-out" for code in ("unknown-category", "too-few-points"))
+OK = {"id": 3, "name": "ok"}
 
 
 @pytest.mark.parametrize(
     ("marks", "change", "expected", "kept"),
     [
         ([annotation(1, 0, [SQUARE], 77)], None, UNKNOWN, "b"),
-        ([annotation(1, 0, [SQUARE], [1])], None, UNKNOWN, "b"),
         ([annotation(1, 55, [SQUARE])], None, "error unknown-photo", "a b"),
         # {} may be any photo, so none without annotations is known to be normal
         ([annotation(2, {}, [SQUARE])], None, "error unknown-photo, error photo-left-out", "b"),
-        ([], added("annotations", None), "error unknown-photo, error photo-left-out", "b"),
         ([annotation(7, 5, [SQUARE])], added("images", GONE), "error missing-photo", "a b"),
         ([], added("images", GONE | {"file_name": "../secret.png"}), "error missing-photo", "a b"),
         ([], added("images", {"id": 3}, "c", {"id": [], "file_name": "c"}), "error invalid-photo", "a b"),
-        ([], added("categories", "dent", {"id": 2, "name": "again"}), "", "a b"),
         # an id of two names is neither
-        (
-            [annotation(1, 0, [SQUARE], 3)],
-            added("categories", {"id": 3, "name": "ok"}, {"id": "3", "name": "crack"}),
-            UNKNOWN,
-            "b",
-        ),
+        ([annotation(1, 0, [SQUARE], 3)], added("categories", OK, {"id": "3", "name": "crack"}), UNKNOWN, "b"),
         # a sound object beside a broken defect does not make a photo normal
-        (
-            [annotation(1, 0, [SQUARE], 3), annotation(2, 0, [[1, 1]])],
-            added("categories", {"id": 3, "name": "ok"}),
-            "error too-few-points, error photo-left-out",
-            "b",
-        ),
+        ([annotation(1, 0, [SQUARE], 3), annotation(2, 0, [[1, 1]])], added("categories", OK), FEW, "b"),
         ([annotation(1, 0, [SQUARE])], lambda content: content.update(images=SIZED), "error annotation-size", "b"),
-        ([], lambda content: content["images"][0].pop("height"), "", "a b"),
         ([], added("images", {"id": 0, "file_name": "b.png"}), "error duplicate-photo-id", "b"),
         ([], added("images", {"id": 0, "file_name": "a.png"}), "", "a b"),
     ],
@@ -341,8 +314,7 @@ def test_photos_and_annotations_that_are_listed_twice(tmp_path, put):
 
 
 @pytest.mark.parametrize(
-    ("photo", "image", "named", "category"),
-    [("1", 1, 1, "1"), (1, "1", "1", 1), (1.0, " 1", 1, 1.0), ("0001", 1, "01", 1), ("a", "a", "x", "x")],
+    ("photo", "image", "named", "category"), [("1", 1, 1, "1"), (1.0, " 1", "01", 1), ("a", "a", "x", "x")]
 )
 def test_ids_that_differ_in_type_only_are_one(tmp_path, photo, image, named, category):
     content = coco(["a.png", "b.png"], [annotation(7, image, [SQUARE], category)])
@@ -363,13 +335,11 @@ def test_boxes_without_outlines_give_no_mask_and_unlisted_photos_are_left_out(tm
     table = broken(tmp_path, [annotation(1, 0, [], bbox=[2, 3, 5, 3])])
     assert codes(table) == [("warning", "boxes-only"), ("warning", "photos-not-annotated")]
     assert columns(table, "label_index", "mask_path")["a.png"] == (1, "") and len(table) == 2
-    assert [photo.image_path.name for photo in read_instances(tmp_path / "set")] == ["b.png"]
 
 
 @pytest.mark.skipif(not CAR_DAMAGE.is_dir(), reason=f"{CAR_DAMAGE} is not there: real photos are not part of it")
 def test_car_damage(tmp_path):
-    options = {"mask_cache": tmp_path, "annotations": "COCO_{split}_annos.json"}
-    table = read_dataset(CAR_DAMAGE, **options)
+    table = read_dataset(CAR_DAMAGE, mask_cache=tmp_path, annotations="COCO_{split}_annos.json")
     assert table["split"].value_counts().to_dict() == {"train": 59, "val": 11}
     # the 8 photos of test have no annotations: they show damage, and are not taken for good ones; img holds copies
     found = [(row["code"], row["path"]) for row in table.attrs["findings"]]

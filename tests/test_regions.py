@@ -47,7 +47,6 @@ def test_run_lengths_come_back_exactly(size, data, compressed):
 
 
 @given(SIZES, st.text(max_size=30) | st.text(PACKED, max_size=30) | st.lists(st.integers(-5, 200), max_size=8) | JSON)
-@example((4, 4), "0000")
 @example((4, 4), "`" * 40)
 @example((4, 4), [2**32, 16 - 2**32])
 @example((4, 4), [0, 2**40])
@@ -60,23 +59,11 @@ def test_any_content_as_run_lengths(size, counts):
 @example((4, 4), [0, 0, 1e9, 0, 1e9, 1e9])
 @example((4, 4), [-1e9, -1e9, 9e8, 3, 3, 9e8])
 @example((4, 4), [math.nan, 0, 4, 0, 4, 4])
-@example((4, 4), [10**400, 0, 4, 0, 4, 4])
 @example((1, 1), [0, 4, 0, 5, 5, 0])
 @quick
 def test_any_content_as_polygon(size, points):
     require_sound(draw_polygon(points, size), size)
     require_sound(draw_box(points, size), size)
-
-
-@given(SIZES, st.tuples(*[st.integers(0, 12)] * 4))
-@quick
-def test_boxes_of_whole_pixels_are_exact(size, box):
-    x, y, width, height = box
-    expected = np.zeros(size, bool)
-    expected[y : y + height, x : x + width] = True
-    drawn = draw_box(box, size)
-    require_sound(drawn, size)
-    assert np.array_equal(pixels_of(drawn.region) if drawn.region else np.zeros(size, bool), expected)
 
 
 def test_an_outline_without_end_is_refused():

