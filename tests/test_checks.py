@@ -18,13 +18,10 @@ from helpers.data.duplicates import near_duplicate_pairs
 from helpers.data.findings import FINDINGS
 from helpers.data.samples import make_table
 
-TRAIN0, TRAIN1, TEST0, TEST1 = (
-    f"{place}.png" for place in ("train/good/0", "train/good/1", "test/good/0", "test/good/1")
-)
+FOLDERS = ("train/good", "val/good", "test/good", "test/dent")
+TRAIN0, TRAIN1, TEST0, TEST1 = (f"{folder}/{i}.png" for folder in FOLDERS[::2] for i in range(2))
 DENT0, MASK0 = "test/dent/0.png", "ground_truth/dent/0.png"
-FILES = photos(
-    *(f"{folder}/{i}.png" for folder in ("train/good", "val/good", "test/good", "test/dent") for i in range(3))
-)
+FILES = photos(*(f"{folder}/{i}.png" for folder in FOLDERS for i in range(3)))
 FILES |= {f"ground_truth/dent/{i}.png": MASK for i in range(3)}
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
@@ -72,9 +69,6 @@ def change(table: pd.DataFrame, name: str, **values: str) -> None:
 def test_a_clean_dataset_has_no_findings_and_a_table_needs_its_columns(root):
     table = read(root)
     assert list(check(table).columns) == ["code", "severity", "path", "problem", "fix"] and check(table).empty
-    noted = {"code": "boxes-only", "severity": "warning", "path": "x.json", "problem": "has boxes", "fix": "none"}
-    table.attrs["findings"] = [noted, noted]  # what the reader noted comes too
-    assert check(table).to_dict("records") == [noted]
     with pytest.raises(ValueError, match="mask_path"):
         check_dataset(table.drop(columns="mask_path"))
     table.attrs = {}
@@ -85,9 +79,6 @@ def test_a_clean_dataset_has_no_findings_and_a_table_needs_its_columns(root):
 def test_the_table_of_findings_is_whole():
     assert {row["severity"] for row in FINDINGS.values()} == {"error", "warning", "info"}
     assert all(row["problem"] and row["fix"] and None not in row for row in FINDINGS.values())
-
-
-# --------------------------------------------------------------------------------------------------------- single files
 
 
 @pytest.mark.parametrize(
@@ -129,22 +120,14 @@ def test_photos_of_16_bits_or_several_pages(root):
     assert "3 pages" in findings.loc["several-pages", "problem"] and "65535" in findings.loc["16-bit", "problem"]
 
 
-# ---------------------------------------------------------------------------------------------------------------- masks
-
-
 @pytest.mark.parametrize(
     ("code", "mask", "facts"),
     [
         ("mask-size", MASK[:, :20], "20x20"),
         ("non-binary-mask", MASK.astype(np.uint8) * 7, "highest 7"),
-        (
-            "non-binary-mask",
-            np.where(np.arange(WIDTH) < 2, 128, MASK * 255).astype(np.uint8),
-            "3 value(s), highest 255",
-        ),
+        ("non-binary-mask", np.uint8([0, 128, 255])[MASK + boxes((0, 9, 2, 4)).astype(int)], "3 value(s), highest 255"),
         ("empty-mask", EMPTY, ""),
         ("full-mask", ~MASK, "91 %"),  # 546 of 600 pixels
-        ("full-mask", ~EMPTY, "100 %"),
         ("", MASK.astype(np.uint8), ""),
     ],
 )
@@ -186,9 +169,6 @@ def test_missing_and_unreadable_files(root):
     assert not found(table)
     (root / TRAIN0).unlink()
     assert found(table) == {("error", "missing-file", TRAIN0)}
-
-
-# --------------------------------------------------------------------------------------------------------------- copies
 
 
 @pytest.mark.parametrize(
@@ -246,8 +226,7 @@ def test_aligned_photos_are_no_near_duplicates_but_a_reencoded_one_is(tmp_path):
 
 def test_near_duplicates_by_the_documented_rule():
     rng = np.random.default_rng(5)
-    base = rng.uniform(50, 200, (32, 32))
-    grey = np.stack([base + rng.normal(0, 6, (32, 32)) for _ in range(120)])
+    grey = rng.uniform(50, 200, (32, 32)) + rng.normal(0, 6, (120, 32, 32))
     grey[100:110] = grey[:10] + rng.normal(0, 0.3, (10, 32, 32))
     splits, normal = np.repeat([0, 1, 2], [80, 20, 20]), np.ones(120, bool)
     pairs = near_duplicate_pairs(np.rint(grey * 128).astype(np.uint16), splits, normal, identical=np.arange(120))
@@ -255,9 +234,6 @@ def test_near_duplicates_by_the_documented_rule():
     # noise of 0.3 in one of two; 12 of 1024 directions are light and fitted away
     np.testing.assert_allclose(pairs["distance"], 0.3, rtol=0.1)
     np.testing.assert_allclose(pairs["typical"], 6 * np.sqrt(2), rtol=0.1)
-
-
-# ----------------------------------------------------------------------------------------------------- counts and names
 
 
 def test_kinds_of_photos_that_lack(root):
@@ -291,10 +267,9 @@ def test_too_few_photos(root):
 @pytest.mark.parametrize(
     ("code", "names"),
     [
-        ("", ["train/good/000.png", "Pr\u00fcfling 1 (oben)/a-b_c.png", "console.png"]),
+        ("", ["Pr\u00fcfling 1 (oben)/a-b_c.png", "console.png"]),
         ("unusable-name", ["a\nb.png", "a\tb.png", "a\x7f.png"]),
-        ("unportable-name", ["what?.png", 'a<b>|"*.png', "a\\b.png", "12:30.png", "folder /a.png", "a.png."]),
-        ("unportable-name", ["con/a.png", "LPT1.png", "a" * 250 + ".png"]),
+        ("unportable-name", ["what?.png", "a\\b.png", "folder /a.png", "a.png.", "con/a.png", "a" * 250 + ".png"]),
         ("outside-root", ["../store/x.png"]),
     ],
 )
@@ -304,9 +279,6 @@ def test_names_and_places(tmp_path, code, names):
     told = findings.loc[findings["code"].str.contains("name|root"), "code"].tolist()
     assert sorted(told) == sorted([code] * len(names) * bool(code) + ["name-collision"])
     assert not findings["path"].str.contains(r"[\n\t]").any()
-
-
-# ------------------------------------------------------------------------------------------------------------- the list
 
 
 def test_errors_come_first_and_stop_training(root):

@@ -20,8 +20,6 @@ from helpers.paths import write_csv
 
 MVTEC = photos("train/good/0.png", "train/good/1.png", "test/good/0.png", "test/hole/0.png")
 
-# ---------------------------------------------------------------------------------------------------- VisA and tables
-
 
 def test_visa_layout(tmp_path):
     lines = ["object,split,label,image,mask"]
@@ -33,11 +31,8 @@ def test_visa_layout(tmp_path):
         lines.append(f"{thing},test,anomaly,{images[2]},{mask}")
     write(tmp_path, {"split_csv/1cls.csv": "\n".join(lines) + "\n"})
     table = read_dataset(tmp_path, category="pcb1")
-    assert columns(table, "defect_type", "split") == {
-        "pcb1/Data/Images/Anomaly/0.JPG": ("anomaly", "test"),
-        "pcb1/Data/Images/Normal/0.JPG": ("good", "train"),
-        "pcb1/Data/Images/Normal/1.JPG": ("good", "test"),
-    }
+    rows = {"Anomaly/0": ("anomaly", "test"), "Normal/0": ("good", "train"), "Normal/1": ("good", "test")}
+    assert columns(table, "defect_type", "split") == {f"pcb1/Data/Images/{name}.JPG": row for name, row in rows.items()}
     assert masks(table) == {"pcb1/Data/Images/Anomaly/0.JPG": "pcb1/Data/Masks/Anomaly/0.png"}
     assert (table.attrs["layout"], table.attrs["name"]) == ("visa", "pcb1")
     with pytest.raises(LayoutError) as caught:
@@ -54,12 +49,11 @@ def test_table_with_words_for_labels(tmp_path, separator):
     text = "image_path,label,mask_path,split,group\na/1.png,good,,training,07\na/2.png,scratch,m/2.png,test,08\n"
     text = (text + "a/3.png,1,,test,08\na/4.png,Normal,,valid,09\n").replace(",", separator)
     table = read_dataset(write(tmp_path, {"list.csv": text}) / "list.csv", pixel_size=0.2)
-    assert columns(table, "label_index", "defect_type", "split", "group") == {
-        "a/1.png": (0, "good", "train", "07"),
-        "a/2.png": (1, "scratch", "test", "08"),
-        "a/3.png": (1, "defect", "test", "08"),
-        "a/4.png": (0, "good", "val", "09"),
-    }
+    assert types(table) == {"a/1.png": "good", "a/2.png": "scratch", "a/3.png": "defect", "a/4.png": "good"}
+    assert [list(table[name]) for name in ("split", "group")] == [
+        ["train", "test", "test", "val"],
+        ["07", "08", "08", "09"],
+    ]
     assert masks(table) == {"a/2.png": "m/2.png"} and table.attrs["published_split"] is True
     assert [table.attrs[key] for key in ("root", "name", "pixel_size")] == [str(tmp_path), "list", 0.2]
 
@@ -74,26 +68,13 @@ def test_table_with_label_index_and_root(tmp_path, suffix):
     assert list(types(table).values()) == ["good", "dent"] and table.attrs["published_split"] is False
 
 
-def test_table_that_was_written_comes_back(tmp_path):
-    table = assign_splits(read_dataset(write(tmp_path / "bottle", MVTEC), pixel_size=0.3), val_fraction=0.5)
-    back = read_dataset(write_table(table, tmp_path / "run" / "samples.csv"))
-    pd.testing.assert_frame_equal(back, table, check_dtype=False)
-    assert back.attrs == table.attrs
-
-
 @pytest.mark.parametrize(
     "content",
     [
         "file,label\n1.png,good\n",
         "image_path,defect_type\n1.png,good\n",
-        "image_path,label\n1.png,\n",
-        "image_path,label_index\n1.png,2\n",
-        "image_path,label,split\n1.png,good,dev\n",
-        # a defect that is called normal
-        "image_path,label_index,defect_type\n1.png,0,hole\n",
-        "image_path,label_index,label\n1.png,0,hole\n",
+        "image_path,label_index,label\n1.png,0,hole\n",  # a defect that is called normal
         b"image_path,label\nN\xe4he.png,good\n",
-        b"",
         "image_path,label\na,b,c\nd\n,,,,\n",
     ],
 )
@@ -110,19 +91,11 @@ def test_numbers_that_are_names_stay_text_and_words_for_nothing_are_none(tmp_pat
         assert each["serial"].tolist() == ["", "0012"] and each["size"].tolist() == [1, 2.5]
 
 
-@pytest.mark.parametrize(
-    ("listed", "mask_listed"),
-    [
-        ("photos\\ng\\N\u00e4he 9.png", "masks\\9.png"),
-        ("photos/ng/Na\u0308he 9.png", "masks/9.png"),
-        ("photos/ng/N%C3%A4he%209.png", "masks/9.png"),
-        ("D:\\line 3\\photos\\ng\\N\u00e4he 9.png", "D:\\line 3\\masks\\9.png"),
-        ("Photos/NG/N\u00e4he 9.PNG", "masks/9.png"),
-    ],
-)
-def test_names_in_a_table_from_elsewhere(tmp_path, listed, mask_listed):
+@pytest.mark.parametrize("folder", ["", "D:\\line 3\\"])
+def test_names_in_a_table_from_elsewhere(tmp_path, folder):
     write(tmp_path, photos("photos/ok/9.png", "photos/ng/N\u00e4he 9.png") | {"masks/9.png": MASK})
-    text = f"image_path,label,mask_path\nphotos/ok/9.png,good,\n{listed},dent,{mask_listed}\n"
+    names = f"{folder}photos\\ng\\N\u00e4he 9.png,dent,{folder}masks\\9.png"
+    text = f"image_path,label,mask_path\nphotos/ok/9.png,good,\n{names}\n"
     table = read_dataset(write(tmp_path, {"list.csv": text}) / "list.csv")
     assert masks(table) == {"photos/ng/N\u00e4he 9.png": "masks/9.png"}
     assert not {code for code, _ in told(table, "error")} & {"missing-file", "missing-mask"}
@@ -142,9 +115,6 @@ def test_names_in_a_table_that_no_file_can_have_are_findings(tmp_path, name):
     assert len({path for _, path in told(table, "error") if path}) == 1
 
 
-# --------------------------------------------------------------------------------------------- groups and dataset.json
-
-
 def test_groups(tmp_path):
     write(tmp_path, photos("good/part1_a.png", "good/part1_b.png", "good/part2_a.png", "hole/part2_b.png"))
     table = read_dataset(tmp_path, group=r"part(\d+)_")
@@ -161,22 +131,17 @@ def test_dataset_json_gives_name_and_pixel_size(tmp_path):
     root = write(tmp_path / "folder", MVTEC | {"dataset.json": about})
     table = read_dataset(root)
     assert (table.attrs["name"], table.attrs["pixel_size"]) == ("mesh", 0.05)
-    table = read_dataset(root, name="mine", pixel_size=0.1)
-    assert (table.attrs["name"], table.attrs["pixel_size"]) == ("mine", 0.1)
+    assert read_dataset(root, pixel_size=0.1).attrs["pixel_size"] == 0.1
     assert read_dataset(write(root, {"dataset.json": "[]"})).attrs["name"] == "folder"
 
 
 @pytest.mark.parametrize(
     "text",
-    [f'{{"pixel_size_mm": {value}}}' for value in ("-0.05", "0", "NaN", "Infinity", '"0,05"', "[0.05]", "true")]
-    + ["{", '{"bit_depth": 9}', '{"name": 3}'],
+    [f'{{"pixel_size_mm": {value}}}' for value in ("0", "NaN", "Infinity", '"0,05"')] + ["{", '{"name": 3}'],
 )
 def test_a_dataset_json_that_is_wrong_is_refused(tmp_path, text):
     with pytest.raises(ValueError, match=r"dataset\.json"):
         read_dataset(write(tmp_path, MVTEC | {"dataset.json": text}))
-
-
-# --------------------------------------------------------------------------------------------------------------- errors
 
 
 def test_unknown_layout_shows_what_was_found_and_what_is_known(tmp_path):
@@ -188,16 +153,15 @@ def test_unknown_layout_shows_what_was_found_and_what_is_known(tmp_path):
     assert all(name in message for name in LAYOUTS) and len(message.splitlines()) < 40
 
 
-@pytest.mark.parametrize("name", ["empty", "photo.png"])
-def test_empty_folder_and_photo_are_no_dataset(tmp_path, name):
+def test_empty_folder_and_photo_are_no_dataset(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(LayoutError, match="no layout"):
-        read_dataset(write(tmp_path, photos("photo.png")) / name)
+    for path in (tmp_path / "empty", write(tmp_path, photos("photo.png")) / "photo.png"):
+        with pytest.raises(LayoutError, match="no layout"):
+            read_dataset(path)
 
 
-@pytest.mark.parametrize("inner", ["casting_data", "data/v2"])
-def test_a_refusal_names_the_folder_or_table_inside_that_can_be_read(tmp_path, inner):
-    write(tmp_path / inner, photos("train/good/0.png", "test/good/1.png", "test/dent/0.png"))
+def test_a_refusal_names_the_folder_or_table_inside_that_can_be_read(tmp_path):
+    write(tmp_path / "data" / "v2", photos("train/good/0.png", "test/good/1.png", "test/dent/0.png"))
     with pytest.raises(LayoutError) as caught:
         read_dataset(tmp_path)
     (hint,) = caught.value.hints
@@ -223,7 +187,7 @@ def test_options_that_are_wrong_are_named(tmp_path):
         read_dataset(tmp_path, root=".", normal="good")
     with pytest.raises(ValueError, match="'darknet'.*mvtec"):
         read_dataset(tmp_path, layout="darknet")
-    for options in ({"with_masks": "no"}, *({"pixel_size": value} for value in (-1.0, 0, float("nan"), "0,05", True))):
+    for options in ({"with_masks": "no"}, *({"pixel_size": value} for value in (-1.0, float("nan"), "0,05", True))):
         with pytest.raises(ValueError, match=f"{next(iter(options))} is"):
             read_dataset(tmp_path, **options)
 
@@ -233,9 +197,6 @@ def test_relative_paths_become_absolute_and_the_package_finds_its_exports(tmp_pa
     monkeypatch.chdir(tmp_path)
     table = helpers.read_dataset("set")
     assert table.attrs["root"] == str(tmp_path / "set") and all(map(os.path.isabs, table["image_path"]))
-    assert "read_dataset" in dir(helpers)
-    with pytest.raises(AttributeError, match="nothing_here"):
-        _ = helpers.nothing_here
 
 
 @pytest.mark.parametrize("kind", ["missing", "too-large"])
@@ -254,18 +215,9 @@ def test_a_picture_that_cannot_be_read_is_a_finding_with_its_name(tmp_path, monk
     assert broken in {path for _, path in told(table, "error")}
 
 
-# ----------------------------------------------------------------------------------------------- names that are no text
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux file names are bytes")
 @pytest.mark.parametrize(
-    ("name", "code"),
-    [
-        ("test/hole/{}.png", "unusable-name"),
-        ("test/{}/000.png", "unusable-name"),
-        ("ground_truth/hole/{}_mask.png", "mask-without-photo"),
-        ("train/good/{}.heic", "unread-format"),
-    ],
+    ("name", "code"), [("test/{}/000.png", "unusable-name"), ("ground_truth/hole/{}_mask.png", "mask-without-photo")]
 )
 def test_a_name_that_is_no_utf8_is_said_and_the_rest_is_read(tmp_path, name, code):
     root, odd = write(tmp_path / "bottle", MVTEC), tmp_path / "bottle" / name.format(os.fsdecode(b"caf\xe9"))
@@ -281,8 +233,8 @@ def test_a_name_that_is_no_utf8_is_said_and_the_rest_is_read(tmp_path, name, cod
 
 def test_a_class_that_is_half_a_character_is_a_class(tmp_path):
     box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 2, 2]}
-    images = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}]
-    content = {"images": images, "annotations": [box], "categories": [{"id": 1, "name": "hole\ud800"}]}
-    table = read_dataset(write(tmp_path, photos("a.png", "b.png") | {"coco.json": content}))
-    assert types(table) == {"a.png": "hole\\ud800", "b.png": "good"}
+    content = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [box]}
+    content["categories"] = [{"id": 1, "name": "hole\ud800"}]
+    table = read_dataset(write(tmp_path, {"a.png": None, "coco.json": content}))
+    assert types(table) == {"a.png": "hole\\ud800"}
     write_table(table, tmp_path / "samples.csv")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from pathlib import Path
@@ -58,23 +57,17 @@ def refused(read, path: Path) -> str:
     return caught.value.code
 
 
-@pytest.mark.parametrize(
-    ("suffix", "options", "dtype"),
-    [
-        (".png", {}, np.uint8),
-        (".webp", {"lossless": True}, np.uint8),
-        *((".tif", {"compression": how}, dtype) for how in (None, "tiff_lzw") for dtype in (np.uint8, np.uint16)),
-    ],
-)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("value", sorted(UPRIGHT))
-def test_orientation_is_applied(tmp_path, value, suffix, options, dtype):
+def test_orientation_is_applied(tmp_path, value, dtype):
     grey = np.arange(24, dtype=dtype).reshape(4, 6, 1)
-    stored = grey[..., 0] if suffix == ".tif" else grey.repeat(3, axis=2)
-    path = save(tmp_path / f"a{suffix}", stored, exif=orientation(value), **options)
-    decoded, expected = decode_image(path), UPRIGHT[value](grey).repeat(3, axis=2)
-    np.testing.assert_array_equal(read_image(path, 8), expected)
-    np.testing.assert_array_equal(image_sizes([path]), [expected.shape[:2]])
-    assert decoded.orientation == value and decoded.shape == expected.shape[:2]
+    expected = UPRIGHT[value](grey).repeat(3, axis=2)
+    for suffix, options in ((".png", {}), (".webp", {"lossless": True}), (".tif", {"compression": "tiff_lzw"})):
+        stored = grey.astype(np.uint8).repeat(3, axis=2) if suffix == ".webp" else grey[..., 0]
+        path = save(tmp_path / f"a{suffix}", stored, exif=orientation(value), **options)
+        np.testing.assert_array_equal(read_image(path, 8), expected)
+        np.testing.assert_array_equal(image_sizes([path]), [expected.shape[:2]])
+        assert decode_image(path).orientation == value and decode_image(path).shape == expected.shape[:2]
 
 
 def test_other_modes_become_rgb(tmp_path):
@@ -107,9 +100,7 @@ def sixteen_bit_rgb_png(path: Path, values: np.ndarray) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("highest", "bits"), [(255, 8), (256, 10), (1023, 10), (1024, 12), (4095, 12), (4096, 14), (16384, 16), (65535, 16)]
-)
+@pytest.mark.parametrize(("highest", "bits"), [(255, 8), (256, 10), (1023, 10), (1024, 12), (4096, 14), (65535, 16)])
 def test_bit_depth_is_the_smallest_that_holds_every_photo(tmp_path, highest, bits):
     grey = save(tmp_path / "grey.png", np.array([[0, 7]], np.uint16))
     bright = save(tmp_path / "bright.tif", np.array([[3, highest]], np.uint16))
@@ -172,15 +163,12 @@ def test_truncated_files_are_refused(tmp_path, suffix):
 def test_what_cannot_be_read_is_named_whoever_reads_it(tmp_path, monkeypatch, code):
     path = tmp_path / "a.png"
     if code == "too-large":
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-        Image.new("1", (20992, 10496)).save(path)
-        monkeypatch.undo()
+        Image.new("1", (20, 20)).save(path)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 199)
     elif code != "missing-file":
         path.write_text("a photo" if code == "not-an-image" else "")
     for read in (read_image, read_mask, decode_image, lambda file: image_sizes([file])):
         assert refused(read, path) == code
-    with pytest.raises(FileNotFoundError):
-        read_image(tmp_path / "gone.png")
 
 
 def test_masks_any_non_zero_pixel_is_defect(tmp_path):
@@ -188,7 +176,7 @@ def test_masks_any_non_zero_pixel_is_defect(tmp_path):
     blue = np.zeros((2, 2, 4), np.uint8)
     blue[..., 3], blue[..., 2] = 255, expected * 3  # opaque everywhere: alpha does not count
     for name, picture in (
-        *((f"{high}.png", (expected * high).astype(np.uint8)) for high in (255, 1, 7)),
+        *((f"{high}.png", (expected * high).astype(np.uint8)) for high in (255, 1)),
         ("deep.png", expected.astype(np.uint16)),
         ("whole.tif", expected.astype(np.int32)),
         ("bits.png", Image.fromarray(expected)),
@@ -203,13 +191,9 @@ def test_masks_any_non_zero_pixel_is_defect(tmp_path):
         read_mask(path, (2, 3))
 
 
-@pytest.mark.parametrize(
+@pytest.mark.parametrize(  # VOC's; no black; white first
     ("palette", "indices"),
-    [
-        ([0, 0, 0, 128, 0, 0], [0, 1, 1, 0]),
-        ([9, 9, 9, 128, 0, 0], [0, 1, 1, 0]),  # no black
-        ([255, 255, 255, 0, 0, 0], [1, 0, 0, 1]),  # white first
-    ],
+    [([0] * 3 + [128, 0, 0], [0, 1, 1, 0]), ([9] * 3 + [128, 0, 0], [0, 1, 1, 0]), ([255] * 3 + [0] * 3, [1, 0, 0, 1])],
 )
 def test_indexed_masks(tmp_path, palette, indices):
     image = Image.new("P", (2, 2))
@@ -226,29 +210,15 @@ def test_lossy_masks_are_thresholded(tmp_path):
     np.testing.assert_array_equal(read_mask(path), mask == 255)
     assert not read_mask(save(tmp_path / "p.jpg", mask * 0)).any()
     # by content, not by name; not empty, though nothing reaches the threshold
-    data = io.BytesIO()
-    Image.fromarray(np.full((8, 8), 100, np.uint8)).save(data, "JPEG")
-    (tmp_path / "n.png").write_bytes(data.getvalue())
-    assert refused(read_mask, tmp_path / "n.png") == "faint-mask"
-    lossy = save(tmp_path / "o.webp", np.full((8, 8, 3), 100, np.uint8), lossless=False)
-    assert refused(read_mask, lossy) == "faint-mask"
+    for name, options in (("n.png", {"format": "JPEG"}), ("o.webp", {"lossless": False})):
+        assert refused(read_mask, save(tmp_path / name, np.full((8, 8, 3), 100, np.uint8), **options)) == "faint-mask"
 
 
 def test_a_mask_in_alpha_alone_is_refused(tmp_path):
     mask = np.zeros((8, 8, 4), np.uint8)
-    for alpha in (0, 255):
-        mask[..., 3] = alpha
-        assert not read_mask(save(tmp_path / "m.png", mask)).any()
+    assert not read_mask(save(tmp_path / "m.png", mask)).any()
     mask[..., 3] = np.arange(64).reshape(8, 8)
     assert refused(read_mask, save(tmp_path / "m.png", mask)) == "alpha-mask"
-
-
-def linked(root: Path, links: dict[str, str]) -> None:
-    for link, target in links.items():
-        try:
-            (root / link).symlink_to(root / target, target_is_directory=(root / target).is_dir())
-        except OSError:
-            pytest.skip("this machine makes no symbolic links")
 
 
 @pytest.mark.parametrize(
@@ -262,14 +232,12 @@ def linked(root: Path, links: dict[str, str]) -> None:
             {"in/a.png": "in/z.png", "in/b.png": "out/y.png", "in/c.png": "out/y.png"},
             "b.png z.png",
         ),
-        # round in circles outside
-        (
+        (  # round in circles outside
             "in/a.png one/b.png two/c.png",
             {"in/one": "one", "one/two": "two", "two/one": "one", "two/in": "in", "two/all": "."},
             "a.png one/b.png one/two/c.png",
         ),
-        ("in/day/a.png in/night/b.png c.png", {"in/day/x": "in", "in/night/x": "in"}, "day/a.png night/b.png"),
-        ("in/day/a.png in/night/b.png c.png", {"in/day/x": "in/day"}, "day/a.png night/b.png"),
+        ("in/day/a.png in/night/b.png", {"in/day/x": "in", "in/night/x": "in/night"}, "day/a.png night/b.png"),
         ("in/day/a.png in/night/b.png c.png", {"in/day/x": "."}, "day/a.png night/b.png"),
     ],
 )
@@ -277,7 +245,8 @@ def test_photos_are_found_once_through_links_but_not_in_circles(tmp_path, files,
     for name in files.split():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    linked(tmp_path, links)
+    for link, target in links.items():
+        (tmp_path / link).symlink_to(tmp_path / target)
     found = [path.relative_to(tmp_path / "in").as_posix() for path in find_images(tmp_path / "in")]
     assert found == expected.split()
     assert ("not followed" in caplog.text) == any(link.endswith(("/x", "/all")) for link in links)
