@@ -10,13 +10,14 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from helpers.data.samples import make_table, write_table
-from helpers.inference import cutting, predictor
+from helpers.inference import cutting
 from helpers.inference.backends import Output
 from helpers.models import foreground
 from helpers.models.classifier import abnormal_scores
@@ -86,10 +87,6 @@ def blue_frame(*reds: float) -> np.ndarray:
     return picture
 
 
-def use_known_networks() -> None:
-    predictor.BACKENDS["torch"] = KnownBackend
-
-
 def write_open_set(folder: Path, classes: Sequence[str] = ("hole", "scratch", "stain")) -> MahalanobisScorer:
     """Three known classes, each 200 in one colour and 50 in the next, with a spread of 10 in every direction."""
     centres = np.repeat([[200.0, 50.0, 0.0], [0.0, 200.0, 50.0], [50.0, 0.0, 200.0]], 200, axis=0)
@@ -102,9 +99,14 @@ def write_open_set(folder: Path, classes: Sequence[str] = ("hole", "scratch", "s
 
 
 def write_run(
-    folder: Path, *, thresholds: dict[str, float] | None = None, classes: Sequence[str] = (), normal: str | None = None
+    folder: Path,
+    *,
+    thresholds: dict[str, float] | None = None,
+    classes: Sequence[str] = (),
+    normal: str | None = None,
+    **more: Any,
 ) -> Path:
-    """A finished run's folder with the files that a predictor reads."""
+    """A finished run's folder with the files that a predictor reads; ``more`` of its parameters."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{"image_path": folder / f"{number}.png", "split": "val"} for number in range(len(VAL_SCORES))]
     table = make_table(rows, root=folder, layout="table", name="drawn", published_split=True)
@@ -116,6 +118,7 @@ def write_run(
     parameters: dict = {"image_size": [SIZE, SIZE], "center_crop": None, "scheme": "one_class", "start_threshold": 0.25}
     if classes:
         parameters |= {"task": "classification", "classes": list(classes), "normal_class": normal}
+    parameters |= more
     stored = {"image": 0.5, "pixel": 0.6} | (thresholds or {})
     info = {"model": folder.name, "fingerprint": f"print of {folder.name}", "parameters": parameters}
     info["thresholds"] = {name: {"value": value, "origin": f"by hand ({name})"} for name, value in stored.items()}

@@ -378,7 +378,8 @@ def _items(images: Picture | Iterable[Picture]) -> tuple[str, list[Item]]:
         raise CascadeError(f"{Counter(paths).most_common(1)[0][0]} is given twice; give each photo once.")
     root = given.absolute() if given and given.is_dir() else Path(os.path.commonpath([one.parent for one in paths]))
     names = [printable(path.relative_to(root).as_posix()) for path in paths]
-    keys = [(Path(name).parent / short_name(Path(name).stem)).as_posix() for name in names]
+    keys = ["/".join(map(short_name, (*Path(name).parent.parts, Path(name).stem))) for name in names]
+    keys = [short_name(key.replace("/", "_")) if len(key.encode()) > 1000 else key for key in keys]  # paths have an end
     taken = Counter(key.casefold() for key in keys)
     items = []
     for path, name, key in zip(paths, names, keys, strict=True):
