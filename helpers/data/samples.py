@@ -316,6 +316,8 @@ def read_table(path: str | Path, root: str | Path | None = None) -> pd.DataFrame
         raise ValueError(f"{path} lacks the column(s) {', '.join(missing)}; helpers.read_dataset reads other tables.")
     attrs_path = path.with_name(path.name + ".json")
     attrs = json.loads(attrs_path.read_text(encoding="utf-8")) if attrs_path.is_file() else {}
+    if not isinstance(attrs, dict) or not isinstance(attrs.get("digests", {}), dict):
+        raise ValueError(f"{attrs_path} is damaged; run notebook 01 again, or delete it.")
     root = Path(root if root is not None else attrs.get("root", path.parent))
     for name, known in attrs.pop("digests", {}).items():
         size, time, digest = known.split()
