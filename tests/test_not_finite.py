@@ -14,7 +14,6 @@ from PIL import Image
 
 from helpers.inference import Cascade, Predictor, predictor
 from helpers.inference.__main__ import main
-from helpers.inference.cascade import deciding_row, judge_by_parts
 from helpers.inference.pictures import ERROR, Item
 from helpers.inference.stages import RunStage
 from helpers.runs import Run
@@ -122,6 +121,6 @@ def test_the_worst_part_decides_and_one_that_failed_is_no_good_one(values, verdi
             continue
         part.verdict, part.abnormal = ("BAD", True) if value > 0.5 else ("OK", False)
         part.add_row("last", value=value, rule="score > 0.5")
-    judge_by_parts(item)
+    row = item.settle()
     assert (item.verdict, item.abnormal) == (verdict, {"BAD": True, "OK": False}.get(verdict))
-    assert deciding_row(item)["object"] == worst and bool(item.error) == (verdict == ERROR)
+    assert row["object"] == worst and bool(item.error) == (verdict == ERROR)

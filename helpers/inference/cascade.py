@@ -3,13 +3,10 @@
 A cascade is written as YAML:
 
     name: mesh
-    about: what it is for
     parameters:                 # --set NAME=VALUE; ARTIFACTS, DATASET and PROFILE say where runs lie
-      DATASET: mesh
       area_thresh: 0.02
     stages:
       - run: unet               # artifacts/<DATASET>/<PROFILE>/unet, or a path
-        pixel_threshold: start
         rule: area >= area_thresh
         otherwise: OK           # verdict where the rule does not hold
       - run: deeplabv3plus
@@ -37,7 +34,6 @@ import csv
 import hashlib
 import io
 import json
-import math
 import os
 import time
 from collections import Counter
@@ -51,7 +47,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.inference.cutting import CutterStage
-from helpers.inference.pictures import ERROR, FOLDERS, STAGE_COLUMNS, Item, Picture, as_pictures, read_batches
+from helpers.inference.pictures import FOLDERS, STAGE_COLUMNS, Item, Picture, as_pictures, read_batches
 from helpers.inference.predictor import Predictor
 from helpers.inference.presets import CascadeError, read_cascade, run_folder
 from helpers.inference.stages import CLASS, OpenSet, Rule, RunStage
@@ -87,11 +83,7 @@ Stage = RunStage | CutterStage
 
 
 class Cascade:
-    """Stages in a row: all but the last pass photos on, the last gives its own verdict.
-
-    Raises:
-        CascadeError: no stage, two of one name, or a verdict is missing or never given.
-    """
+    """Stages in a row: all but the last pass photos on, the last gives its own verdict."""
 
     def __init__(
         self, name: str, stages: Sequence[Stage], parameters: Mapping[str, Any] | None = None, about: str = ""
@@ -123,11 +115,10 @@ class Cascade:
 
     @classmethod
     def of_run(cls, run_dir: str | Path | Run, settings: Mapping[str, Any] | None = None, **options: Any) -> Cascade:
-        """A finished run as a cascade of one stage.
+        """A finished run as a cascade of one stage: a detector says DEFECT or OK, a classifier names a class.
 
-        A detector calls a photo DEFECT or OK. A classifier with a normal class names the defect where the threshold is
-        passed, else the normal class; one without names the class. ``settings``: ``threshold`` of the score and
-        ``pixel_threshold`` of the map, the name of a threshold stored with the run, or a number.
+        ``settings``: ``threshold`` of the score and ``pixel_threshold`` of the map, a name stored with the run, or a
+        number.
         """
         parameters = {"pixel_threshold": "pixel", "threshold": "image"}
         if not (settings or {}).keys() <= parameters.keys():
@@ -162,11 +153,7 @@ class Cascade:
         Each finished batch is on the disk before the next one begins: after an interruption, or with more photos in the
         folder, the same call goes on with what is missing, also photos that have changed since. One that cannot be read
         has the verdict ``ERROR``, and the next call tries it again. ``restart``: throw away what an earlier run wrote.
-
-        Raises:
-            CascadeError: the folder holds results of something else, or other files; or it cannot be written to.
-            FileNotFoundError: there are no such photos.
-            InUseError: another process judges into this folder.
+        InUseError: another process judges into this folder.
         """
         if not set(save) <= set(FOLDERS):
             raise CascadeError(f"save: {', '.join(save)} is not known; known: {', '.join(FOLDERS)}.")
@@ -212,46 +199,15 @@ class Cascade:
                 item.photo, item.parts = None, []  # thousands of photos do not fit into memory
 
     def judge(self, items: Sequence[Item], out: Path, save: Collection[str] = ()) -> None:
-        """Take items that have been read through all stages; their rows and verdicts are noted in them. Those with a
-        verdict already are left alone.
-        """
+        """Take items that have been read through all stages; what those say is noted in them."""
         active = [item for item in items if not item.verdict]
         for stage in self.stages:
             active = stage.run(active, out, save) if active else []
         for item in items:
-            if item.parts:
-                judge_by_parts(item)
-                for stage in self.stages:
-                    if isinstance(stage, CutterStage):
-                        stage.finish(item, out, save)
-
-
-# ------------------------------------------------------------------------------------------------------------ verdicts
-
-
-def judge_by_parts(item: Item) -> None:
-    """A photo of several objects is as bad as its worst one."""
-    worst = _worst(item)
-    item.verdict, item.abnormal, item.error = worst.verdict, worst.abnormal, worst.error
-
-
-def deciding_row(item: Item) -> dict[str, Any]:
-    """What the stage that decided on a photo noted; of several objects, on the worst one."""
-    rows = _worst(item).rows
-    return rows[-1] if rows else {}
-
-
-def _worst(item: Item) -> Item:
-    """Of several objects an abnormal one before one that nobody could judge; of these that which went through most
-    stages, with the highest number that the last rule looked at, else the highest score.
-    """
-
-    def badness(part: Item) -> tuple[bool, bool, int, float]:
-        row = part.rows[-1] if part.rows else {}
-        value = next((row[name] for name in ("value", "score") if row.get(name) is not None), -math.inf)
-        return bool(part.abnormal), part.verdict == ERROR, len(part.rows), value
-
-    return max(item.parts, key=badness, default=item)
+            item.settle()
+            for stage in self.stages:
+                if item.parts and isinstance(stage, CutterStage):
+                    stage.finish(item, out, save)
 
 
 def _record(item: Item) -> dict[str, Any]:
@@ -259,7 +215,7 @@ def _record(item: Item) -> dict[str, Any]:
     rows = [*item.rows, *(row for part in item.parts for row in part.rows)]
     for row in rows:
         row["photo"] = item.name
-    deciding = deciding_row(item)
+    deciding = item.settle()
     verdict = {name: deciding.get(name) for name in VERDICT_COLUMNS} | {
         "photo": item.name,
         "image_path": printable(item.source),
@@ -369,10 +325,8 @@ def _items(images: Picture | Iterable[Picture]) -> tuple[str, list[Item]]:
     if len(kinds) != 1:
         raise CascadeError("Give photos, all of them paths or all of them pictures.")
     if kinds == {False}:
-        each = enumerate(pictures)
-        return "", [
-            Item(f"#{number}", f"{number:06d}", one, name=f"{number:06d}", stamp=_stamp(one)) for number, one in each
-        ]
+        each = [(f"#{n}", f"{n:06d}", one) for n, one in enumerate(pictures)]
+        return "", [Item(source, key, one, name=key, stamp=_stamp(one)) for source, key, one in each]
     paths = [Path(os.path.abspath(Path(one).expanduser())) for one in pictures]  # noqa: PTH100  (keeps links)
     if len(set(paths)) < len(paths):
         raise CascadeError(f"{Counter(paths).most_common(1)[0][0]} is given twice; give each photo once.")
@@ -419,16 +373,13 @@ def _check_stages(cascade: str, stages: Sequence[Stage]) -> None:
     cutters = [stage for stage in stages if isinstance(stage, CutterStage)]
     if not stages or stages[-1] in cutters or len(cutters) > 1:
         raise CascadeError(f"cascade {cascade}: the last stage must be a run, and one at most 'foreground'.")
-    names = [stage.name for stage in stages]
     try:
-        lower = [check_name(name, f"the 'name' of cascade {cascade} or of a stage").casefold() for name in names]
+        lower = [check_name(one.name, f"the 'name' of cascade {cascade} or of a stage").casefold() for one in stages]
         check_name(cascade, "the 'name' of a cascade")
     except ValueError as error:
         raise CascadeError(str(error)) from error
     if len({*lower, JOURNAL, ABOUT, *TABLES}) < len(stages) + 6:
-        raise CascadeError(
-            f"cascade {cascade}: of {', '.join(names)} two are alike, or a file of results; give a 'name'."
-        )
+        raise CascadeError(f"cascade {cascade}: of {lower} two are alike, or a file of results; give a 'name'.")
     for stage in (one for one in stages if isinstance(one, RunStage)):
         is_last, stops = stage is stages[-1], stage.rule.kind != "always"
         if bool(stage.then) != is_last or bool(stage.otherwise) != stops or (is_last and stage.ignore_no_defect):

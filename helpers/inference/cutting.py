@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from helpers.models.foreground import ForegroundNet
 
 ABOUT_FILE = "foreground.json"
-BACKGROUNDS = ("keep", "hide_neighbours", "remove")
 SHADOW = 5  # pixels around an object that are not taken for background
 MARGIN = 0.1  # free room on each side of a cut-out object, in parts of its longer side, as in cut_outs
 BEYOND = "symmetric"  # how a photo goes on beyond its border
@@ -93,9 +92,8 @@ def cut_out(
     """Find the objects of photos and write one picture each, of ``size`` pixels a side, as a dataset for notebooks 01
     and 02; cut-outs of an earlier call are replaced. Options of :func:`helpers.data.pieces.cut_outs`.
 
-    Where the annotations say what is wrong with each object (a key ``defect_type``), a found object has the type of the
-    true one that it overlaps by an IoU of 0.5 or more; one that overlaps none counts as good. Where none says, all are
-    taken for good.
+    A found object has the ``defect_type`` of the true one that it overlaps by an IoU of 0.5 or more; one that overlaps
+    none counts as good, and so do all where no annotation names a type.
     """
     labels, types = [], []
     for photo in progress(photos, "finding objects"):
@@ -119,10 +117,9 @@ class CutterStage:
     """The foreground network in the folder ``foreground`` of a dataset's artifacts: every object it finds goes on by
     itself. ``otherwise`` is the verdict on a photo without any: neither normal nor abnormal.
 
-    ``window`` is the side in pixels of the square cut out around each object, so that objects are shown as large as in
-    the photos that the next stage learned from; 0: the object's longer side and a tenth of it on each side. The
-    ``background``: keep it; hide_neighbours, which paints over other objects with the look of the background, for a run
-    that learned from photos of single objects; or remove all of it, the median colour instead, as notebook 03 does with
+    ``window`` is the side in pixels of the square cut out around each object, as large as in the photos that the next
+    stage learned from; 0: the object's longer side and a tenth of it on each side. The ``background``: keep it;
+    hide_neighbours, painted over with the look of the background; or remove all of it, as notebook 03 does with
     REMOVE_BACKGROUND. ``shrink``: so many pixels at an object's edge the next stage does not judge, for what a network
     says there depends on what lies beyond (an object no wider than twice that is judged whole). ``separate``: options
     of :func:`helpers.analysis.matching.separate`.
@@ -140,11 +137,6 @@ class CutterStage:
         separate: Mapping[str, Any] | None = None,
         device: str = "auto",
     ) -> None:
-        if min(window, shrink) < 0 or background not in BACKGROUNDS:
-            raise ValueError(
-                f"stage {name}: window={window} and shrink={shrink} must be 0 or more pixels, and "
-                f"background={background!r} one of {', '.join(BACKGROUNDS)}."
-            )
         self.network = load_foreground(folder).to(torch_device(device))
         self.name, self.otherwise, self.window, self.background = name, otherwise, window, background
         self.shrink, self.options = shrink, dict(separate or {})
@@ -215,10 +207,8 @@ class CutterStage:
 
 
 def _empty_background(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How a photo (H, W, 3) uint8 would look without its objects: the background's brightness nearby, with its grain.
-
-    The brightness is a mean of the background, weighted by a Gaussian as wide as the objects; the grain is what the
-    largest empty place differs from it, mirrored over the whole photo. The photo itself where it has no background.
+    """How a photo (H, W, 3) uint8 would look without its objects: the background's mean, weighted by a Gaussian as wide
+    as they are, with the grain of the largest empty place, mirrored. The photo itself where it has no background.
     """
     outside = ~_grown(labels > 0, SHADOW)
     if not outside.any():

@@ -194,7 +194,7 @@ class FrameJudge:
             prediction = self.predictor.judge_each([frame.photo], [frame.source])[0]
             if not prediction.error:
                 prediction = self.predictor.rejudge(prediction, self.threshold)
-            row["error"] = printable(prediction.error or "") or row["error"]
+            row["error"] = printable(str(prediction.error or "")) or row["error"]
             if not prediction.error:
                 self.last_photo = frame.photo
                 measured = self._judged(row, prediction)

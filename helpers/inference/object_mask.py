@@ -21,11 +21,9 @@ from skimage.morphology import closing, disk, opening, remove_small_objects
 
 from helpers.data.images import read_image, read_mask, to_network_frame
 
-Segment = Callable[[np.ndarray], np.ndarray]
-"""Photo (H, W, 3) uint8 -> where the object is, (H, W) bool."""
-
+Segment = Callable[[np.ndarray], np.ndarray]  # photo (H, W, 3) uint8 -> where the object is, (H, W) bool
+# Paths of a batch's photos and its maps (N, H, W) -> scores (N,) and maps (N, H, W) that take their place
 Refine = Callable[[Sequence[str], np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Paths of a batch's photos and its maps (N, H, W) -> scores (N,) and maps (N, H, W) that take their place."""
 
 
 def otsu_object_mask(photo: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,19 +46,15 @@ def as_pictures(images: Picture | Iterable[Picture]) -> Iterable[Picture]:
 
 
 def read_batches(
-    pictures: Iterable[tuple[str, Picture]], batch_size: int, bits: int | None = None, *, strict: bool = False
+    pictures: Iterable[tuple[str, Picture]], batch_size: int, bits: int | None = None
 ) -> Iterator[list[ReadPhoto]]:
-    """Read named photos, at most ``batch_size`` at once, fewer where they are large; one that fails says why, or raises
-    it if ``strict``.
-    """
+    """Read named photos, at most ``batch_size`` at once, fewer where they are large; one that fails says why."""
     batch: list[ReadPhoto] = []
     pixels = 0
     for source, picture in pictures:
         try:
             item = ReadPhoto(source, as_photo(picture, source, bits))
         except (OSError, ValueError) as error:
-            if strict:
-                raise
             item = ReadPhoto(source, None, error)
         size = 0 if item.photo is None else item.photo.shape[0] * item.photo.shape[1]
         if batch and (len(batch) >= batch_size or pixels + size > PIXELS_AT_ONCE):
@@ -72,9 +69,7 @@ def read_batches(
 def as_photo(picture: Picture, name: str = "picture", bits: int | None = None) -> np.ndarray:
     """Any picture as (H, W, 3) uint8 RGB, upright, as `read_image` reads a file; ``bits``: of 16-bit pictures.
 
-    Raises:
-        ImageReadError: a file that is missing or cannot be read, 32 bits a pixel, or values beyond ``bits``.
-        ValueError: an array of another shape or type.
+    ImageReadError: a file that cannot be read, 32 bits a pixel, values beyond ``bits``; ValueError: no such array.
     """
     if isinstance(picture, str | Path):
         return read_image(picture, bits)
@@ -130,6 +125,22 @@ class Item:
     def fail(self, stage: str, error: str) -> None:
         self.verdict, self.abnormal, self.error = ERROR, None, error
         self.add_row(stage, decision=ERROR, error=error)
+
+    def settle(self) -> dict[str, Any]:
+        """A photo of several objects is as bad as its worst one; returns the row of the stage that decided.
+
+        The worst is an abnormal one before one that nobody could judge; of these that which went through most stages,
+        with the highest number that the last rule looked at, else the highest score.
+        """
+
+        def badness(part: Item) -> tuple[bool, bool, int, float]:
+            row = part.rows[-1] if part.rows else {}
+            value = next((row[name] for name in ("value", "score") if row.get(name) is not None), -math.inf)
+            return bool(part.abnormal), part.verdict == ERROR, len(part.rows), value
+
+        worst = max(self.parts, key=badness, default=self)
+        self.verdict, self.abnormal, self.error = worst.verdict, worst.abnormal, worst.error
+        return worst.rows[-1] if worst.rows else {}
 
 
 def save_result(out: Path, stage: str, kind: str, key: str, write: Callable[[Path], Any]) -> str:

@@ -1,7 +1,6 @@
 """A finished run at work on photos it has never seen: raw score, map at the photo's own size, verdict.
 
-What happens to a photo is what happened to the run's own val photos when its thresholds were set: the same reading, the
-same resize, the same object mask. So a score compares with the stored thresholds.
+A photo is read, resized and masked as the run's val photos were, so its score compares with the stored thresholds.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class Prediction:
     network_map: np.ndarray | None = None  # (h, w) float32 at the network's size, confined to the object
     probabilities: np.ndarray | None = None  # (C,) float32 of a classifier
     embedding: np.ndarray | None = None  # (D,) float32 of a classifier
-    error: str = ""
+    error: Exception | None = None
     distance: float | None = None  # of a cascade's stage: to the nearest class that its open set knows
     milliseconds: float = float("nan")  # likewise: what it took
 
@@ -67,9 +66,8 @@ class Predictions:
 
     Confidence of a detector is read off the n good photos of val that set its threshold. With
     p = (1 + how many of their scores are >= the photo's) / (n + 1), the conformal p-value (Vovk et al. 2005), it is
-    1 - p for an abnormal verdict (nearly no good photo scores as high) and p for a normal one (so many good photos
-    score as high or higher). It is no probability of a defect: of good photos called normal, half have less than about
-    0.5. Confidence of a classifier is the probability that it gives to the verdict: P(abnormal) or P(normal), or the
+    1 - p for an abnormal verdict and p for a normal one: no probability of a defect, since half of the good photos have
+    less than about 0.5. Confidence of a classifier is the probability of its verdict, P(abnormal) or P(normal), or the
     highest probability where it has no normal class.
     """
 
@@ -89,12 +87,7 @@ class Predictions:
 
 class Predictor:
     """A finished run, ready for photos: its folder (relative: to the project) or the run, and a name from `BACKENDS` or
-    a backend that is open already.
-
-    Raises:
-        MissingRunError: there is no finished run, or no exported file of it; the message says what makes it.
-        ValueError: an unknown backend or one that this machine lacks, a file that is not the one that was trained, or a
-            batch size below 1.
+    a backend that is open already. MissingRunError: there is no finished run, or no exported file of it.
     """
 
     def __init__(
@@ -126,16 +119,16 @@ class Predictor:
     ) -> Predictions:
         """Judge one photo, several, or those of a folder and below; all results are held in memory.
 
-        Raises:
-            ImageReadError: a photo cannot be read; the message names it.
-            FileNotFoundError: a photo, or the mask of its object, is missing.
-            ValueError: there is no photo, or one is no picture.
+        ImageReadError, FileNotFoundError or ValueError: a photo, or the mask of its object, is missing or cannot be
+        read or judged; the message names it.
         """
-        limit = self.threshold(threshold)
-        found = [self.rejudge(one, limit) for one in self.predict_stream(images, strict=True)]
+        limit, found = self.threshold(threshold), []
+        for one in self.predict_stream(images):
+            if one.error:
+                raise one.error
+            found.append(self.rejudge(one, limit))
         if not found:
             raise ValueError("There is no photo to predict.")
-        embedded = all(one.embedding is not None for one in found)
         return Predictions(
             np.array([one.score for one in found], dtype=np.float32),
             np.array([one.abnormal for one in found], dtype=bool),
@@ -143,22 +136,19 @@ class Predictor:
             self.classes,
             np.stack([one.probabilities for one in found]) if self.classes else None,
             np.array([one.confidence for one in found], dtype=np.float32),
-            np.stack([one.embedding for one in found]) if embedded else None,
+            None if found[0].embedding is None else np.stack([one.embedding for one in found]),
             limit,
         )
 
-    def predict_stream(self, images: Picture | Iterable[Picture], *, strict: bool = False) -> Iterator[Prediction]:
-        """Judge a batch at a time with constant memory; a photo that fails is a row with its error, or, if ``strict``,
-        raises it.
-        """
+    def predict_stream(self, images: Picture | Iterable[Picture]) -> Iterator[Prediction]:
+        """Judge a batch at a time with constant memory; a photo that fails is a row with its error."""
         pictures = enumerate(as_pictures(images))
         named = ((str(one) if isinstance(one, str | Path) else f"#{number}", one) for number, one in pictures)
-        judge = self.judge if strict else self.judge_each
-        for batch in read_batches(named, self.batch_size, self.bit_depth, strict=strict):
+        for batch in read_batches(named, self.batch_size, self.bit_depth):
             readable = [one for one in batch if one.problem is None]
-            judged = iter(judge([one.photo for one in readable], [one.source for one in readable]))
+            judged = iter(self.judge_each([one.photo for one in readable], [one.source for one in readable]))
             for one in batch:
-                yield next(judged) if one.problem is None else Prediction(one.source, error=str(one.problem))
+                yield next(judged) if one.problem is None else Prediction(one.source, error=one.problem)
 
     def judge_each(self, photos: Sequence[np.ndarray], sources: Sequence[str]) -> list[Prediction]:
         """As `judge`, but a photo that fails gets its error, and the others their results."""
@@ -166,16 +156,14 @@ class Predictor:
             return self.judge(photos, sources)
         except (OSError, ValueError) as error:
             if len(photos) == 1:
-                return [Prediction(sources[0], error=str(error))]
+                return [Prediction(sources[0], error=error)]
         return [self.judge_each([photo], [source])[0] for photo, source in zip(photos, sources, strict=True)]
 
     def judge(self, photos: Sequence[np.ndarray], sources: Sequence[str]) -> list[Prediction]:
         """Judge photos (H, W, 3) uint8 of any sizes by the stored threshold, all of them at once.
 
-        Raises:
-            FileNotFoundError: the folder of object masks has none for a photo, by its source.
-            ImageReadError: a photo is too thin to be resized.
-            ValueError: what the network says is not finite: that would be no verdict, yet every comparison says no.
+        FileNotFoundError: there is no object mask for a photo; ImageReadError: it is too thin to be resized;
+        ValueError: what the network says is not finite: that would be no verdict, yet every comparison says no.
         """
         if not photos:
             return []
@@ -227,8 +215,7 @@ class Predictor:
 
     def photo_time(self, paths: Sequence[str | Path]) -> dict[str, Any]:
         """Milliseconds from one decoded photo to its verdict and network map, warm, one photo at a time: a row of
-        `time_stages`. Measured once for a backend and machine, on up to 20 of the photos, and kept with the run, so
-        that every notebook gives the same figure; delete ``speed.json`` to measure again.
+        `time_stages`. Measured once for a backend and machine and kept in ``speed.json``, for every notebook alike.
         """
         machine = torch.cuda.get_device_name(self.device) if str(self.device).startswith("cuda") else cpu_name()
         key = f"{self.backend}, {self.device}, {machine}, {torch.get_num_threads()} threads"
@@ -270,12 +257,7 @@ def open_finished(folder: Path) -> Run:
 
 
 def check_run(run: Run) -> None:
-    """Warn of libraries that have moved on since a run was trained.
-
-    Raises:
-        MissingRunError: the checkpoint is missing.
-        ValueError: it is another file than the one ``run.json`` was written for.
-    """
+    """Refuse a checkpoint that is missing or not the run's own; warn of libraries that have moved on since."""
     checkpoint = run.folder / CHECKPOINT
     if not checkpoint.is_file():
         raise MissingRunError(f"There is no {checkpoint}; copy the whole folder of the run, or train it again.")

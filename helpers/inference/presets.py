@@ -1,7 +1,6 @@
-"""Cascades as they are written down, a YAML file with its parameters, and what of them and of runs can be opened.
+"""Cascades as they are written down (see :mod:`helpers.inference.cascade`), and what of them and of runs can be opened.
 
-What the keys mean is said in :mod:`helpers.inference.cascade`, which opens them. Nothing heavy is imported here, so
-that a page can list what there is before a network is loaded.
+Nothing heavy is imported here, so that a page can list what there is before a network is loaded.
 """
 
 from __future__ import annotations
@@ -34,9 +33,6 @@ def preset_names() -> list[str]:
 def read_cascade(path: str | Path, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What the YAML file of a cascade (a path, or the name of a preset) says: ``name``, ``about``, ``parameters`` (with
     the `PLACES`, and over both the settings) and ``stages``, where names of parameters are replaced by their values.
-
-    Raises:
-        CascadeError: there is none, it is no YAML, it has other keys or values than it may have, or no such parameter.
     """
     places = (Path(path).expanduser(), project_path(path), PRESETS_FOLDER / f"{path}.yml")
     file = next((place for place in places if place.is_file()), None)
@@ -150,11 +146,7 @@ def find_choices(artifacts: str | Path) -> tuple[list[Choice], dict[str, list[Pa
 
 
 def choose(choices: Sequence[Choice], dataset: str = "", profile: str = "", name: str = "") -> Choice:
-    """The choice of a name in a dataset and profile; without a name PatchCore's run, else the first.
-
-    Raises:
-        MissingRunError: there is none; the message says which command makes one.
-    """
+    """The choice of a name in a dataset and profile; without a name PatchCore's run, else the first."""
     here = [one for one in choices if one.dataset == dataset and one.profile == profile]
     offered = [one for one in here if one.name == name] if name else here or list(choices)
     if not offered:

@@ -46,9 +46,7 @@ class Rule(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, parameters: Mapping[str, Any] | None = None) -> Rule:
-        """Read ``always``, ``score > LIMIT``, ``peak > LIMIT`` or ``area >= LIMIT`` (or with the other sign); a limit
-        may be the name of a parameter. ValueError: it is none of these.
-        """
+        """Read a rule; its limit may be the name of a parameter."""
         found, parameters = RULE.fullmatch(text.strip()), parameters or {}
         if not found:
             raise ValueError(f"rule {text!r} is none; rules are: always, score > LIMIT, peak > LIMIT, area >= LIMIT.")
@@ -64,8 +62,8 @@ class Rule(NamedTuple):
 
 
 class OpenSet(NamedTuple):
-    """What tells that a photo is like no class that a classifier knows: the distance of its embedding to the nearest
-    class is above ``tau``, or the probability of its class below ``kappa``; None: that does not count.
+    """A photo is like no known class where the distance of its embedding to the nearest one is above ``tau``, or the
+    probability of its class below ``kappa``; None: that does not count.
     """
 
     scorer: MahalanobisScorer
@@ -93,9 +91,8 @@ class RunStage:
     """A finished run with a rule.
 
     An item for which the rule holds goes on, or gets the verdict ``then`` in the last stage; the others get
-    ``otherwise``. ``then: class`` stands for the class that the classifier names: the most probable one, or, where the
-    rule has found the photo abnormal by its score, the most probable of those that are not the normal class; or
-    ``unknown``. With ``ignore_no_defect`` everything goes on; what the rule says is noted only.
+    ``otherwise``. ``then: class`` stands for the most probable class, without the normal one where the rule has found
+    the photo abnormal by its score; or ``unknown``. With ``ignore_no_defect`` everything goes on.
 
     The score is the run's own. Peak and area are of its map at the network's size, confined to the object where there
     is one (cut out by an earlier stage, or found by ``object_mask``: none, otsu, or the foreground network beside the
@@ -139,8 +136,6 @@ class RunStage:
         self._segment = otsu_object_mask if object_mask == "otsu" else None
         if object_mask == "foreground":
             self._segment = foreground_segmenter(predictor.run.folder.parent)
-        elif object_mask not in ("none", "otsu"):
-            raise ValueError(f"object_mask={object_mask!r}: expected none, otsu or foreground.")
 
     def describe(self) -> dict[str, Any]:
         """What decides, as plain data."""
@@ -220,7 +215,7 @@ class RunStage:
         Masks are 8-bit grey, 0 or 255; maps float16, as in a run's folder: off by at most 0.05 % of a value.
         """
         if seen.error:
-            item.fail(self.name, printable(seen.error))
+            item.fail(self.name, printable(str(seen.error)))
             return False
         row = self.weigh(seen) | {"milliseconds": round(seen.milliseconds, 3)}
         if seen.network_map is not None:

@@ -59,7 +59,9 @@ def score_stages(cascade: Cascade, photos: pd.DataFrame) -> tuple[pd.DataFrame, 
     first, second = cascade.stages
     ones, twos = [], []
     pictures = ((path, path) for path in progress(photos["image_path"].tolist(), cascade.name))
-    for batch in read_batches(pictures, cascade.batch_size, cascade.bit_depth, strict=True):
+    for batch in read_batches(pictures, cascade.batch_size, cascade.bit_depth):
+        for unreadable in (one.problem for one in batch if one.problem):
+            raise unreadable
         items = [Item(one.source, one.source, one.photo) for one in batch]
         ones += _weighed(first, items)
         twos += _weighed(second, items)
@@ -91,9 +93,7 @@ def _limit(stage: RunStage) -> Threshold:
 
 
 def frame_table(frames: Sequence[InstancePhoto]) -> pd.DataFrame:
-    """Raw frames for testing with what is known of them; a frame is a defect one where any object is: ``image_path``,
-    ``split`` (test), ``label_index``, ``defect_type`` (the types on it, joined).
-    """
+    """Raw frames for testing, a row each as in a sample table; a frame is a defect one where any object is."""
     rows = []
     for frame in frames:
         if not all(frame.defect_types):
@@ -141,10 +141,8 @@ def judge_objects(cascade: Cascade, frames: Sequence[InstancePhoto]) -> pd.DataF
 
 def overlay_examples(folder: Path, verdicts: pd.DataFrame, truth: pd.DataFrame, n: int) -> dict[str, Any]:
     """Photos with their labelled defect and the overlay of every stage that has one, grey where a stage did not see it:
-    what `gallery` takes, from a folder of results.
-
-    First one photo of each way to end (found, lost, false alarm, let go), then further ones, ``n`` at most. Two photos
-    share a row where only one stage draws.
+    what `gallery` takes, from a folder of results. First one photo of each way to end (found, lost, false alarm, let
+    go), then further ones, ``n`` at most.
     """
     both = verdicts[verdicts["error"].isna()].merge(truth.drop(columns="split", errors="ignore"), on="image_path")
     ended = both["abnormal"].astype(str) + both["label_index"].astype(str) + both["stage"].fillna("")
@@ -166,10 +164,8 @@ def overlay_examples(folder: Path, verdicts: pd.DataFrame, truth: pd.DataFrame, 
 
 def time_cascade(cascade: Cascade, paths: Sequence[str | Path]) -> pd.DataFrame:
     """Milliseconds a photo of every stage alone and of the cascade (the last row), one photo at a time; reading is not
-    counted. Rows as of :func:`helpers.compute.time_stages`.
-
-    Of a stage that judges whole photos it is the run's own :meth:`helpers.inference.Predictor.photo_time`. Where
-    objects are cut out, the second stage gets those of a photo, so its time is that of all of them.
+    counted. Rows as of :func:`helpers.compute.time_stages`; where objects are cut out, the second stage's time is that
+    of all objects of a photo.
     """
     photos = [Item(str(path), "timed", read_image(path)) for path in paths]
 

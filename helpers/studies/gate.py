@@ -31,11 +31,13 @@ class Gate:
     _known: dict[str, float] = field(default_factory=dict)
 
     def scores(self, photos: Sequence[str], device: str = "auto") -> np.ndarray:
-        """Its raw scores (N,) of photos, of which it judges each once."""
+        """Its raw scores (N,) of photos, of which it judges each once; one that cannot be judged raises its error."""
         missing = [path for path in dict.fromkeys(photos) if path not in self._known]
-        if missing:
-            judged = Predictor(self.run, device=device).predict_stream(progress(missing, "gate"))
-            self._known |= {one.source: one.score for one in judged}
+        judged = Predictor(self.run, device=device).predict_stream(progress(missing, "gate")) if missing else ()
+        for one in judged:
+            if one.error:
+                raise one.error
+            self._known[one.source] = one.score
         return np.array([self._known[path] for path in photos])
 
     def refuse_seen(self, divided: pd.DataFrame) -> None:
@@ -63,10 +65,6 @@ def open_gate(
 ) -> Gate:
     """The gate of a dataset whose artifacts are in the folder: a run's name or path, or ``auto``: the run of notebook
     02, and where there is no good photo to train on one trained on those of the dataset ``stand_in``.
-
-    Raises:
-        MissingRunError: the run is not there; the message names the notebook that makes it.
-        ValueError: the dataset of the stand-ins has no good photo either.
     """
     own = folder / ("patchcore" if gate == "auto" else gate)
     if (own / RUN_FILE).is_file():

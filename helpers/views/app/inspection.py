@@ -22,7 +22,7 @@ from helpers.analysis import severity as rating
 from helpers.analysis.sizing import PixelSize, label_defects, measure_labels
 from helpers.data.images import decode_image
 from helpers.drawing import annotate_photo, draw_boxes, draw_overlay
-from helpers.inference.cascade import VERDICT_COLUMNS, Cascade, deciding_row, judge_by_parts
+from helpers.inference.cascade import VERDICT_COLUMNS, Cascade
 from helpers.inference.pictures import Item
 from helpers.inference.predictor import Prediction, Predictor
 from helpers.inference.presets import PRESETS_FOLDER, Choice
@@ -284,9 +284,7 @@ class Inspector:
             elif active:  # what it finds depends on no threshold
                 item.rows, item.verdict, item.error = item.rows + photo.cut.rows, photo.cut.verdict, photo.cut.error
                 active = item.parts = [_fresh(part) for part in photo.cut.parts]
-        if item.parts:
-            judge_by_parts(item)
-        photo.row = deciding_row(item)
+        photo.row = item.settle()
         if not item.error and photo.stage is not None:
             photo.anomaly_map, mask = _whole_map(photo)
             photo.marked = (photo.stage.name, photo.anomaly_map, mask)
