@@ -35,14 +35,11 @@ def known_networks(monkeypatch):
 @pytest.fixture
 def photos(tmp_path) -> pd.DataFrame:
     """8 photos of test: so much red (what stage 1 sees) and green (what stage 2 sees), all over."""
-    rows = []
-    for number, (red, green, label) in enumerate(zip(REDS, GREENS, DEFECT, strict=True)):
-        file = tmp_path / "photos" / f"{number}.png"
-        file.parent.mkdir(exist_ok=True)
+    files = [str(tmp_path / f"{number}.png") for number in range(8)]
+    for file, red, green in zip(files, REDS, GREENS, strict=True):
         Image.new("RGB", (24, 16), (red, green, 0)).save(file)
-        kind = "hole" if label else "good"
-        rows.append({"image_path": str(file), "split": "test", "label_index": label, "defect_type": kind})
-    return pd.DataFrame(rows)
+    kinds = ["hole" if label else "good" for label in DEFECT]
+    return pd.DataFrame({"image_path": files, "split": "test", "label_index": DEFECT, "defect_type": kinds})
 
 
 @pytest.fixture
@@ -70,14 +67,10 @@ def test_both_stages_see_every_photo_and_the_cascade_decides_as_they_do(pair, ph
 
 
 @pytest.mark.parametrize(
-    ("rule", "otherwise", "values", "limit"),
-    [
-        ("always", "", [1.0] * 8, 0.5),
-        ("peak > 0.25", "OK", [red / 255 for red in REDS], 0.25),
-    ],
+    ("rule", "values", "limit"), [("always", [1.0] * 8, 0.5), ("peak > 0.25", [red / 255 for red in REDS], 0.25)]
 )
-def test_any_first_rule_is_a_number_above_a_limit(pair, photos, rule, otherwise, values, limit):
-    first = RunStage(pair.stages[0].predictor, rule, otherwise=otherwise)
+def test_any_first_rule_is_a_number_above_a_limit(pair, photos, rule, values, limit):
+    first = RunStage(pair.stages[0].predictor, rule, otherwise="" if rule == "always" else "OK")
     scores, found = study.score_stages(Cascade("other", [first, pair.stages[1]]), photos)
     np.testing.assert_allclose(scores["score_1"], values, rtol=1e-6)
     assert found.value == limit
@@ -87,16 +80,14 @@ def test_any_first_rule_is_a_number_above_a_limit(pair, photos, rule, otherwise,
 
 
 @pytest.mark.parametrize(("rule", "named"), [("score > 0.5", "hole"), ("always", "good"), ("score > 0.65", "good")])
-def test_good_is_the_likeliest_but_a_rule_on_the_score_may_call_a_defect(tmp_path, home, pair, rule, named):
+def test_good_is_the_likeliest_but_a_rule_on_the_score_may_call_a_defect(tmp_path, home, pair, photos, rule, named):
     classifier = Predictor(write_run(home / "classifier", classes=CLASSES, normal="good"))
     stages = [RunStage(pair.stages[0].predictor, "score > 0.3", otherwise="no_defect")]
     stages.append(RunStage(classifier, rule, then="class", otherwise="" if rule == "always" else "good"))
-    file = tmp_path / "a.png"
-    Image.new("RGB", (24, 16), (102, 89, 64)).save(file)  # 0.4, 0.35, 0.25
-    table = pd.DataFrame([{"image_path": str(file), "split": "test", "label_index": 1, "defect_type": "hole"}])
-    scores, _ = study.score_stages(Cascade("steel", stages), table)
-    assert scores["score_2"].item() == float(named == "hole")
-    (row,) = Cascade("steel", stages).run([str(file)], tmp_path / "out", save=()).itertuples()
+    cascade, one = Cascade("steel", stages), photos.head(1)
+    Image.new("RGB", (24, 16), (102, 89, 64)).save(one["image_path"].item())  # 0.4, 0.35, 0.25
+    assert study.score_stages(cascade, one)[0]["score_2"].item() == float(named == "hole")
+    (row,) = cascade.run(one["image_path"].tolist(), tmp_path / "out", save=()).itertuples()
     assert (row.verdict, row.abnormal) == (named, named == "hole")
 
 

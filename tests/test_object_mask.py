@@ -54,17 +54,16 @@ def test_wrong_sizes_are_named(wrong):
 
 
 def test_outside_the_object_the_map_is_zero_and_the_score_is_new(tmp_path):
-    file = str(tmp_path / "a.png")
+    file, masks = str(tmp_path / "a.png"), ObjectMasks("otsu", FRAME)
     Image.fromarray(photograph(disc(), 30, 180)).save(file)
-    masks = ObjectMasks("otsu", FRAME)
     inside = masks([file])
     assert inside.shape == (1, 1, 20, 30) and set(inside.unique().tolist()) == {0.0, 1.0}
     maps = np.full((1, 20, 30), 0.25, np.float32)
     maps[0, 0, 0], maps[0, 10, 15] = 0.9, 0.5  # background, object
     scores, confined = masks.confine([file], maps)
+    np.testing.assert_array_equal(confined, maps * inside[:, 0].numpy())
     assert confined[0, 0, 0] == 0 and confined[0, 10, 15] == 0.5
     np.testing.assert_array_equal(scores, smoothed_maximum(torch.from_numpy(confined)[:, None]))
-    np.testing.assert_array_equal(confined > 0, inside[:, 0].numpy() > 0)
 
 
 def test_a_folder_of_masks_by_name_or_by_subfolder_and_name(tmp_path):

@@ -109,8 +109,7 @@ class Said(nn.Module):
     embed = staticmethod(lambda frames: frames[:, :, 0, 0])
 
     def forward(self, frames):
-        anomaly_map = frames[:, :1]
-        return SimpleNamespace(pred_score=anomaly_map.amax((1, 2, 3)), anomaly_map=anomaly_map)
+        return SimpleNamespace(pred_score=frames[:, :1].amax((1, 2, 3)), anomaly_map=frames[:, :1])
 
 
 def answers(network: nn.Module, frames: np.ndarray, classifies: bool) -> dict[str, dict[str, np.ndarray]]:
@@ -119,17 +118,14 @@ def answers(network: nn.Module, frames: np.ndarray, classifies: bool) -> dict[st
     graph = trace(network.eval(), torch.from_numpy(frames), ["N"], names)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     with TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
-        onnx.save(graph, file)
-        compiled = openvino.Core().compile_model(
-            openvino.convert_model(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-        )
-        found = compiled(frames)
-        in_openvino = {name: np.array(found[name]) for name in names}
+        onnx.save(graph, Path(folder) / "model.onnx")
+        model = openvino.convert_model(Path(folder) / "model.onnx")
+        found = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(frames)
+        in_openvino = [np.array(found[name]) for name in names]
     with torch.no_grad():
-        in_torch = {name: each.numpy() for name, each in zip(names, network(torch.from_numpy(frames)), strict=True)}
-    in_onnx = dict(zip(names, session.run(list(names), {"photos": frames}), strict=True))
-    return {"torch": in_torch, "onnx": in_onnx, "openvino": in_openvino}
+        in_torch = [each.numpy() for each in network(torch.from_numpy(frames))]
+    said = {"torch": in_torch, "onnx": session.run(list(names), {"photos": frames}), "openvino": in_openvino}
+    return {where: dict(zip(names, arrays, strict=True)) for where, arrays in said.items()}
 
 
 @pytest.mark.parametrize("normal", [1, None])
