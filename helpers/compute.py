@@ -98,23 +98,21 @@ def time_stages(
     """Milliseconds per photo of every stage (a function of a batch) at every batch size, on the same photos.
 
     Photos left over from the last whole batch are not timed: a smaller batch has another speed. The first ``warmup``
-    calls do not count: caches fill, kernels get chosen. ``synchronise`` (`synchroniser`) comes before each reading of
-    the clock. `TIME_COLUMNS`: ``n_photos`` timed in a round, ``n_calls`` in all, and mean, median and 95th percentile.
+    calls do not count: caches fill, kernels get chosen. `TIME_COLUMNS`: ``n_photos`` timed in a round, ``n_calls`` in
+    all, and mean, median and 95th percentile.
     """
     rows = []
     for (name, function), size in product(stages.items(), batch_sizes):
         if not 1 <= size <= len(photos):
             raise ValueError(f"batch_sizes must lie in 1..{len(photos)}, the number of photos; got {size}.")
-        batches = [photos[start : start + size] for start in range(0, len(photos) - size + 1, size)]
-        for batch in islice(cycle(batches), warmup):
-            function(batch)
-        times = []
-        for batch in batches * repeats:
+        batches, times = [photos[start : start + size] for start in range(0, len(photos) - size + 1, size)], []
+        for batch in [*islice(cycle(batches), warmup), *batches * repeats]:
             synchronise()
             start = clock()
             function(batch)
             synchronise()
             times.append(1000 * (clock() - start) / size)
+        times = times[warmup:]
         figures = np.mean(times), np.median(times), np.quantile(times, 0.95)
         rows.append((name, size, size * len(batches), len(times), *map(float, figures)))
     return pd.DataFrame(rows, columns=list(TIME_COLUMNS))

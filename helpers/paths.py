@@ -13,7 +13,7 @@ import threading
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,6 @@ class InUseError(OSError):
     """Another process works there; the message says which, and since when."""
 
 
-# --------------------------------------------------------------------------------------------------- places and names
-
-
 def project_path(path: str | Path) -> Path:
     """An absolute path; a relative one counts from the project's folder, wherever the notebook was started."""
     path = Path(path).expanduser()
@@ -55,11 +52,11 @@ def dataset_folder(artifacts: str | Path, dataset: str, profile: str) -> Path:
     return project_path(artifacts) / check_name(dataset, "dataset") / check_name(profile, "PROFILE")
 
 
-def absolute_backbone(name: str, base: Path | None = None) -> str:
-    """A backbone's name with the path in ``local-dir:PATH`` made absolute against a folder (default: the current)."""
+def absolute_backbone(name: str) -> str:
+    """A backbone's name with the path in ``local-dir:PATH`` made absolute against the current folder."""
     if not name.startswith(LOCAL_PREFIX):
         return name
-    return f"{LOCAL_PREFIX}{((base or Path.cwd()) / Path(name.removeprefix(LOCAL_PREFIX)).expanduser()).resolve()}"
+    return f"{LOCAL_PREFIX}{Path(name.removeprefix(LOCAL_PREFIX)).expanduser().resolve()}"
 
 
 def check_name(name: Any, what: str) -> str:
@@ -80,11 +77,9 @@ def short_name(name: str, longest: int = _LONGEST_NAME) -> str:
 
 def printable(text: str) -> str:
     """A file's name for tables and messages: bytes of it that are no UTF-8, or steer a terminal, as ``\\xe9``."""
-    try:
-        encoded = text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half of a pair, as JSON may say it
-        encoded = text.encode("utf-8", "backslashreplace")
-    text = encoded.decode("utf-8", "backslashreplace")
+    with suppress(UnicodeEncodeError):  # half of a pair, as JSON may say it
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    text = text.encode("utf-8", "backslashreplace").decode()
     return _STEERS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
@@ -96,9 +91,6 @@ def content_hash(content: Any) -> str:
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# ------------------------------------------------------------------------------------------- one process at a time
 
 
 @contextmanager
@@ -136,18 +128,14 @@ def _holder(lock: Path) -> str:
     return f" by process {pid} on {host}, since {since:%Y-%m-%d %H:%M:%S}"
 
 
-@contextmanager
-def uninterrupted() -> Iterator[None]:
+def uninterrupted() -> AbstractContextManager[None]:
     """Let Ctrl-C, SIGTERM and SIGHUP not stop what finishes a file; in a thread beside the main one they never do."""
-    with _handled(signal.SIG_IGN):
-        yield
+    return _handled(signal.SIG_IGN)
 
 
-@contextmanager
-def stopped_alike() -> Iterator[None]:
+def stopped_alike() -> AbstractContextManager[None]:
     """SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does; one that is ignored (by nohup) stays so."""
-    with _handled(signal.default_int_handler):
-        yield
+    return _handled(signal.default_int_handler)
 
 
 @contextmanager
@@ -166,9 +154,6 @@ def _handled(handler: Any) -> Iterator[None]:
             signal.signal(number, old)
 
 
-# ------------------------------------------------------------------------------------------------------- whole files
-
-
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file beside its place, by a function of the path, and rename it there; nothing is left if that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,10 +166,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def partial_path(path: Path) -> Path:
-    """Where a file is written until it is whole, with the same suffix.
-
-    The name is short, for the file's own may be as long as names can be, and says which process is writing.
-    """
+    """Where a file is written until it is whole, with the same suffix; the name is short, for the file's own may be as
+    long as names can be, and says which process is writing."""
     return path.with_name(f".{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial{path.suffix}")
 
 
@@ -258,12 +241,12 @@ def cell(value: Any) -> Any:
 
 
 def cells(table: pd.DataFrame) -> pd.DataFrame:
-    """A table for a CSV, see `cell`; `from_cells` gives it back as it was."""
+    """A table for a CSV: each `cell`, and the names of its columns."""
     return _map_text(table, cell)
 
 
 def from_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """A table read from a CSV of `cells`."""
+    """A table read from a CSV of `cells`, as it was."""
     return _map_text(table, lambda one: one[1:] if isinstance(one, str) and _QUOTED_FORMULA.match(one) else one)
 
 

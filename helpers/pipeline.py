@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -91,6 +92,7 @@ SETUP, PATCHCORE = "01_setup_and_validate", "02_train_patchcore"
 SEGMENTERS, INVENTED = "03_train_unet_deeplabv3plus", "04_train_draem_glass"
 CLASSIFIERS, CASCADES = "05_train_classifiers", "07_cascade_inference"
 MAPS = (PATCHCORE, SEGMENTERS, INVENTED)
+ALL = (*MAPS, CLASSIFIERS)
 
 SERIES: tuple[Node, ...] = (
     Node(SETUP, (), ("samples.csv", "findings.csv")),
@@ -104,8 +106,8 @@ SERIES: tuple[Node, ...] = (
         "two classes of three photos",
         reads=("open_set",),
     ),
-    Node("06_evaluate", (*MAPS, CLASSIFIERS), ("leaderboard.csv", "evaluation/report.html")),
-    Node(CASCADES, (*MAPS, CLASSIFIERS), ("cascades/rates.csv",), "masks of defects or classes", reads=("cascades",)),
+    Node("06_evaluate", ALL, ("leaderboard.csv", "evaluation/report.html")),
+    Node(CASCADES, ALL, ("cascades/rates.csv",), "masks of defects or classes", reads=("cascades",)),
     Node(
         "08_size_analysis",
         MAPS,
@@ -114,16 +116,11 @@ SERIES: tuple[Node, ...] = (
     ),
     Node(
         "09_export_and_video",
-        (*MAPS, CLASSIFIERS),
+        ALL,
         ("export/files.csv", "export/parity.csv", "export/speed.csv"),
         "good photos in train",
     ),
-    Node(
-        "10_inspection_app",
-        (*MAPS, CLASSIFIERS),
-        ("app/annotated.png", "app/inspection.csv"),
-        reads=("sizes", "cascades"),
-    ),
+    Node("10_inspection_app", ALL, ("app/annotated.png", "app/inspection.csv"), reads=("sizes", "cascades")),
 )
 FOREGROUND = Node("03f_foreground", (SETUP,), ("foreground/foreground.json",), part_of=SEGMENTERS, without="segmenters")
 # Built-in dataset -> another one that a cascade of notebook 07 judges, and what makes the runs for it.
@@ -153,19 +150,21 @@ def run(
     """Run the series on one dataset and return its artifacts folder.
 
     ``only`` these notebooks (by number); run again from the one called ``start`` on, or all by ``force``; ``settings``
-    as in :func:`helpers.session.collect_parameters`. PipelineError for an unknown notebook, a missing dataset or a
-    failing cell; InUseError where another pipeline is at work in that folder.
+    as in :func:`helpers.session.collect_parameters`. InUseError where another pipeline is at work in that folder.
     """
     from helpers.views.report import write_index
 
     dataset = ensure_dataset(Path(dataset))
     given = {"DATASET": dataset, "PROFILE": profile, "ARTIFACTS": artifacts} | ({"NAME": name} if name else {})
     parameters = collect_parameters(NOTEBOOKS_FOLDER, profile, settings, given)
-    chosen = _choose(only, start)
+    nodes = [*SERIES, *([FOREGROUND] if FOREGROUND.number in only else [])]
+    if unknown := {*only, *filter(None, [start])} - {node.number for node in nodes}:
+        known = ", ".join(node.number for node in SERIES)
+        raise PipelineError(f"There is no notebook {', '.join(sorted(unknown))}; known: {known}.")
     folder = dataset_folder(artifacts, dataset_name(str(dataset), name), profile)
     with hold(folder / ".pipeline.lock", str(folder)):  # two in one folder would read each other's runs
         state = _State(folder)
-        for node in chosen:
+        for node in [node for node in nodes if not only or node.number in only]:
             before = [state.made(one) for one in SERIES if one.name in node.after]
             if node.name == CASCADES:
                 before += _run_beside(dataset, profile, artifacts, settings, force, left_alone=bool(only))
@@ -223,17 +222,6 @@ def ensure_dataset(dataset: Path) -> Path:
     return dataset
 
 
-def _choose(only: Sequence[str], start: str) -> list[Node]:
-    nodes = [*SERIES, *([FOREGROUND] if FOREGROUND.number in only else [])]
-    for wanted in [*only, *([start] if start else [])]:
-        if wanted not in [node.number for node in nodes]:
-            raise PipelineError(f"There is no notebook {wanted!r}; known: {', '.join(one.number for one in SERIES)}.")
-    return [node for node in nodes if not only or node.number in only]
-
-
-# ---------------------------------------------------------------------------------------------------------- execution
-
-
 def execute(node: Node, parameters: dict[str, Any], folder: Path) -> float:
     """Run one notebook in a process of its own; returns the seconds it took.
 
@@ -247,17 +235,16 @@ def execute(node: Node, parameters: dict[str, Any], folder: Path) -> float:
     log, started = out.with_suffix(".log"), time.monotonic()
     options = {"cwd": NOTEBOOKS_FOLDER, "kernel_name": "python3", "execution_timeout": CELL_TIMEOUT_SECONDS}
     options["extra_arguments"] = ["--log-level=40"]  # the kernel warns of how it talks, on the terminal
+    options |= {"log_output": True, "progress_bar": False}
     try:
         with _logged(node.name, log):
-            papermill.execute_notebook(
-                _source(node), str(out), parameters, log_output=True, progress_bar=False, **options
-            )
-    except papermill.PapermillExecutionError as error:
-        source = "\n".join(f"    {line}" for line in error.source.splitlines())
-        failure = f"{node.name} failed in this cell:\n{source}\n{error.ename}: {error.evalue}"
-        raise PipelineError(f"{failure}\nExecuted copy: {out}\nLog: {log}") from error
-    except (DeadKernelError, TimeoutError) as error:
-        raise PipelineError(f"{node.name}: {error}\nExecuted copy: {out}\nLog: {log}") from error
+            papermill.execute_notebook(_source(node), str(out), parameters, **options)
+    except (papermill.PapermillExecutionError, DeadKernelError, TimeoutError) as error:
+        failure = f": {error}"
+        if isinstance(error, papermill.PapermillExecutionError):
+            source = textwrap.indent(error.source, "    ")
+            failure = f" failed in this cell:\n{source}\n{error.ename}: {error.evalue}"
+        raise PipelineError(f"{node.name}{failure}\nExecuted copy: {out}\nLog: {log}") from error
     return time.monotonic() - started
 
 
@@ -292,9 +279,6 @@ def _logged(name: str, file: Path) -> Iterator[None]:
         handler.close()
 
 
-# ------------------------------------------------------------------------------------------------- what is finished
-
-
 class _State:
     """What is finished: ``pipeline.json`` in the dataset's artifacts folder."""
 
@@ -306,11 +290,9 @@ class _State:
             read_table(folder / "samples.csv")  # brings the hashes of the photos along: nobody reads them all again
         if self.file.is_file():
             try:
-                self.finished = {
-                    name: {"fingerprint": str(entry["fingerprint"]), "seconds": float(entry["seconds"])}
-                    | {"left": str(entry.get("left"))}
-                    for name, entry in json.loads(self.file.read_text(encoding="utf-8")).items()
-                }
+                for name, one in json.loads(self.file.read_text(encoding="utf-8")).items():
+                    entry = {"fingerprint": str(one["fingerprint"]), "left": str(one.get("left"))}
+                    self.finished[name] = entry | {"seconds": float(one["seconds"])}
             except (ValueError, AttributeError, KeyError, TypeError):
                 print(f"{self.file} is damaged and is written anew", flush=True)
 
@@ -367,16 +349,13 @@ def _folder_content(folder: Path) -> list[tuple[str, str]]:
     return [(os.path.relpath(file, folder), content_digest(file)) for file in files]
 
 
-# ------------------------------------------------------------------------------------------- summary, sweep, copies
-
-
-def summary(folder: Path) -> str:
-    """The leaderboard's main columns as text for a terminal."""
-    file = folder / "leaderboard.csv"
+def _shown(file: Path, columns: Sequence[str] = ()) -> str:
+    """A CSV, or some of its columns, as text for a terminal."""
     if not file.is_file():
-        return f"no leaderboard yet in {folder}"
+        return f"no {file} yet"
     table = read_csv(file)
-    return table[[column for column in SUMMARY_COLUMNS if column in table]].to_string(index=False, float_format="%.3f")
+    shown = table[[column for column in columns if column in table] or list(table)]
+    return f"{shown.to_string(index=False, float_format='%.3f')}\n"
 
 
 def sweep(root: Path, classes: Sequence[str], profile: str, artifacts: str | Path, settings: Sequence[str]) -> Path:
@@ -413,12 +392,11 @@ def prepare(profile: str, out: Path, settings: Sequence[str]) -> list[Path]:
 
     parameters = collect_parameters(NOTEBOOKS_FOLDER, profile, settings, {"PROFILE": profile})
     out.mkdir(parents=True, exist_ok=True)
-    copies = [out / f"{node.name}.ipynb" for node in SERIES]
-    for node, copy in zip(SERIES, copies, strict=True):
-        papermill.execute_notebook(
-            _source(node), str(copy), parameters[node.name], prepare_only=True, progress_bar=False
-        )
-    return copies
+    copies = {node: str(out / f"{node.name}.ipynb") for node in SERIES}
+    options = {"prepare_only": True, "progress_bar": False}
+    for node, copy in copies.items():
+        papermill.execute_notebook(_source(node), copy, parameters[node.name], **options)
+    return [Path(copy) for copy in copies.values()]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -452,11 +430,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif command == "sweep":
             classes = options.pop("classes").replace(",", " ").split()
             file = sweep(options.pop("dataset").resolve(), classes, **options)
-            print(f"{read_csv(file).to_string(index=False, float_format='%.3f')}\n{file}")
+            print(f"{_shown(file)}{file}")
         else:
             options["only"] = options["only"].replace(",", " ").split()
             folder = run(options.pop("dataset"), options.pop("profile"), **options)
-            print(f"\n{summary(folder)}\n\nReport: {folder / 'report' / 'index.html'}")
+            print(
+                f"\n{_shown(folder / 'leaderboard.csv', SUMMARY_COLUMNS)}\nReport: {folder / 'report' / 'index.html'}"
+            )
     except (PipelineError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 from helpers.paths import printable
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 60.0
+UNFORESEEN = "a damaged file, of the run, the cascade or the photos; or a fault of the program, which is worth a report"
 CHATTY_LOGGERS = ("anomalib", "lightning", "lightning.fabric", "lightning.pytorch", "lightning_fabric", "timm")
 CHATTY_LOGGERS += ("pytorch_lightning", "torch.utils.cpp_extension")  # the latter: no CUDA compiler, says NNCF
 
@@ -25,8 +25,7 @@ CHATTY_LOGGERS += ("pytorch_lightning", "torch.utils.cpp_extension")  # the latt
 def is_interactive() -> bool:
     """Whether a person is likely to be watching: a terminal, or a notebook that no batch run executes.
 
-    Batch runs (papermill, nbval) execute in the same kernel as JupyterLab does, so the pipeline and the tests set
-    ``HELPERS_HEADLESS=1``; without it a kernel counts as watched.
+    Batch runs (papermill, nbval) execute in the same kernel as JupyterLab does, so they set ``HELPERS_HEADLESS=1``.
     """
     if os.environ.get("HELPERS_HEADLESS") or os.environ.get("CI"):
         return False
@@ -53,15 +52,13 @@ def progress(iterable: Iterable[T], description: str, total: int | None = None) 
 
 
 def quiet_libraries() -> None:
-    """Silence notices and deprecation warnings that the libraries raise about themselves and each other.
+    """Silence what libraries say about themselves and each other, some of it when they are imported: call it before.
 
-    Errors, and warnings about what the caller does, still show. Call it before anomalib is imported: some of the
-    notices come at import.
+    Errors, and warnings about what the caller does, still show.
     """
-    for name in CHATTY_LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
-        for handler in logging.getLogger(name).handlers:
-            handler.setLevel(logging.ERROR)
+    for logger in map(logging.getLogger, CHATTY_LOGGERS):
+        for one in (logger, *logger.handlers):
+            one.setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(timm|anomalib|lightning|torch)\b.*")
     warnings.filterwarnings("ignore", category=UserWarning, module=r"lightning\b.*")
     for message in (".*does not have many workers.*", ".*treespec, LeafSpec.*", ".*no `configure_optimizers`.*"):
@@ -70,12 +67,8 @@ def quiet_libraries() -> None:
 
 def sentence(error: Exception) -> str:
     """What a command says instead of a traceback: an error's own words, or its kind too where nobody foresaw it."""
-    if isinstance(error, ValueError | TypeError | OSError):
-        return printable(str(error))
-    return printable(
-        f"{type(error).__name__}: {error} (a damaged file, of the run, the cascade or the photos; or a fault of the "
-        "program, which is worth a report)"
-    )
+    foreseen = isinstance(error, ValueError | TypeError | OSError)
+    return printable(str(error) if foreseen else f"{type(error).__name__}: {error} ({UNFORESEEN})")
 
 
 def in_threads(work: Callable[[Any], T], items: Iterable[Any], workers: int | None = None) -> Iterator[T]:

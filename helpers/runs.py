@@ -1,16 +1,5 @@
-"""The run folder: everything that is needed to use, judge and repeat a training, and nothing that looks like one.
-
-A run lives in ``artifacts/<dataset>/<profile>/<model>/``:
-
-    run.json          parameters, seed, backbone, thresholds with their origin, timings, versions; written last
-    model.ckpt        Lightning checkpoint (tensors and plain data: loads with ``weights_only=True``)
-    model_last.ckpt   likewise, of the last epoch, where the run's weights are those of a better one (if asked for)
-    samples.csv       the sample table with its splits, and samples.csv.json with where it came from
-    predictions.csv   one row a photo of val and test: raw score, maximum of the map
-    maps_test.npy     (N, H, W) float16 anomaly maps of the test rows, at the network's size
-    maps_val.npy      of the val rows, likewise
-    history.csv       one row an epoch: what training logged (models that train by gradient)
-    logs/             the same for TensorBoard
+"""The run folder ``artifacts/<dataset>/<profile>/<model>/``: everything that is needed to use, judge and repeat a
+training, and nothing that looks like one. artifacts/README.md lists its files.
 
 While it is being made it is called ``.<model>.partial``; it gets its name in one rename when ``run.json`` is there. A
 folder without ``run.json`` is no run. A draft with a checkpoint of its last epoch is gone on with, not begun again.
@@ -27,6 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +45,7 @@ def load_samples(folder: Path, dataset: Path) -> pd.DataFrame:
     """The sample table that notebook 01 left in a dataset's artifacts folder, made from that (absolute) dataset."""
     file = folder / "samples.csv"
     if not file.is_file():
-        raise MissingRunError(
-            f"There is no {file}. Run notebook 01_setup_and_validate with the same DATASET and PROFILE."
-        )
+        raise MissingRunError(f"There is no {file}. Run notebook 01_setup_and_validate with this DATASET and PROFILE.")
     table = read_table(file)
     if table.attrs.get("source") != str(dataset):
         raise MissingRunError(
@@ -68,21 +56,16 @@ def load_samples(folder: Path, dataset: Path) -> pd.DataFrame:
 
 
 def find_runs(folder: Path, table: pd.DataFrame) -> list[Run]:
-    """Every finished run in a dataset's artifacts folder, by name, all confined to the photos that all of them test.
-
-    Runs of scheme ``supervised`` test fewer defect photos than those of ``one_class``, which trained on none.
-    MissingRunError where there is none, or one was made from another sample table.
-    """
+    """Every finished run in a dataset's artifacts folder, by name, all confined to the photos that all of them test:
+    those of scheme ``supervised`` test fewer defect photos than those of ``one_class``, which trained on none."""
     runs = [Run.load(file.parent) for file in sorted(folder.glob(f"[!.]*/{RUN_FILE}"))]
     if not runs:
-        raise MissingRunError(
-            f"No finished run in {folder}. Run notebook 02_train_patchcore (or another of 02 to 05) first."
-        )
+        raise MissingRunError(f"No finished run in {folder}. Run notebook 02_train_patchcore (or 03 to 05) first.")
     stale = [run.name for run in runs if run.info["samples"] not in origin(table)]
     if stale:
         raise MissingRunError(
-            f"{', '.join(stale)}: made with other photos or splits than {folder / 'samples.csv'} now holds. Train "
-            "again, or delete that run's folder."
+            f"{', '.join(stale)}: made with other photos or splits than {folder / 'samples.csv'} now holds. "
+            "Train again, or delete that run's folder."
         )
     tested = [frozenset(run.table["image_path"][run.table["split"] == "test"]) for run in runs]
     common = frozenset.intersection(*tested)
@@ -169,11 +152,10 @@ class Run:
                 raise ValueError("normal_class is none of its classes")
             for fields in info["thresholds"].values():
                 Threshold.from_dict(fields)
-        except jsonschema.ValidationError as error:
-            why = f"{error.json_path}: {error.message:.200}"
+        except (jsonschema.ValidationError, ValueError, RecursionError) as error:
+            is_other = isinstance(error, jsonschema.ValidationError)
+            why = f"{error.json_path}: {error.message:.200}" if is_other else error
             raise ValueError(f"{file} is damaged ({why}); delete the folder and train again.") from error
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{file} is damaged ({error}); delete the folder and train again.") from error
         return cls(folder, info, read_table(folder / "samples.csv"))
 
     @property
@@ -211,8 +193,6 @@ class Run:
     def alone(self) -> AbstractContextManager[None]:
         """Held while the draft is written to, and after it until :meth:`finish`: another process gets InUseError."""
         return _alone_at(self.folder.with_name(self.name), until_finished=True)
-
-    # ----------------------------------------------------------------------------------------------- what it left
 
     def history(self) -> pd.DataFrame:
         """One row an epoch (column ``epoch``, from 0): what training logged, losses among it."""
@@ -253,10 +233,7 @@ class Run:
         return predictions[wanted].reset_index(drop=True)
 
     def maps(self, split: str) -> np.ndarray:
-        """(N, H, W) float16 anomaly maps of ``val`` or ``test``, in the order of ``predictions``; memory-mapped.
-
-        Those of a run that is confined to some of its test photos are read whole.
-        """
+        """(N, H, W) float16 anomaly maps of ``val`` or ``test``, in the order of ``predictions``; memory-mapped."""
         maps = np.load(self.folder / f"maps_{split}.npy", mmap_mode="r")
         if self.compared_on is None or split != "test":
             return maps
@@ -281,7 +258,7 @@ class Run:
         return to_network_frame(read_image(Path(image_path), parameters.get("bit_depth")), parameters)
 
     def examples(self, rows: pd.DataFrame) -> dict[str, list]:
-        """Photos, maps, masks and titles of rows of ``predictions`` of val or test, with its index: a gallery."""
+        """Photos, maps, masks and titles of rows of ``predictions``, with its index: a gallery."""
         maps = self.maps("val" if len(rows) and (rows["split"] == "val").all() else "test")
         return {
             "photos": [self.photo_at_map_size(path) for path in rows["image_path"]],
@@ -289,8 +266,6 @@ class Run:
             "masks": [self.mask_at_map_size(row.mask_path, row.label_index) for row in rows.itertuples()],
             "titles": [f"{row.defect_type}: {row.score:.4g}, {Path(row.image_path).name}" for row in rows.itertuples()],
         }
-
-    # -------------------------------------------------------------------------------------------------- its end
 
     def finish(self, thresholds: dict[str, Threshold], **extra: Any) -> Run:
         """Write ``run.json``, with ``thresholds`` (at least ``image``) and more plain data; give the folder its name.
@@ -318,14 +293,13 @@ class Run:
     def _circumstances(self) -> dict[str, Any]:
         import torch
 
-        split, abnormal = self.table["split"], self.table["label_index"] == 1
-        counts = {"train": (split == "train").sum()}
-        for name in ("val", "test"):
-            counts[f"{name}_normal"] = ((split == name) & ~abnormal).sum()
-            counts[f"{name}_abnormal"] = ((split == name) & abnormal).sum()
+        split, label = self.table["split"], self.table["label_index"]
+        counts = {"train": int((split == "train").sum())}
+        for name, (index, kind) in product(("val", "test"), enumerate(("normal", "abnormal"))):
+            counts[f"{name}_{kind}"] = int(((split == name) & (label == index)).sum())
         machine = {"system": platform.platform(), "cpu_count": os.cpu_count(), "threads": torch.get_num_threads()}
         return {
-            "counts": {name: int(count) for name, count in counts.items()},
+            "counts": counts,
             "timings": {name: round(value, 4) for name, value in self.timings.items()},
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine | {"python": platform.python_version()},

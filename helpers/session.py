@@ -35,9 +35,6 @@ class ParameterError(ValueError):
     """A parameter cannot be used; the message names it, its value and what it may be."""
 
 
-# ------------------------------------------------------------------------------------------------------------- checks
-
-
 def check_choice(name: str, value: object, choices: Collection[object]) -> None:
     if value not in choices:
         raise ParameterError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}.")
@@ -66,9 +63,6 @@ def check_known(name: str, known: Iterable[str], where: str) -> None:
         near = difflib.get_close_matches(name, known, n=3)
         hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}."
         raise ParameterError(f"{where}: there is no parameter {name}. {hint}")
-
-
-# --------------------------------------------------------------------------------- parameters from files and commands
 
 
 def split_setting(setting: str) -> tuple[str, str]:
@@ -156,8 +150,8 @@ def _apply(setting: str, declared: dict[str, dict[str, str]], result: dict[str, 
 
 
 def _check_type(name: str, value: Any, declared: str) -> None:
-    expected = TYPES.get(declared.split("[")[0])
-    if expected and (not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool)):
+    expected = TYPES.get(declared.split("[")[0], object)
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected not in (bool, object)):
         raise ParameterError(f"{name}={value!r} must be of type {declared}.")
     check_finite(name, value)
 
@@ -170,23 +164,13 @@ def named_paths(parameters: dict[str, Any]) -> list[Path]:
     return [path for path in paths if os.path.exists(path)]  # noqa: PTH110  (also a text of any length)
 
 
-# -------------------------------------------------------------------------------------------------------- the session
-
-
 def dataset_name(dataset: str, name: str = "") -> str:
-    """Name of a dataset in ``artifacts``: the one given, else that of its folder (or file, without the suffix)."""
+    """Name of a dataset in ``artifacts``: the one given, else that of its folder or file."""
     path = project_path(dataset)
     found = name or (path.stem if path.is_file() else path.name)
     if not dataset or not found:
         raise ParameterError(f"DATASET={dataset!r}: give the folder with the photos, or NAME a name for it.")
     return found
-
-
-def free_cores(seconds: float = 0.5) -> tuple[int, int]:
-    """How many of the cores that this process may use nobody uses at present, 1 at least; and how many there are."""
-    used = psutil.cpu_percent(seconds, percpu=True)
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(used))
-    return max(1, round(sum(1 - used[core % len(used)] / 100 for core in cores))), len(cores)
 
 
 def use_free_cores() -> None:
@@ -198,10 +182,12 @@ def use_free_cores() -> None:
         return
     import torch
 
-    free, cores = free_cores()
+    used = psutil.cpu_percent(0.5, percpu=True)
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(used))
+    free = max(1, round(sum(1 - used[core % len(used)] / 100 for core in cores)))
     torch.set_num_threads(min(free, torch.get_num_threads()))
     if not os.environ.get("SERVER_SOFTWARE", "").startswith("voila"):  # the inspection page is no place for it
-        print(f"{free} of {cores} cores {'is' if free == 1 else 'are'} free")
+        print(f"{free} of {len(cores)} cores {'is' if free == 1 else 'are'} free")
 
 
 class Session:
@@ -225,9 +211,9 @@ class Session:
             "parameters": parameters,
             "results": results,
         }
-        path = self.folder / "records" / f"{self.notebook}.json"
-        write_json(content, path)
-        return path
+        file = self.folder / "records" / f"{self.notebook}.json"
+        write_json(content, file)
+        return file
 
 
 def installed_versions() -> dict[str, str]:

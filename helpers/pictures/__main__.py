@@ -11,9 +11,8 @@ from helpers.pictures.datasets import DRAWN, draw_dataset
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: draw the named datasets and print one line for each."""
-    parser = argparse.ArgumentParser(
-        prog="python -m helpers.pictures", description="Draw the built-in datasets: photos, masks, known sizes."
-    )
+    about = "Draw the built-in datasets: photos, masks, known sizes."
+    parser = argparse.ArgumentParser(prog="python -m helpers.pictures", description=about)
     parser.add_argument("datasets", nargs="+", choices=list(DRAWN), help="which datasets to draw")
     parser.add_argument("--out", type=Path, required=True, help="folder in which the dataset folders are made")
     parser.add_argument("--n-train", type=int, help="good photos for training (200)")

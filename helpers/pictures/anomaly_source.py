@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from helpers.data import download
 from helpers.data.images import find_images
@@ -32,7 +32,6 @@ class AnomalySource:
     sha256: str  # of names and sizes of the files
 
     def describe(self) -> str:
-        """One line for a notebook or a log."""
         return f"{self.n_pictures} textures ({self.kind}) in {self.folder}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -42,15 +41,10 @@ class AnomalySource:
 
 def texture_files(folder: Path | str) -> list[Path]:
     """Pictures in a folder and its subfolders in the order of their names; a ValueError where there is none."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"ANOMALY_SOURCE={str(folder)!r}: there is no such folder; give one of textures, or builtin:.")
-    if files := find_images(folder):
-        return files
-    raise ValueError(
-        f"ANOMALY_SOURCE={str(folder)!r}: no picture in it (a download that failed leaves such a folder). Remove "
-        "it, or give a folder of textures, or builtin:."
-    )
+    files = find_images(Path(folder)) if Path(folder).is_dir() else []
+    if not files:  # a download that failed leaves an empty one
+        raise ValueError(f"ANOMALY_SOURCE={str(folder)!r}: no picture in it. Give a folder of textures, or builtin:.")
+    return files
 
 
 def resolve_anomaly_source(name: str, cache: Path) -> AnomalySource:
@@ -59,18 +53,14 @@ def resolve_anomaly_source(name: str, cache: Path) -> AnomalySource:
     A ValueError names the folder that is missing or empty, or the file that is no picture.
     """
     built_in = name == BUILTIN_SOURCE
-    folder = Path(name).expanduser()
-    if built_in:
-        folder = write_textures(cache / "textures", BUILTIN_COUNT)
+    folder = write_textures(cache / "textures", BUILTIN_COUNT) if built_in else Path(name).expanduser()
     files, digest = texture_files(folder), hashlib.sha256()
     for path in files:
         try:
             with Image.open(path) as picture:
                 picture.verify()
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise ValueError(
-                f"{path} is no picture that can be read ({error}); remove it from the textures."
-            ) from error
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f"{path} is no picture that can be read ({error}); remove it.") from error
         digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
     is_dtd = len(files) == download.DTD_COUNT and len({path.parent.name for path in files}) == DTD_CLASSES
     kind = "built in" if built_in else "DTD" if is_dtd else "folder"

@@ -8,7 +8,6 @@ along its middle (``centreline``: strands, fibres, scratches, the arc of a damag
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,14 @@ from helpers.paths import write_json
 from helpers.pictures.mesh import MESH_DEFECTS, render_mesh
 from helpers.pictures.nut_frames import render_frame
 from helpers.pictures.nuts import NUT_DEFECTS, render_nut
-from helpers.pictures.scene import LOOKS, Points, photo_seed, polygon_area, polygon_bbox, write_once, write_png
+from helpers.pictures.scene import LOOKS, Points, photo_seed, polygon_area, write_once, write_png
 from helpers.progress import progress
 
 VERSION = 1  # of the pictures; raise it when the same seed gives other bytes
 DATE = "1970-01-01T00:00:00+00:00"  # no clock: the same seed gives the same bytes
 COLUMNS = ["image", "defect_id", "defect_type", "area_mm2", "length_mm", "length_kind", "area_px2", "length_px"]
-DRAWN: dict[str, tuple[Callable[..., Any], list[str], int]] = {  # how, types of defects, test photos of each
-    "mesh": (render_mesh, list(MESH_DEFECTS), 25),
-    "nuts": (render_nut, list(NUT_DEFECTS), 20),
-}
+# How, types of defects, test photos of each.
+DRAWN = {"mesh": (render_mesh, list(MESH_DEFECTS), 25), "nuts": (render_nut, list(NUT_DEFECTS), 20)}
 
 
 def draw_dataset(
@@ -58,12 +55,8 @@ def draw_dataset(
             raise ValueError(f"{parameter}={value} must not be negative")
     if not pixel_size > 0:
         raise ValueError(f"pixel_size={pixel_size} must be a positive number of millimetres per pixel")
-    about = {
-        "name": name,
-        "layout": "mvtec",
-        "version": VERSION,
-        "seed": seed,
-        "image_size": [image_size, image_size],
+    about = {"name": name, "layout": "mvtec", "version": VERSION, "seed": seed, "image_size": [image_size] * 2}
+    about |= {
         "pixel_size_mm": float(pixel_size),
         "counts": {"train_good": n_train, "test_good": n_test_normal, "test_per_defect": n_each},
         "defect_types": types,
@@ -71,7 +64,7 @@ def draw_dataset(
     }
     if name == "nuts":
         about["counts"]["frames"] = n_frames
-        about["frame_size"] = [2 * image_size, 2 * image_size]
+        about["frame_size"] = [2 * image_size] * 2
 
     def write(folder: Path) -> None:
         _write_photos(folder, about)
@@ -98,8 +91,7 @@ def _write_photos(folder: Path, about: dict[str, Any]) -> None:
         height, width = about["image_size"]
         images.append({"id": len(images) + 1, "file_name": relative, "height": height, "width": width})
         if kind != "good":
-            mask = drawing.mask.astype(np.uint8) * 255
-            write_png(folder / "ground_truth" / kind / f"{index:04d}_mask.png", mask)
+            write_png(folder / f"ground_truth/{kind}/{index:04d}_mask.png", drawing.mask.astype(np.uint8) * 255)
         for one in drawing.defects:
             ids = {"id": len(annotations) + 1, "image_id": len(images), "category_id": types.index(kind) + 1}
             annotations.append(ids | _shape(one.polygon) | {"iscrowd": 0})
@@ -142,8 +134,10 @@ def _write_frames(folder: Path, about: dict[str, Any]) -> None:
 
 
 def _shape(polygon: Points) -> dict[str, Any]:
+    box = [*polygon.min(axis=0), *np.ptp(polygon, axis=0)]  # x, y, width, height
+
     return {
         "segmentation": [[round(float(value), 3) for value in polygon.ravel()]],
         "area": round(polygon_area(polygon), 3),
-        "bbox": [round(value, 3) for value in polygon_bbox(polygon)],
+        "bbox": [round(float(value), 3) for value in box],
     }

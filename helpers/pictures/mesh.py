@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 
@@ -31,13 +29,11 @@ class _Wires:
         self.wave_phase = rng.uniform(0, 2 * np.pi, n).astype(np.float32)
         self.tone = (1 + rng.normal(0, look.wire_tone, n)).astype(np.float32)
 
-    def wave(self, index: np.ndarray | int, along: np.ndarray) -> np.ndarray:
-        return self.amplitude[index] * np.sin(self.frequency[index] * along + self.wave_phase[index])
-
-    def centre(self, number: int, along: np.ndarray) -> np.ndarray:
-        """Position across of a wire at places along it."""
+    def centre(self, number: np.ndarray | int, along: np.ndarray, kind: type = np.float64) -> np.ndarray:
+        """Position across of a wire at places along it, its regular part computed in numbers of a kind."""
         i = number - self.first
-        return (number + self.phase) * self.pitch + self.offset[i] + self.wave(i, along)
+        wave = self.amplitude[i] * np.sin(self.frequency[i] * along + self.wave_phase[i])
+        return (number + kind(self.phase)) * kind(self.pitch) + self.offset[i] + wave
 
 
 class _Weave:
@@ -108,8 +104,8 @@ def _shifted_strand(rng: np.random.Generator, weave: _Weave) -> Defect:
 
 
 def _somewhere(rng: np.random.Generator, weave: _Weave, half: float) -> np.ndarray:
-    half *= weave.shape[0]
-    return np.array([weave.shape[1] / 2, weave.shape[0] / 2]) + rng.uniform(-half, half, 2)
+    height, width = weave.shape
+    return np.array([width / 2, height / 2]) + rng.uniform(-half * height, half * height, 2)
 
 
 def _hole(rng: np.random.Generator, weave: _Weave) -> Defect:
@@ -137,18 +133,12 @@ def _contamination(rng: np.random.Generator, weave: _Weave) -> Defect:
     radii = rng.uniform(*look.particle_radius) * scale * scene.blob_radii(rng, 0.40)
     squeeze = rng.uniform(0.65, 1.0)
     local = radii[:, None] * np.column_stack([np.cos(TURN), squeeze * np.sin(TURN)])
-    turn = rng.uniform(0, np.pi)
-    outline = centre + local @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    outline = centre + local @ scene.rotation(rng.uniform(0, np.pi))
     colour = np.array([[0.12, 0.10, 0.08], [0.46, 0.27, 0.14], [0.80, 0.78, 0.72]])[rng.integers(3)]
     return Defect.feret("contamination", outline, colour.astype(np.float32), opacity, True)
 
 
-MESH_DEFECTS: dict[str, Callable[[np.random.Generator, _Weave], Defect]] = {
-    "broken_strand": _broken_strand,
-    "hole": _hole,
-    "shifted_strand": _shifted_strand,
-    "contamination": _contamination,
-}
+MESH_DEFECTS = {one.__name__[1:]: one for one in (_broken_strand, _hole, _shifted_strand, _contamination)}
 
 
 # --- the picture
@@ -173,8 +163,7 @@ def _nearest_wire(weave: _Weave, direction: int, defects: list[Defect], across: 
     base = np.floor(across / np.float32(wires.pitch) - np.float32(wires.phase)).astype(np.int32)
     distances = []
     for number in (base, base + 1):
-        i = number - wires.first
-        centre = (number + np.float32(wires.phase)) * np.float32(wires.pitch) + wires.offset[i] + wires.wave(i, along)
+        centre = wires.centre(number, along, np.float32)
         for d, k, start, stop, amount in [one.how for one in defects if one.type == "shifted_strand"]:
             if d == direction:
                 centre += np.where(number == k, amount * _shift_profile(along, start, stop, wires.pitch), 0)

@@ -82,8 +82,7 @@ def render_frame(
     rng, defect_rng, camera_rng = scene.random_states(seed)
     scale, shape = image_size / scene.REFERENCE_SIZE, (frame_size, frame_size)
     nuts = _scatter(rng, frame_size, scale)
-    light = single.draw_light(rng)
-    picture = single.draw_bench(rng, shape, scale)
+    light, picture = single.draw_light(rng), single.draw_bench(rng, shape, scale)
     outlines = []
     for nut in nuts:
         defects = []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 
@@ -50,8 +48,7 @@ def _scratch(rng: np.random.Generator, nut: Nut) -> Defect:
     look = nut.look
     low, high = nut.radius(look.countersink) + 2 * nut.scale, nut.flats / 2 - 4 * nut.scale
     wanted = rng.uniform(*look.scratch_length) * nut.scale
-    begin = rng.uniform(low, high)
-    end = rng.uniform(low, high)
+    begin, end = rng.uniform(low, high), rng.uniform(low, high)
     turn = np.sqrt(max(wanted**2 - (end - begin) ** 2, (0.5 * wanted) ** 2)) / ((begin + end) / 2)
     t = np.linspace(0, 1, 40)
     radius = begin + (end - begin) * t
@@ -74,8 +71,7 @@ def _dent(rng: np.random.Generator, nut: Nut) -> Defect:
     axes = rng.uniform(*look.dent_radius) * nut.scale * np.array([1.0, rng.uniform(0.7, 1.0)])
     low, high = nut.radius(look.countersink) + 0.7 * axes[0], nut.radius(look.face) - 0.5 * axes[0]
     centre = nut.place(np.array([rng.uniform(low, max(high, low + 0.1))]), np.array([rng.uniform(0, 2 * np.pi)]))[0]
-    turn = rng.uniform(0, np.pi)
-    directions = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    directions = scene.rotation(rng.uniform(0, np.pi))
     outline = centre + np.column_stack([axes[0] * np.cos(TURN), axes[1] * np.sin(TURN)]) @ directions
     return Defect.feret("dent", outline, centre, directions / axes[:, None], rng.uniform(*look.dent_depth))
 
@@ -94,8 +90,7 @@ def _stain(rng: np.random.Generator, nut: Nut) -> Defect:
 
 
 def _chipped_corner(rng: np.random.Generator, nut: Nut) -> Defect:
-    corner = int(rng.integers(6))
-    corners = nut.outline()
+    corner, corners = int(rng.integers(6)), nut.outline()
     tip = corners[corner]
     edges = [corners[(corner + step) % 6] - tip for step in (-1, 1)]
     reach = [rng.uniform(*nut.look.chip_edge) * nut.scale for _ in range(2)]
@@ -122,13 +117,7 @@ def _damaged_thread(rng: np.random.Generator, nut: Nut) -> Defect:
     return Defect("damaged_thread", outline, middle * span, "centreline", (int(rng.integers(2**31)),))
 
 
-NUT_DEFECTS: dict[str, Callable[[np.random.Generator, Nut], Defect]] = {
-    "scratch": _scratch,
-    "dent": _dent,
-    "stain": _stain,
-    "chipped_corner": _chipped_corner,
-    "damaged_thread": _damaged_thread,
-}
+NUT_DEFECTS = {one.__name__[1:]: one for one in (_scratch, _dent, _stain, _chipped_corner, _damaged_thread)}
 
 
 # --- the picture
@@ -323,8 +312,7 @@ def render_nut(seed: Seed, defect_type: str | None = None, *, image_size: int = 
     margin = flats / np.sqrt(3) + 3 * scale
     x, y = rng.uniform(margin, image_size - margin, 2)
     nut = Nut(rng, scale, x, y, flats)
-    light = draw_light(rng)
-    picture = draw_bench(rng, shape, scale)
+    light, picture = draw_light(rng), draw_bench(rng, shape, scale)
     defects = [] if defect_type is None else scene.place_defects(defect_rng, NUT_DEFECTS[defect_type], nut, shape)
     cast_shadow(picture, nut, light)
     paint_nut(picture, nut, light, defects)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,12 +80,6 @@ def polygon_area(polygon: Points) -> float:
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
-def polygon_bbox(polygon: Points) -> tuple[float, float, float, float]:
-    """COCO box: x, y, width, height."""
-    low, high = polygon.min(axis=0), polygon.max(axis=0)
-    return float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1])
-
-
 def feret_diameter(polygon: Points) -> float:
     """Largest distance between two vertices."""
     return float(np.sqrt(((polygon[:, None] - polygon[None]) ** 2).sum(axis=-1).max()))
@@ -105,6 +100,11 @@ def stroke_polygon(centreline: Points, width: float | NDArray[np.float64]) -> Po
     normal = tangents(centreline)[:, ::-1] * [-1, 1]
     half = (np.broadcast_to(np.asarray(width, dtype=np.float64), len(centreline)) / 2)[:, None]
     return np.concatenate([centreline + half * normal, (centreline - half * normal)[::-1]])
+
+
+def rotation(turn: float) -> NDArray[np.float64]:
+    """What points (N, 2) are multiplied by to be turned."""
+    return np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
 
 
 def blob_radii(rng: np.random.Generator, roughness: float) -> NDArray[np.float64]:
@@ -217,10 +217,9 @@ def write_png(path: Path, picture: np.ndarray) -> None:
 
 def read_note(file: Path) -> dict[str, Any]:
     """What a folder was drawn with; empty where that is not known."""
-    try:
+    with suppress(OSError, ValueError):
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    return {}
 
 
 def write_once(
@@ -234,12 +233,7 @@ def write_once(
             f"{folder} exists and was not drawn with these parameters (see its {note}); "
             "pass force=True (--force) to replace it or choose another output folder"
         )
-
-    def write_all(partial: Path) -> None:
-        write(partial)
-        write_json(about, partial / note, indent=1)
-
-    write_whole_folder(folder, write_all)
+    write_whole_folder(folder, lambda partial: (write(partial), write_json(about, partial / note, indent=1)))
     return folder
 
 

@@ -57,8 +57,7 @@ def compare_with_drawn(table: pd.DataFrame, **options: Any) -> pd.DataFrame:
             rows.append((names[image], kinds[one.category_id], *truth, *found, *own))
     sizes = ["true_area", "true_length", "area", "length", "own_area", "own_length"]
     found = pd.DataFrame(rows, columns=["image_path", "defect_type", *sizes])
-    for name, prefix in (("area", ""), ("length", ""), ("own_area", "mask_"), ("own_length", "mask_")):
-        kind = name.removeprefix("own_")
-        off = found[name] / found["true_area"] - 1 if kind == "area" else found[name] - found["true_length"]
-        found[f"{prefix}{kind}_error"] = off
+    for own, prefix in (("", ""), ("own_", "mask_")):
+        found[f"{prefix}area_error"] = found[f"{own}area"] / found["true_area"] - 1
+        found[f"{prefix}length_error"] = found[f"{own}length"] - found["true_length"]
     return found.drop(columns=["own_area", "own_length"])

@@ -6,7 +6,7 @@ variety counts more than beauty. Dead leaves follow Lee, Mumford & Huang (2001),
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -16,7 +16,7 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from helpers.pictures.scene import Float, read_note, smoothstep, write_once, write_png
+from helpers.pictures.scene import Float, read_note, rotation, smoothstep, write_once, write_png
 from helpers.progress import progress
 
 Rng = np.random.Generator
@@ -173,21 +173,15 @@ def _leaves(rng: Rng) -> Float:
     for radius, centre, colour in zip(radii, centres, colours, strict=True):
         angle = rng.uniform(0, 7) + np.linspace(0, 2 * np.pi, corners, endpoint=False)
         reach = radius * (1 + dented * np.cos(rng.integers(2, 6) * angle + rng.uniform(0, 7)))
-        xy, turn = reach[:, None] * np.column_stack([np.cos(angle), long * np.sin(angle)]), rng.uniform(0, 7)
-        xy = xy @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) + centre
+        xy = reach[:, None] * np.column_stack([np.cos(angle), long * np.sin(angle)])
+        xy = xy @ rotation(rng.uniform(0, 7)) + centre
         outline = np.round(xy * 16).astype(np.int32)
         cv2.fillPoly(canvas, [outline], (255 * colour).tolist(), cv2.LINE_AA, 4)
     grain = _clouds(rng, _log_uniform(rng, 2, 12))
     return np.clip(canvas / 255 * (1 + rng.choice([0.03, 0.1, 0.25]) * grain[..., None]), 0, 1)
 
 
-FAMILIES: dict[str, Callable[[Rng], Float]] = {
-    "spectral": _spectral,
-    "stripes": _stripes,
-    "cells": _cells,
-    "mosaic": _mosaic,
-    "leaves": _leaves,
-}
+FAMILIES = {"spectral": _spectral, "stripes": _stripes, "cells": _cells, "mosaic": _mosaic, "leaves": _leaves}
 
 
 # --- whole pictures
@@ -241,13 +235,12 @@ def draw_texture(seed: int | Sequence[int], family: str | None = None) -> NDArra
 def write_textures(folder: Path, n: int) -> Path:
     """Write ``<family>/0000.png`` and so on; the same textures stay, those of an older version are replaced."""
     names = list(FAMILIES)
-    about = {"version": VERSION, "n": n, "families": names}
 
     def write(partial: Path) -> None:
         for index in progress(range(n), f"textures in {folder.name}"):
-            name = names[index % len(names)]
-            picture = draw_texture((0, index), name)
-            write_png(partial / name / f"{index // len(names):04d}.png", picture)
+            round_, place = divmod(index, len(names))
+            write_png(partial / names[place] / f"{round_:04d}.png", draw_texture((0, index), names[place]))
 
+    about = {"version": VERSION, "n": n, "families": names}
     older = read_note(folder / "textures.json").get("version", VERSION) != VERSION
     return write_once(folder, "textures.json", about, write, force=older)
