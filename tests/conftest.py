@@ -265,3 +265,62 @@ def write_notebook(file: Path, parameters: str, code: str) -> None:
     ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), file)
+
+
+BOTH = """
+DATASET: str = ""  # photos
+NAME: str = ""  # name
+PROFILE: str = "quick"  # profile
+ARTIFACTS: str = "artifacts"  # results
+COUNT: int = 1  # how many
+"""
+FIRST_PARAMETERS = (
+    BOTH
+    + """
+BACKBONE: str = "auto"  # weights
+FLAG: bool = True  # yes or no
+RATIO: float = 0.5  # share
+LAYERS: list = []  # names
+"""
+)
+SECOND_PARAMETERS = (
+    BOTH
+    + """
+LABEL: str = "x"  # text
+MODE: str = "good"  # good, fail or die
+"""
+)
+FIRST_CODE = """
+import json
+from pathlib import Path
+
+folder = Path(ARTIFACTS) / (NAME or Path(DATASET).name) / PROFILE
+found = {"count": COUNT, "flag": FLAG, "ratio": RATIO, "layers": LAYERS, "backbone": BACKBONE}
+(folder / "first.json").write_text(json.dumps(found))
+"""
+SECOND_CODE = r"""
+import os
+from pathlib import Path
+
+folder = Path(ARTIFACTS) / (NAME or Path(DATASET).name) / PROFILE
+if MODE == "fail":
+    raise ZeroDivisionError("no photos to divide by")
+if MODE == "die":
+    os._exit(3)
+rest = f"{COUNT},one_class,10,3.5"
+rows = f"patchcore,{0.5 + len(Path(DATASET).name) / 100},{rest}\nother,0.25,{rest}"
+header = "model,image_auroc,fit_seconds,scheme,n_test_normal,threshold"
+(folder / "leaderboard.csv").write_text(f"{header}\n{rows}\n")
+print("headless", os.environ.get("HELPERS_HEADLESS"), Path.cwd().name)
+"""
+
+
+@pytest.fixture
+def small_series(tmp_path) -> Path:
+    """A folder with two small notebooks and a profile; 02 reads what 01 leaves."""
+    folder = tmp_path / "notebooks"
+    (folder / "params").mkdir(parents=True)
+    write_notebook(folder / "01_first.ipynb", FIRST_PARAMETERS, FIRST_CODE)
+    write_notebook(folder / "02_second.ipynb", SECOND_PARAMETERS, SECOND_CODE)
+    (folder / "params" / "quick.yml").write_text("all:\n  PROFILE: quick\n01_first:\n  COUNT: 5\n")
+    return folder

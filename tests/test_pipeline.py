@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from conftest import write_notebook
+from conftest import FIRST_CODE, FIRST_PARAMETERS, SECOND_PARAMETERS, write_notebook
 
 from helpers import pipeline
 from helpers.data.samples import make_table, write_table
@@ -23,66 +23,14 @@ from helpers.paths import InUseError
 from helpers.pipeline import Node, PipelineError, ensure_dataset, execute, main
 from helpers.session import collect_parameters
 
-BOTH = """
-DATASET: str = ""  # photos
-NAME: str = ""  # name
-PROFILE: str = "quick"  # profile
-ARTIFACTS: str = "artifacts"  # results
-COUNT: int = 1  # how many
-"""
-FIRST_PARAMETERS = (
-    BOTH
-    + """
-BACKBONE: str = "auto"  # weights
-FLAG: bool = True  # yes or no
-RATIO: float = 0.5  # share
-LAYERS: list = []  # names
-"""
-)
-SECOND_PARAMETERS = (
-    BOTH
-    + """
-LABEL: str = "x"  # text
-MODE: str = "good"  # good, fail or die
-"""
-)
-FIRST_CODE = """
-import json
-from pathlib import Path
-
-folder = Path(ARTIFACTS) / (NAME or Path(DATASET).name) / PROFILE
-found = {"count": COUNT, "flag": FLAG, "ratio": RATIO, "layers": LAYERS, "backbone": BACKBONE}
-(folder / "first.json").write_text(json.dumps(found))
-"""
-SECOND_CODE = r"""
-import os
-from pathlib import Path
-
-folder = Path(ARTIFACTS) / (NAME or Path(DATASET).name) / PROFILE
-if MODE == "fail":
-    raise ZeroDivisionError("no photos to divide by")
-if MODE == "die":
-    os._exit(3)
-rest = f"{COUNT},one_class,10,3.5"
-rows = f"patchcore,{0.5 + len(Path(DATASET).name) / 100},{rest}\nother,0.25,{rest}"
-header = "model,image_auroc,fit_seconds,scheme,n_test_normal,threshold"
-(folder / "leaderboard.csv").write_text(f"{header}\n{rows}\n")
-print("headless", os.environ.get("HELPERS_HEADLESS"), Path.cwd().name)
-"""
-
 
 @pytest.fixture
-def notebooks(tmp_path, monkeypatch) -> Path:
+def notebooks(small_series, monkeypatch) -> Path:
     """A series of two: 02 reads what 01 leaves."""
-    folder = tmp_path / "notebooks"
-    (folder / "params").mkdir(parents=True)
-    write_notebook(folder / "01_first.ipynb", FIRST_PARAMETERS, FIRST_CODE)
-    write_notebook(folder / "02_second.ipynb", SECOND_PARAMETERS, SECOND_CODE)
-    (folder / "params" / "quick.yml").write_text("all:\n  PROFILE: quick\n01_first:\n  COUNT: 5\n")
     series = (Node("01_first", (), ("first.json",)), Node("02_second", ("01_first",), ("leaderboard.csv",)))
-    monkeypatch.setattr(pipeline, "NOTEBOOKS_FOLDER", folder)
+    monkeypatch.setattr(pipeline, "NOTEBOOKS_FOLDER", small_series)
     monkeypatch.setattr(pipeline, "SERIES", series)
-    return folder
+    return small_series
 
 
 @pytest.fixture
@@ -397,7 +345,6 @@ def test_kernel_that_dies_is_an_error(notebooks, dataset, tmp_path):
 def test_sweep_has_a_mean_row_a_model(notebooks, tmp_path, capsys, monkeypatch):
     """Fake AUROC: 0.5 plus a hundredth a letter of the category."""
     monkeypatch.setattr(pipeline, "SERIES", (Node("02_second", (), ("leaderboard.csv",)),))
-    (notebooks / "params" / "quick.yml").write_text("all:\n  PROFILE: quick\n")
     for name in ("abcd", "abcdefgh"):
         (tmp_path / "data" / "parts" / name).mkdir(parents=True)
     arguments = ["sweep", "--dataset", str(tmp_path / "data" / "parts"), "--artifacts", str(tmp_path / "artifacts")]
@@ -406,26 +353,23 @@ def test_sweep_has_a_mean_row_a_model(notebooks, tmp_path, capsys, monkeypatch):
     assert str(file) in capsys.readouterr().out
     table = pd.read_csv(file)
     assert table["category"].tolist() == ["abcd", "abcd", "abcdefgh", "abcdefgh", "mean", "mean"]
-    assert table["model"].tolist() == ["patchcore", "other"] * 3
+    assert table["model"].tolist() == ["patchcore", "other"] * 3 and table["fit_seconds"].tolist() == [4] * 6
     assert table["image_auroc"].tolist() == pytest.approx([0.54, 0.25, 0.58, 0.25, 0.56, 0.25])
-    assert table["fit_seconds"].tolist() == [4] * 6
     assert table["n_test_normal"].tolist() == [10, 10, 10, 10, 20, 20], "a mean row counts all photos behind it"
     assert table["threshold"].isna().tolist() == [False] * 4 + [True] * 2, "scores of two runs share no scale"
     assert (tmp_path / "artifacts" / "parts-abcd" / "quick" / "leaderboard.csv").is_file()
 
 
-@pytest.mark.parametrize(("classes", "named"), [("", "categories"), ("tiles nothing nowhere", "nothing, nowhere")])
-def test_sweep_over_nothing(notebooks, dataset, tmp_path, capsys, classes, named):
-    arguments = ["sweep", "--dataset", str(dataset.parent), "--artifacts", str(tmp_path), "--classes", classes]
-    assert main(arguments) == 1 and named in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     "mistake",
-    [["--set", "CONUT=3"], ["--profile", "fast"], ["--dataset", "nowhere"], ["--only", "07"], ["--name", "a/b"]],
+    [
+        *(["run", "--set", "CONUT=3"], ["run", "--profile", "fast"], ["run", "--dataset", "nowhere"]),
+        *(["run", "--only", "07"], ["run", "--name", "a/b"], ["sweep"], ["sweep", "--classes", "tiles nothing"]),
+    ],
 )
 def test_mistakes_end_with_status_1_and_one_line(notebooks, dataset, executed, tmp_path, capsys, mistake):
-    assert main(["run", "--dataset", str(dataset), "--artifacts", str(tmp_path), *mistake]) == 1
+    command, *options = mistake
+    assert main([command, "--dataset", str(dataset), "--artifacts", str(tmp_path), *options]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and not executed
 

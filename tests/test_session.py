@@ -6,12 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from conftest import write_notebook
 
 from helpers.paths import PROJECT_ROOT
 from helpers.session import (
@@ -25,41 +23,15 @@ from helpers.session import (
     machine_table,
 )
 
-FIRST = """
-DATASET: str = ""  # photos
-PROFILE: str = "quick"  # profile
-BACKBONE: str = "auto"  # weights
-FLAG: bool = True  # yes or no
-COUNT: int = 1  # how many
-RATIO: float = 0.5  # share
-LAYERS: list = []  # names
-"""
-SECOND = """
-DATASET: str = ""  # photos
-PROFILE: str = "quick"  # profile
-COUNT: int = 1  # how many
-LABEL: str = "x"  # text
-"""
-
 
 @pytest.fixture
-def notebooks(tmp_path) -> Path:
-    folder = tmp_path / "notebooks"
-    (folder / "params").mkdir(parents=True)
-    write_notebook(folder / "01_first.ipynb", FIRST, "print(1)")
-    write_notebook(folder / "02_second.ipynb", SECOND, "print(2)")
-    (folder / "params" / "quick.yml").write_text("all:\n  PROFILE: quick\n01_first:\n  COUNT: 5\n")
-    return folder
+def collect(small_series):
+    return lambda *settings, **given: collect_parameters(small_series, "quick", settings, given)
 
 
-@pytest.fixture
-def collect(notebooks):
-    return lambda *settings, **given: collect_parameters(notebooks, "quick", settings, given)
-
-
-def test_sections_given_and_declared(notebooks, collect):
-    types = {"DATASET": "str", "PROFILE": "str", "COUNT": "int", "LABEL": "str"}
-    assert declared_parameters(notebooks / "02_second.ipynb") == types
+def test_sections_given_and_declared(small_series, collect):
+    texts = ("DATASET", "NAME", "PROFILE", "ARTIFACTS", "LABEL", "MODE")
+    assert declared_parameters(small_series / "02_second.ipynb") == dict.fromkeys(texts, "str") | {"COUNT": "int"}
     assert collect() == {"01_first": {"PROFILE": "quick", "COUNT": 5}, "02_second": {"PROFILE": "quick"}}
     labelled = collect(LABEL="n")
     assert labelled["02_second"] == {"PROFILE": "quick", "LABEL": "n"} and "LABEL" not in labelled["01_first"]
@@ -124,30 +96,30 @@ def test_misspelt_name_answers_with_the_one_meant_or_all(collect, setting, named
         ),
     ],
 )
-def test_mistakes_in_a_profile_are_named(notebooks, collect, profile, named):
-    (notebooks / "params" / "quick.yml").write_text(profile)
+def test_mistakes_in_a_profile_are_named(small_series, collect, profile, named):
+    (small_series / "params" / "quick.yml").write_text(profile)
     with pytest.raises(ParameterError, match=named):
         collect()
 
 
 @pytest.mark.parametrize("profile", ["", "all:\n", "01_first:\n  RATIO: 1e-3\n"])
-def test_empty_profile_or_section_and_a_number_written_as_a_power(notebooks, collect, profile):
+def test_empty_profile_or_section_and_a_number_written_as_a_power(small_series, collect, profile):
     """YAML 1.1 takes 1e-3 for text."""
-    (notebooks / "params" / "quick.yml").write_text(profile)
+    (small_series / "params" / "quick.yml").write_text(profile)
     ratio = {"RATIO": 0.001} if profile.endswith("3\n") else {}
     assert collect("COUNT=3") == {"01_first": {"COUNT": 3} | ratio, "02_second": {"COUNT": 3}}
 
 
-def test_unknown_profile_lists_the_known_ones(notebooks):
-    (notebooks / "params" / "full.yml").touch()
+def test_unknown_profile_lists_the_known_ones(small_series):
+    (small_series / "params" / "full.yml").touch()
     with pytest.raises(ParameterError, match="full, quick"):
-        collect_parameters(notebooks, "fast", [], {})
+        collect_parameters(small_series, "fast", [], {})
 
 
-def test_backbone_from_the_environment(notebooks, collect, monkeypatch, tmp_path):
+def test_backbone_from_the_environment(small_series, collect, monkeypatch, tmp_path):
     """Notebooks run in their own folder, so a relative path is made absolute here."""
     monkeypatch.chdir(tmp_path)
-    (notebooks / "params" / "quick.yml").write_text("all:\n  BACKBONE: resnet18.tv_in1k\n")
+    (small_series / "params" / "quick.yml").write_text("all:\n  BACKBONE: resnet18.tv_in1k\n")
     assert collect()["01_first"]["BACKBONE"] == "resnet18.tv_in1k"
     monkeypatch.setenv("BACKBONE", "local-dir:weights")
     assert collect()["01_first"]["BACKBONE"] == f"local-dir:{tmp_path / 'weights'}"
