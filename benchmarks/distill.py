@@ -214,13 +214,12 @@ def export(student: BuiltinNet, description: dict[str, Any], folder: Path) -> No
     }
     weights = folder / builtin.WEIGHTS_NAME
     write_whole(weights, lambda file: save_file(half, file))
-    body = {"blocks": list(student.blocks), "channels": list(student.channels)}
-    stored = BuiltinNet(**body).eval()
+    stored = BuiltinNet().eval()
     stored.load_state_dict(half)
     with torch.no_grad():
         maps = stored.forward_intermediates(fixed_picture(), STUDENT_MAPS, intermediates_only=True)
     timm_config = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "num_classes": 0, "input_size": [3, 256, 256]}
-    about = {"architecture": builtin.ARCHITECTURE, "num_classes": 0, "model_args": body, "pretrained_cfg": timm_config}
+    about = {"architecture": builtin.ARCHITECTURE, "num_classes": 0, "pretrained_cfg": timm_config}
     about |= {"sha256": file_sha256(weights), "bytes": weights.stat().st_size}
     about["fixed_picture"] = [[round(float(value), 5) for value in one[0, :8, 1, 2]] for one in maps]
     write_json(about | description, folder / builtin.DESCRIPTION_NAME)
@@ -240,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.distill", description=__doc__.split("\n")[0])
     parser.add_argument("--teacher", default="auto", help="backbone's name; its maps blocks.2 and blocks.4 are learned")
     parser.add_argument("--folder", type=Path, default=folder, help="for the state")
-    parser.add_argument("--out", type=Path, default=builtin.WEIGHTS_FOLDER, help="for the weights (the package)")
+    parser.add_argument("--out", type=Path, default=builtin.WEIGHTS_FILE.parent, help="for the weights (the package)")
     parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
     for field in fields(Recipe):
         kind = {"action": argparse.BooleanOptionalAction} if field.name == "bf16" else {"type": type(field.default)}

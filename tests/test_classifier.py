@@ -166,9 +166,7 @@ def test_backbone_learns_at_its_own_rate(backbone):
 
 @pytest.mark.parametrize(("name", "options"), [("builtin:", {"freeze_norm": False}), ("untrained:resnet10t", {})])
 def test_batch_statistics_are_learnt_where_they_are_not_frozen(tmp_path, small, backbone, name, options):
-    def norms(model: Classifier) -> list[nn.BatchNorm2d]:
-        return [module for module in model.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
-
+    norms = lambda model: [each for each in model.backbone.modules() if isinstance(each, nn.BatchNorm2d)]  # noqa: E731
     run = train(tmp_path, small, resolve_backbone(name), 1, **options)
     assert run.info["parameters"]["model"]["freeze_norm"] is False
     frozen = build_classifier(backbone, ["a", "b"]).train()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -51,25 +51,8 @@ def test_a_bore_is_filled_and_the_border_of_the_photo_is_no_edge():
     assert (distance_target(np.ones((1, 4, 5), bool)) == 1).all(), "one that is everything"
 
 
-@dataclass
-class Photo:
-    """What `helpers.data.coco.read_instances` gives of one photo, as far as it is used."""
-
-    image_path: Path
-    masks: np.ndarray
-    crowd: list[bool] = field(default_factory=list)
-    split: str = ""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.masks.shape[1:]
-
-    def instance_masks(self) -> np.ndarray:
-        return self.masks
-
-
-def draw_discs(folder: Path, number: int, shape: tuple[int, int] = (96, 128)) -> Photo:
-    """Bright discs on a dark ground: two that touch, and one alone."""
+def draw_discs(folder: Path, number: int, shape: tuple[int, int] = (96, 128)) -> SimpleNamespace:
+    """Bright discs on a dark ground, two that touch and one alone, as far as `read_instances` says it of a photo."""
     rng = np.random.default_rng(number)
     rows, columns = np.indices(shape)
     y, x, turn = rng.uniform(36, 60), rng.uniform(36, 48), rng.uniform(-0.6, 0.6)
@@ -80,7 +63,8 @@ def draw_discs(folder: Path, number: int, shape: tuple[int, int] = (96, 128)) ->
     pixels = np.where(masks.any(axis=0)[..., None], (190, 170, 150), (60, 70, 80)) + rng.normal(0, 8, (*shape, 3))
     folder.mkdir(exist_ok=True)
     Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"{number}.png")
-    return Photo(folder / f"{number}.png", masks)
+    about = {"size": shape, "crowd": [], "split": "", "masks": masks, "instance_masks": lambda: masks}
+    return SimpleNamespace(image_path=folder / f"{number}.png", **about)
 
 
 def test_crops_follow_from_seed_and_order_and_their_target_from_the_photo(tmp_path):
@@ -98,16 +82,16 @@ def test_crops_follow_from_seed_and_order_and_their_target_from_the_photo(tmp_pa
 
 
 def test_photos_that_cannot_be_used_are_named(tmp_path):
-    photo = draw_discs(tmp_path, 0)
-    other_size = Photo(photo.image_path, photo.masks[:, :, :-1])
-    group = Photo(photo.image_path, photo.masks, crowd=[False, True, False])
-    for photos, named in (
-        ([other_size], r"0\.png is 128x96 .* 127x96"),
-        ([group], r"0\.png .*iscrowd"),
-        ([], "no photo"),
+    with pytest.raises(ValueError, match="no photo"):
+        FrameCrops([], 64, 32, 4, 0)
+    for wrong, named in (
+        ({"size": (96, 127)}, r"0\.png is 128x96 .* 127x96"),
+        ({"crowd": [True]}, r"0\.png .*iscrowd"),
     ):
+        photo = draw_discs(tmp_path, 0)
+        vars(photo).update(wrong)
         with pytest.raises(ValueError, match=named):
-            FrameCrops(photos, 64, 32, 4, 0)
+            FrameCrops([photo], 64, 32, 4, 0)
 
 
 class Brightness(nn.Module):

@@ -9,8 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from helpers.inference.grad_cam import grad_cam
-from helpers.models.classifier import Classifier
+from helpers.models.classifier import Classifier, grad_cam
 
 
 def brightness_classifier() -> Classifier:

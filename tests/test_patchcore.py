@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 import timm
 import torch
@@ -15,7 +13,7 @@ from torchvision.transforms.v2.functional import normalize, resize
 from helpers.data.datamodule import SampleDataModule
 from helpers.inference.train import make_trainer
 from helpers.models.backbones import resolve_backbone
-from helpers.models.catalog import build_model, load_model
+from helpers.models.catalog import build_model
 from helpers.models.patchcore import PatchCore, PatchCoreModel, patch_features, project_features
 
 
@@ -92,25 +90,6 @@ def test_scores_and_maps_are_those_of_anomalib(trained, backbone_folder, n_photo
     assert maps.shape == (n_photos, 1, 64, 64)
     torch.testing.assert_close(scores, their_scores, rtol=1e-4, atol=0)
     torch.testing.assert_close(maps, their_maps, rtol=1e-4, atol=1e-6)
-
-
-def test_checkpoint_is_plain_data_and_needs_no_weights_from_elsewhere(backbone_folder, table, tmp_path):
-    folder = shutil.copytree(backbone_folder, tmp_path / "weights")
-    backbone = resolve_backbone(f"local-dir:{folder}")
-    model = build_model("patchcore", backbone, image_size=(64, 48), center_crop=(32, 40), coreset_sampling_ratio=0.1)
-    trainer = make_trainer(model, "cpu", [], limit_val_batches=0)
-    trainer.fit(model, datamodule=SampleDataModule(table, train_batch_size=4))
-    trainer.save_checkpoint(tmp_path / "model.ckpt")
-    before = outputs(model)
-    shutil.rmtree(folder)
-    assert not torch.serialization.get_unsafe_globals_in_checkpoint(tmp_path / "model.ckpt")
-    loaded = load_model("patchcore", tmp_path / "model.ckpt", backbone.architecture)
-    assert isinstance(loaded.model, PatchCoreModel) and not loaded.training
-    for mine, theirs in zip(before, outputs(loaded), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
-    photos = torch.rand(2, 3, 90, 70)
-    assert loaded.pre_processor(photos).shape == (2, 3, 32, 40)
-    torch.testing.assert_close(loaded.pre_processor(photos), model.pre_processor(photos))
 
 
 # --------------------------------------------------------------------------------------------------- building models

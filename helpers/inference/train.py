@@ -38,29 +38,23 @@ CLASSIFIER |= {"accept": 0.95, "precision": "auto"}
 
 
 class MinuteLines(Callback):
-    """One printed line a minute, for runs that nobody watches."""
+    """One printed line a minute, for trainings that nobody watches."""
 
     def __init__(self) -> None:
         self._started = self._last = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        epoch = f"training, epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        self._say(f"{epoch}: batch {batch_idx + 1}/{trainer.num_training_batches}")
-
-    def on_predict_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._say(f"predicting: batch {batch_idx + 1}/{trainer.num_predict_batches[0]}")
-
-    def _say(self, what: str) -> None:
-        now = time.monotonic()
+        now, epoch = time.monotonic(), f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         if now - self._last >= SECONDS_BETWEEN_LINES:
-            print(f"{what}, {now - self._started:.0f} s", flush=True)
+            of_all = f"batch {batch_idx + 1}/{trainer.num_training_batches}"
+            print(f"training, {epoch}: {of_all}, {now - self._started:.0f} s", flush=True)
             self._last = now
 
 
 class SeededEpochs(Callback):
     """Seeds everything random from (seed, epoch), so that a training that is resumed ends as one that was not.
 
-    Exact on one device with ``num_workers=0``: worker processes have random states of their own.
+    Exact with ``num_workers=0``: worker processes have random states of their own.
     """
 
     def __init__(self, seed: int) -> None:
@@ -124,13 +118,12 @@ def train(
 ) -> None:
     """Train a model on a run's splits, and leave checkpoint, history, predictions and maps in its draft.
 
-    How is what the run's parameters say. Without ``epochs`` the model trains in its own way, without validation
-    (PatchCore's single pass). With them a state is saved after each look at val, every ``eval_epochs``; an interrupted
-    training goes on from the last and ends with the weights it would have had. With ``monitor``, the name of a logged
-    value, they are those of the epoch where it was highest (``select_on_val``: the last epoch's stay in
-    ``model_last.ckpt``), and training stops when it was no higher for ``patience`` epochs (0: never). Predictions note
-    the share of each map above ``start_threshold``, column ``area``; ``predict_train``: those of train too; ``refine``:
-    what is done to scores and maps first. InUseError: another process is training the run.
+    The run's parameters say how. Without ``epochs`` the model makes its own single pass, without validation. With them
+    a state is saved after each look at val, every ``eval_epochs``: an interrupted training goes on from there and ends
+    with the weights it would have had. With ``monitor``, a logged value, they are those of the epoch where it was
+    highest (``select_on_val``: the last epoch's stay in ``model_last.ckpt``), and ``patience`` epochs without a higher
+    one end it (0: never). ``start_threshold``: predictions note the share of each map above it, ``area``;
+    ``predict_train``: those of train too; ``refine``: what is done to scores and maps first.
     """
     if run.finished:
         raise RuntimeError(f"{run.folder} is a finished run; delete it or change a parameter to train again.")
@@ -226,8 +219,8 @@ def find_or_train(
 ) -> Run:
     """The finished run with these photos and settings, or its draft, trained: that lacks its thresholds (`Run.finish`).
 
-    ``settings``, plain data, are all that decides the result: see `train`, and ``batch_size``, ``abnormal_share``.
-    ``build`` makes the untrained model; ``data``: further options of `SampleDataModule`.
+    ``settings``, plain data, decide the result: see `train`, and ``batch_size``, ``abnormal_share``; ``build`` makes
+    the untrained model; ``data``: further options of `SampleDataModule`.
     """
     run = open_run(folder, name, settings, table, seed, note=note)
     if run.finished:
@@ -246,12 +239,11 @@ def train_classifier(
     """Train a classifier of `photo_classes`, or find the finished run.
 
     ``settings``: image_size, epochs, batch_size, augmentation (of `make_augmentations`), and what differs from
-    `CLASSIFIER`: ``weighted_sampling`` shows every class equally often; ``allow_unknown`` is as in `known_classes`.
-    ``layers``: parameters of `Classifier`; ``how``: further ones of `find_or_train`.
+    `CLASSIFIER`: ``weighted_sampling`` shows every class equally often; ``layers``: parameters of `Classifier`.
 
     The weights are those of the last epoch, so that val chooses nothing and its good photos can set the threshold.
-    Predictions (train without augmentation, val, test) have the columns score (`abnormal_scores`), predicted,
-    confidence and ``p_<class>`` besides; ``embeddings_<split>.npy`` (N, D) float32 is in their order.
+    Predictions (train too) have score (`abnormal_scores`), predicted, confidence and ``p_<class>``;
+    ``embeddings_<split>.npy`` (N, D) float32 is in their order.
     """
     settings = CLASSIFIER | settings
     binary, size = settings["binary"], [settings["image_size"]] * 2
@@ -274,10 +266,7 @@ def train_classifier(
 
 
 def classifier_thresholds(run: Run, accept: float = 0.95, start: float = 0.4) -> dict[str, Threshold]:
-    """``image`` and, with defects in val, ``image_best_f1`` as for detectors, and always ``image_start``.
-
-    Where val has no good photo ``image`` is the starting value, and its origin says so.
-    """
+    """``image`` and ``image_best_f1`` as for detectors, and always ``image_start``."""
     val = run.predictions("val")
     # a classifier has no maps: what would be set on their maxima is set on the scores, and left out
     thresholds = held_out_thresholds(val.assign(map_max=val["score"]), accept, start=start)
@@ -301,8 +290,7 @@ def train_or_load_foreground(
     """The network that an earlier call with the same photos (`split_photos`) and parameters left in the folder, or a
     new one, in evaluation mode, on the CPU; test photos play no part.
 
-    ``image_size`` is the longer side of a photo as the network sees it: an object should be 20 pixels or more across
-    then, and smaller than ``crop_size``, a multiple of 32. InUseError: another process is training it.
+    At ``image_size``, the longer side, an object should be 20 pixels or more across, and smaller than ``crop_size``.
     """
     photos, about = parts["train"], folder / ABOUT_FILE
     settings = {"backbone": backbone.to_dict(), "train": len(photos), "image_size": image_size, "crop_size": crop_size}

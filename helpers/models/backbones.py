@@ -53,9 +53,8 @@ class BackboneError(ValueError):
 class Backbone:
     """A feature extractor and where its weights come from.
 
-    ``name`` is what timm and anomalib take as the model's name; ``architecture``, timm's without weights, is enough to
-    rebuild it and load a checkpoint. ``layers`` are the feature maps to use, shallow to deep; photos in [0, 1] are
-    normalised with ``mean`` and ``std``. ``sha256`` is that of a file of weights here: others there are another run.
+    ``name`` is timm's and anomalib's; ``architecture``, without weights, is enough to load a checkpoint into; photos
+    in [0, 1] are normalised with ``mean`` and ``std``; ``sha256`` is that of a file of weights: others, another run.
     """
 
     name: str
@@ -78,7 +77,6 @@ class Backbone:
         return f"{self.name} ({ORIGINS[self.origin][0]}), layers {', '.join(self.layers)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for ``run.json``."""
         return asdict(self)
 
 
@@ -89,16 +87,23 @@ def resolve_backbone(name: str = "auto", layers: Sequence[str] = ()) -> Backbone
     """
     if name in ("", "auto"):
         name = os.environ.get("BACKBONE", "").strip() or "auto"
-    if name == "auto":
-        name = DEFAULT_NAME if hub_reachable(DEFAULT_NAME) else BUILTIN_NAME
-        if name == BUILTIN_NAME:
-            logger.warning(
-                "The hub cannot be reached and no BACKBONE is set: taking the small backbone that this package ships. "
-                "Larger pretrained weights find more: give BACKBONE=local-dir:PATH."
-            )
+    if name == "auto" and hub_reachable(DEFAULT_NAME):
+        name = DEFAULT_NAME
+    elif name == "auto":
+        name = BUILTIN_NAME
+        logger.warning(
+            "The hub cannot be reached and no BACKBONE is set: taking the small backbone that this package ships. "
+            "Larger pretrained weights find more: give BACKBONE=local-dir:PATH."
+        )
     normalisation, sha256 = (IMAGENET_MEAN, IMAGENET_STD), ""
     if name == BUILTIN_NAME:
-        name, architecture, sha256, origin = *_built_in(), "built in"
+        from helpers.models import builtin
+
+        try:
+            sha256, origin = builtin.check_weights(), "built in"
+        except (OSError, ValueError) as error:
+            raise BackboneError(f"BACKBONE={BUILTIN_NAME}: {error}") from error
+        name, architecture = f"{builtin.ARCHITECTURE}.{builtin.TAG}", builtin.ARCHITECTURE
     elif name.startswith(UNTRAINED_PREFIX):
         name = architecture = name.removeprefix(UNTRAINED_PREFIX) or DEFAULT_NAME.split(".")[0]
         origin = "untrained"
@@ -118,10 +123,7 @@ def resolve_backbone(name: str = "auto", layers: Sequence[str] = ()) -> Backbone
 
 
 def hub_reachable(name: str) -> bool:
-    """Whether the weights of a timm name are in the hub's cache, or the hub has them and answers within a few seconds.
-
-    The client that would download them asks: by the same proxy, endpoint and certificates, or not at all offline.
-    """
+    """Whether the weights of a timm name are cached, or the hub, asked by its own client, answers within seconds."""
     import huggingface_hub
 
     repo = _timm().get_pretrained_cfg(name).hf_hub_id or f"timm/{name}"
@@ -130,10 +132,10 @@ def hub_reachable(name: str) -> bool:
     address = huggingface_hub.hf_hub_url(repo, "config.json")
     try:
         huggingface_hub.get_hf_file_metadata(address, timeout=HUB_TIMEOUT_SECONDS)
+        return True
     except Exception as error:  # noqa: BLE001  # of the client, its transport, a proxy
         logger.debug("%s: %s", address, error)
         return False
-    return True
 
 
 def _timm() -> ModuleType:
@@ -178,17 +180,6 @@ def _local(folder: Path) -> tuple[str, tuple[Sequence[float], Sequence[float]], 
         ) from error
 
 
-def _built_in() -> tuple[str, str, str]:
-    """Name, architecture and hash of the shipped weights."""
-    from helpers.models import builtin
-
-    try:
-        sha256 = builtin.check_weights()["sha256"]
-    except (OSError, ValueError) as error:
-        raise BackboneError(f"BACKBONE={BUILTIN_NAME}: {error}") from error
-    return f"{builtin.ARCHITECTURE}.{builtin.TAG}", builtin.ARCHITECTURE, sha256
-
-
 def feature_strides(architecture: str) -> dict[str, int]:
     """Names of the feature maps that timm offers of an architecture, shallow to deep, with their strides in pixels."""
     if not isinstance(architecture, str) or not _timm().is_model(architecture):
@@ -198,10 +189,9 @@ def feature_strides(architecture: str) -> dict[str, int]:
 
 
 def model_args(name: str) -> dict[str, Any]:
-    """Arguments by which a backbone (``Backbone.name``) differs from its architecture, as a local folder names them.
+    """Arguments by which a local folder's backbone (``Backbone.name``) differs from its architecture; others: none.
 
-    Weights that came from TensorFlow have ``{"pad_type": "same"}``, say: without it the same weights give other
-    features, and no error. Empty for any other than a local folder.
+    Without ``{"pad_type": "same"}``, say, weights from TensorFlow give other features, and no error.
     """
     if not name.startswith(LOCAL_PREFIX):
         return {}
@@ -211,10 +201,7 @@ def model_args(name: str) -> dict[str, Any]:
 
 @contextmanager
 def bare_backbone(architecture: str, options: dict[str, Any]) -> Iterator[str]:
-    """A name by which timm, anomalib and segmentation-models-pytorch build a backbone without its weights.
-
-    It is the architecture itself; with options (`model_args`) a folder that lasts as long as the context and says both.
-    """
+    """A name by which libraries build a backbone without its weights; with options a folder that says them."""
     if not _timm().is_model(architecture):  # "hf-hub:..." in somebody's run.json would have timm ask the hub
         raise ValueError(f"timm knows no architecture {architecture[:80]!r}, which the run names; train it again.")
     if not options:

@@ -9,7 +9,6 @@ segmentation-models-pytorch (``tu-helpers_r10t``) build it by name.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,10 @@ from helpers.paths import file_sha256
 
 ARCHITECTURE = "helpers_r10t"
 TAG = "distilled"
-WEIGHTS_FOLDER = Path(__file__).parent / "weights" / ARCHITECTURE
 WEIGHTS_NAME, DESCRIPTION_NAME = "model.safetensors", "config.json"  # timm's names for a folder with a model
-WEIGHTS_FILE = WEIGHTS_FOLDER / WEIGHTS_NAME
-DESCRIPTION_FILE = WEIGHTS_FOLDER / DESCRIPTION_NAME
-BLOCKS, CHANNELS = (1, 2, 2), (64, 128, 192)
+WEIGHTS_FILE = Path(__file__).parent / "weights" / ARCHITECTURE / WEIGHTS_NAME
+DESCRIPTION_FILE = WEIGHTS_FILE.with_name(DESCRIPTION_NAME)
+STAGES = {"layers": (1, 2, 2, 1), "channels": (64, 128, 192, 32)}  # the fourth, as small as can be, is not used
 HEAD_CHANNELS = (32, 96)
 
 _CFG = {"file": str(WEIGHTS_FILE), "input_size": (3, 256, 256), "num_classes": 0, "classifier": None}
@@ -45,30 +43,18 @@ class BuiltinNet(nn.Module):
     five strides. ``output_stride`` 16 leaves it at stride 16 (DeepLabV3+); there is no classifier.
     """
 
-    def __init__(
-        self,
-        in_chans: int = 3,
-        num_classes: int = 0,
-        output_stride: int = 32,
-        blocks: Sequence[int] = BLOCKS,
-        channels: Sequence[int] = CHANNELS,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, in_chans: int = 3, output_stride: int = 32, **unused: Any) -> None:
         super().__init__()
-        self.blocks, self.channels = tuple(blocks), tuple(channels)
-        # timm's resnet10t; its fourth stage is built as small as can be, since it is not used
-        stages = {"layers": (*blocks, 1), "channels": (*channels, 32)}
-        body = timm.create_model("resnet10t", pretrained=False, in_chans=in_chans, **stages)
+        body = timm.create_model("resnet10t", pretrained=False, in_chans=in_chans, **STAGES)
         self.conv1, self.bn1, self.act1, self.maxpool = body.conv1, body.bn1, body.act1, body.maxpool
         self.layer1, self.layer2, self.layer3 = body.layer1, body.layer2, body.layer3
-        self.head8 = nn.Conv2d(channels[1], HEAD_CHANNELS[0], 1)
-        self.head16 = nn.Conv2d(channels[2], HEAD_CHANNELS[1], 1)
+        _, *deep, _ = STAGES["channels"]
+        self.head8, self.head16 = (nn.Conv2d(*widths, 1) for widths in zip(deep, HEAD_CHANNELS, strict=True))
         self.pool32 = nn.AvgPool2d(2, ceil_mode=True) if output_stride == 32 else nn.Identity()
-        widths = (64, channels[0], *HEAD_CHANNELS, HEAD_CHANNELS[1])
-        names = ("act1", "layer1", "head8", "head16", "pool32")
+        widths = {"act1": 64, "layer1": 64, "head8": 32, "head16": 96, "pool32": 96}
         self.feature_info = [
             {"num_chs": width, "reduction": min(2 ** (index + 1), output_stride), "module": name}
-            for index, (width, name) in enumerate(zip(widths, names, strict=True))
+            for index, (name, width) in enumerate(widths.items())
         ]
         self.num_features = HEAD_CHANNELS[1]
 
@@ -105,9 +91,9 @@ def helpers_r10t(pretrained: bool = False, **kwargs: Any) -> BuiltinNet:
 
 
 @cache
-def check_weights() -> dict[str, Any]:
-    """What is recorded of the shipped file; a missing one, or one of another SHA-256, is refused."""
-    description = json.loads(DESCRIPTION_FILE.read_text(encoding="utf-8"))
-    if file_sha256(WEIGHTS_FILE) != description["sha256"]:
+def check_weights() -> str:
+    """The SHA-256 of the shipped file; one that is not as recorded is refused."""
+    sha256 = json.loads(DESCRIPTION_FILE.read_text(encoding="utf-8"))["sha256"]
+    if file_sha256(WEIGHTS_FILE) != sha256:
         raise ValueError(f"{WEIGHTS_FILE} is damaged or another (SHA-256); install the package again.")
-    return description
+    return sha256

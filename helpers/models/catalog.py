@@ -13,14 +13,8 @@ if TYPE_CHECKING:
     from anomalib.models import AnomalibModule
 
 SEGMENTERS = ("unet", "deeplabv3plus")
-WITHOUT_BACKBONE = ("draem",)
-MODELS = {
-    "patchcore": ("patchcore", "PatchCore"),
-    "unet": ("segmentation", "Segmenter"),
-    "deeplabv3plus": ("segmentation", "Segmenter"),
-    "draem": ("draem", "Draem"),
-    "glass": ("glass", "Glass"),
-}
+MODELS = {"patchcore": ("patchcore", "PatchCore"), "draem": ("draem", "Draem"), "glass": ("glass", "Glass")}
+MODELS |= dict.fromkeys(SEGMENTERS, ("segmentation", "Segmenter"))
 """Name -> module and class; imported late, as they are slow."""
 
 
@@ -42,7 +36,7 @@ def build_model(
     model_class = _class_of(name)
     frame = network_frame(image_size, center_crop, keep_aspect=keep_aspect)
     size, crop = tuple(frame["image_size"]), tuple(frame["center_crop"] or ()) or None
-    if name in WITHOUT_BACKBONE:
+    if name == "draem":
         return model_class(pre_processor=make_pre_processor(size, crop), **parameters)
     if backbone is None:
         raise ValueError(f"{name} needs a backbone; see helpers.models.backbones.resolve_backbone.")
@@ -57,10 +51,9 @@ def build_model(
 
 
 def load_model(name: str, checkpoint: Path, architecture: str, device: str = "cpu") -> AnomalibModule:
-    """Rebuild a trained model from its checkpoint, without asking for any pretrained weights.
+    """A trained model from its checkpoint, of which no code is run; asks for no pretrained weights.
 
-    The checkpoint is read with ``weights_only=True``: tensors and plain data, no code. ``architecture`` is the
-    backbone's, as ``run.json`` records it.
+    ``architecture`` is the backbone's, as ``run.json`` records it.
     """
     import torch
 
@@ -69,7 +62,7 @@ def load_model(name: str, checkpoint: Path, architecture: str, device: str = "cp
         options["architecture"] = name
     if name in ("draem", "glass"):  # textures are for training, and need not be on this machine
         options["anomaly_source"] = ""
-    if name in WITHOUT_BACKBONE:
+    if name == "draem":
         return model_class.load_from_checkpoint(checkpoint, **options).eval().to(device)
     stored = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["hyper_parameters"]
     arguments = stored.get("model_args", {})
@@ -84,9 +77,8 @@ def network_frame(
 ) -> dict[str, list[int] | None]:
     """How a photo becomes what the network sees, as a run stores it and ``to_network_frame`` takes it.
 
-    Sizes are a side or (height, width) in pixels. ``image_size`` becomes [height, width], or with ``keep_aspect``
-    [shorter side]: only that is resized, to the larger of the two, and the middle cut out, so that nothing is squashed
-    but what lies outside is not looked at. ``center_crop`` becomes [height, width] or None.
+    Sizes are a side or (height, width) in pixels. With ``keep_aspect`` ``image_size`` becomes [shorter side]: only that
+    is resized, and the middle cut out, so that nothing is squashed but what lies outside is not looked at.
     """
     size, crop = _pair(image_size), _pair(center_crop) if center_crop else None
     if keep_aspect and crop:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
+import numpy as np
 import pandas as pd
 import timm
 import torch
@@ -30,23 +32,18 @@ if TYPE_CHECKING:
     from anomalib.data import Batch
 
 BINARY_CLASSES = (NORMAL, "defect")
-FOCAL_GAMMA = {"cross_entropy": 0.0, "focal": 2.0}
-LOSSES = tuple(FOCAL_GAMMA)
+LOSSES = {"cross_entropy": 0.0, "focal": 2.0}  # gamma of `soft_target_loss`
 WEIGHT_DECAY = 0.01
 
 
 def photo_classes(table: pd.DataFrame, binary: bool = False) -> pd.Series:
     """The class of each photo of a sample table: its ``defect_type``; with ``binary`` ``good`` or ``defect``."""
-    if not binary:
-        return table["defect_type"]
-    return table["label_index"].map(dict(enumerate(BINARY_CLASSES)))
+    return table["label_index"].map(dict(enumerate(BINARY_CLASSES))) if binary else table["defect_type"]
 
 
 def known_classes(table: pd.DataFrame, binary: bool = False, allow_unknown: bool = False) -> list[str]:
-    """Names of the classes in train in the order of the logits: ``good`` first, then by name; with ``binary`` two.
-
-    With ``allow_unknown`` test may hold photos of other classes. Tables that cannot be learned from are refused.
-    """
+    """Classes in train in the order of the logits: ``good`` first, then by name; with ``allow_unknown`` test may hold
+    photos of others. Tables that cannot be learned from are refused."""
     found = photo_classes(table, binary)
     names = sorted({*found[table["split"] == "train"]}, key=lambda each: (each != NORMAL, each))
     if len(names) < 2:
@@ -64,11 +61,10 @@ def known_classes(table: pd.DataFrame, binary: bool = False, allow_unknown: bool
 
 
 def abnormal_scores(probabilities: torch.Tensor, normal: int | None) -> torch.Tensor:
-    """Score of each photo, (N,) in [0, 1]: the probability of everything but the normal class; without such a class, of
-    everything but the most probable one. Probabilities are (N, C), ``normal`` the index of the normal class.
+    """Score of each photo, (N,) in [0, 1]: of probabilities (N, C) the sum of all but that of the class ``normal``, or
+    without one of all but the highest. Training, Predictor and exported graphs have it from here.
 
-    The one formula, of training, Predictor and exported graphs: thresholds are compared with what it gives. It is a sum
-    over those classes, since 1 - p has nothing left to rank by where p is nearly 1.
+    Not 1 - p, which has nothing left to rank by where p is nearly 1.
     """
     if normal is None:
         return probabilities.sort(dim=1, descending=True).values[:, 1:].sum(1)
@@ -78,26 +74,23 @@ def abnormal_scores(probabilities: torch.Tensor, normal: int | None) -> torch.Te
 def soft_target_loss(logits: torch.Tensor, targets: torch.Tensor, gamma: float = 0.0) -> torch.Tensor:
     """Mean over photos of -sum over classes c of y_c (1 - p_c)^gamma log(p_c), p the softmax of logits (B, C).
 
-    For gamma = 0 this is cross-entropy; for a target that is one class alone it is the focal loss of Lin et al. 2017
-    (their equation 4). Smoothed labels and mixed photos have a share y_c of several classes, each row sums to 1.
+    For gamma = 0 cross-entropy, for targets of one class the focal loss (Lin et al. 2017, equation 4). Each row of
+    targets sums to 1.
     """
     log_p = logits.float().log_softmax(dim=1)  # half precision cannot hold it
     return -(targets * (1 - log_p.exp()) ** gamma * log_p).sum(dim=1).mean()
 
 
 class Classifier(LightningModule):
-    """A backbone with a hidden layer and logits on top, and how it is trained.
+    """A backbone with a hidden layer and logits on top. Hyperparameters are plain data and enough to rebuild it.
 
-    Its hyperparameters are plain data and enough to rebuild it (`load_classifier`). Batches are anomalib's;
-    ``class_of`` knows the class of each photo by its path. Logged each epoch: ``train_loss``; ``val_loss`` (the same
-    loss without smoothing and mixup), ``val_accuracy`` and ``val_f1`` (macro: the mean over the classes of val).
+    Batches are anomalib's; ``class_of`` knows the class of each photo by its path. Logged each epoch: ``train_loss``;
+    ``val_loss`` (without smoothing and mixup), ``val_accuracy`` and ``val_f1`` (macro, over the classes of val).
 
-    ``classes`` are in the order of the logits. ``mixup`` is alpha: pairs within a batch and one share a batch, drawn
-    from Beta(alpha, alpha); 0: none. ``learning_rate`` is the highest one of the new layers, the backbone's is
-    ``backbone_lr_factor`` times that. ``freeze_norm`` leaves the backbone's batch normalisation at the statistics that
-    its weights came with: photos of one product are alike, by a small batch's they lose what tells them apart.
-    ``network``: normalised photos (B, 3, H, W) to features (B, D) or (B, D, h, w), with ``num_features`` = D; None
-    builds the backbone, without pretrained weights.
+    ``mixup`` is the alpha of Beta(alpha, alpha), of which a batch draws one share; 0: none. ``learning_rate`` is the
+    new layers' highest, the backbone's ``backbone_lr_factor`` times that. ``freeze_norm`` leaves the backbone's batch
+    normalisation at its statistics: by a small batch's, photos of one product lose what tells them apart. ``network``:
+    normalised photos (B, 3, H, W) to features (B, D) or (B, D, h, w), ``num_features`` = D; None: without weights.
     """
 
     def __init__(
@@ -132,13 +125,12 @@ class Classifier(LightningModule):
         self.register_buffer("_mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self._mixup = Mixup(mixup, label_smoothing=label_smoothing, num_classes=len(classes)) if mixup else None
-        self._gamma = FOCAL_GAMMA[loss]
+        self._gamma = LOSSES[loss]
         self.classes = tuple(classes)
         self.class_of: dict[str, int] = {}  # path of a photo -> index of its class, for training
         self.train()  # Lightning takes the modes as it finds them
 
     def train(self, mode: bool = True) -> Classifier:
-        """Training or evaluation mode; frozen batch normalisation stays in the latter."""
         super().train(mode)
         for module in self.backbone.modules() if self.hparams.freeze_norm else []:
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -159,7 +151,6 @@ class Classifier(LightningModule):
         return self.hidden(self.norm(pooled.mean(dim=(2, 3)) if pooled.ndim == 4 else pooled))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (B, C) of photos (B, 3, H, W), float32 in [0, 1], at the network's size."""
         return self.head(self.dropout(self.embed(images)))
 
     def mix(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -212,19 +203,39 @@ class Classifier(LightningModule):
 
 
 def build_classifier(backbone: Backbone, classes: Sequence[str], **parameters: Any) -> Classifier:
-    """An untrained `Classifier` on a backbone with its weights (or none, if it is untrained)."""
     network = timm.create_model(backbone.name, pretrained=backbone.pretrained, num_classes=0)
     options = {"model_args": model_args(backbone.name), "network": network, **parameters}
     return Classifier(backbone.architecture, backbone.mean, backbone.std, classes, **options)
 
 
 def load_classifier(file: Path, architecture: str, device: str = "cpu") -> Classifier:
-    """The trained classifier of a checkpoint, without asking for any pretrained weights.
-
-    The checkpoint is read with ``weights_only=True``: tensors and plain data, no code. One that holds no classifier, or
-    one on another architecture than ``run.json`` records, is refused.
-    """
+    """The classifier of a checkpoint, of which no code is run; one on another architecture is refused."""
     stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters", {})
     if "classes" not in stored or stored["architecture"] != architecture:
         raise ValueError(f"{file} holds no classifier on {architecture}; it was written by another model.")
     return Classifier.load_from_checkpoint(file, map_location=device, weights_only=True).eval().to(device)
+
+
+def grad_cam(model: Classifier, photos: Sequence[np.ndarray], class_indices: Sequence[int]) -> np.ndarray:
+    """Grad-CAM (Selvaraju et al. 2017): maps (N, H, W) float32 in [0, 1] of photos (H, W, 3) uint8, each for a class.
+
+    A map is the paper's, at the backbone's last feature map, divided by its maximum: maps of two photos do not compare.
+    The minimum is not taken off: in a map of nearly one value no place is to stand out.
+    """
+    model.eval()
+    maps = []
+    for photo, index in zip(photos, class_indices, strict=True):
+        with torch.enable_grad():
+            features = model.feature_map(torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255)
+            channels_first = features.ndim == 4 and getattr(model.backbone, "output_fmt", "NCHW") == "NCHW"
+            if not channels_first or features.shape[2] * features.shape[3] < 2:
+                raise ValueError(
+                    f"{model.hparams.architecture} has no feature map of more than a pixel in a photo of "
+                    f"{photo.shape[1]}x{photo.shape[0]}; Grad-CAM needs a convolutional network and a larger photo."
+                )
+            logit = model.head(model.pool(features))[0, int(index)]
+            (gradient,) = torch.autograd.grad(logit, features)
+        found = (gradient.mean(dim=(2, 3), keepdim=True) * features.detach()).sum(dim=1)[0].clamp_min(0).numpy()
+        shares = found / (found.max() or 1)
+        maps.append(cv2.resize(shares, photo.shape[1::-1], interpolation=cv2.INTER_LINEAR))
+    return np.stack(maps)

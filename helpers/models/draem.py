@@ -6,7 +6,7 @@ anomaly detection", arXiv 2108.07610) on anomalib's implementation, with what an
 - Score: the highest value of the map after a mean over 21 x 21 pixels of 256 (authors), not that of a single pixel.
 - Schedule: a fifth of the learning rate after 80 % and again after 90 % of the epochs (authors), not after fixed 400.
 - Photos are turned with a probability of 0.3 before a defect is put on them, and weights begin as N(0, 0.02) (authors).
-- Nothing is downloaded; textures come from a checked folder, in an order that does not depend on the file system.
+- Nothing is downloaded: textures come from a checked folder.
 """
 
 from __future__ import annotations
@@ -42,12 +42,10 @@ DAMAGED, BETA = 0.5, (0.1, 1.0)  # share of photos that get a defect; range of t
 def draem_loss(
     photos: torch.Tensor, reconstructions: torch.Tensor, logits: torch.Tensor, masks: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """The terms of DRAEM's loss; the loss is their sum.
+    """The terms of DRAEM's loss, which is their sum; photos (B, 3, H, W) in [0, 1], masks (B, 1, H, W).
 
-    - ``l2``: mean squared difference of photo and reconstruction, (B, 3, H, W) in [0, 1].
-    - ``ssim``: 1 - mean structural similarity (Wang et al. 2004), windows of 11 x 11 pixels.
-    - ``focal``: mean over pixels of -(1 - q)^2 log(q), q the probability of the pixel's true class; logits (B, 2, H, W)
-      of normal and abnormal, masks (B, 1, H, W).
+    ``l2``, the mean squared difference; ``ssim``, 1 - mean structural similarity (Wang et al. 2004); ``focal``, the
+    mean over pixels of -(1 - q)^2 log(q), q the probability of the true class, of logits (B, 2, H, W).
     """
     reconstructions, logits = reconstructions.float(), logits.float()
     terms = {"l2": functional.mse_loss(reconstructions, photos)}
@@ -57,7 +55,7 @@ def draem_loss(
 
 
 class DraemNetwork(DraemModel):
-    """Both networks of DRAEM, with widths to choose: channels of their first layers, 128 and 64 with the authors."""
+    """Both networks of DRAEM; the widths are channels of their first layers, 128 and 64 with the authors."""
 
     def __init__(self, base_width: int, discriminative_width: int) -> None:
         nn.Module.__init__(self)  # not DraemModel's, which would build the wide networks first
@@ -79,17 +77,15 @@ class DraemNetwork(DraemModel):
 
 
 def smoothed_maximum(anomaly_map: torch.Tensor) -> torch.Tensor:
-    """Score (B,) of maps (B, 1, H, W): their maximum after a mean over 21 x 21 pixels, zeros outside.
+    """Score (B,) of maps (B, 1, H, W): their maximum after the authors' mean over 21 x 21 pixels, zeros outside.
 
-    That is the authors' filter for photos of 256 x 256 pixels. On others its side is the same share of the shorter
-    side, odd: 11 at 128 pixels, where 21 would drown a defect in four times its surroundings.
+    On photos of other than 256 pixels the same share of the shorter side: 21 of 128 would drown a defect.
     """
     side = 2 * round((SMOOTHING * min(anomaly_map.shape[-2:]) / SMOOTHED_SIDE - 1) / 2) + 1
     return functional.avg_pool2d(anomaly_map, side, stride=1, padding=side // 2).amax(dim=(1, 2, 3))
 
 
 def init_weights(module: nn.Module) -> None:
-    """Draw a layer's weights as the authors do: N(0, 0.02), of batch normalisation N(1, 0.02) without offset."""
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, WEIGHT_STD)
     elif isinstance(module, nn.BatchNorm2d):
@@ -98,10 +94,9 @@ def init_weights(module: nn.Module) -> None:
 
 
 class Draem(LearnsFromInvented, StockDraem):
-    """DRAEM as an anomalib module; logged each epoch: the loss and its terms, and val's figures.
+    """DRAEM as an anomalib module; without a folder of textures (``anomaly_source``) for inference only.
 
-    Without a folder of textures (``anomaly_source``) it is for inference only. ``rotate_probability`` is the share of
-    training photos turned by up to 90 degrees: 0 for products that lie the same way always.
+    ``rotate_probability``: share of training photos turned by up to 90 degrees; 0 for products that lie the same way.
     """
 
     def __init__(
@@ -145,11 +140,9 @@ class Draem(LearnsFromInvented, StockDraem):
     @torch.no_grad()
     def redraw(self, photos: Sequence[np.ndarray]) -> list[np.ndarray]:
         """What the first network makes of photos (H, W, 3) uint8 at the network's size; likewise."""
-        drawn = []
-        for photo in photos:
-            values = self.model.reconstructive_subnetwork(torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255)
-            drawn.append((255 * values.float().clamp(0, 1)).round().byte()[0].permute(1, 2, 0).numpy())
-        return drawn
+        values = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).float() / 255
+        drawn = torch.cat([self.model.reconstructive_subnetwork(one) for one in values.split(1)])
+        return list((255 * drawn.float().clamp(0, 1)).round().byte().permute(0, 2, 3, 1).numpy())
 
 
 def reconstruction_errors(photos: Sequence[np.ndarray], drawn: Sequence[np.ndarray]) -> pd.DataFrame:

@@ -43,9 +43,8 @@ GAIN, OFFSET, GAMMA = 0.3, 0.1, 0.3  # largest changes of the light: factor abou
 def distance_target(instance_masks: np.ndarray) -> np.ndarray:
     """The map (H, W) float32 to learn: depth inside each object of masks (N, H, W), 0 (background) to 1 (its deepest).
 
-    Holes of an object are filled first, so that every object has one peak and not a ring of them: a nut with its bore
-    is annotated and cut out as a whole. The photo's border is no edge of an object: one that the border cuts goes on
-    rising up to it, and is 1 where what can be seen of it is deepest. Where masks overlap the larger depth counts.
+    Holes are filled first, so that every object has one peak and not a ring of them. The photo's border is no edge: an
+    object that it cuts goes on rising up to it. Where masks overlap the larger depth counts.
     """
     masks = np.asarray(instance_masks, dtype=bool)
     target = np.zeros(masks.shape[1:], dtype=np.float32)
@@ -66,10 +65,8 @@ def distance_target(instance_masks: np.ndarray) -> np.ndarray:
 class ForegroundNet(LightningModule):
     """U-Net with one sigmoid output, trained on `distance_target` by the smooth L1 error (Girshick 2015, "Fast R-CNN").
 
-    Its hyperparameters are plain data and enough to rebuild it, so that
-    ``ForegroundNet.load_from_checkpoint(file, weights_only=True)`` needs neither pretrained weights nor a network.
-    ``image_size`` is the longer side of a photo, in pixels, when the network sees it; ``network`` None builds one
-    without pretrained weights.
+    ``image_size`` is the longer side of what it sees. Hyperparameters are plain data and enough to load a checkpoint;
+    ``network`` None builds one without weights.
     """
 
     def __init__(
@@ -102,7 +99,6 @@ class ForegroundNet(LightningModule):
         return loss
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW, and half a cosine to zero over all steps."""
         optimizer = torch.optim.AdamW(self.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
@@ -110,24 +106,19 @@ class ForegroundNet(LightningModule):
 
 
 def build_foreground(backbone: Backbone, image_size: int) -> ForegroundNet:
-    """An untrained network on a backbone with its weights."""
     network = build_network("unet", backbone.name, pretrained=backbone.pretrained)
     options = {"image_size": image_size, "model_args": model_args(backbone.name), "network": network}
     return ForegroundNet(backbone.architecture, backbone.mean, backbone.std, **options)
 
 
 class FrameCrops(Dataset):
-    """Random crops of a few photos: any place, turned by quarters, mirrored, 0.8 to 1.25 times as large, other light.
+    """Random crops of photos in turn: any place, turned by quarters, mirrored, 0.8 to 1.25 times as large, other light.
 
-    The photos take turns. What is asked for as item does not matter: the n-th crop follows from the seed and n alone,
-    so that no epoch sees the crops of another. ``image_size`` is the longer side of a photo; where one is smaller than
-    ``crop_size``, a multiple of 32 pixels, it goes on mirrored. A photo of another size than its annotation says, or
-    with objects outlined as a group, is refused.
+    The n-th that is asked for follows from the seed and n, whatever its index, so that no epoch sees the crops of
+    another. A photo smaller than ``crop_size``, a multiple of 32 pixels, goes on mirrored.
     """
 
-    def __init__(
-        self, photos: Sequence[InstancePhoto], image_size: int, crop_size: int, n_crops: int, seed: int
-    ) -> None:
+    def __init__(self, photos: Sequence[InstancePhoto], image_size: int, crop_size: int, n_crops: int, seed: int):
         if not photos:
             raise ValueError("There is no photo to train on.")
         self.frames = [_read_frame(photo, image_size) for photo in photos]
@@ -168,8 +159,7 @@ def _read_frame(photo: InstancePhoto, image_size: int) -> tuple[np.ndarray, np.n
     """uint8 photo (H, W, 3) and float32 target (H, W)."""
     if any(photo.crowd):
         raise ValueError(
-            f"{photo.image_path} has objects that are outlined as one group (iscrowd), which shows no single depth; "
-            "outline them one by one, or leave the photo out."
+            f"{photo.image_path} has objects outlined as one group (iscrowd); outline them one by one, or leave it out."
         )
     pixels = read_image(photo.image_path)
     if pixels.shape[:2] != tuple(photo.size):

@@ -6,11 +6,10 @@ abnormal. It learns from three kinds of features: those of good photos; the same
 until they lie just outside (global synthesis), as far from each feature (``manifold``) or from the centre of all
 (``hypersphere``, see `judge_distribution`); those of photos with textures blended in (local synthesis).
 
-Repaired: the centre comes from photos that are normalised as in training; masks are a single Perlin mask, the union or
-the intersection of two, a third each; the photo keeps a share of N(0.5, 0.1) in a defect, clipped to [0.2, 0.8];
-defects can be kept inside a foreground; the map is (B, 1, H, W); without pretrained weights the model builds (to load
-a checkpoint); photos of any batch size go through an exported model; nothing is downloaded. The authors' code keeps
-the checkpoint that is best on test data; ours does not look at test data.
+Repaired: the centre comes from photos normalised as in training; masks are one Perlin mask, the union or the
+intersection of two, a third each; the photo keeps a share of N(0.5, 0.1), clipped to [0.2, 0.8], in a defect; defects
+can be kept inside a foreground; the map is (B, 1, H, W), for any batch in an exported model too; it builds without
+pretrained weights; nothing is downloaded. The authors keep the checkpoint best on test data; ours never looks there.
 """
 
 from __future__ import annotations
@@ -57,14 +56,13 @@ ObjectMasks = Callable[[Sequence[str]], torch.Tensor]  # paths -> (B, 1, H, W) 0
 def judge_distribution(photos: Iterable[np.ndarray]) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """Judge from good photos (H, W, 3) uint8 of one size whether their features lie on a manifold or about a centre.
 
-    The authors' rule, with limits found on their data, near which a few photos more or less can turn the judgement: the
-    mean photo is blurred and its spectrum looked at. Where the bright points fill a disc or box about the middle, of a
-    certain size, nothing but smooth shades is left in the mean: a hypersphere. Where they scatter far out, a pattern
-    that is the same in all photos has stayed: a manifold.
+    The authors' rule, with limits found on their data: in the spectrum of the blurred mean photo, bright points that
+    fill a disc or box about the middle are smooth shades, a hypersphere; where they scatter far out, a pattern that is
+    the same in all photos has stayed: a manifold.
 
-    Returns a row (``density``: share of the box about the middle that holds all ``n_points`` bright points, or of the
-    disc of ``radius`` if that is larger, that they fill), the mean photo (H, W, 3) uint8, and its spectrum (289, 289)
-    float32, 20 log of the magnitude, frequency 0 in the middle.
+    Returns a row (``density``: share that the ``n_points`` bright points fill of the box about the middle that holds
+    them, or of the disc of ``radius`` if that is larger), the mean photo, and the spectrum (289, 289) float32, 20 log
+    of the magnitude, frequency 0 in the middle.
     """
     total, count = 0.0, 0
     for photo in photos:
@@ -98,7 +96,6 @@ class GlassAnomalies(TextureGenerator):
     """Local synthesis in photos: a texture blended in under a mask of Perlin noise, in every photo."""
 
     def noise_mask(self, height: int, width: int, device: torch.device) -> torch.Tensor:
-        """Where turned Perlin noise is above 0.5, (H, W) bool."""
         noise = generate_perlin_noise(height, width, device=device)
         if not (noise > 0.5).any():
             low, high = noise.min(), noise.max()
@@ -116,10 +113,9 @@ class GlassAnomalies(TextureGenerator):
     def forward(
         self, photos: torch.Tensor, foreground: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Photos (B, 3, H, W) in [0, 1] with defects, and masks (B, 1, H, W) float, 0 or 1.
+        """Photos (B, 3, H, W) in [0, 1] with defects in a ``foreground`` (B, 1, H, W), and masks (B, 1, H, W), 0 or 1.
 
-        ``foreground`` (B, 1, H, W) says where defects may be. Where twenty masks in a row miss it, the photo stays as
-        it is and its mask is empty.
+        Where twenty masks in a row miss it, the photo stays as it is and its mask is empty.
         """
         masks, damaged = torch.zeros_like(photos[:, :1]), photos.clone()
         for index, photo in enumerate(photos):
@@ -144,10 +140,7 @@ class GlassAnomalies(TextureGenerator):
 
 
 class GlassNetwork(GlassModel):
-    """anomalib's GLASS network with the repairs; its arguments are those of anomalib's ``GlassModel``.
-
-    ``pre_trained=False`` builds a backbone without weights for a checkpoint to fill; it is never trained.
-    """
+    """anomalib's GLASS network with the repairs, and its arguments."""
 
     def __init__(self, anomaly_source: str, mean: Sequence[float], std: Sequence[float], **options: Any) -> None:
         super().__init__(normalize_mean=list(mean), normalize_std=list(std), **options)
@@ -157,9 +150,8 @@ class GlassNetwork(GlassModel):
         self.register_buffer("center", torch.zeros(0), persistent=False)  # of each epoch
 
     def train(self, mode: bool = True) -> GlassNetwork:
-        """As usual, but the backbone stays in evaluation mode."""
         super().train(mode)
-        self.forward_modules.eval()
+        self.forward_modules.eval()  # frozen
         return self
 
     def embed(self, photos: torch.Tensor) -> tuple[torch.Tensor, torch.Size]:
@@ -169,10 +161,10 @@ class GlassNetwork(GlassModel):
 
     @torch.no_grad()
     def patch_features(self, photos: torch.Tensor) -> tuple[torch.Tensor, torch.Size]:
-        """Features of the frozen backbone, before the projection; shapes as in :meth:`embed`.
+        """Features before the projection; shapes as in :meth:`embed`.
 
-        As anomalib's ``generate_embeddings``, but channels are averaged before the deeper maps are enlarged, which is
-        the same and less work, and no size of a batch is fixed, so that an exported model takes any.
+        As anomalib's ``generate_embeddings``, but channels are averaged before deeper maps are enlarged (the same, with
+        less work), and an exported model takes any batch.
         """
         extracted = self.forward_modules["feature_aggregator"](photos)
         grid, pooled = extracted[self.layers[0]].shape[-2:], []
@@ -203,9 +195,8 @@ class GlassNetwork(GlassModel):
     def train_step(
         self, photos: torch.Tensor, damaged: torch.Tensor, masks: torch.Tensor
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """The terms of the loss, which is their sum, and figures to watch (quantiles of the distances to the centre,
-        mean scores of good and of invented features), for good photos (B, 3, H, W) and the same with defects, both
-        normalised, and where (B, 1, H, W) these are.
+        """The terms of the loss, which is their sum, and figures to watch, for normalised good photos (B, 3, H, W), the
+        same with defects, and where (B, 1, H, W) these are.
         """
         features, grid = self.embed(torch.cat([damaged, photos]))
         fake, true = features.float().chunk(2)
@@ -241,9 +232,7 @@ class GlassNetwork(GlassModel):
     def global_synthesis(
         self, true: torch.Tensor, center: torch.Tensor, radius: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores (N, 1) of good features (N, D) and of the same moved outwards: noise, gradient ascent, truncated
-        projection; ``center`` (N, D) is that of each feature's place, ``radius`` the hypersphere's.
-        """
+        """Scores (N, 1) of good features (N, D) and of the same moved outwards; ``center`` (N, D) is each place's."""
         moved = true + torch.randn_like(true) * self.gaussian_noise_std
         if not moved.requires_grad:  # without a projection nothing before it learns
             moved.requires_grad_()
@@ -268,11 +257,10 @@ class GlassNetwork(GlassModel):
 
 
 class Glass(LearnsFromInvented, StockGlass):
-    """GLASS as an anomalib module; logged each epoch: loss, terms and figures of `GlassNetwork.train_step`, val's.
+    """GLASS as an anomalib module; without a folder of textures (``anomaly_source``) for inference only.
 
-    Without a folder of textures (``anomaly_source``) it is for inference only. ``image_size`` is (height, width) of
-    what the network sees. ``pre_projection`` counts the linear layers of the projection, which learns at
-    ``learning_rate``; the discriminator learns at twice that. ``network``: further parameters of anomalib's
+    ``image_size`` is (height, width) of what the network sees; ``pre_projection`` counts the linear layers of the
+    projection; the discriminator learns at twice the ``learning_rate``. ``network``: further parameters of anomalib's
     ``GlassModel``, some under the names of `RENAMED`.
     """
 
@@ -312,10 +300,9 @@ class Glass(LearnsFromInvented, StockGlass):
 
     @torch.no_grad()
     def on_train_epoch_start(self) -> None:
-        """Move the centre with the projection.
+        """Move the centre with the projection, which is linear: the projected mean is the mean of the projected.
 
-        The projection is linear and the backbone frozen: the projected mean is the mean of the projected, and one pass
-        over the training photos serves all epochs. In their own order, so that a resumed training finds the same sums.
+        One pass over the photos serves all epochs, in their own order, so that a resumed training finds the same sums.
         """
         if self._mean is None:
             trained, total = self.trainer.train_dataloader, 0.0
@@ -329,7 +316,6 @@ class Glass(LearnsFromInvented, StockGlass):
         self.model.center = self.model.project(self._mean)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """One step of both optimisers."""
         photos, mean, std = batch.image.as_subclass(torch.Tensor), self.model._img_mean, self.model._img_std
         foreground = self.object_masks(batch.image_path).to(photos) if self.object_masks else None
         # features and losses in full precision: probabilities near 0 and 1 do not survive half

@@ -1,11 +1,10 @@
 """How unlike all known classes is a photo? Scores on a classifier's embeddings and logits; larger is more unknown.
 
 The Mahalanobis distance is that of Lee et al. 2018, "A simple unified framework for detecting out-of-distribution
-samples and adversarial attacks" (section 2.1): the mean of each class and one covariance that all classes share. With
-more dimensions than photos the covariance of the sample is singular; pytorch-ood's detector inverts it all the same (a
-ridge of 1e-6 is its only help), and then the smallest, accidental directions decide. Here the covariance is shrunk by
-the share of Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices", as
-scikit-learn computes it. The other scores are pytorch-ood's.
+samples and adversarial attacks" (section 2.1): the mean of each class and one covariance that all share. With more
+dimensions than photos that is singular, and in pytorch-ood's detector accidental directions decide; here it is shrunk
+by the share of Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices".
+The other scores are pytorch-ood's.
 """
 
 from __future__ import annotations
@@ -31,10 +30,7 @@ NEIGHBOUR = 10
 
 @dataclass(frozen=True)
 class MahalanobisScorer:
-    """Distance to the nearest of C known classes (names, sorted), in an embedding of D values.
-
-    ``means`` are (C, D) float64, a row a class; the ``covariance`` (D, D), shrunk, is that of all classes.
-    """
+    """Distance to the nearest of C known classes (sorted): means (C, D) and their one shrunk covariance (D, D)."""
 
     classes: tuple[str, ...]
     means: NDArray[np.float64]
@@ -50,29 +46,22 @@ class MahalanobisScorer:
         means = np.stack([values[index == number].mean(axis=0) for number in range(len(classes))])
         return cls(tuple(classes.tolist()), means, ledoit_wolf(values - means[index], assume_centered=True)[0])
 
-    def distances(self, embeddings: ArrayLike) -> NDArray[np.float64]:
-        """The Mahalanobis distance itself, not its square, of embeddings (N, D) to every class, (N, C) float64."""
+    def scores(self, embeddings: ArrayLike) -> NDArray[np.float64]:
+        """The Mahalanobis distance itself, not its square, of embeddings (N, D) to the nearest class, (N,)."""
         root, centres = self._whitening
         values = torch.from_numpy(_matrix(embeddings)).T
         whitened = torch.linalg.solve_triangular(root, values, upper=False).T
         # a class at a time: the expanded square would lose the small distances
-        return torch.stack([(whitened - centre).norm(dim=1) for centre in centres], dim=1).numpy()
+        return torch.stack([(whitened - centre).norm(dim=1) for centre in centres], dim=1).numpy().min(axis=1)
 
     @cached_property
     def _whitening(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cholesky root (D, D) of the covariance, and the means (C, D) in its coordinates.
-
-        In torch, as the network before it: NumPy's own threads would be awake beside torch's and make it wait.
-        """
+        """Cholesky root (D, D) of the covariance, and the means (C, D) in its coordinates; in torch, as the network
+        before it: NumPy's threads would be awake beside torch's and make it wait."""
         root = torch.linalg.cholesky(torch.from_numpy(self.covariance))
         return root, torch.linalg.solve_triangular(root, torch.from_numpy(self.means).T, upper=False).T
 
-    def scores(self, embeddings: ArrayLike) -> NDArray[np.float64]:
-        """Distance to the nearest class, (N,): larger is more unknown; see `distances`."""
-        return self.distances(embeddings).min(axis=1)
-
     def save(self, file: Path) -> None:
-        """Write plain arrays (npz, nothing pickled), whole or not at all."""
         arrays = {"classes": self.classes, "means": self.means, "covariance": self.covariance}
         write_whole(file, partial(np.savez, **arrays))
 
@@ -96,18 +85,16 @@ def unknown_scores(
     weight: NDArray[np.float32],
     bias: NDArray[np.float32],
 ) -> pd.DataFrame:
-    """Score M photos by `METHODS`, a float64 column each, oriented so that larger is more unknown.
+    """Score M photos by `METHODS`, a float64 column each; larger is more unknown. What is fitted is fitted on train.
 
     - ``mahalanobis``: `MahalanobisScorer.scores`, 0 or more.
     - ``max_softmax``: minus the highest probability, in [-1, 0] (Hendrycks & Gimpel 2017).
     - ``energy``: minus the log of the summed exponentials of the logits (Liu et al. 2020).
     - ``knn``: distance of the embedding, at unit length, to its tenth nearest of train, in [0, 2] (Sun et al. 2022).
-    - ``vim``: virtual-logit matching (Wang et al. 2022). The principal space has half the dimensions of the embedding,
-      or half as many as there are training photos where these are fewer: in a space that holds all of train there
-      would be no residual left to scale by.
+    - ``vim``: virtual-logit matching (Wang et al. 2022); the principal space has half the dimensions of the embedding
+      or, if fewer, of the training photos: in a space that holds all of train no residual would be left to scale by.
 
-    Embeddings are (N, D) of train and (M, D), logits (M, C), ``weight`` (C, D) and ``bias`` (C,) those of the last
-    layer. What is fitted is fitted on train alone, so photos of several splits may be scored together or apart.
+    Embeddings are (N, D) and (M, D), logits (M, C), ``weight`` (C, D) and ``bias`` (C,) those of the last layer.
     """
     from pytorch_ood.detector import KNN, EnergyBased, MaxSoftmax, ViM
 

@@ -31,10 +31,7 @@ def make_pre_processor(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> PreProcessor:
-    """Resize to (height, width) or (shorter side,) in pixels, centre crop, and the backbone's normalisation if any.
-
-    Sizes as `helpers.models.catalog.network_frame` has them; photos come in [0, 1], and stay there without a mean.
-    """
+    """Resize and centre crop, by sizes as `catalog.network_frame` has them; normalise if there is a mean."""
     steps: list[Transform] = [Resize(tuple(image_size), antialias=True)]
     if center_crop is not None:
         if center_crop[0] > image_size[0] or center_crop[1] > image_size[-1]:
@@ -46,10 +43,7 @@ def make_pre_processor(
 
 
 def rate_factor(step: int, n_steps: int) -> float:
-    """Learning rate at a step (0 the first) as a share of the highest: a linear rise, then half a cosine to zero.
-
-    The first 5 % of all steps, one at least, make the rise.
-    """
+    """Learning rate at a step (0 the first) as a share of the highest: a rise of 5 % of all, then half a cosine."""
     rise = max(1, round(WARM_UP_SHARE * n_steps))
     if step < rise:
         return (step + 1) / rise
@@ -57,10 +51,7 @@ def rate_factor(step: int, n_steps: int) -> float:
 
 
 def adamw(module: LightningModule, groups: list[dict[str, Any]], rate: float, weight_decay: float) -> dict[str, Any]:
-    """AdamW (Loshchilov & Hutter 2019) with the rate of `rate_factor`: what ``configure_optimizers`` returns.
-
-    A group of parameters may have a highest rate ``lr`` of its own.
-    """
+    """AdamW (Loshchilov & Hutter 2019) with the rate of `rate_factor`; a group may have a highest ``lr`` of its own."""
     steps = int(module.trainer.estimated_stepping_batches)
     optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, steps))
@@ -98,10 +89,7 @@ def invented_examples(
 
 
 class LearnsFromInvented:
-    """What DRAEM and GLASS share: no training without textures, and val scored after each epoch.
-
-    Logged: ``val_normal_score``, the mean score of good photos, and ``val_auroc``, each where val has the photos.
-    """
+    """What DRAEM and GLASS share: no training without textures, and val scored each epoch, where it has the photos."""
 
     trainer_arguments: dict[str, Any] = {}
 

@@ -26,17 +26,13 @@ PROJECTION_EPS = 0.9  # anomalib's and the authors' relative distortion of squar
 
 
 class EmbeddingStore:
-    """Patch features of the training photos, written once into one tensor that is set aside for them.
-
-    Stands in for the list that anomalib's model appends to, a batch at a time.
-    """
+    """Stands in for the list that anomalib's model appends features to: one tensor, set aside for all of them."""
 
     def __init__(self, n_images: int, batch_size: int) -> None:
         self.n_images, self.n_first = n_images, min(n_images, batch_size)
         self.rows, self.n_rows = torch.empty(0, 0), 0
 
     def append(self, features: torch.Tensor) -> None:
-        """Write the features (rows, D) of one batch behind those already there."""
         if not self.n_rows:
             self.rows = features.new_empty((len(features) // self.n_first * self.n_images, features.shape[1]))
         self.rows[self.n_rows : self.n_rows + len(features)] = features
@@ -44,10 +40,7 @@ class EmbeddingStore:
 
 
 class SeparableBlur(GaussianBlur2d):
-    """anomalib's Gaussian blur with the same kernel, applied along rows and then along columns.
-
-    A 33 x 33 Gaussian is the product of two of length 33: 66 multiplications a pixel instead of 1,089.
-    """
+    """anomalib's Gaussian blur along rows, then along columns: 66 multiplications a pixel instead of 1,089."""
 
     def forward(self, input_tensor: torch.Tensor) -> torch.Tensor:
         one_dimensional = self.kernel[0, 0].sum(0)
@@ -91,10 +84,7 @@ class PatchCoreModel(PatchcoreModel):
 
 
 class PatchCore(Patchcore):
-    """PatchCore as an anomalib module; arguments are those of ``anomalib.models.Patchcore``.
-
-    Scores are raw distances in feature space (0 upwards, no unit); nothing is normalised and no threshold is set here.
-    """
+    """PatchCore as an anomalib module with arguments of anomalib's; scores are raw distances in feature space."""
 
     def __init__(
         self,
@@ -130,11 +120,10 @@ def patch_features(model: PatchcoreModel, image: torch.Tensor) -> torch.Tensor:
 
 
 def project_features(features: torch.Tensor) -> torch.Tensor:
-    """Sparse random projection of features (N, D) for the coreset's distances, only where it lowers the dimension.
+    """Sparse random projection of features (N, D) for the coreset's distances, where it lowers the dimension.
 
-    anomalib always projects to the Johnson-Lindenstrauss dimension, which can be higher than the features' own
-    (301 from 128 at 204,800 patches). Here such features are returned as they are, without a copy. The matrix is
-    scikit-learn's (Li, Hastie & Church 2006): anomalib's, once seeded, draws the same columns for every row.
+    anomalib always projects to the Johnson-Lindenstrauss dimension, which can be higher (301 from 128 at 204,800
+    patches), and once seeded draws the same columns for every row; this is scikit-learn's (Li, Hastie & Church 2006).
     """
     n_points, n_dims = features.shape
     n_components = int(johnson_lindenstrauss_min_dim(n_points, eps=PROJECTION_EPS)) if n_points > 1 else n_dims

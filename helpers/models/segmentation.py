@@ -40,8 +40,7 @@ PRIOR = 0.01  # probability of a defect that an untrained network gives to every
 def build_network(architecture: str, encoder: str, *, pretrained: bool) -> nn.Module:
     """A ``unet`` or ``deeplabv3plus``: normalised photos (B, 3, H, W), sides multiples of 32, to logits (B, 1, H, W).
 
-    ``encoder`` is timm's name (``Backbone.name``); without weights the architecture, which needs neither file nor
-    network and is enough to load a checkpoint into.
+    ``encoder`` is timm's name (``Backbone.name``), or the architecture for one without weights.
     """
     options = {"encoder_name": f"tu-{encoder}", "encoder_weights": True if pretrained else None, "classes": 1}
     try:
@@ -64,13 +63,9 @@ def build_network(architecture: str, encoder: str, *, pretrained: bool) -> nn.Mo
 def segmentation_loss(logits: torch.Tensor, masks: torch.Tensor, name: str = "dice_focal") -> dict[str, torch.Tensor]:
     """The terms of a loss between logits and masks (B, 1, H, W), by one of the names `LOSSES`; the loss is their sum.
 
-    With p the probability of a pixel, t its truth, q = p where t is 1 and 1 - p where it is 0:
-
-    - ``dice``: 1 - 2 sum(p t) / (sum(p) + sum(t)) of each photo, sums over its pixels; then the mean over photos. A
-      photo without any defect pixel has the term 0 and no gradient from it: alone, it teaches nothing on normal photos,
-      which is why the default adds a term over pixels.
-    - ``focal``: mean of -(1 - q)^2 log(q); without a weight by class.
-    - ``bce``: mean of -log(q).
+    With p the probability of a pixel, t its truth, q = p where t is 1 and 1 - p where it is 0, means over pixels:
+    ``focal`` of -(1 - q)^2 log(q), ``bce`` of -log(q). ``dice``: 1 - 2 sum(p t) / (sum(p) + sum(t)) of each photo, then
+    the mean; a photo without a defect pixel has the term 0 and teaches nothing by it.
     """
     # Half precision cannot hold sums over the pixels of a batch.
     logits, masks = logits.float(), masks.float()
@@ -80,17 +75,12 @@ def segmentation_loss(logits: torch.Tensor, masks: torch.Tensor, name: str = "di
 
 
 class SegmenterModel(nn.Module):
-    """A segmentation network as a detector."""
-
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
 
     def logits(self, batch: torch.Tensor) -> torch.Tensor:
-        """Logits (B, 1, H, W) for normalised photos (B, 3, H, W).
-
-        A side that is no multiple of 32 is filled up with copies of its last row or column, and cut off again.
-        """
+        """Logits (B, 1, H, W) for normalised photos (B, 3, H, W), filled up to multiples of 32 with their border."""
         height, width = batch.shape[-2:]
         padded = functional.pad(batch, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
         return self.network(padded)[..., :height, :width]
@@ -109,12 +99,11 @@ class SegmenterModel(nn.Module):
 
 
 class Segmenter(AnomalibModule):
-    """U-Net or DeepLabV3+ as an anomalib module, trained with masks.
+    """U-Net or DeepLabV3+ as an anomalib module, trained with masks; ``learning_rate`` is the highest.
 
-    Validation counts on the abnormal photos only: the normal photos of val set the threshold later, and a photo that
-    helped to choose the checkpoint would make that threshold look better than it is. Logged each epoch: the training
-    loss and its terms; ``val_loss``; ``val_iou`` and ``val_dice``, the means over the abnormal photos of val of each
-    one's IoU and Dice at probability 0.5. ``learning_rate`` is the highest.
+    Validation counts on the abnormal photos only: the normal photos of val set the threshold later, which would look
+    better than it is had they helped to choose the checkpoint. ``val_iou`` and ``val_dice`` are means over photos, at
+    probability 0.5.
     """
 
     learning_type = LearningType.ONE_CLASS  # anomalib has no word for supervised models

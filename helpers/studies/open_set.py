@@ -1,16 +1,14 @@
 """Known and unknown classes: what tells that a photo is like none of a classifier's, and how well that works.
 
-The classifier that is left for inspection knows every class with enough photos; what would be new to it nobody has a
-photo of. So it is measured by hiding known classes, over fixed splits of them, one stage against two:
+It is measured by hiding classes, over fixed splits of them, one stage against two:
 
 - One stage: a classifier of the known classes; unknown is what lies far from all of them (Mahalanobis distance above
   tau, and if asked a confidence below kappa).
-- Two stages: PatchCore, trained on good photos, lets go what it does not flag; the same classifier names what it
-  flags, or calls it unknown by confidence or distance, or where good is what it would name: the stages contradict
-  each other then.
+- Two stages: PatchCore lets go what it does not flag; the same classifier names what it flags, or calls it unknown,
+  also where it would name it good: the stages contradict each other then.
 
-A split has a folder: ``classifier/`` (the run), ``osr/`` (open_set.npz, thresholds.json, scores.csv, methods.csv,
-accepted.csv), ``cascade/`` (verdicts.csv, gate.csv) and ``metrics.json``: all of it in numbers, written last.
+A split has a folder: ``classifier/`` (the run), ``osr/`` (open_set.npz, thresholds.json, scores.csv), ``cascade/``
+(verdicts.csv) and ``metrics.json``: all of it in numbers, written last.
 """
 
 from __future__ import annotations
@@ -37,12 +35,11 @@ from helpers.compute import synchroniser, time_stages, torch_device
 from helpers.data.images import read_image
 from helpers.data.known_unknown import ClassSplit, open_set_table, read_split, rotating_splits
 from helpers.data.samples import NORMAL, supervised_table
-from helpers.inference.grad_cam import grad_cam
 from helpers.inference.predictor import Predictor
 from helpers.inference.stages import THRESHOLDS_FILE
 from helpers.inference.train import classifier_thresholds, train_classifier
 from helpers.models.backbones import Backbone
-from helpers.models.classifier import Classifier, load_classifier, photo_classes
+from helpers.models.classifier import Classifier, grad_cam, load_classifier, photo_classes
 from helpers.models.open_set import METHODS, OPEN_SET_FILE, MahalanobisScorer, unknown_scores
 from helpers.paths import PROJECT_ROOT, project_path, write_csv, write_json
 from helpers.runs import Run
@@ -61,9 +58,8 @@ ONE_STAGE, TWO_STAGES = "one stage", "two stages"
 def leave_open_set(
     run: Run, folder: Path, accept: float = 0.95
 ) -> tuple[MahalanobisScorer, dict[str, Threshold], pd.DataFrame]:
-    """Fit the distance of a classifier's embeddings on train, set tau and kappa on val, and write ``open_set.npz`` and
-    ``thresholds.json``, which `helpers.inference.stages.OpenSet` reads. Test shows what they accept
-    (`accepted_shares`). Photos of classes that the classifier does not know have no part in it.
+    """Fit the distance of a classifier's embeddings on train, set tau and kappa on val, and write what
+    `helpers.inference.stages.OpenSet` reads. Test shows what they accept; photos of unknown classes have no part in it.
     """
     embeddings, confidence, names = {}, {}, {}
     for split in ("train", "val", "test"):
@@ -86,8 +82,7 @@ def leave_open_set(
 
 
 def class_maps(run: Run, rows: pd.DataFrame) -> dict[str, list]:
-    """Grad-CAM of photos (rows of a classifier's predictions) for the class that each was called: what `map_gallery`
-    takes."""
+    """Grad-CAM of rows of a classifier's predictions for the class that each was called: what `map_gallery` takes."""
     model, photos = _network(run), [run.photo_at_map_size(path) for path in rows["image_path"]]
     maps = grad_cam(model, photos, [model.classes.index(name) for name in rows["predicted"]])
     titles = []
@@ -101,9 +96,7 @@ def class_maps(run: Run, rows: pd.DataFrame) -> dict[str, list]:
 def time_approaches(
     run: Run, scorer: MahalanobisScorer, gate: Gate | None, photos: Sequence[str], sizes: Sequence[int], device: str
 ) -> pd.DataFrame:
-    """Milliseconds per photo of every stage of both approaches, and of each whole, on photos that have been read, in
-    batches of some sizes (`time_stages`). Two stages need the second for what the gate flags among these photos.
-    """
+    """Milliseconds per photo of every stage of both approaches, and of each whole, in batches of some sizes."""
     judge, pictures = Predictor(run, device=device, batch_size=max(sizes)), [read_image(path) for path in photos]
 
     def classify(batch: Sequence[np.ndarray]) -> list[Any]:
@@ -139,8 +132,8 @@ def _network(run: Run) -> Classifier:
 
 
 def find_splits(files: Sequence[str], name: str, table: pd.DataFrame, n_splits: int = 2) -> list[ClassSplit]:
-    """The splits of a dataset's classes: YAML files, else those stored for a dataset of this name and these classes,
-    else `rotating_splits`, in which every class is unknown once; none where fewer than three can be learned from.
+    """The splits of a dataset's classes: of YAML files, else those stored for this name and these classes, else
+    `rotating_splits`; none where fewer than three classes can be learned from.
     """
     if files:
         splits = [read_split(project_path(file)) for file in files]
@@ -164,8 +157,7 @@ def find_splits(files: Sequence[str], name: str, table: pd.DataFrame, n_splits: 
 def split_table(table: pd.DataFrame, split: ClassSplit, seed: int = 0) -> pd.DataFrame:
     """A table with the unknown classes in test alone (`open_set_table`).
 
-    Where notebook 01 has divided it, all other photos stay in the part that they have in scheme ``supervised`` there,
-    so that a gate trained on its good photos has seen none of val and test.
+    Where notebook 01 has divided it, others stay where they are, so that a gate has seen none of val and test.
     """
     divided = open_set_table(table, split, seed=seed)
     if "val_fraction" not in table.attrs:
@@ -176,8 +168,7 @@ def split_table(table: pd.DataFrame, split: ClassSplit, seed: int = 0) -> pd.Dat
 
 
 class SplitResult(NamedTuple):
-    """What one split gave. ``scores``: a row a photo of val and test, a column a method of `unknown_scores`, and the
-    ``gate``'s score; ``verdicts``: a row a test photo, a column an approach."""
+    """What one split gave: ``scores`` has a row a photo of val and test, ``verdicts`` one a test photo."""
 
     split: ClassSplit
     run: Run
@@ -208,9 +199,8 @@ def run_split(
 ) -> SplitResult:
     """One split of the classes into known and unknown, from the training (`train_classifier`) to the numbers.
 
-    Both approaches use the same classifier and the same photos. With ``ignore_no_defect`` the gate's score is noted,
-    but every photo goes on: for data without good photos, or with a gate that was trained on stand-ins. A gate that was
-    trained or calibrated on photos that are tested here is refused.
+    With ``ignore_no_defect`` the gate's score is noted, but every photo goes on: for data without good photos, or a
+    gate of stand-ins. A gate that was trained or calibrated on photos that are tested here is refused.
     """
     place, osr = folder / split.name, folder / split.name / "osr"
     (place / METRICS_FILE).unlink(missing_ok=True)
@@ -230,10 +220,8 @@ def run_split(
     found = verdicts(test, thresholds, use_kappa, unknown_by, ignore_no_defect)
     approaches = pd.DataFrame([approach_row(found, name, classes) for name in found.columns[3:]])
     write_json({name: limit.to_dict() for name, limit in thresholds.items()}, osr / THRESHOLDS_FILE)
-    tables = {"osr/scores": scores.drop(columns="gate"), "osr/methods": methods, "osr/accepted": accepted}
-    tables["cascade/gate"] = scores[["image_path", "split", "defect_type", "gate"]]
-    for name, rows in (tables | {"cascade/verdicts": found}).items():
-        write_csv(rows, place / f"{name}.csv")
+    write_csv(scores, osr / "scores.csv")
+    write_csv(found, place / "cascade" / "verdicts.csv")
     content = {"split": split.name, "known": list(split.known), "unknown": list(split.unknown)}
     content |= {"gate": gate.about if gate else "none", "ignore_no_defect": gate is not None and ignore_no_defect}
     content |= {"classifier": run.info["fingerprint"], "note": run.note}
@@ -277,10 +265,8 @@ def _methods(
 def verdicts(
     test: pd.DataFrame, thresholds: Mapping[str, Threshold], use_kappa: bool, unknown_by: str, ignore_no_defect: bool
 ) -> pd.DataFrame:
-    """One outcome a photo and approach: a known class, ``unknown``, or ``no_defect`` where the gate lets it go.
-
-    Columns ``image_path``, ``defect_type``, ``known``, then the approaches.
-    """
+    """One outcome a photo (image_path, defect_type, known) and approach: a known class, ``unknown``, or ``no_defect``
+    where the gate lets it go."""
     tau, kappa = thresholds["tau"], thresholds["kappa"]
     distance, confidence, predicted = test["mahalanobis"], test["confidence"], test["predicted"]
     limits = dict(zip(UNKNOWN_BY, ((tau, None), (None, kappa), (tau, kappa)), strict=True))
@@ -300,11 +286,8 @@ def verdicts(
 
 
 def approach_row(found: pd.DataFrame, name: str, classes: Sequence[str]) -> dict[str, Any]:
-    """Shares of test photos by what an approach made of them, each with Wilson's 95 % interval.
-
-    ``known_right``, ``known_accepted`` (not called unknown), ``unknown_detected``, ``lost`` (defects that were called
-    good or let go by the gate), ``open_set_accuracy``; ``n_known`` and ``n_unknown`` photos.
-    """
+    """Shares of test photos by what an approach made of them, each with Wilson's 95 % interval; ``lost``: defects that
+    were called good or let go by the gate."""
     truth, outcome = found["defect_type"].to_numpy(), found[name].to_numpy()
     known = np.isin(truth, list(classes))
     right = np.where(known, outcome == truth, outcome == UNKNOWN)

@@ -33,9 +33,8 @@ def weak_defect_photos(
 ) -> pd.DataFrame:
     """Draw one defect on each of some good test photos, at every opacity, 0 (the unchanged photo) among them.
 
-    The kinds take turns, so that every photo counts once at each opacity: its rates come from independent photos.
-    ``out`` becomes a dataset of its own, which replaces an earlier study; its sample table, with further columns kind,
-    opacity and source_path, is returned.
+    The kinds take turns: rates come from independent photos. ``out`` becomes a dataset, which replaces an earlier
+    study; its sample table has further columns kind, opacity and source_path.
     """
     if not all(0 <= opacity <= 1 for opacity in opacities) or not any(opacities):
         raise ValueError(f"opacities must lie in [0, 1], one at least above 0, got {list(opacities)}.")
@@ -77,10 +76,9 @@ def score_photos(run: Run, table: pd.DataFrame, *, device: str = "auto", batch_s
 
 
 def detection_rates(scores: pd.DataFrame, thresholds: Mapping[str, SupportsFloat]) -> pd.DataFrame:
-    """Share of photos that each model calls abnormal, by opacity; at 0 that is the false-alarm rate.
+    """Share of photos (model, opacity, score) that each model calls abnormal, by opacity; at 0 the false-alarm rate.
 
-    ``scores`` has model, opacity and score. One row a model and opacity: model, opacity, n, found, rate, low, high, the
-    last two Wilson's 95 % interval, which takes photos as independent: several of one part make the true one wider.
+    ``low`` and ``high``: Wilson's 95 % interval, which takes photos as independent.
     """
     rows = []
     for (model, opacity), group in scores.groupby(["model", "opacity"], sort=False):
