@@ -68,11 +68,7 @@ def use_blue_objects(monkeypatch, home: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "foreground.json").write_text(json.dumps({"fingerprint": "of the foreground", "seed": 0}))
 
-    class Network:
-        def to(self, device: str) -> Network:
-            return self
-
-    monkeypatch.setattr(cutting, "load_foreground", lambda folder: Network())
+    monkeypatch.setattr(cutting, "load_foreground", lambda folder: torch.nn.Identity())
     monkeypatch.setattr(foreground, "predict_distance", lambda net, photo: photo[:, :, 2].astype(np.float32) / 255)
     return folder
 

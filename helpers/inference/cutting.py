@@ -45,9 +45,7 @@ def photo_table(photos: Sequence[InstancePhoto]) -> pd.DataFrame:
 
 
 def split_photos(photos: Sequence[InstancePhoto], seed: int = 0) -> dict[str, list[InstancePhoto]]:
-    """Photos for ``train`` (about 60 %), ``val`` (15 %) and ``test`` (25 %), as `assign_splits` divides any dataset; a
-    published split is kept.
-    """
+    """Photos for ``train`` (about 60 %), ``val`` (15 %) and ``test`` (25 %), or as they were published."""
     if not photos:
         return {part: [] for part in SPLITS}
     table = photo_table(photos)
@@ -168,9 +166,7 @@ class CutterStage:
         return find_objects(self.network, photo, **self.options)
 
     def unseen_frames(self, folder: Path) -> list[InstancePhoto]:
-        """Of the raw frames that notebook 03 trained on, in this folder, those that the network has not learned from;
-        MissingRunError: there is no such folder.
-        """
+        """Of the raw frames that notebook 03 trained on, in this folder, those that the network has never seen."""
         if not folder.is_dir():
             raise MissingRunError(f"There is no {folder}: FRAMES_DATASET must be the dataset with raw frames.")
         return split_photos(read_instances(folder), seed=json.loads(self.about)["seed"])["test"]

@@ -1,8 +1,6 @@
 """Where the object is in a photo, so that the background raises no alarm; and a mask of defects cleaned of specks.
 
-An object mask comes from a folder of masks, from Otsu's threshold (Otsu 1979, "A threshold selection method from
-gray-level histograms") or from the foreground network of notebook 03. Scores and maps are confined to the object before
-any threshold is set, so that what is promised holds for what is shown.
+Scores and maps are confined to the object before any threshold is set, so that promises hold for what is shown.
 """
 
 from __future__ import annotations
@@ -27,9 +25,8 @@ Refine = Callable[[Sequence[str], np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def otsu_object_mask(photo: np.ndarray) -> np.ndarray:
-    """The object, (H, W) bool, as the largest region on one side of Otsu's threshold, its holes filled.
-
-    The background is the side that has more of the photo's border. A photo of one grey level is all object.
+    """The object, (H, W) bool: the largest region on the side of Otsu's threshold (Otsu 1979) that has less of the
+    photo's border, its holes filled. A photo of one grey level is all object.
     """
     grey = photo.mean(axis=2)
     if grey.min() == grey.max():

@@ -117,10 +117,8 @@ class Predictor:
     def predict(
         self, images: Picture | Iterable[Picture], *, threshold: float | str | Threshold = "image"
     ) -> Predictions:
-        """Judge one photo, several, or those of a folder and below; all results are held in memory.
-
-        ImageReadError, FileNotFoundError or ValueError: a photo, or the mask of its object, is missing or cannot be
-        read or judged; the message names it.
+        """Judge one photo, several, or those of a folder and below; all results are held in memory. Where a photo, or
+        the mask of its object, cannot be read or judged, its ImageReadError, FileNotFoundError or ValueError is raised.
         """
         limit, found = self.threshold(threshold), []
         for one in self.predict_stream(images):

@@ -142,8 +142,8 @@ class RunStage:
         info, unknown = self.predictor.run.info, self.unknown
         limits = (self.limit, self.pixel_limit, unknown and unknown.tau, unknown and unknown.kappa)
         limit, pixel_limit, tau, kappa = (each and each.to_dict() for each in limits)
-        return {
-            "name": self.name,
+        said = ("name", "then", "otherwise", "object_mask", "morphology", "ignore_no_defect")
+        return {name: getattr(self, name) for name in said} | {
             "run": info["model"],
             "run_fingerprint": info["fingerprint"],
             "run_finished_at": info.get("finished_at"),
@@ -151,12 +151,7 @@ class RunStage:
             "backend": self.predictor.backend,
             "rule": self.rule.text,
             "limit": limit or [],
-            "then": self.then,
-            "otherwise": self.otherwise,
             "pixel_threshold": pixel_limit,
-            "object_mask": self.object_mask,
-            "morphology": self.morphology,
-            "ignore_no_defect": self.ignore_no_defect,
             "unknown": unknown and {"files": unknown.files, "tau": tau, "kappa": kappa},
         }
 

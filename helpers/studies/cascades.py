@@ -1,8 +1,7 @@
 """What two stages in a row are for: each stage on every photo, what it decides alone, and how long it takes.
 
-A cascade shows stage 2 only what stage 1 lets through, so its results cannot say what stage 2 would have made of the
-rest. Here both stages see every photo that none of them learned from: that gives the rates of each stage, the photos
-that stage 1 lost, and the costs of other thresholds.
+A cascade shows stage 2 only what stage 1 lets through. Here both stages see every photo that none of them learned from:
+that gives the rates of each stage, the photos that stage 1 lost, and the costs of other thresholds.
 """
 
 from __future__ import annotations
@@ -30,10 +29,8 @@ from helpers.thresholds import Threshold
 
 
 def unseen_photos(cascade: Cascade, table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a sample table that no stage learned from: split ``test`` where every run tests them, else ``val``.
-
-    A run that was made from other photos (a gate that is shared by several datasets) has seen none of these; one that
-    was made with other splits of these photos raises MissingRunError.
+    """The rows of a sample table that no stage learned from: split ``test`` where every run tests them, else ``val``; a
+    run of other photos has seen none of these. MissingRunError: one was made with other splits of these photos.
     """
     splits = pd.DataFrame(index=table["image_path"])
     for stage in cascade.run_stages:
@@ -50,11 +47,10 @@ def unseen_photos(cascade: Cascade, table: pd.DataFrame) -> pd.DataFrame:
 def score_stages(cascade: Cascade, photos: pd.DataFrame) -> tuple[pd.DataFrame, Threshold]:
     """What each of two runs in a row says of every photo, also of those that stage 1 would stop.
 
-    Returns:
-        A row a photo: image_path, split, label_index, defect_type; ``score_1``, what the first rule looks at (1 for a
-        rule without a number); ``score_2``, 1.0 where the second stage's verdict is a defect, else 0.0; ``alone_2``
-        bool, what the second stage says when nothing is in front of it (of one that has no say in the verdict, by the
-        threshold that is stored with its run). And the limit: a photo goes on when ``score_1`` exceeds it.
+    A row a photo: image_path, split, label_index, defect_type; ``score_1``, what the first rule looks at (1 for a rule
+    without a number); ``score_2``, 1.0 where the second stage's verdict is a defect; ``alone_2`` bool, what it says
+    when nothing is in front of it (of one that has no say in the verdict, by the threshold that is stored with its
+    run). And the limit: a photo goes on when ``score_1`` exceeds it.
     """
     first, second = cascade.stages
     ones, twos = [], []
@@ -107,11 +103,9 @@ def judge_objects(cascade: Cascade, frames: Sequence[InstancePhoto]) -> pd.DataF
     """What becomes of every object of frames whose objects are known: found or lost by stage 1, which cuts objects out,
     and called a defect or not by stage 2.
 
-    Returns:
-        A row a true object, and one a found object that matches none (IoU below 0.5; ``is_true`` False):
-        ``image_path``, ``object`` (its number among the found ones, 0: lost), ``is_true``, ``defect_type``,
-        ``label_index`` (0 also for what is no object), ``called`` (bool; False for a lost one), ``alone`` (bool: what
-        stage 2 says of it, cut out by its true outline; False for what is no object).
+    A row a true object, and one a found object that matches none (IoU below 0.5; ``is_true`` False): ``image_path``,
+    ``object`` (its number among the found ones, 0: lost), ``is_true``, ``defect_type``, ``label_index``, ``called``
+    (False for a lost one), ``alone`` (what stage 2 says of it, cut out by its true outline; False for what is none).
     """
     cutter, judge = cascade.stages
     rows = []
