@@ -331,9 +331,8 @@ def test_windows_at_the_border_without_background_and_of_strips(cutter, out):
 def test_neighbours_are_hidden_by_what_the_background_looks_like(cutter, out):
     """A background that grows brighter to the right, with a grain of 4 levels; the squares are 12 pixels."""
     picture = blue_frame(0.0, 0.0, 0.0)
-    grain = np.random.default_rng(0).normal(0, 4, picture.shape[:2])
+    labels, grain = picture[:, :, 2] > 0, np.random.default_rng(0).normal(0, 4, picture.shape[:2])
     bench = np.clip(60 + np.arange(picture.shape[1])[None] + grain, 0, 255).astype(np.uint8)
-    labels = picture[:, :, 2] > 0
     picture[~labels] = bench[~labels][:, None]
     picture[:, :, 2] = np.where(labels, 255, 0)  # what the network of the fixture looks at
     cutter.background, cutter.window = "hide_neighbours", 60
@@ -419,13 +418,11 @@ def test_odd_names_are_judged_and_the_rest_goes_on(home, photos, cutter, tmp_pat
 
 
 def test_pictures_without_a_path(home, out):
-    one = open_pair(home)
-    pictures = [photo(red=0.9, green=0.9), photo(), Image.fromarray(photo(red=0.9, green=0.1))]
+    one, pictures = open_pair(home), [photo(red=0.9, green=0.9), photo(), Image.fromarray(photo(red=0.9, green=0.1))]
     listed = one.run(iter(pictures), out, save=())
     assert listed["verdict"].tolist() == ["DEFECT", "OK", "OK"]
     assert listed["photo"].tolist() == ["000000", "000001", "000002"]
-    pictures[1] = photo(red=0.9, green=0.8)
-    before = KnownBackend.seen
+    pictures[1], before = photo(red=0.9, green=0.8), KnownBackend.seen
     assert one.run(pictures, out, save=())["verdict"].tolist() == ["DEFECT", "DEFECT", "OK"]
     assert KnownBackend.seen - before == 2, "the changed one, in both stages"
 
@@ -600,8 +597,8 @@ def test_yaml_that_says_something_unknown(home, content, named):
 
 def test_settings(home, tmp_path):
     one = open_pair(home, area_thresh=0.7, LIMIT=0.9)
-    assert [stage.limit.value for stage in one.stages] == [0.7, 0.9]
-    assert [stage.limit.origin for stage in one.stages] == ["parameter area_thresh", "parameter LIMIT"]
+    limits = [(stage.limit.value, stage.limit.origin) for stage in one.stages]
+    assert limits == [(0.7, "parameter area_thresh"), (0.9, "parameter LIMIT")]
     for wrong in ({"AREA": 1}, {"area_thresh": True}):
         with pytest.raises(CascadeError, match=next(iter(wrong))):
             open_pair(home, **wrong)

@@ -124,9 +124,6 @@ def test_the_photos_that_no_stage_learned_from(tmp_path, pair):
     assert len(study.unseen_photos(pair, table)) == 3, "a run of other photos has seen none of these"
 
 
-# ------------------------------------------------------------------------------------------------- objects of frames
-
-
 @pytest.fixture
 def frames(tmp_path, home, monkeypatch) -> tuple[Cascade, list[InstancePhoto]]:
     """Blue squares of 12 pixels; the cutter finds what is blue, the judge calls red above 0.5 a defect.

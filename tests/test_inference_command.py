@@ -110,8 +110,6 @@ def test_refusals_say_why(run, photos, out, capsys, arguments, message):
     assert message in capsys.readouterr().err and not out.exists()
 
 
-# ------------------------------------------------------------------------------------------------------ damaged inputs
-
 ANYTHING = [None, "../x", True, -1, 10**400, [[[]]], {"a": 1}]
 
 

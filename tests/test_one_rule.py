@@ -99,9 +99,6 @@ def test_a_photo_shows_a_defect_exactly_where_the_networks_map_does(drawn, shape
         assert (near.min(1) <= 1 + 1 / min(shape)).all() or min(shape) < max(found.shape)
 
 
-# ------------------------------------------------------------------------------------------------------ exported graphs
-
-
 class Said(nn.Module):
     """A network whose answer is its photo: logits of a classifier, or the map of a detector."""
 

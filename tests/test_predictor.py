@@ -75,9 +75,6 @@ def rewrite(folder: Path, **changes) -> None:
     (folder / "run.json").write_text(json.dumps(info | changes))
 
 
-# ----------------------------------------------------------------------------------------------- the run's own numbers
-
-
 @pytest.mark.parametrize(("name", "batch_size"), [("patchcore", 1), ("patchcore", 16), ("draem", 3)])
 def test_scores_and_maps_are_those_of_the_runs_own_predictions(runs, name, batch_size):
     test, paths = runs[name].predictions("test"), runs[name].predictions("test")["image_path"].tolist()
@@ -124,9 +121,6 @@ def test_draem_is_confined_to_the_object_as_in_training(runs):
     assert found.score == pytest.approx(float(smoothed_maximum(bare * torch.from_numpy(mask))[0]), rel=1e-4)
 
 
-# --------------------------------------------------------------------------------------------------- kinds of pictures
-
-
 def test_files_arrays_and_pil_images_are_one(patchcore, squares):
     path, array = squares[0], read_image(squares[0])
     kinds = [path, str(path), array, array.astype(np.uint16) * 257, np.dstack([array, array[:, :, 0]])]
@@ -170,9 +164,7 @@ def test_any_picture_becomes_rgb(picture, expected):
 
 
 @pytest.mark.parametrize(
-    "picture",
-    [np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4), np.uint8), np.zeros(4, np.uint8)]
-    + [Image.fromarray(np.zeros((4, 4), np.float32))],
+    "picture", [GREY / 255, GREY[..., None].repeat(2, 2), GREY[:0], GREY[0], Image.fromarray(np.float32(GREY))]
 )
 def test_what_is_no_picture(picture):
     with pytest.raises(ValueError, match="photo 7"):
@@ -199,9 +191,6 @@ def test_a_stream_reads_a_batch_at_a_time(patchcore):
         patchcore.predict([])
 
 
-# ---------------------------------------------------------------------------------------------- thresholds, confidence
-
-
 def test_threshold_by_name_and_by_number(runs, patchcore, squares):
     found = patchcore.predict(squares, threshold=0.0)
     assert found.labels.all() and (found.threshold.value, found.threshold.origin) == (0.0, "given")
@@ -224,9 +213,6 @@ def test_confidence_by_hand(copy):
         assert [one.confidence for one in judged] == [1 - p_value, p_value]
     rows[rows["split"] != "val"].to_csv(copy / "predictions.csv", index=False)
     assert np.isnan(Predictor(copy, device="cpu").rejudge(Prediction("a", 4.0)).confidence)
-
-
-# -------------------------------------------------------------------------------------------------------------- loading
 
 
 def test_the_time_of_a_photo_is_measured_once_a_cpu_and_kept_with_the_run(copy, squares, monkeypatch):
@@ -291,9 +277,6 @@ def test_a_folder_of_object_masks_needs_one_for_each_photo(runs, tmp_path):
     first, second = Predictor(folder, device="cpu").predict_stream([path, other])
     assert not first.error and not first.network_map[:, 32:].any() and first.network_map[:, :32].any()
     assert "unmasked.png" in str(second.error)
-
-
-# ----------------------------------------------------------------------------------------------------------- classifier
 
 
 @pytest.fixture(scope="module")
