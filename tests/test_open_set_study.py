@@ -128,19 +128,6 @@ def test_the_gate_is_that_of_notebook_02_or_one_of_stand_ins(table, gate, backbo
     assert named.run.folder == gate.run.folder and named.stand_in
 
 
-def test_the_gate_judges_a_photo_once(gate, monkeypatch):
-    test = gate.run.predictions("test")
-    paths = test["image_path"].tolist()
-    first = gate.scores(paths[:3], "cpu")
-    np.testing.assert_allclose(first, test["score"][:3], rtol=1e-5)
-    asked: list[str] = []
-    judge = Predictor.judge_each
-    monkeypatch.setattr(
-        Predictor, "judge_each", lambda self, *given, **how: asked.extend(given[1]) or judge(self, *given, **how)
-    )
-    assert gate.scores(paths[:5], "cpu")[:3].tolist() == first.tolist() and asked == paths[3:5]
-
-
 def test_a_gate_that_knows_test_photos_is_refused(table, gate):
     divided = study.split_table(assign_splits(table, "one_class", seed=4), SPLIT)
     with pytest.raises(ValueError, match="trained or calibrated on"):

@@ -35,10 +35,8 @@ def test_both_arms_have_the_same_weights_to_learn_and_the_same_learning_rates(pa
 def test_an_arm_is_trained_once_and_its_row_agrees_with_scikit_learn(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(repairs, "SIZE", 64)
     monkeypatch.setattr(repairs, "WIDTH", 4)
-    table, key = (
-        split_table(draw_photos(tmp_path / "rings", n_train=12, n_good=4, n_defect=4)),
-        ("draem", "repaired", 0),
-    )
+    table = split_table(draw_photos(tmp_path / "rings", n_train=12, n_good=4, n_defect=4))
+    key = ("draem", "repaired", 0)
     arguments = (tmp_path / "runs", key, table, {"steps": 2, "precision": "32-true"})
     run, again = (repairs.train_arm(*arguments, distribution="", **parts) for _ in range(2))
     assert again.info["finished_at"] == run.info["finished_at"]

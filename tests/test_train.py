@@ -89,10 +89,8 @@ def test_masks_lie_as_anomalib_lays_them(make_model, tmp_path, crop):
 def test_predictions_are_in_float32_and_in_the_order_of_the_table(make_model, table, settings, tmp_path, tf32_seen):
     model, run = make_model(), open_run(tmp_path, "patchcore", settings, table, seed=0)
     train(run, model, SampleDataModule(table, train_batch_size=4, eval_batch_size=4), device="cpu")  # 4 + 4 + 1
-    assert tf32_seen == {False}
     predictions, expected = run.predictions("test"), table[table["split"] == "test"]
-    for column in ("image_path", "label_index", "defect_type", "split"):
-        assert predictions[column].tolist() == expected[column].tolist()
+    assert tf32_seen == {False} and predictions["image_path"].tolist() == expected["image_path"].tolist()
     row = predictions.iloc[-1]  # the photo alone in the last batch, scored here
     with Image.open(row["image_path"]) as image:
         photo = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
@@ -214,6 +212,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(runs, fit, tmp_path,
     assert resumed.info["epochs"] == runs[name].info["epochs"]
     pd.testing.assert_series_equal(resumed.history()["train_loss"], runs[name].history()["train_loss"])
     assert not list(resumed.folder.rglob("*.partial")) and not (resumed.folder / "checkpoints").exists()
+    assert not (resumed.folder / "logs" / "csv").exists()
 
 
 def test_a_training_that_was_never_finished_is_not_done_again(runs, fit, tmp_path, monkeypatch):
@@ -225,7 +224,6 @@ def test_a_training_that_was_never_finished_is_not_done_again(runs, fit, tmp_pat
     assert epochs == [] and len(again.history()) == EPOCHS
     assert_same_weights(again, runs["unet"])
     pd.testing.assert_frame_equal(again.predictions("test"), runs["unet"].predictions("test"))
-    assert not (again.folder / "checkpoints").exists() and not (again.folder / "logs" / "csv").exists()
 
 
 @pytest.mark.parametrize("name", ["unet", *INVENTING])

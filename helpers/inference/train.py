@@ -25,9 +25,10 @@ from helpers.data.datamodule import SampleDataModule
 from helpers.data.samples import NORMAL, SPLITS, relative_path, write_table
 from helpers.inference.cutting import ABOUT_FILE, load_foreground, photo_table
 from helpers.inference.object_mask import Refine
-from helpers.models.backbones import Backbone
+from helpers.models.backbones import Backbone, model_args
 from helpers.models.classifier import Classifier, abnormal_scores, build_classifier, known_classes, photo_classes
-from helpers.models.foreground import CHECKPOINT_NAME, ForegroundNet, FrameCrops, build_foreground
+from helpers.models.foreground import CHECKPOINT_NAME, ForegroundNet, FrameCrops
+from helpers.models.segmentation import build_network
 from helpers.paths import hold, write_csv, write_json, write_whole
 from helpers.progress import SECONDS_BETWEEN_LINES, is_interactive, quiet_libraries
 from helpers.runs import CHECKPOINTS, DRAFT_FILE, LAST_CHECKPOINT, Run, open_run, run_fingerprint
@@ -302,7 +303,9 @@ def train_or_load_foreground(
         about.unlink(missing_ok=True)
         crops = FrameCrops(photos, image_size, crop_size, crops_per_photo * len(photos), seed)
         seed_everything(seed, verbose=False)
-        net = build_foreground(backbone, image_size)
+        options = {"image_size": image_size, "model_args": model_args(backbone.name)}
+        options["network"] = build_network("unet", backbone.name, pretrained=backbone.pretrained)
+        net = ForegroundNet(backbone.architecture, backbone.mean, backbone.std, **options)
         trainer = make_trainer(net, device, [], max_epochs=epochs, logger=CSVLogger(folder, name="", version=""))
         trainer.fit(net, DataLoader(crops, batch_size))
         write_whole(folder / CHECKPOINT_NAME, lambda partial: trainer.save_checkpoint(partial, weights_only=True))

@@ -158,9 +158,8 @@ def _from_hub(name: str) -> tuple[Sequence[float], Sequence[float]]:
         raise BackboneError(
             f"BACKBONE={name!r}: its weights are not in the hub's cache, and the hub did not answer within "
             f"{HUB_TIMEOUT_SECONDS:.0f} s, or HF_HUB_OFFLINE is set. Give a folder with BACKBONE=local-dir:PATH "
-            "(config.json and model.safetensors, as timm.models.save_for_hf writes them), or connect once so that they "
-            "get cached, or take the small one of this package with BACKBONE=builtin:, or random weights by name with "
-            "BACKBONE=untrained: (its results are worthless as a judgement)."
+            "(config.json and model.safetensors, as timm.models.save_for_hf writes them), connect once, or take the "
+            "small one of this package with BACKBONE=builtin:, or random, worthless ones with BACKBONE=untrained:."
         )
     config = timm.get_pretrained_cfg(name)
     return config.mean, config.std

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 
 from helpers.compute import full_precision
 from helpers.data.images import read_image
-from helpers.models.backbones import Backbone, bare_backbone, model_args
+from helpers.models.backbones import bare_backbone
 from helpers.models.segmentation import STRIDE, build_network
 
 if TYPE_CHECKING:
@@ -103,12 +103,6 @@ class ForegroundNet(LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def build_foreground(backbone: Backbone, image_size: int) -> ForegroundNet:
-    network = build_network("unet", backbone.name, pretrained=backbone.pretrained)
-    options = {"image_size": image_size, "model_args": model_args(backbone.name), "network": network}
-    return ForegroundNet(backbone.architecture, backbone.mean, backbone.std, **options)
 
 
 class FrameCrops(Dataset):

@@ -16,7 +16,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -167,21 +168,6 @@ def split_table(table: pd.DataFrame, split: ClassSplit, seed: int = 0) -> pd.Dat
     return again
 
 
-class SplitResult(NamedTuple):
-    """What one split gave: ``scores`` has a row a photo of val and test, ``verdicts`` one a test photo."""
-
-    split: ClassSplit
-    run: Run
-    scores: pd.DataFrame
-    thresholds: dict[str, Threshold]  # tau, kappa, and gate where there is one
-    methods: pd.DataFrame
-    by_class: pd.DataFrame
-    curves: dict[str, dict[str, np.ndarray]]
-    verdicts: pd.DataFrame
-    approaches: pd.DataFrame
-    accepted: pd.DataFrame
-
-
 def run_split(
     folder: Path,
     table: pd.DataFrame,
@@ -196,8 +182,10 @@ def run_split(
     ignore_no_defect: bool = False,
     n_bootstrap: int = 1000,
     **how: Any,
-) -> SplitResult:
-    """One split of the classes into known and unknown, from the training (`train_classifier`) to the numbers.
+) -> SimpleNamespace:
+    """One split of the classes into known and unknown, from the training (`train_classifier`) to the numbers: split,
+    run, thresholds (tau, kappa, gate), curves, and tables: ``scores`` a row a photo of val and test, ``verdicts`` one a
+    test photo, methods, by_class, approaches, accepted.
 
     With ``ignore_no_defect`` the gate's score is noted, but every photo goes on: for data without good photos, or a
     gate of stand-ins. A gate that was trained or calibrated on photos that are tested here is refused.
@@ -229,7 +217,9 @@ def run_split(
         # by pandas: NaN becomes null, JSON has no NaN
         content[name] = json.loads(rows.to_json(orient="records", double_precision=15))
     write_json(content, place / METRICS_FILE)
-    return SplitResult(split, run, scores, thresholds, methods, by_class, curves, found, approaches, accepted)
+    tables = {"scores": scores, "methods": methods, "by_class": by_class, "approaches": approaches}
+    tables |= {"accepted": accepted, "verdicts": found}
+    return SimpleNamespace(split=split, run=run, thresholds=thresholds, curves=curves, **tables)
 
 
 def _scores(run: Run) -> pd.DataFrame:
