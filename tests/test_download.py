@@ -49,7 +49,7 @@ def test_a_whole_folder_comes_into_place_once(tmp_path, anomalib, monkeypatch, c
 
 
 @pytest.mark.parametrize("dataset", [["mvtec_ad", "bottle"], ["visa", "candle"], ["dtd"]])
-@pytest.mark.parametrize("error", [URLError("no route"), TimeoutError("slow"), ValueError("hash"), RuntimeError("x")])
+@pytest.mark.parametrize("error", [URLError("no route"), TimeoutError("slow"), ValueError("hash")])
 def test_failure_leaves_nothing_and_says_what_to_do(tmp_path, anomalib, capsys, dataset, error):
     anomalib("half.tar.xz", error=error)
     assert main([*dataset, "--out", str(tmp_path)]) == 1

@@ -58,23 +58,20 @@ def test_notebooks_show_tables_by_way_of_the_one_helper():
 def test_pages_run_nothing_and_ask_nobody(browser, names, tmp_path):
     flat = names.reset_index(drop=True)
     shown = [tables.styled(names, index=True).to_html(), tables.sortable_table(flat), names._repr_html_()]
-    outputs = [new_output("display_data", {"text/html": html}) for html in shown]
-    outputs += [new_output("display_data", {"text/plain": repr(NAMES)}), new_output("stream", text=repr(NAMES))]
-    outputs += [new_output("display_data", {"application/javascript": "window.ran = 1", "text/plain": "script"})]
-    folder = tmp_path / "mesh <b>" / "quick"
-    name = pipeline.SERIES[0].name
+    script = {"application/javascript": "window.ran = 1", "text/plain": repr(NAMES)}
+    outputs = [new_output("display_data", each) for each in [*({"text/html": html} for html in shown), script]]
+    outputs.append(new_output("stream", text=repr(NAMES)))
+    folder, name = tmp_path / "mesh <b>" / "quick", pipeline.SERIES[0].name
     (folder / "notebooks").mkdir(parents=True)
     badge = nbformat.v4.new_markdown_cell("[![Open](http://127.0.0.1:9/badge.svg)](http://127.0.0.1:9)")
-    nbformat.write(
-        new_notebook(cells=[badge, new_code_cell("1", outputs=outputs)]), folder / "notebooks" / f"{name}.ipynb"
-    )
+    notebook = new_notebook(cells=[badge, new_code_cell("1", outputs=outputs)])
+    nbformat.write(notebook, folder / "notebooks" / f"{name}.ipynb")
     pd.DataFrame({"model": NAMES, NAMES[0]: 1}).to_csv(folder / "leaderboard.csv", index=False)
     index = report.write_index(folder, {})
     for page in (index, index.with_name(f"{name}.html")):
         text = visit(browser, page)
         assert all(one in text for one in NAMES)
-    written = report.write_report(tmp_path / "report.html", NAMES[0], {NAMES[1]: [NAMES[2], flat]})
-    text = visit(browser, written)
+    text = visit(browser, report.write_report(tmp_path / "report.html", NAMES[0], {NAMES[1]: [NAMES[2], flat]}))
     assert all(one in text for one in NAMES)
 
 

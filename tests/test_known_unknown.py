@@ -47,10 +47,7 @@ def test_where_a_known_photo_goes_does_not_depend_on_what_is_unknown(groups):
 
 
 def test_a_misspelt_class_is_named_and_every_class_has_to_be_said():
-    for known, word in (
-        (("crazing", "inclusion", "patches", "pitted", "scratches"), "pitted,"),
-        (CLASSES[:4], "scratch"),
-    ):
+    for known, word in (((*CLASSES[:3], "pitted", "scratches"), "pitted,"), (CLASSES[:4], "scratch")):
         with pytest.raises(ValueError, match=word):
             open_set_table(photos(), ClassSplit("X", known, ("rolled-in_scale",)))
 
@@ -61,14 +58,10 @@ def test_a_misspelt_class_is_named_and_every_class_has_to_be_said():
         "name: X\nknown: [a, b]\nunknown: [b]",
         "name: X\nknown: [a, a]\nunknown: [b]",
         "name: X\nknown: [a]\nunknown: [b]",
-        "name: X\nknown: [a, b]\nunknown: []",
-        "name: X\nknown: [a, good]\nunknown: [b]",
         "name: X\nknown: [a, 2]\nunknown: [b]",
         "name: X\nknown: a\nunknown: [b]",
-        "name: X\nknown: 3\nunknown: [b]",
         "name: X\nknown: [a, b]\nunknown: [c]\nseed: 1",
         "name: X\nknown: [a, b",
-        "name: 3\nknown: [a, b]\nunknown: [c]",
     ],
 )
 def test_files_that_make_no_split_are_named(tmp_path, text):
