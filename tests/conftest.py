@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -126,9 +127,13 @@ def make_model(backbone_folder) -> Callable:
 
 
 @pytest.fixture(scope="session")
-def settings() -> dict:
+def settings(backbone_folder) -> dict:
     """Parameters that a run of :func:`make_model` is opened with."""
-    return {"image_size": [64, 64], "center_crop": [48, 56], "coreset_sampling_ratio": 0.1, "num_neighbors": 9}
+    from helpers.models.backbones import resolve_backbone
+
+    frame = {"image_size": [64, 64], "center_crop": [48, 56], "coreset_sampling_ratio": 0.1, "num_neighbors": 9}
+    backbone = resolve_backbone(f"local-dir:{backbone_folder}").to_dict()
+    return json.loads(json.dumps(frame | {"backbone": backbone}))  # as a run gives them back
 
 
 @pytest.fixture(scope="session")
@@ -141,18 +146,12 @@ def fit_run(make_model) -> Callable:
 
     def fit(draft: Run) -> Run:
         parameters = draft.info["parameters"]
-        model = make_model(
-            image_size=tuple(parameters["image_size"]),
-            center_crop=tuple(parameters["center_crop"]) if parameters["center_crop"] else None,
-            coreset_sampling_ratio=parameters["coreset_sampling_ratio"],
-        )
+        frame = {name: parameters[name] and tuple(parameters[name]) for name in ("image_size", "center_crop")}
+        model = make_model(coreset_sampling_ratio=parameters["coreset_sampling_ratio"], **frame)
         train(draft, model, SampleDataModule(draft.table, train_batch_size=4, eval_batch_size=4), device="cpu")
         normal = draft.predictions("val").query("label_index == 0")
-        thresholds = {
-            "image": conformal_threshold(normal["score"], 0.75),
-            "pixel": conformal_threshold(normal["map_max"], 0.75, kind="pixel"),
-        }
-        return draft.finish(thresholds)
+        image = conformal_threshold(normal["score"], 0.75)
+        return draft.finish({"image": image, "pixel": conformal_threshold(normal["map_max"], 0.75, kind="pixel")})
 
     return fit
 
@@ -166,18 +165,6 @@ def finished_folder(tmp_path_factory, table, settings, fit_run) -> Path:
     folder = tmp_path_factory.mktemp("artifacts") / "stripes" / "smoke"
     write_table(table, folder / "samples.csv")
     fit_run(open_run(folder, "patchcore", settings, table, seed=0, note="untrained backbone"))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def openable_folder(tmp_path_factory, table, settings, fit_run, backbone_folder) -> Path:
-    """As ``finished_folder``, but its run says which backbone it has, so that a predictor opens it."""
-    from helpers.models.backbones import resolve_backbone
-    from helpers.runs import open_run
-
-    parameters = settings | {"backbone": resolve_backbone(f"local-dir:{backbone_folder}").to_dict()}
-    folder = tmp_path_factory.mktemp("artifacts") / "stripes" / "smoke"
-    fit_run(open_run(folder, "patchcore", parameters, table, seed=0, note="untrained backbone"))
     return folder
 
 

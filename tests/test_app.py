@@ -317,8 +317,8 @@ def test_sizes_are_measured_by_a_segmenter_where_there_is_one(known, tmp_path, m
 
 
 @pytest.fixture
-def page(openable_folder) -> InspectionPage:
-    page = open_page(openable_folder)
+def page(finished_folder) -> InspectionPage:
+    page = open_page(finished_folder)
     page.start()
     return page
 
@@ -409,8 +409,8 @@ def test_refused_uploads_do_not_stop_the_others(page, files, monkeypatch):
     assert page.photos == [] and page.current is None and "No photo yet" in shown(page) and page.status.value == ""
 
 
-def test_names_and_what_a_run_says_are_no_html(openable_folder, files, tmp_path):
-    folder = Path(shutil.copytree(openable_folder, tmp_path / "stripes" / "smoke"))
+def test_names_and_what_a_run_says_are_no_html(finished_folder, files, tmp_path):
+    folder = Path(shutil.copytree(finished_folder, tmp_path / "stripes" / "smoke"))
     about, markup = folder / "patchcore" / "run.json", "<img src=x onerror=alert(1)>"
     info = json.loads(about.read_text())
     for threshold in info["thresholds"].values():
@@ -428,8 +428,8 @@ def test_names_and_what_a_run_says_are_no_html(openable_folder, files, tmp_path)
     assert not any(markup in text for text in said)
 
 
-def test_the_size_of_a_pixel_and_limits_that_need_it(openable_folder, files):
-    page = open_page(openable_folder, severity="notebooks/params/sizes/severity.yml")
+def test_the_size_of_a_pixel_and_limits_that_need_it(finished_folder, files):
+    page = open_page(finished_folder, severity="notebooks/params/sizes/severity.yml")
     page.start()
     send(page, files[:1])
     assert page.pixel_size.value == 0 and page.current.sizes is None and "unit of length" in shown(page)
@@ -439,12 +439,12 @@ def test_the_size_of_a_pixel_and_limits_that_need_it(openable_folder, files):
     np.testing.assert_allclose(table["length"], table["length_px"] * 0.2)
     assert set(table["unit"]) == {"mm"} and "A pixel is 0.2 mm" in shown(page)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.yml"):
-        InspectionPage(openable_folder.parents[1], rules="nowhere.yml")
+        InspectionPage(finished_folder.parents[1], rules="nowhere.yml")
 
 
-def test_another_run_looks_at_the_photos_again_and_nothing_is_written(openable_folder, files, tmp_path, monkeypatch):
+def test_another_run_looks_at_the_photos_again_and_nothing_is_written(finished_folder, files, tmp_path, monkeypatch):
     for name in ("patchcore", "other"):
-        shutil.copytree(openable_folder / "patchcore", tmp_path / "stripes" / "smoke" / name)
+        shutil.copytree(finished_folder / "patchcore", tmp_path / "stripes" / "smoke" / name)
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     page = open_page(tmp_path / "stripes" / "smoke")
@@ -467,9 +467,9 @@ def test_without_a_run_the_page_says_which_command_makes_one(tmp_path):
         page.start()
 
 
-def test_uploads_wait_until_the_run_is_open(openable_folder, files):
+def test_uploads_wait_until_the_run_is_open(finished_folder, files):
     async def visit() -> InspectionPage:
-        page = open_page(openable_folder)
+        page = open_page(finished_folder)
         page.start(background=True)
         send(page, files)
         assert page.inspector is None and page.photos == []
@@ -481,8 +481,8 @@ def test_uploads_wait_until_the_run_is_open(openable_folder, files):
     assert page.upload.value == () and page.status.value == "" and not page.choice.disabled
 
 
-def test_errors_while_opening_and_judging_are_sentences_and_leave_no_old_verdict(openable_folder, files, monkeypatch):
-    page = open_page(openable_folder)
+def test_errors_while_opening_and_judging_are_sentences_and_leave_no_old_verdict(finished_folder, files, monkeypatch):
+    page = open_page(finished_folder)
     with monkeypatch.context() as patch:
         patch.setattr(Inspector, "open", lambda *_: {}["thresholds"])
         page.start()

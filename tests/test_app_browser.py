@@ -58,13 +58,13 @@ class Server(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def server(openable_folder, photos, tmp_path_factory) -> Iterator[Server]:
+def server(finished_folder, photos, tmp_path_factory) -> Iterator[Server]:
     """Voilà with a finished run."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "helpers.views.app.serve", "--port", str(port), "--dataset", str(photos)]
-    command += ["--profile", "smoke", "--artifacts", str(openable_folder.parents[1]), "--set", "DEVICE=cpu"]
+    command += ["--profile", "smoke", "--artifacts", str(finished_folder.parents[1]), "--set", "DEVICE=cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "IPYTHONDIR": str(tmp_path_factory.mktemp("ipython"))}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(command, cwd=REPOSITORY, env=environment, **options) as process:

@@ -13,25 +13,14 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from helpers.data.images import read_image, read_mask
-from helpers.pictures import datasets
+from helpers.pictures import datasets, scene
 from helpers.pictures.__main__ import main
 from helpers.pictures.datasets import draw_dataset
-from helpers.pictures.mesh import MESH_DEFECTS, render_mesh
 from helpers.pictures.nut_frames import convex_gap, render_frame
-from helpers.pictures.nuts import NUT_DEFECTS, render_nut
-from helpers.pictures.scene import (
-    feret_diameter,
-    photo_seed,
-    polygon_area,
-    polygon_coverage,
-    polygon_mask,
-    polyline_length,
-    stroke_polygon,
-)
 
-TYPES = {"mesh": list(MESH_DEFECTS), "nuts": list(NUT_DEFECTS)}
+RENDER = {name: render for name, (render, _, _) in datasets.DRAWN.items()}
+TYPES = {name: types for name, (_, types, _) in datasets.DRAWN.items()}
 CASES = [(name, each) for name, types in TYPES.items() for each in types]
-RENDER = {"mesh": render_mesh, "nuts": render_nut}
 SMALL = {"n_train": 2, "n_test_normal": 2, "n_test_per_defect": 2, "n_frames": 2, "image_size": 128}
 TINY = {"n_train": 1, "n_test_normal": 1, "n_test_per_defect": 1, "n_frames": 0, "image_size": 64}
 
@@ -54,15 +43,17 @@ def shapes(coco: dict, image: dict) -> list[tuple[dict, np.ndarray]]:
 
 
 def perimeter(polygon: np.ndarray) -> float:
-    return polyline_length(np.concatenate([polygon, polygon[:1]]))
+    return scene.polyline_length(np.concatenate([polygon, polygon[:1]]))
 
 
 def test_polygon_sizes_by_hand():
     l_shape = np.array([[0, 0], [4, 0], [4, 1], [1, 1], [1, 3], [0, 3]], dtype=float)
-    assert polygon_area(l_shape) == polygon_area(l_shape[::-1]) == pytest.approx(4 + 2)
-    assert feret_diameter(l_shape) == pytest.approx(5)  # from (4, 0) to (0, 3)
-    assert polyline_length(np.array([[0, 0], [3, 4], [3, 10]], dtype=float)) == pytest.approx(11)
-    assert polygon_area(stroke_polygon(np.array([[0, 0], [5, 0], [10, 0]], dtype=float), 2.0)) == pytest.approx(20)
+    assert scene.polygon_area(l_shape) == scene.polygon_area(l_shape[::-1]) == pytest.approx(4 + 2)
+    assert scene.feret_diameter(l_shape) == pytest.approx(5)  # from (4, 0) to (0, 3)
+    assert scene.polyline_length(np.array([[0, 0], [3, 4], [3, 10]], dtype=float)) == pytest.approx(11)
+    assert scene.polygon_area(
+        scene.stroke_polygon(np.array([[0, 0], [5, 0], [10, 0]], dtype=float), 2.0)
+    ) == pytest.approx(20)
     square = np.array([[0, 0], [2, 0], [2, 2], [0, 2]], dtype=float)
     for shift, gap in (([5, 0], 3), ([2, 1], 0), ([1.5, 0], -0.5)):
         assert convex_gap(square, square + shift) == pytest.approx(gap)
@@ -71,11 +62,11 @@ def test_polygon_sizes_by_hand():
 def test_coverage_uses_pixel_corners_as_coco_does():
     square, expected = np.array([[2, 1], [5, 1], [5, 3], [2, 3]], dtype=float), np.zeros((6, 7), dtype=bool)
     expected[1:3, 2:5] = True
-    np.testing.assert_array_equal(polygon_mask(square, (6, 7)), expected)
-    half = polygon_coverage(square + [0.5, 0], (6, 7), oversample=4)
+    np.testing.assert_array_equal(scene.polygon_mask(square, (6, 7)), expected)
+    half = scene.polygon_coverage(square + [0.5, 0], (6, 7), oversample=4)
     np.testing.assert_allclose(half[1, 1:7], [0, 0.5, 1, 1, 0.5, 0], atol=1e-6)
     for shift, area in ((3.5, 3.0), (9, 0)):  # partly and wholly outside
-        assert polygon_coverage(square - [shift, 0], (6, 7), oversample=4).sum() == pytest.approx(area)
+        assert scene.polygon_coverage(square - [shift, 0], (6, 7), oversample=4).sum() == pytest.approx(area)
 
 
 @pytest.mark.parametrize(("dataset", "defect_type"), CASES)
@@ -85,7 +76,7 @@ def test_defects_have_believable_sizes_and_show_where_their_mask_is(dataset, def
         drawing, clean = RENDER[dataset]([7, seed], defect_type), RENDER[dataset]([7, seed])
         assert (drawing.image.dtype, drawing.image.shape) == (np.uint8, (size, size, 3))
         assert 1 <= len(drawing.defects) <= 2 and not clean.defects and not clean.mask.any()
-        masks = [polygon_mask(defect.polygon, (size, size)) for defect in drawing.defects]
+        masks = [scene.polygon_mask(defect.polygon, (size, size)) for defect in drawing.defects]
         assert drawing.mask.sum() == sum(mask.sum() for mask in masks), "two defects do not overlap"
         for defect, mask in zip(drawing.defects, masks, strict=True):
             assert defect.type == defect_type and 0.0005 <= defect.area / size**2 <= 0.03
@@ -94,10 +85,10 @@ def test_defects_have_believable_sizes_and_show_where_their_mask_is(dataset, def
             areas.append((mask.sum(), defect.area))
             if defect.length_kind == "centreline":
                 assert defect.area / defect.length < 25
-                assert 0.5 * feret_diameter(defect.polygon) <= defect.length <= perimeter(defect.polygon) / 2 + 1
+                assert 0.5 * scene.feret_diameter(defect.polygon) <= defect.length <= perimeter(defect.polygon) / 2 + 1
             else:
                 corners = np.argwhere(mask)[:, ::-1] + 0.5
-                assert abs(feret_diameter(corners) - defect.length) <= 3.5
+                assert abs(scene.feret_diameter(corners) - defect.length) <= 3.5
         difference = np.abs(drawing.image.astype(int) - clean.image).max(axis=-1)
         near = ndimage.binary_dilation(drawing.mask, iterations=3)
         within.append((near & (difference >= 16)).sum() / (difference >= 16).sum())
@@ -110,7 +101,7 @@ def test_defects_have_believable_sizes_and_show_where_their_mask_is(dataset, def
 @pytest.mark.parametrize("dataset", TYPES)
 def test_grey_statistics_do_not_solve_the_dataset(dataset):
     def greys(split: str, defect_type: str | None, n: int) -> np.ndarray:
-        seeds = [photo_seed(5, dataset, split, defect_type or "good", i) for i in range(n)]
+        seeds = [scene.photo_seed(5, dataset, split, defect_type or "good", i) for i in range(n)]
         return np.stack([RENDER[dataset](seed, defect_type, image_size=128).image for seed in seeds]).mean(axis=-1)
 
     mean_photo = greys("train", None, 40).mean(axis=0)
@@ -135,13 +126,13 @@ def test_frames_hold_nuts_that_touch_but_do_not_overlap():
     for seed in range(8):
         image, nuts = render_frame([2, seed])
         assert image.shape == (512, 512, 3) and 4 <= len(nuts) <= 9
-        masks = [polygon_coverage(polygon, (512, 512), oversample=1) > 0 for polygon, _ in nuts]
+        masks = [scene.polygon_coverage(polygon, (512, 512), oversample=1) > 0 for polygon, _ in nuts]
         painted = np.sum(masks, axis=0)
         assert (painted > 1).sum() <= 0.001 * (painted > 0).sum()
         for (polygon, defects), mask in zip(nuts, masks, strict=True):
             assert polygon.min() >= 0 and polygon.max() <= 512
             # A regular hexagon: area = sqrt(3) / 2 * (across flats)^2, here 110 px +- 2 %, less a chip.
-            assert 0.93 * 0.866 * (110 * 0.98) ** 2 <= polygon_area(polygon) <= 0.867 * (110 * 1.02) ** 2
+            assert 0.93 * 0.866 * (110 * 0.98) ** 2 <= scene.polygon_area(polygon) <= 0.867 * (110 * 1.02) ** 2
             touching.append((ndimage.binary_dilation(mask, iterations=2) & (painted - mask > 0)).any())
             defective.append(bool(defects))
     assert sum(touching) >= 6 and 0.1 < np.mean(defective) < 0.45
@@ -180,7 +171,7 @@ def test_folder_annotations_masks_and_sizes_agree(drawn, dataset):
             assert row["area_px2"] == pytest.approx(annotation["area"], rel=1e-3)
             assert row["area_mm2"] == pytest.approx(annotation["area"] * 0.05**2, rel=1e-3)
             assert row["length_mm"] == pytest.approx(row["length_px"] * 0.05, abs=1e-4)
-            again |= polygon_coverage(polygon, (128, 128), oversample=8) >= 0.5
+            again |= scene.polygon_coverage(polygon, (128, 128), oversample=8) >= 0.5
         if annotations:
             mask = read_mask(mask_path)
             assert (again & mask).sum() / (again | mask).sum() > 0.9
@@ -193,7 +184,7 @@ def test_frames_folder_is_coco(drawn):
         assert read_image(drawn / "nuts/frames" / image["file_name"]).shape == (256, 256, 3)
         annotations = shapes(coco, image)
         assert len(annotations) >= 4
-        assert {one["defect_type"] for one, _ in annotations} <= {"good", *NUT_DEFECTS}
+        assert {one["defect_type"] for one, _ in annotations} <= {"good", *TYPES["nuts"]}
     assert {each["category_id"] for each in coco["annotations"]} <= {each["id"] for each in coco["categories"]}
 
 
@@ -202,9 +193,9 @@ def test_same_seed_same_bytes_and_counts_do_not_matter(drawn, tmp_path, dataset)
     before = files(drawn / dataset)
     assert files(draw_dataset(dataset, tmp_path / "again", **SMALL)) == before
     fewer = files(draw_dataset(dataset, tmp_path / "fewer", **{**SMALL, "n_train": 1, "n_test_per_defect": 1}))
-    assert all(before[name] == data for name, data in fewer.items() if name.endswith(".png"))
     other = files(draw_dataset(dataset, tmp_path / "other", **SMALL, seed=1))
-    assert all(before[name] != other[name] for name in before if name.endswith(".png"))
+    assert all(before[name] == data for name, data in fewer.items() if name.endswith(".png"))
+    assert all(before[name] != data for name, data in other.items() if name.endswith(".png"))
 
 
 def test_existing_folder_is_kept_refused_or_replaced(tmp_path, monkeypatch):

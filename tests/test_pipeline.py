@@ -250,20 +250,16 @@ def test_damaged_record_of_what_is_finished(notebooks, run, tmp_path, content, c
 
 def test_notebook_that_the_dataset_gives_nothing_to_is_skipped(notebooks, run, tmp_path, monkeypatch, capsys):
     """Three defect photos; first one lacks its mask, then all have one."""
-    series = (
-        Node("01_first", (), ("first.json",)),
-        Node("02_second", ("01_first",), ("leaderboard.csv",), "masks of defects"),
-    )
-    monkeypatch.setattr(pipeline, "SERIES", series)
-    rows = [{"image_path": f"{number}.png", "label_index": 1, "mask_path": f"{number}_mask.png"} for number in range(3)]
+    first, second = pipeline.SERIES
+    monkeypatch.setattr(pipeline, "SERIES", (first, replace(second, needs="masks of defects")))
     about = {"root": tmp_path, "layout": "test", "name": "tiles", "published_split": False}
-    folder = tmp_path / "artifacts" / "tiles" / "quick"
-
-    write_table(make_table([{**rows[0], "mask_path": ""}, *rows[1:]], **about), folder / "samples.csv")
-    assert run() == ["01"]
-    assert "02_second: skipped, the dataset has no masks of defects" in capsys.readouterr().out
-    write_table(make_table(rows, **about), folder / "samples.csv")
-    assert run() == ["02"]
+    for lacking, ran in ((["0_mask.png"], ["01"]), ([], ["02"])):
+        names = [(f"{number}.png", f"{number}_mask.png") for number in range(3)]
+        rows = [{"image_path": a, "label_index": 1, "mask_path": "" if b in lacking else b} for a, b in names]
+        write_table(make_table(rows, **about), tmp_path / "artifacts" / "tiles" / "quick" / "samples.csv")
+        assert run() == ran
+        skipped = "02_second: skipped, the dataset has no masks of defects"
+        assert (skipped in capsys.readouterr().out) == bool(lacking)
     assert run() == []
 
 

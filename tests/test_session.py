@@ -84,22 +84,21 @@ def test_misspelt_name_answers_with_the_one_meant_or_all(collect, setting, named
 @pytest.mark.parametrize(
     ("profile", "named"),
     [
-        *(
-            ("all:\n  CONUT: 3\n", "CONUT"),
-            ("01_first:\n  LABEL: a\n", "LABEL"),
-            ("03_third:\n  COUNT: 3\n", "03_third"),
-        ),
-        *(
-            ("01_first:\n  COUNT: many\n", "COUNT"),
-            ("01_first:\n  RATIO: .nan\n", "RATIO"),
-            ("01_first: [\n", "quick.yml"),
-        ),
+        ("all:\n  CONUT: 3\n", "CONUT"),
+        ("01_first:\n  LABEL: a\n", "LABEL"),
+        ("03_third:\n  COUNT: 3\n", "03_third"),
+        ("01_first:\n  COUNT: many\n", "COUNT"),
+        ("01_first:\n  RATIO: .nan\n", "RATIO"),
+        ("01_first: [\n", "quick.yml"),
     ],
 )
 def test_mistakes_in_a_profile_are_named(small_series, collect, profile, named):
     (small_series / "params" / "quick.yml").write_text(profile)
     with pytest.raises(ParameterError, match=named):
         collect()
+    (small_series / "params" / "full.yml").touch()
+    with pytest.raises(ParameterError, match="full, quick"):
+        collect_parameters(small_series, "fast", [], {})
 
 
 @pytest.mark.parametrize("profile", ["", "all:\n", "01_first:\n  RATIO: 1e-3\n"])
@@ -108,12 +107,6 @@ def test_empty_profile_or_section_and_a_number_written_as_a_power(small_series, 
     (small_series / "params" / "quick.yml").write_text(profile)
     ratio = {"RATIO": 0.001} if profile.endswith("3\n") else {}
     assert collect("COUNT=3") == {"01_first": {"COUNT": 3} | ratio, "02_second": {"COUNT": 3}}
-
-
-def test_unknown_profile_lists_the_known_ones(small_series):
-    (small_series / "params" / "full.yml").touch()
-    with pytest.raises(ParameterError, match="full, quick"):
-        collect_parameters(small_series, "fast", [], {})
 
 
 def test_backbone_from_the_environment(small_series, collect, monkeypatch, tmp_path):

@@ -75,8 +75,8 @@ def test_what_cannot_be_drawn_is_refused(table, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def run(openable_folder) -> Run:
-    return Run.load(openable_folder / "patchcore")
+def run(finished_folder) -> Run:
+    return Run.load(finished_folder / "patchcore")
 
 
 def test_scores_are_those_of_the_runs_own_predictions(run, weak):
