@@ -13,7 +13,6 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 Kind = Literal["image", "pixel"]
-Population = Literal["normal", "known"]
 
 FITTED = "Fitted to these photos: it promises no rate on new ones."  # the warning of what is set on labelled photos
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -35,7 +34,7 @@ class Threshold:
     n_abnormal: int = 0
     rank: int | None = None
     warning: str = ""
-    population: Population = "normal"
+    population: Literal["normal", "known"] = "normal"
     below: bool = False
 
     def __post_init__(self) -> None:
@@ -94,12 +93,7 @@ def exceeds(values: ArrayLike, threshold: SupportsFloat) -> np.ndarray:
 
 
 def conformal_threshold(
-    scores: ArrayLike,
-    accept: float = 0.95,
-    kind: Kind = "image",
-    *,
-    population: Population = "normal",
-    below: bool = False,
+    scores: ArrayLike, accept: float = 0.95, kind: Kind = "image", *, population: str = "normal", below: bool = False
 ) -> Threshold:
     """The k-th smallest of n held-out scores, k = ceil((n + 1) * accept): the split-conformal rank.
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from cascade_runs import CHANNELS, CLASSES, KnownBackend, write_run
+from cascade_runs import CHANNELS, CLASSES, KnownBackend, blue_frame, use_blue_objects, write_run
 from conftest import REPOSITORY
 from PIL import Image
 
@@ -27,8 +27,7 @@ from helpers.analysis.sizing import IN_PIXELS, PixelSize
 from helpers.drawing import DEFECT, SOUND
 from helpers.inference import predictor
 from helpers.inference.cascade import Cascade
-from helpers.inference.cutting import ABOUT_FILE
-from helpers.inference.pictures import Item
+from helpers.inference.cutting import ABOUT_FILE, CutterStage
 from helpers.inference.presets import Choice, choose, find_choices, missing_files
 from helpers.inference.stages import THRESHOLDS_FILE, RunStage
 from helpers.models.open_set import OPEN_SET_FILE
@@ -135,7 +134,6 @@ BOMB[29:33] = zlib.crc32(BOMB[12:29]).to_bytes(4, "big")
         (b"no picture at all", "is not an image"),
         (b"", "has zero bytes"),
         (encoded(photo(1))[:100], "is truncated"),
-        (encoded(np.zeros((100, 100), np.uint8)), "less than 0.01 megapixels"),
         (bytes(BOMB), "less than 0.01 megapixels"),
     ],
 )
@@ -224,38 +222,24 @@ def test_a_classifier_names_and_has_no_map(known, tmp_path):
     assert judged(inspector, picture).verdict == "good"
 
 
-class Cutter:
-    """Finds two objects, 16 x 16, at known places; the second at the border."""
-
-    name, otherwise = "cutter", "NO OBJECT"
-
-    def run(self, items, out, save):
-        (item,) = items
-        for number, (x, y) in enumerate([(8, 8), (48, 40)], start=1):
-            mask = np.pad(np.ones((16, 16), bool), 8)
-            window = np.pad(item.photo, ((8, 8), (8, 8), (0, 0)))[y : y + 32, x : x + 32]
-            item.parts.append(Item(item.source, f"a/{number}", window, number, (x, y, 16, 16), mask))
-        item.add_row(self.name, decision="2 objects", passed=True, milliseconds=1.0)
-        return item.parts
-
-
-def test_objects_are_judged_alone_and_shown_together(known, tmp_path):
+def test_objects_are_judged_alone_and_shown_together(known, tmp_path, monkeypatch):
+    folder = use_blue_objects(monkeypatch, tmp_path)
+    cutter = CutterStage(folder, window=16, separate={"min_area": 20, "threshold": 0.01})
     run = RunStage(predictor.Predictor(write_run(tmp_path / "first")), "peak > pixel", then="DEFECT", otherwise="OK")
-    inspector = Inspector(Cascade("nuts", [Cutter(), run]))
-    picture = np.zeros((64, 64, 3), np.uint8)
-    picture[44:52, 52:60, 0] = 204  # on the second object; the map's highest value is 0.8
-    picture[0:4, :, 0] = 255  # between objects: nobody's
+    inspector = Inspector(Cascade("nuts", [cutter, run]))
+    picture = blue_frame(0.1, 0.8)  # on squares of 12 at (6, 8) and (26, 8), red in the middle
+    picture[:4, :, 0] = 255  # nobody's
     found = judged(inspector, picture)
     assert (found.verdict, found.item.abnormal, found.row["object"]) == ("DEFECT", True, 2)
-    assert [row["stage"] for row in found.rows] == ["cutter", "first", "first"]
+    assert [row["stage"] for row in found.rows] == ["foreground", "first", "first"]
     assert photo_table([found], {})[["n_objects", "n_abnormal"]].to_numpy().tolist() == [[2, 1]]
     _, anomaly_map, mask = found.marked
     rows, columns = np.nonzero(mask)
-    assert rows.min() >= 40 and columns.min() >= 48, "inside the second object"
-    assert mask[46:50, 54:58].all() and anomaly_map.max() == pytest.approx(0.8)
-    assert (anomaly_map[:8] == 0).all(), "what belongs to no object"
+    assert rows.min() >= 8 and columns.min() >= 26, "inside the second object"
+    assert mask[13:15, 31:33].all() and anomaly_map.max() == pytest.approx(0.8)
+    assert (anomaly_map[:6] == 0).all(), "what belongs to no object"
     drawn = found.drawn(0)
-    assert tuple(drawn[8, 8]) == SOUND and tuple(drawn[40, 48]) == DEFECT, "boxes"
+    assert tuple(drawn[8, 6]) == SOUND and tuple(drawn[8, 26]) == DEFECT, "boxes"
     inspector.movables[0].move(0.9)
     assert judged(inspector, picture).verdict == "OK"
 

@@ -80,11 +80,8 @@ def test_figures_have_named_axes_and_their_note_and_no_two_texts_overlap(name):
         assert figure.axes[0].get_ylabel() and figure.axes[0].get_xlabel() and figure.axes[0].get_title()
     hidden = set()  # the ticks of an axis without frame, and tick labels beyond the limits, exist but are not drawn
     for axis in figure.axes:
-        for labels, along, limits in (
-            (axis.get_xticklabels(), 0, axis.get_xlim()),
-            (axis.get_yticklabels(), 1, axis.get_ylim()),
-        ):
-            low, high = sorted(limits)
+        for along, (of_axis, limits) in enumerate(((axis.xaxis, axis.get_xlim()), (axis.yaxis, axis.get_ylim()))):
+            labels, (low, high) = of_axis.get_ticklabels(), sorted(limits)
             hidden |= {text for text in labels if not axis.axison or not low <= text.get_position()[along] <= high}
     boxes = []
     for text in set(figure.findobj(matplotlib.text.Text)) - hidden:

@@ -9,7 +9,6 @@ import pytest
 from helpers.analysis.severity import (
     LEVELS,
     Limit,
-    SeverityError,
     check_rules,
     rate_severity,
     read_limits,
@@ -79,7 +78,7 @@ def test_limits_in_millimetres_need_a_pixel_size(read):
     mask[5:15, 5:15] = True
     in_pixels = measure_defects(mask).assign(image_path="a.png", defect_type="")
     for judge, what, kind in ((rate_severity, "severity", "high"), (check_rules, "rules", "max")):
-        with pytest.raises(SeverityError, match="table is in px"):
+        with pytest.raises(ValueError, match="table is in px"):
             judge(in_pixels, read(what, {"measure": "length", kind: "1 mm"}), *[["a.png"]] * (what == "rules"))
     assert rate_severity(in_pixels, read("severity", {"measure": "length", "high": "14 px"})).item() == "high"
 
@@ -105,7 +104,7 @@ def test_limits_in_millimetres_need_a_pixel_size(read):
     ],
 )
 def test_lines_that_cannot_be_read_are_refused(what, line, read):
-    with pytest.raises(SeverityError, match=r"mine.yml, line 2"):
+    with pytest.raises(ValueError, match=r"mine.yml, line 2"):
         read(what, {"measure": "length", "high" if what == "severity" else "max": "1 mm"}, line)
 
 
@@ -158,5 +157,5 @@ def test_the_examples_are_read(table):
 def test_a_file_that_cannot_be_read_is_named(tmp_path, text):
     (tmp_path / "mine.yml").write_text(text)
     for name in ("mine.yml", "none.yml"):
-        with pytest.raises(SeverityError, match=name):
+        with pytest.raises(ValueError, match=name):
             read_limits("rules", "mm", tmp_path / name)

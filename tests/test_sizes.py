@@ -21,7 +21,7 @@ from helpers.pictures.calibration_scene import LENS, PATTERN, TILTS, bar_sizes, 
 from helpers.runs import MissingRunError, Run
 from helpers.session import ParameterError
 from helpers.studies import sizes
-from helpers.studies.calibration import CalibrationError, choose_calibration, read_calibration
+from helpers.studies.calibration import choose_calibration, read_calibration
 from helpers.studies.sizes import coco_of_defects, measure_run, threshold_errors, write_measurements
 from helpers.thresholds import Threshold
 
@@ -288,5 +288,5 @@ def test_a_reference_object_in_a_photo(tmp_path):
 def test_a_calibration_that_cannot_be_used_is_named(tmp_path, text):
     (tmp_path / "board.yml").write_text(text)
     for name in ("board.yml", "none.yml"):
-        with pytest.raises(CalibrationError, match=name):
+        with pytest.raises(ValueError, match=name):
             read_calibration(tmp_path / name)

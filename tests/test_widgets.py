@@ -55,7 +55,6 @@ def test_the_gallery_shows_what_is_closest_to_the_threshold(explorer):
 
 
 def test_one_score():
-    slider = threshold_explorer(
-        TEST.assign(score=0.5), lambda rows: pytest.fail("nothing is missed"), 0.4, 0.4
-    ).children[0]
+    explorer = threshold_explorer(TEST.assign(score=0.5), lambda rows: pytest.fail("nothing is missed"), 0.4, 0.4)
+    slider = explorer.children[0]
     assert slider.min < 0.4 < 0.5 < slider.max

@@ -33,9 +33,6 @@ def learnable_classes(table: pd.DataFrame, least: int = 3) -> list[str]:
     return sorted(groups.index[groups >= least])
 
 
-# -------------------------------------------------------------------------------------------------- classes it knows
-
-
 class ClassificationReport(NamedTuple):
     """``overall``: accuracy, macro means over the classes with photos, and ``ece``, the expected calibration error (Guo
     et al. 2017, equation 3), without an interval: it is biased upwards, more so in resamples. AUROC is of each class
@@ -117,9 +114,6 @@ def reliability_table(confidence: ArrayLike, right: ArrayLike) -> pd.DataFrame:
         row["confidence"] = values[inside].mean() if inside.any() else np.nan
         rows.append(row | share_columns("accuracy", hits[inside]))
     return pd.DataFrame(rows)
-
-
-# ------------------------------------------------------------------------------------------ classes it does not know
 
 
 def decide(

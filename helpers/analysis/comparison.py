@@ -14,10 +14,8 @@ from helpers.thresholds import Threshold, best_f1_threshold, zero_miss_threshold
 
 
 def decision_rates(called: Mapping[str, ArrayLike], defect: ArrayLike) -> pd.DataFrame:
-    """Recall and false alarms of several ways to decide on the same photos, with Wilson's intervals.
-
-    ``called``: name -> (N,) bool, whether each photo is called defect; ``defect``: (N,) bool, whether it is one. NaN
-    where a class is missing.
+    """Recall and false alarms, with Wilson's intervals, of several ways to decide on the same photos: ``called``, name
+    -> (N,) bool, and whether each is a ``defect`` (N,). NaN where a class is missing.
     """
     defect, rows = np.asarray(defect, dtype=bool), []
     for name, flags in called.items():
@@ -65,11 +63,8 @@ def operating_points(val: pd.DataFrame, test: pd.DataFrame, stored: Threshold) -
     ``point``, ``threshold`` and ``origin``, then `decision_rates`; ``refused`` says why there is no such point ("":
     there is): the last two need defect photos in val.
     """
-    found, refused, fits = (
-        {"acceptance": stored},
-        {},
-        {"best F1": best_f1_threshold, "zero misses": zero_miss_threshold},
-    )
+    found, refused = {"acceptance": stored}, {}
+    fits = {"best F1": best_f1_threshold, "zero misses": zero_miss_threshold}
     for point, fit in fits.items():
         try:
             found[point] = fit(val["score"], val["label_index"])

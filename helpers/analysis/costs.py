@@ -31,11 +31,7 @@ class Prices:
 
 
 def expected_costs(
-    scores: pd.DataFrame,
-    thresholds_1: Iterable[float],
-    threshold_2: SupportsFloat,
-    prevalence: float,
-    prices: Prices,
+    scores: pd.DataFrame, thresholds_1: Iterable[float], threshold_2: SupportsFloat, prevalence: float, prices: Prices
 ) -> pd.DataFrame:
     """Expected cost of a photo for every first threshold; minus infinity lets every photo pass.
 

@@ -47,11 +47,8 @@ def bootstrap(
     rng, parts = np.random.default_rng(seed), []
     for start in range(0, n, chunk):
         size = min(chunk, n - start)
-        cells = np.concatenate(
-            [each[rng.integers(0, each.size, (size, each.size))] for each in members] or [np.empty((size, 0), int)],
-            axis=1,
-        )
-        cells += np.arange(size)[:, None] * groups.size
+        drawn = [each[rng.integers(0, each.size, (size, each.size))] for each in members]
+        cells = np.concatenate(drawn or [np.empty((size, 0), int)], axis=1) + np.arange(size)[:, None] * groups.size
         weights = np.bincount(cells.ravel(), minlength=size * groups.size).reshape(size, groups.size)
         parts.append(statistics(weights.astype(np.float64)))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -60,9 +60,8 @@ def _restore_border(labels: np.ndarray, threshold: float) -> np.ndarray:
     for region in regionprops(labels):
         # As in the target, the photo's border is no edge; elsewhere the window gets one pixel of background.
         top, left, bottom, right = region.bbox
-        mask = np.pad(
-            region.image_filled, ((min(top, 1), min(height - bottom, 1)), (min(left, 1), min(width - right, 1)))
-        )
+        sides = (min(top, 1), min(height - bottom, 1)), (min(left, 1), min(width - right, 1))
+        mask = np.pad(region.image_filled, sides)
         if not mask.all():
             depth[region.label] = ndimage.distance_transform_edt(mask).max()
     missing = depth * threshold / (1 - threshold)  # (1 - threshold) of the object's depth is left

@@ -86,12 +86,9 @@ def pixel_size_from_object(
     regions = measure_labels(label_defects(object_mask, min_defect_area=1, use_morphology=False, fill_holes=False))
     areas = regions["area"]
     if regions.empty or regions["touches_border"][0] or (len(areas) > 1 and areas[1] > RIVAL_SHARE * areas[0]):
-        places = [
-            f"{row.area:.0f} px at x {row.centroid_x:.0f}, y {row.centroid_y:.0f}" for row in regions[:2].itertuples()
-        ]
         raise ValueError(
-            f"The photo shows {len(regions)} regions ({'; '.join(places)}). Take one of the reference object alone, "
-            "on a plain background that is lighter or darker, not cut by the photo's border."
+            f"The photo shows {len(regions)} regions, of {areas[:2].tolist()} px and less. Take one of the reference "
+            "object alone, on a plain background that is lighter or darker, not cut by the photo's border."
         )
     pixels = float(regions[f"{measure}_px"][0])
     value, origin = size / pixels, f"object with {measure.replace('_', ' ')} {size:g} {unit} ({pixels:.1f} px)"
@@ -99,12 +96,7 @@ def pixel_size_from_object(
 
 
 def calibrate_checkerboard(
-    photos: Sequence[np.ndarray],
-    pattern: tuple[int, int],
-    square: float,
-    unit: str = "mm",
-    *,
-    square_error: float = 0.0,
+    photos: Sequence[np.ndarray], pattern: tuple[int, int], square: float, unit: str = "mm", square_error: float = 0.0
 ) -> Calibration:
     """Pixel size, perspective and lens distortion from uint8 photos of a board with ``pattern`` inner corners.
 
@@ -128,16 +120,14 @@ def calibrate_checkerboard(
     camera, distortion, lens = np.eye(3), np.zeros(5), "lens taken as free of distortion"
     if len(photos) >= MIN_PHOTOS_FOR_LENS:
         solid = [np.pad(board, ((0, 0), (0, 1))).astype(np.float32)] * len(photos)
-        _, camera, distortion, *_ = cv2.calibrateCamera(
-            solid, [p.astype(np.float32) for p in corners], shape[::-1], None, None
-        )
+        seen = [points.astype(np.float32) for points in corners]
+        _, camera, distortion, *_ = cv2.calibrateCamera(solid, seen, shape[::-1], None, None)
         distortion, lens = distortion.ravel()[:5], "lens calibrated"
     t = np.linspace(0, 1, 50)
     sides = [np.column_stack(side) for side in ((t, 0 * t), (t, 0 * t + 1), (0 * t, t), (0 * t + 1, t))]
     border = np.concatenate(sides) * (width - 1, height - 1)
-    straight, border = (
-        cv2.undistortPoints(p, camera, distortion, P=camera)[:, 0] for p in (corners[0], border[:, None])
-    )
+    both = corners[0], border[:, None]
+    straight, border = (cv2.undistortPoints(points, camera, distortion, P=camera)[:, 0] for points in both)
     to_board, _ = cv2.findHomography(straight, board)
     upright, value = _upright(to_board, straight.mean(0))
     depth = np.column_stack([border, np.ones(len(border))]) @ upright[2]

@@ -26,10 +26,6 @@ KINDS = {"severity": ("severity", LEVELS[1:]), "rules": ("drawing", ("max", "min
 _SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([a-z]+)(2|²)?\s*")
 
 
-class SeverityError(ValueError):
-    """Limits or rules that cannot be used, or not on this table; names the file and the fix."""
-
-
 @dataclass(frozen=True)
 class Limit:
     """A limit on a measure: from where a defect is medium, high or critical, or a drawing's max, min, or over.
@@ -50,7 +46,7 @@ class Limit:
         if self.unit == "px":
             return table[f"{self.measure}_px"].to_numpy(dtype=float)
         if "px" in set(table["unit"]):
-            raise SeverityError(
+            raise ValueError(
                 f"A limit in {self.unit} needs sizes in a unit of length, and the table is in px: measure with "
                 f"pixel_size=... and unit={self.unit!r}, or give the limit in px."
             )
@@ -73,9 +69,6 @@ def shapes(table: pd.DataFrame) -> list[str]:
     return np.where(table["length"] >= ELONGATION * table["width"], LONG, COMPACT).tolist()
 
 
-# -------------------------------------------------------------------------------------------------------------- reading
-
-
 def read_limits(what: str, unit: str, file: str | Path = "") -> list[Limit]:
     """Limits of ``severity`` or a drawing's ``rules`` from a YAML file; without one the example for the unit."""
     example = FOLDER / f"{KINDS[what][0]}{'_px' if unit == 'px' else ''}.yml"
@@ -89,7 +82,7 @@ def read_limits(what: str, unit: str, file: str | Path = "") -> list[Limit]:
             limit for number, line in enumerate(lines, 1) for limit in _limits(line, what, f"{path}, line {number}")
         ]
     except ValueError as error:
-        raise SeverityError(f"{error} {example} is an example.") from error
+        raise ValueError(f"{error} {example} is an example.") from error
 
 
 def parse_size(text: object, where: str) -> tuple[float, str, bool]:
@@ -125,9 +118,6 @@ def _limits(line: Any, what: str, place: str) -> list[Limit]:
         order = "fall" if falling else "rise"
         raise ValueError(f"{place}: the limits must have one unit and {order} from medium to critical.")
     return limits
-
-
-# -------------------------------------------------------------------------------------------------------------- judging
 
 
 def rate_severity(table: pd.DataFrame, limits: Sequence[Limit]) -> pd.Series:

@@ -145,9 +145,13 @@ def label_defects(
     part = np.s_[max(0, top - MARGIN) : top + height + MARGIN, max(0, left - MARGIN) : left + width + MARGIN]
     mask = np.ascontiguousarray(whole[part])
     if use_morphology:
-        mask = _closed(_opened(mask, min_defect_area))
+        # In a frame of background, so that nothing grows towards the photo's border.
+        closed = cv2.morphologyEx(np.pad(_opened(mask, min_defect_area), 2), cv2.MORPH_CLOSE, DISC)
+        mask = np.ascontiguousarray(closed[2:-2, 2:-2])
     if fill_holes:
-        mask = _filled(mask)
+        filled = np.pad(mask, 1)
+        cv2.floodFill(filled, None, (0, 0), 2, flags=4)
+        mask = np.ascontiguousarray((filled[1:-1, 1:-1] != 2).astype(np.uint8))
     _, regions = cv2.connectedComponents(mask, connectivity=8, ltype=cv2.CV_32S)
     if merge_distance > 0:
         regions = _merged(regions, merge_distance, size)
@@ -215,10 +219,8 @@ def measure_labels(
     for name, score in (("mean_score", "intensity_mean"), ("peak_score", "intensity_max")):
         columns[name] = found.get(score, np.full(len(parts), np.nan))
     # cast by NumPy, in a tenth of the time of Series
-    kinds = (
-        dict.fromkeys(COLUMNS, np.float64) | dict.fromkeys(WHOLE, np.int64) | {"touches_border": bool, "unit": "str"}
-    )
-    table = pd.DataFrame({name: columns[name].astype(kinds[name]) for name in COLUMNS})
+    kinds = dict.fromkeys(WHOLE, np.int64) | {"touches_border": bool, "unit": "str"}
+    table = pd.DataFrame({name: columns[name].astype(kinds.get(name, np.float64)) for name in COLUMNS})
     table.attrs["pixel_size"] = size.to_dict()
     return table
 
@@ -232,19 +234,13 @@ def _measures(
     scale: np.ndarray,
 ) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
     """`MEASURES` (N,) each, the corners that the length lies between, and the orientation."""
-    ferets, area, (major, minor, orientation) = (
-        [feret(hull * scale) for hull in hulls],
-        n_pixels * scale.prod(),
-        axes(parts, scale),
-    )
+    ferets, (major, minor, orientation) = [feret(hull * scale) for hull in hulls], axes(parts, scale)
+    area = n_pixels * scale.prod()
     length, width = np.array([each[:2] for each in ferets]).reshape(-1, 2).T
     around = np.array([perimeter(part, scale) for part in parts])
     edge = (gaps * np.tile(scale, 2)[:, None]).min(0) if edges is None else edges(scale)
     ends = [hull[list(each[2:])] for hull, each in zip(hulls, ferets, strict=True)]
     return [area, length, width, around, np.sqrt(4 * area / np.pi), major, minor, edge], ends, orientation
-
-
-# ------------------------------------------------------------------------------------------------------ what belongs
 
 
 def _opened(mask: np.ndarray, min_defect_area: int) -> np.ndarray:
@@ -254,18 +250,6 @@ def _opened(mask: np.ndarray, min_defect_area: int) -> np.ndarray:
     stays[regions[opened > 0]] = True
     stays[0] = False
     return stays.astype(np.uint8)[regions]
-
-
-def _closed(mask: np.ndarray) -> np.ndarray:
-    # In a frame of background, so that nothing grows towards the photo's border.
-    padded = cv2.morphologyEx(np.pad(mask, 2), cv2.MORPH_CLOSE, DISC)
-    return np.ascontiguousarray(padded[2:-2, 2:-2])
-
-
-def _filled(mask: np.ndarray) -> np.ndarray:
-    padded = np.pad(mask, 1)
-    cv2.floodFill(padded, None, (0, 0), 2, flags=4)
-    return np.ascontiguousarray((padded[1:-1, 1:-1] != 2).astype(np.uint8))
 
 
 def _merged(labels: np.ndarray, distance: float, size: PixelSize) -> np.ndarray:
@@ -288,9 +272,6 @@ def _merged(labels: np.ndarray, distance: float, size: PixelSize) -> np.ndarray:
     first, second = np.array(linked, dtype=int).reshape(-1, 2).T
     _, group = connected_components(coo_array((np.ones(len(linked)), (first, second)), shape=(n + 1, n + 1)), False)
     return group.astype(np.int32)[labels]  # background is linked to nothing, so that its number stays 0
-
-
-# ----------------------------------------------------------------------------------------- geometry; scale: (x, y)
 
 
 def hull_of(part: np.ndarray) -> np.ndarray:

@@ -21,10 +21,6 @@ from helpers.session import ParameterError, check_number
 _LENGTHS = {"points": "distance", "object": "size", "checkerboard": "square"}  # ways, and the length that each knows
 
 
-class CalibrationError(ValueError):
-    """A calibration file that cannot be used; names the file and what is wrong."""
-
-
 def choose_calibration(
     table: pd.DataFrame, unit: str, *, pixel_size: list[float], error: float = 0.0, file: str = ""
 ) -> Calibration:
@@ -71,7 +67,7 @@ def read_calibration(file: Path) -> Calibration:
         return calibrate_checkerboard(photos, **options)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         example = "notebooks/params/sizes/calibration.yml shows what it may hold"
-        raise CalibrationError(f"{file}: {str(error).removeprefix(f'{file} ')} ({example})") from error
+        raise ValueError(f"{file}: {str(error).removeprefix(f'{file} ')} ({example})") from error
 
 
 def _length(given: dict[str, str], name: str) -> tuple[float, str]:

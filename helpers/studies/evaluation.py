@@ -23,10 +23,8 @@ def overall_leaderboard(artifacts: Path) -> pd.DataFrame:
     tables, order = [], ["dataset", "profile", "image_auroc"]
     for file in sorted(artifacts.glob("[!.]*/[!.]*/leaderboard.csv")):
         try:
-            table = read_csv(file)
-            tables.append(
-                table.assign(dataset=file.parts[-3], profile=file.parts[-2])[list(dict.fromkeys([*order, *table]))]
-            )
+            table = read_csv(file).assign(dataset=file.parts[-3], profile=file.parts[-2])
+            tables.append(table[list(dict.fromkeys([*order, *table]))])
         except (ValueError, KeyError) as error:
             raise ValueError(f"{file} cannot be read ({error}); run notebook 06_evaluate again.") from error
     return pd.concat(tables).sort_values(order, ascending=[True, True, False], ignore_index=True)

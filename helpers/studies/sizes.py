@@ -32,9 +32,6 @@ TYPES_OF_DEFECTS = ("shape", "label")
 JPEG_QUALITY = 92
 
 
-# -------------------------------------------------------------------------------------------------------------- choices
-
-
 def choose_run(folder: Path, model: str = "") -> Run:
     """The run of a dataset's folder that measures: the one named, else the first finished one of `OUTLINE_ORDER`."""
     names = [model] if model else [name for name in OUTLINE_ORDER if (folder / name / "run.json").is_file()]
@@ -69,9 +66,6 @@ def check_types(types: str, table: pd.DataFrame, severity: Sequence[Limit], rule
                 f"{name} names the type {unknown[0]!r}, which no defect has with TYPES={types!r}. It may name "
                 f"{', '.join(sorted(known))}; give a file of your own, or the other TYPES."
             )
-
-
-# -------------------------------------------------------------------------------------------------------------- measure
 
 
 @dataclass(frozen=True)
@@ -183,9 +177,6 @@ def threshold_errors(run: Run, n_thresholds: int, calibration: Calibration, **op
     return table.reset_index().assign(unit=size.unit, own=np.array(thresholds) == own)
 
 
-# --------------------------------------------------------------------------------------------------------------- export
-
-
 def annotated_photo(
     measured: MeasuredPhotos, table: pd.DataFrame, verdicts: pd.DataFrame, image_path: str
 ) -> np.ndarray:
@@ -233,24 +224,20 @@ def coco_of_defects(photos: Iterable[tuple[str, np.ndarray]], table: pd.DataFram
         height, width = labels.shape
         images.append({"id": image_id, "file_name": str(path), "height": height, "width": width})
         for row in rows_of[path].to_dict("records") if path in rows_of else []:
+            mask = labels == row["defect"]
+            outlines = [region["segmentation"] for region in connected_regions(mask)]
+            polygons = all(isinstance(outline, list) for outline in outlines)
             annotation = {
                 "id": len(annotations) + 1,
                 "image_id": image_id,
                 "category_id": names.index(row["defect_type"]) + 1,
-                "segmentation": _segmentation(labels == row["defect"]),
+                "segmentation": sum(outlines, []) if polygons else run_lengths(mask),
                 "bbox": [row[f"bbox_{side}"] for side in ("x", "y", "width", "height")],
                 "area": int(row["area_px"]),
                 "iscrowd": 0,
             }
             annotations.append(annotation | {name: row[name] for name in ("length", "width", "unit", "severity")})
     return {"info": {}, "licenses": [], "categories": categories, "images": images, "annotations": annotations}
-
-
-def _segmentation(mask: np.ndarray) -> list[list[float]] | dict[str, Any]:
-    outlines = [region["segmentation"] for region in connected_regions(mask)]
-    if all(isinstance(outline, list) for outline in outlines):
-        return [polygon for outline in outlines for polygon in outline]
-    return run_lengths(mask)
 
 
 def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:

@@ -144,7 +144,7 @@ class Photo:
         limits and of a drawing's rules (empty: the examples for the unit); once, as long as what is marked stays.
 
         A type is the class that the classifier names, where one decided; else it goes by the shape (long: scratch,
-        compact: spot). SeverityError: limits or rules that cannot be used, also when they are in mm and the size of a
+        compact: spot). ValueError: limits or rules that cannot be used, also when they are in mm and the size of a
         pixel is not known.
         """
         before, self.sizes = self.sizes, None
