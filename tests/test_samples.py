@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from readers import columns
 
 from helpers.data import digests
 from helpers.data.samples import (
@@ -50,7 +51,7 @@ def published(*splits: str, **more) -> pd.DataFrame:
 
 
 def by_path(table: pd.DataFrame) -> dict[str, str]:
-    return dict(zip(relative_path(table), table["split"], strict=True))
+    return columns(table, "split")
 
 
 def ranked(seed: int, names: list[str]) -> list[str]:
@@ -70,8 +71,6 @@ def test_table_is_sorted_filled_and_typed():
     assert list(table["defect_type"]) == ["good", "good", "defect"]
     assert list(table["split"]) == ["", "", ""] and table["label_index"].dtype == "int64"
     assert list(table["group"]) == ["x", "a/1.png", "b/2.png"], "Roboflow's copies of x stay together"
-    about = {"root": str(ROOT), "layout": "test", "name": "parts", "pixel_size": None, "published_split": False}
-    assert table.attrs == about
     assert tuple(table_of([]).columns) == COLUMNS
 
 
@@ -152,7 +151,6 @@ def test_what_cannot_be_split_is_named(table, change, words):
 @pytest.mark.parametrize(
     ("splits", "scheme", "kind", "counts"),
     [
-        (["train"] * 6 + ["val", "test"], "one_class", "normal", [6, 1, 1]),  # none is taken from train
         (["train"] * 10 + ["test!"] * 3, "one_class", "normal", [6, 2, 2]),  # test needs normal photos
         (["train!"] * 20 + ["test!"] * 4, "supervised", "abnormal", [17, 3, 4]),  # 15 % of train
         (["train!"] * 20 + ["test!"] * 4 + ["val!"] * 2, "supervised", "abnormal", [20, 2, 4]),
