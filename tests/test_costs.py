@@ -4,13 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.analysis.costs import (
-    Prices,
-    best_first_threshold,
-    cost_without_stage_1,
-    expected_costs,
-    first_thresholds,
-)
+from helpers.analysis.costs import Prices, best_first_threshold, cost_without_stage_1, expected_costs, first_thresholds
 
 # Four normal photos, four defect ones; thresholds 0.5 and 0.5.
 SCORES = pd.DataFrame(
@@ -21,14 +15,6 @@ SCORES = pd.DataFrame(
     }
 )
 PRICES = Prices(miss=100, false_alarm=10, second=2, stage_ms=(50, 500))
-
-
-def draw(n: int = 400) -> pd.DataFrame:
-    rng = np.random.default_rng(0)
-    label = (rng.random(n) < 0.3).astype(int)
-    first, second = rng.normal(size=(2, n)).round(1) + label * [[1.5], [2.0]]
-    scores = np.float32([first, second])
-    return pd.DataFrame({"label_index": label, "score_1": scores[0], "score_2": scores[1]})
 
 
 def test_cost_by_hand():
@@ -47,7 +33,7 @@ def test_cost_by_hand():
 
 
 def test_costs_are_those_of_a_loop_whatever_share_of_defects_the_table_has():
-    scores, prices = draw(), Prices(50, 3, 1, (20, 200))
+    scores, prices = SCORES.astype(dict.fromkeys(["score_1", "score_2"], "float32")), Prices(50, 3, 1, (20, 200))
     limits = first_thresholds(scores)
     assert (np.diff(limits) > 0).all() and (scores["score_1"] > np.float32(limits[0])).all()
     table = expected_costs(scores, limits, 0.7, prevalence=0.05, prices=prices)

@@ -32,10 +32,9 @@ def run(tmp_path, monkeypatch) -> Run:
 
 
 def flat_photos(folder: Path, reds: list[int]) -> list[str]:
-    paths = []
-    for number, red in enumerate(reds):
-        paths.append(str(folder / f"photo_{number}.png"))
-        Image.fromarray(np.full((16, 24, 3), (red, 0, 0), dtype=np.uint8)).save(paths[-1])
+    paths = [str(folder / f"photo_{number}.png") for number in range(len(reds))]
+    for path, red in zip(paths, reds, strict=True):
+        Image.new("RGB", (24, 16), (red, 0, 0)).save(path)
     return paths
 
 

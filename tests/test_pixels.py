@@ -41,12 +41,10 @@ def test_pixel_metrics_equal_scikit_learn_on_all_pixels():
     got = _metrics(maps, masks)
     truth, scores = np.concatenate(masks).ravel(), np.concatenate(maps).ravel().astype(np.float32)
     precision, recall, _ = precision_recall_curve(truth, scores)
-    flagged = scores > 0.5
+    flagged, pairs = scores > 0.5, [(found > 0.5, mask) for found, mask in zip(maps, masks, strict=True)]
     tp, fp, fn = (flagged & truth).sum(), (flagged & ~truth).sum(), (~flagged & truth).sum()
-    dice = [
-        2 * (m & (s > 0.5)).sum() / (m.sum() + (s > 0.5).sum()) for s, m in zip(maps, masks, strict=True) if m.any()
-    ]
-    flags = [(s > 0.5).any() for s, m in zip(maps, masks, strict=True) if not m.any()]
+    dice = [2 * (mask & found).sum() / (mask.sum() + found.sum()) for found, mask in pairs if mask.any()]
+    flags = [found.any() for found, mask in pairs if not mask.any()]
     expected = {
         "pixel_auroc": roc_auc_score(truth, scores),
         "pixel_ap": average_precision_score(truth, scores),

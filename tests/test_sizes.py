@@ -34,24 +34,23 @@ def _run(folder: Path) -> Run:
     maps = np.zeros((3, SHAPE[0] // 2, SHAPE[1] // 2), np.float16)
     maps[0, 10:14, 20:40] = 4
     maps[1, 20:30, 30:40] = 8
-    rows = []
-    for number, kind in enumerate(("cut", "dent", "good")):
-        photo = folder / "data" / kind / "0.png"
-        photo.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((*SHAPE, 3), 120, np.uint8)).save(photo)
-        mask = ""
-        if number < 2:
-            mask = str(photo.with_name("mask.png"))
-            truth = np.kron(maps[number] > 0, np.ones((2, 2))).astype(np.uint8) * 255
-            Image.fromarray(truth).save(mask)
-        row = {"image_path": str(photo), "mask_path": mask, "label_index": int(number < 2), "defect_type": kind}
-        rows.append(row | {"split": "test", "group": str(number), "score": float(number), "map_max": 0.0})
-    table = pd.DataFrame(rows)
+    kinds, photos = ["cut", "dent", "good"], []
+    for kind, found in zip(kinds, maps, strict=True):
+        photos.append(folder / "data" / kind / "0.png")
+        photos[-1].parent.mkdir(parents=True)
+        Image.fromarray(np.full((*SHAPE, 3), 120, np.uint8)).save(photos[-1])
+        Image.fromarray(np.kron(found > 0, np.ones((2, 2))).astype(np.uint8) * 255).save(
+            photos[-1].with_name("mask.png")
+        )
+    masks = [str(photo.with_name("mask.png")) for photo in photos[:2]]
+    table = pd.DataFrame({"image_path": [str(photo) for photo in photos], "mask_path": [*masks, ""]})
+    table = table.assign(label_index=[1, 1, 0], defect_type=kinds, split="test", group=list("012"))
+    table = table.assign(score=[0.0, 1.0, 2.0], map_max=0.0)
     table.attrs["root"] = str(folder / "data")
     place = folder / "patchcore"
     place.mkdir()
     np.save(place / "maps_test.npy", maps)
-    written = table.assign(image_path=[f"{kind}/0.png" for kind in ("cut", "dent", "good")])
+    written = table.assign(image_path=[f"{kind}/0.png" for kind in kinds])
     written.drop(columns=["mask_path", "group"]).to_csv(place / "predictions.csv", index=False)
     parameters = {"image_size": [48, 64], "center_crop": None, "scheme": "one_class"}
     thresholds = {kind: Threshold(value, "known", kind).to_dict() for kind, value in (("image", 1.5), ("pixel", 2.0))}

@@ -78,9 +78,8 @@ def read_limits(what: str, unit: str, file: str | Path = "") -> list[Limit]:
         lines = content.get(what) if isinstance(content, dict) and set(content) == {what} else None
         if not isinstance(lines, list) or not lines:
             raise ValueError(f"{path}: expected one list called {what}, of at least one line, and nothing else.")
-        return [
-            limit for number, line in enumerate(lines, 1) for limit in _limits(line, what, f"{path}, line {number}")
-        ]
+        read = [_limits(line, what, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+        return [limit for of_line in read for limit in of_line]
     except ValueError as error:
         raise ValueError(f"{error} {example} is an example.") from error
 
@@ -109,9 +108,7 @@ def _limits(line: Any, what: str, place: str) -> list[Limit]:
     for name in given:
         value, unit, squared = parse_size(line[name], f"{place}, {name}")
         if squared != (measure == "area"):
-            raise ValueError(
-                f"{place}, {name}: {line[name]!r} must be {'an area' if measure == 'area' else 'a length'}."
-            )
+            raise ValueError(f"{place}, {name}: {line[name]!r} must be {'a length' if squared else 'an area'}.")
         limits.append(Limit(measure, name, value, unit, count, line.get("type", "")))
     values, falling = [limit.value for limit in limits], measure == "edge_distance"
     if len({limit.unit for limit in limits}) > 1 or values != sorted(set(values), reverse=falling):
