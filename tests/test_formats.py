@@ -99,6 +99,7 @@ def test_names_in_a_table_from_elsewhere(tmp_path, folder):
     table = read_dataset(write(tmp_path, {"list.csv": text}) / "list.csv")
     assert masks(table) == {"photos/ng/N\u00e4he 9.png": "masks/9.png"}
     assert not {code for code, _ in told(table, "error")} & {"missing-file", "missing-mask"}
+    assert "names-matched" in {code for code, _ in told(table, "info")}
 
 
 def test_a_photo_that_is_gone_is_not_found_in_its_mask(tmp_path):

@@ -49,6 +49,7 @@ def test_masks_are_paired_by_what_names_have_in_common(tmp_path, names):
         write(tmp_path, {image: None, mask: boxes((0, i > 1, 0, 9))})
     table = read_dataset(tmp_path)
     assert masks(table) == dict(pairs[2:])
+    assert (names == "{} {}-lesion") <= ("masks-by-name" in {code for code, _ in told(table, "info")})
     assert "mask-without-photo" not in {code for code, _ in told(table, "error", "warning")}
 
 
