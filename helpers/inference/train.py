@@ -39,16 +39,22 @@ CLASSIFIER |= {"accept": 0.95, "precision": "auto"}
 
 
 class MinuteLines(Callback):
-    """One printed line a minute, for trainings that nobody watches."""
+    """One printed line a minute of an epoch, for runs that nobody watches."""
 
     def __init__(self) -> None:
         self._started = self._last = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        now, epoch = time.monotonic(), f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        epoch = f"training, epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self._say(epoch, batch_idx, trainer.num_training_batches)
+
+    def on_predict_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._say("predicting", batch_idx, trainer.num_predict_batches[0])
+
+    def _say(self, what: str, batch_idx: int, n_batches: float) -> None:
+        now = time.monotonic()
         if now - self._last >= SECONDS_BETWEEN_LINES:
-            of_all = f"batch {batch_idx + 1}/{trainer.num_training_batches}"
-            print(f"training, {epoch}: {of_all}, {now - self._started:.0f} s", flush=True)
+            print(f"{what}: batch {batch_idx + 1}/{n_batches}, {now - self._started:.0f} s", flush=True)
             self._last = now
 
 
