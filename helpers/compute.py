@@ -1,7 +1,5 @@
 """Which device, at which precision, and how long a photo takes: warmed up, synchronised, by stage and batch size."""
 
-from __future__ import annotations
-
 import platform
 import threading
 import time

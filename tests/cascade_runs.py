@@ -4,8 +4,6 @@ A photo's channels say what a network gives: red is the map of ``first`` (over 2
 classifier's probabilities are the mean red, green and blue over their sum.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What tests of the readers share: small datasets written from a dictionary, and what their tables say."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Annotations in a file a photo (labelme, Pascal VOC, YOLO): whose they are, what is drawn, and what is left out."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

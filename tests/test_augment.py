@@ -1,7 +1,5 @@
 """Augmentations: photo and mask move together, light touches the photo only, and a seed repeats all of it."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

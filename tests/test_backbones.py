@@ -1,7 +1,5 @@
 """Which weights, from where, and never random ones by accident; the shipped network, and that libraries take it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

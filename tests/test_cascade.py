@@ -1,7 +1,5 @@
 """Cascades: stages worked out from colours, every rule, nothing lost or done twice, refusals that say what to do."""
 
-from __future__ import annotations
-
 import copy
 import errno
 import functools

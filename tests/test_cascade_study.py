@@ -1,7 +1,5 @@
 """What notebook 07 shows, worked out from known networks: both stages on every photo, objects of frames, times."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Every finding is provoked by a file made for it."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The classifier: its loss, mixup, sampling and data by hand; whole trainings on drawn photos."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 

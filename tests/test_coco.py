@@ -1,7 +1,5 @@
 """COCO annotations: what is drawn, how photos are labelled, and that broken files give findings."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The one writer: what comes back is what was written; copies, resized photos, tiles and cut-outs."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import shutil

@@ -1,7 +1,5 @@
 """The lazy selection against the plain loop, written here in float64, and against anomalib's."""
 
-from __future__ import annotations
-
 import time
 
 import numpy as np

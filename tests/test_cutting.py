@@ -1,7 +1,5 @@
 """From raw photos to cut-outs: splits of frames, a network found again, each object with its type."""
 
-from __future__ import annotations
-
 import ast
 import builtins
 import dataclasses

@@ -1,7 +1,5 @@
 """anomalib sees the splits of the table, and nothing else."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Distillation: the loss by hand, seeded crops, a resumed training equals an uninterrupted one, the exported file."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The download command, without a network."""
 
-from __future__ import annotations
-
 import socket
 from pathlib import Path
 from urllib.error import URLError

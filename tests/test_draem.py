@@ -1,7 +1,5 @@
 """DRAEM: a test for each thing that anomalib's has lost, what it shares with GLASS, and its reconstructions."""
 
-from __future__ import annotations
-
 import math
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """The built-in datasets: pictures, masks, annotations and recorded sizes agree, and no grey statistic solves them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Folders as the field has them: masks find their photos, nothing becomes a class or is left out without a word."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,7 +1,5 @@
 """The distance-map network: its target, crops, training and prediction."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """Reading a dataset: tables and VisA, groups, what dataset.json says, and what is said where nothing fits."""
 
-from __future__ import annotations
-
 import os
 import sys
 

@@ -1,7 +1,5 @@
 """GLASS: the same loss as anomalib's where anomalib is right, and a test for each thing that it is not."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Grad-CAM: a map worked out by hand, and which networks have one."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest

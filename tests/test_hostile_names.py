@@ -1,7 +1,5 @@
 """Names of classes and files that are markup, script or formulas: shown as text; pages ask nobody and run nothing."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The plan of the house: imports point down only, no circle, short files and functions, nothing without a caller."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections import Counter, defaultdict

@@ -1,7 +1,5 @@
 """Folders of images and masks, what their names have in common, and metadata."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Reading photos and masks."""
 
-from __future__ import annotations
-
 import struct
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The command: a run or a cascade, a photo or a folder, and what it says when it cannot."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

@@ -1,7 +1,5 @@
 """Invented defects: exact masks, the same defect at any opacity, sizes and places as asked for."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import ndimage

@@ -1,7 +1,5 @@
 """Known and unknown classes: the files, and that unknown photos are in test alone."""
 
-from __future__ import annotations
-
 import pytest
 from conftest import REPOSITORY
 

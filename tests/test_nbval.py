@@ -1,7 +1,5 @@
 """The real series, small, cell by cell with nbval."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

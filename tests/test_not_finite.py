@@ -1,7 +1,5 @@
 """What is not finite is never a verdict: networks, thresholds at every door, stored predictions."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The notebooks as files: one shape for all, parameters that are used, nothing left of a run. They are not run here."""
 
-from __future__ import annotations
-
 import ast
 import builtins
 import io

@@ -1,7 +1,5 @@
 """Objects found by construction, and masks cleaned by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """How unlike all known classes a photo is: every score by its formula."""
 
-from __future__ import annotations
-
 import math
 import pickle
 

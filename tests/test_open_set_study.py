@@ -1,7 +1,5 @@
 """What is left beside a classifier, where its maps point; known against unknown classes, by hand and in one split."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """PatchCore: nothing but speed and memory differs from anomalib's."""
 
-from __future__ import annotations
-
 import pytest
 import timm
 import torch

@@ -1,7 +1,5 @@
 """Files and folders: the old one or the whole new one."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -1,7 +1,5 @@
 """The graph of notebooks: what runs, what is skipped, what is refused. With tiny notebooks made here."""
 
-from __future__ import annotations
-
 import ast
 import io
 import json

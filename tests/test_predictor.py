@@ -1,7 +1,5 @@
 """A finished run on new photos: the run's own numbers again, any kind of picture, and nothing that is not the run."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

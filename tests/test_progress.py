@@ -1,7 +1,5 @@
 """A bar where somebody watches, one line a minute where nobody does."""
 
-from __future__ import annotations
-
 import itertools
 import sys
 from types import ModuleType, SimpleNamespace

@@ -1,7 +1,5 @@
 """The ground: pins, environment.yml, Makefile, CI and README hold together."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import tomllib

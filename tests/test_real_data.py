@@ -1,7 +1,5 @@
 """On real photos, where they are: magnetic tiles with an ImageNet MobileNetV2."""
 
-from __future__ import annotations
-
 import hashlib
 
 import pytest

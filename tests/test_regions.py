@@ -1,7 +1,5 @@
 """Outlines from strangers: whatever they are, drawing answers with the right pixels or says what is wrong."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

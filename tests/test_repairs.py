@@ -1,7 +1,5 @@
 """The A/B of the repairs: both arms as narrow, as long and as fast, and the table by another library."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

@@ -1,7 +1,5 @@
 """The run folder: found again when nothing changed, and nothing that only looks finished."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """The sample table and its splits."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

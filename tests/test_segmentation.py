@@ -1,7 +1,5 @@
 """U-Net and DeepLabV3+: losses by hand, any size in and out, what validation counts, training through the engine."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from types import SimpleNamespace

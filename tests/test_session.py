@@ -1,7 +1,5 @@
 """What every notebook does first and last: parameters read and checked, torch on free cores, a record at the end."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Severstal's run lengths: rectangles in both published tables, and broken rows."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from readers import codes, read, types, write

@@ -1,7 +1,5 @@
 """The real series, small, through the pipeline."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

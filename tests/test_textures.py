@@ -1,7 +1,5 @@
 """Textures for DRAEM and GLASS: drawn ones are the same from the same seed, varied and never flat; all are checked."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Training of every model that learns by epochs, on drawn photos; devices; predictions on their way to disk."""
 
-from __future__ import annotations
-
 import shutil
 from types import SimpleNamespace
 

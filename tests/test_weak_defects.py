@@ -1,7 +1,5 @@
 """The study of weak defects: the same defects at every opacity, honest rates, and scores that are the run's own."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

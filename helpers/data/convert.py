@@ -5,8 +5,6 @@
 Photos that are not changed are copied byte for byte, but written upright where EXIF turns them.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import logging

@@ -1,7 +1,5 @@
 """Figures that are composed of the primitives and used in several cells, or too long for one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np
