@@ -6,6 +6,8 @@ pictures that need no licence: procedural textures, mesh and nuts, and scikit-im
 follow from (seed, step), the state is saved every few hundred steps, and the same command goes on from it.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys

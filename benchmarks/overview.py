@@ -1,5 +1,7 @@
 """The picture in the README, drawn from a finished run: ``python -m benchmarks.overview RUN_FOLDER OUT.jpg``."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -3,6 +3,8 @@
 Each measurement runs in a process of its own, so that peak memory is its own. Results go to ``artifacts/bench``.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import resource

@@ -1,5 +1,7 @@
 """anomalib's own inferencer with the weights of a run, to be timed against."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

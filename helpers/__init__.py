@@ -3,6 +3,8 @@
 ``helpers.read_dataset`` and ``helpers.check_dataset`` are looked up when first used: ``import helpers`` is fast.
 """
 
+from __future__ import annotations
+
 import os
 from importlib import import_module
 from typing import Any

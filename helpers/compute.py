@@ -1,5 +1,7 @@
 """Which device, at which precision, and how long a photo takes: warmed up, synchronised, by stage and batch size."""
 
+from __future__ import annotations
+
 import platform
 import threading
 import time

@@ -3,6 +3,8 @@
 It lies below `helpers.inference`, which saves what it paints. Figures of matplotlib are in `helpers.views`.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 

@@ -1,5 +1,7 @@
 """Where things lie, and files and folders that are the old ones or the whole new ones; one writer at a time."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os

@@ -1,5 +1,7 @@
 """What long work says: a bar where somebody watches, else one line a minute; and libraries kept to problems only."""
 
+from __future__ import annotations
+
 import logging
 import os
 import sys

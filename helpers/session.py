@@ -1,5 +1,7 @@
 """What every notebook does first and last: read and check its parameters, and record that it ran."""
 
+from __future__ import annotations
+
 import difflib
 import math
 import os

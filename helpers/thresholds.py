@@ -3,6 +3,8 @@
 Every verdict, mask, size, metric, cascade, export and page goes through one rule, `Threshold.exceeds`.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass

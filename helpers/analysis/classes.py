@@ -4,6 +4,8 @@ Known photos are those of classes that the classifier was trained on; all others
 that larger is more unknown; a positive is a known photo that is accepted. What needs a class that is not there is NaN.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, SupportsFloat
 

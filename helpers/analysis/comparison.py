@@ -1,5 +1,7 @@
 """Ways to decide and detectors side by side: rates, paired differences, operating points, recall by size."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Mapping
 from typing import Any

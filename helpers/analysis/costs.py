@@ -7,6 +7,8 @@ rarely that of the line, so costs are put together from the rates of normal and 
 defects (``prevalence``).
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import SupportsFloat

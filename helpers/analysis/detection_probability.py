@@ -14,6 +14,8 @@ speaks of the kinds and sizes in the test set, and belongs beside the false-alar
 are taken as independent; several on one photo or part make the true bounds wider.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property

@@ -1,5 +1,7 @@
 """The one interval of a share (Wilson) and the one bootstrap (photos drawn with replacement within strata)."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 
 import numpy as np

@@ -4,6 +4,8 @@ The map is depth inside an object, 1 in its middle. The watershed (Vincent & Soi
 spaces") draws the lines between touching objects.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -1,5 +1,7 @@
 """What is known about one model on one test set; a metric that needs a class which is not there is NaN."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from typing import Any, NamedTuple, SupportsFloat
 

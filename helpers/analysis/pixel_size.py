@@ -4,6 +4,8 @@ It holds in the plane of what was measured; parts that lie higher or lower are m
 tells how the camera distorts: its calibration rectifies photos, so that one pixel size holds all over them.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

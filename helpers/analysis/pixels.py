@@ -1,5 +1,7 @@
 """Pixel metrics of anomaly maps against masks, from exact counts of each photo's float16 values (65,536 at most)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, SupportsFloat
 

@@ -5,6 +5,8 @@ pixels from the upper left corner of the picture, so that the pixel in row r and
 y from r to r + 1. A pixel belongs to a polygon if its centre lies inside (even-odd rule), to a fifth of a pixel.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

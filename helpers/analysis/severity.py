@@ -3,6 +3,8 @@
 ``notebooks/params/sizes`` has an example of each YAML file.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Sequence

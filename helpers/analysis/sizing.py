@@ -7,6 +7,8 @@ pixels at halves. An outline of pixels cannot be better than the pixels: a strip
 wide in any mask. The columns ``*_error`` carry the error of the pixel size alone, not this one.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass

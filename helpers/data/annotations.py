@@ -1,5 +1,7 @@
 """What the readers of annotations share: text of files, which file is whose, splits, and objects that become rows."""
 
+from __future__ import annotations
+
 import codecs
 import json
 import math

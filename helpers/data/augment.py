@@ -5,6 +5,8 @@ is told by its brightness) teaches a network to expect what will not come. Every
 generator, so that ``torch.manual_seed`` repeats it.
 """
 
+from __future__ import annotations
+
 import math
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Checks of a dataset, each file read and decoded once, in threads; see `helpers.data.findings` for what they find."""
 
+from __future__ import annotations
+
 import re
 import unicodedata
 from collections import Counter, defaultdict

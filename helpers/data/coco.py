@@ -5,6 +5,8 @@ outlines, so parts are added together and a hole needs run lengths (or a polygon
 What is broken becomes a finding and is left out, never an exception.
 """
 
+from __future__ import annotations
+
 import logging
 import re
 from dataclasses import dataclass, field

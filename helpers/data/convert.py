@@ -5,6 +5,8 @@
 Photos that are not changed are copied byte for byte, but written upright where EXIF turns them.
 """
 
+from __future__ import annotations
+
 import argparse
 import io
 import logging

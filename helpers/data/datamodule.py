@@ -4,6 +4,8 @@ anomalib's ``Tabular`` ignores ``val`` rows, halves the test set to get a valida
 train when test has none. `SampleDataModule` does none of this: what the table says is what train, val and test hold.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -1,5 +1,7 @@
 """Hashes of the contents of files, each read once for its size and modification time."""
 
+from __future__ import annotations
+
 from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any

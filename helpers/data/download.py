@@ -5,6 +5,8 @@ python -m helpers.data.download visa candle
 python -m helpers.data.download dtd                   # textures that DRAEM and GLASS invent defects from
 """
 
+from __future__ import annotations
+
 import argparse
 import socket
 import sys

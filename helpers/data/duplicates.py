@@ -1,5 +1,7 @@
 """Photos in different splits that look the same, told from photos of parts that all look alike."""
 
+from __future__ import annotations
+
 import numpy as np
 import pandas as pd
 from PIL import Image

@@ -4,6 +4,8 @@ An ``error`` would make training or its numbers wrong and stops it. A ``warning`
 person should know. ``info`` is for the record.
 """
 
+from __future__ import annotations
+
 import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path

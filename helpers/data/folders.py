@@ -1,5 +1,7 @@
 """Folders of photos by type, with or without split folders, and the masks that lie inside, among or beside them."""
 
+from __future__ import annotations
+
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

@@ -3,6 +3,8 @@
 ``LAYOUTS`` is the registry; a new layout is one more entry. See `helpers.data.samples` for the table.
 """
 
+from __future__ import annotations
+
 import logging
 import math
 import re

@@ -1,5 +1,7 @@
 """A folder of images and one of masks, or both in one, as a sample table."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,7 @@
 """Reading photos and masks: upright, 8-bit, and with an error that names the file when one cannot be read."""
 
+from __future__ import annotations
+
 import io
 import logging
 import os

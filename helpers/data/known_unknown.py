@@ -1,5 +1,7 @@
 """Which classes of a dataset a classifier knows and which are new to it, from a file, and the split that follows."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_uppercase

@@ -1,5 +1,7 @@
 """What readers share: words in names, folders as they lie, and what a reader found, with its findings and masks."""
 
+from __future__ import annotations
+
 import os
 import re
 import unicodedata

@@ -1,5 +1,7 @@
 """Masks: whose they are by what names have in common, and whether a picture is one."""
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial

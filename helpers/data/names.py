@@ -1,5 +1,7 @@
 """Which file of a dataset a name means that was written by another tool or on another machine."""
 
+from __future__ import annotations
+
 import os
 import posixpath
 import re

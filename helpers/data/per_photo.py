@@ -1,5 +1,7 @@
 """Annotations in a file a photo: parsers of labelme's JSON, Pascal VOC's XML and YOLO's text for `read_files`."""
 
+from __future__ import annotations
+
 import base64
 import io
 import re

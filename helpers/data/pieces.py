@@ -1,5 +1,7 @@
 """What `helpers.data.convert.write_dataset` can make of a photo: a resized one, square tiles, one picture an object."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -7,6 +7,8 @@ Columns, in this order (a reader may add more after them): ``image_path`` and ``
 (whether the data set came with a split) and how `assign_splits` split it.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import re

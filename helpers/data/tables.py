@@ -1,5 +1,7 @@
 """Tables that list photos, VisA's, and Severstal's of run lengths, as a sample table."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping
 from functools import partial

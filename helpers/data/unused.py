@@ -1,5 +1,7 @@
 """What lies in a dataset's folder and its reader did not use, or read twice, or what contradicts what it read."""
 
+from __future__ import annotations
+
 import os
 from collections import Counter, defaultdict
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Finished runs at work on new photos, and cascades of them; imported when first used, so that the package is light."""
 
+from __future__ import annotations
+
 from importlib import import_module
 from typing import Any
 

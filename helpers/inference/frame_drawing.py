@@ -1,5 +1,7 @@
 """Frames of a video with what was found drawn and written on them: pictures (H, W, 3) uint8 in and out."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple

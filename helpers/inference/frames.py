@@ -1,5 +1,7 @@
 """A video judged frame by frame: its verdicts as rows of a CSV, and the video written with what was found."""
 
+from __future__ import annotations
+
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator

@@ -3,6 +3,8 @@
 Scores and maps are confined to the object before any threshold is set, so that promises hold for what is shown.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path

@@ -3,6 +3,8 @@
 Nothing heavy is imported here, so that a page can list what there is before a network is loaded.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

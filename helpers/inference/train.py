@@ -1,5 +1,7 @@
 """Training: one `train` for every model, on Lightning's trainer; and one call a family from sample table to run."""
 
+from __future__ import annotations
+
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence

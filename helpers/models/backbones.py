@@ -12,6 +12,8 @@ Names, as the notebooks' parameter ``BACKBONE`` and the environment variable of 
   AUROC 0.54 against 0.97 on magnetic tiles), so every run, figure and leaderboard made with them carries the word.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import os

@@ -6,6 +6,8 @@ A student of 1.89 million parameters (timm's ``resnet10t`` up to stride 16 with 
 segmentation-models-pytorch (``tu-helpers_r10t``) build it by name.
 """
 
+from __future__ import annotations
+
 import json
 from functools import cache
 from pathlib import Path

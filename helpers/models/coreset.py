@@ -7,6 +7,8 @@ distance is an upper bound, and a patch whose bound is below the best known dist
 are the same; most of the work is not done (the idea of lazy greedy evaluation: Minoux 1978).
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 
 import torch

@@ -1,5 +1,7 @@
 """RECIPE numbers: by whose arithmetic a run was made, as far as nothing else that is noted of it can tell."""
 
+from __future__ import annotations
+
 RECIPES = {
     "patchcore": 1,
     "unet": 1,

@@ -1,5 +1,7 @@
 """Draw the built-in datasets: ``python -m helpers.pictures mesh nuts --out datasets``."""
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

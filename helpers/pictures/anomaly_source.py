@@ -5,6 +5,8 @@ al. 2014, "Describing textures in the wild") or one's own. One without pictures 
 draw its defects from noise then, and say nothing.
 """
 
+from __future__ import annotations
+
 import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path

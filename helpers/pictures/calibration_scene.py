@@ -3,6 +3,8 @@
 Here the truth is known to any digit, so that ways to find a pixel size can be compared with it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import cv2

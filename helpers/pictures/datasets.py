@@ -6,6 +6,8 @@ along its middle (``centreline``: strands, fibres, scratches, the arc of a damag
 (``feret``: holes, particles, dents, stains, corners).
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

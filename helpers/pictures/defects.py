@@ -9,6 +9,8 @@ opacity. :mod:`helpers.studies.weak_defects` writes them as a dataset. DRAEM and
 first kind, and find those more easily than others; none of them is a substitute for real ones.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import cv2

@@ -1,5 +1,7 @@
 """Draws woven wire: round wires over and under each other, and what can go wrong with them."""
 
+from __future__ import annotations
+
 import cv2
 import numpy as np
 

@@ -1,5 +1,7 @@
 """Draws frames of several nuts, some of them touching: photos in which the parts must be found first."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from helpers.pictures import nuts as single

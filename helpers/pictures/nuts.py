@@ -1,5 +1,7 @@
 """Draws hex nuts from above on a workbench, and what can go wrong with them."""
 
+from __future__ import annotations
+
 import cv2
 import numpy as np
 

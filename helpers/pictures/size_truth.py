@@ -4,6 +4,8 @@ What is off already in the mask is told apart: a strip along the grid wins or lo
 any mask.
 """
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 from typing import Any

@@ -4,6 +4,8 @@ Five families, each with random parameters, half of the pictures mixed of two, u
 variety counts more than beauty. Dead leaves follow Lee, Mumford & Huang (2001), cells Worley (1996).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 

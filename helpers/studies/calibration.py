@@ -1,5 +1,7 @@
 """The pixel size that notebook 08 is given: a file's, a number or the dataset's, and what straightens photos first."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
 

@@ -4,6 +4,8 @@ A cascade shows stage 2 only what stage 1 lets through. Here both stages see eve
 that gives the rates of each stage, the photos that stage 1 lost, and the costs of other thresholds.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,7 @@
 """What notebook 06 reads from files: all leaderboards, published numbers, and the true defects that a run finds."""
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
 from typing import Any

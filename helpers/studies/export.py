@@ -1,5 +1,7 @@
 """What an exported run is worth: does it say the same as torch, and what do 8 bits cost?"""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """The gate of two stages: PatchCore that lets good photos go, trained once for all splits of the classes."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -11,6 +11,8 @@ A split has a folder: ``classifier/`` (the run), ``osr/`` (open_set.npz, thresho
 (verdicts.csv) and ``metrics.json``: all of it in numbers, written last.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Sizes of all defects of a finished run: from its stored maps, enlarged to each photo's own size, to files."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

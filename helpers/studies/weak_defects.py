@@ -4,6 +4,8 @@ Place, outline and look stay, only the strength falls, down to the unchanged pho
 Each detector keeps the threshold it was given before. What it says holds for these defects.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat

@@ -1,5 +1,7 @@
 """Figures that are composed of the primitives and used in several cells, or too long for one."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -43,7 +45,7 @@ def training_curves(
 
 def roc_and_pr(found: Mapping[str, Mapping[str, np.ndarray]], *, note: str | None = None) -> Figure:
     """ROC and precision-recall curves of models (`image_curves`), with their operating points."""
-    figure = new_figure(5.1 + 0.22 * max(0, len(found) - 2), note)
+    figure = new_figure(4.9 + 0.24 * len(found), note)
     panels = (
         ("ROC", {"fpr": "false-alarm rate", "tpr": "recall"}, "image_auroc", "AUROC", slice(0, 2)),
         ("Precision and recall", {"recall": "recall", "precision": "precision"}, "image_ap", "AP", slice(1, 3)),

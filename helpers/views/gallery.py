@@ -1,5 +1,7 @@
 """Pictures in rows: `gallery`, one of the primitives that figures are composed of, and photos with their maps by it."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -5,6 +5,8 @@ Each draws on ``axis`` where one is given (of a figure with several panels), els
 legend and its ``note`` in the corner. ``**named`` goes to ``axis.set``: xlabel, ylabel, title, xlim, xscale, ...
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 

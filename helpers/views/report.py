@@ -3,6 +3,8 @@
 Pages need no network and no other file. All text is escaped: names of photos and types are whatever their folders say.
 """
 
+from __future__ import annotations
+
 import base64
 import io
 from collections.abc import Mapping, Sequence

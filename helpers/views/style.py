@@ -1,5 +1,7 @@
 """One style sheet for all figures (its palette is `helpers.drawing`'s), and the few things that every figure does."""
 
+from __future__ import annotations
+
 import io
 from collections.abc import Sequence
 

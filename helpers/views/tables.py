@@ -1,5 +1,7 @@
 """Tables and pages to read. Names in them are a stranger's (of files, classes, types): text, never markup."""
 
+from __future__ import annotations
+
 import base64
 import hashlib
 from collections.abc import Callable, Mapping

@@ -1,5 +1,7 @@
 """A widget of notebook 06, garnish beside figures that say the same: move a threshold and see what it does."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -6,6 +6,8 @@ It prints an address with a token, new each time (SECURITY.md). Everybody who op
 which ends with the page. What is served is a copy of the notebook with these parameters, in ``artifacts/app/``.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import sys
