@@ -29,7 +29,8 @@ def is_interactive() -> bool:
     """
     if os.environ.get("HELPERS_HEADLESS") or os.environ.get("CI"):
         return False
-    return "ipykernel" in sys.modules or sys.stderr.isatty()
+    kernel = sys.modules.get("ipykernel.kernelapp")  # which papermill's own process imports too, and does not start
+    return bool(kernel and kernel.IPKernelApp.initialized()) or sys.stderr.isatty()
 
 
 def progress(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

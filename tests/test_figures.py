@@ -226,7 +226,7 @@ def test_training_curves_are_the_logged_values_and_mark_the_kept_epoch():
 
 def test_operating_points_lie_where_the_threshold_puts_them():
     figure = FIGURES["roc_and_pr"]()
-    roc, pr = figure.axes
+    roc, pr, *_ = figure.axes
     flagged = THRESHOLD.exceeds(SCORES)
     false_alarm, recall, precision = flagged[~LABELS].mean(), flagged[LABELS].mean(), LABELS[flagged].mean()
     assert dots(roc)[0] == pytest.approx((false_alarm, recall)) and dots(pr)[0] == pytest.approx((recall, precision))

@@ -2,7 +2,7 @@
 
 import itertools
 import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,13 +41,20 @@ def test_a_watched_terminal_gets_a_bar(unset, monkeypatch, capsys):
 
 
 def test_who_is_watching(unset, monkeypatch):
-    for kernel, terminal in itertools.product([False, True], repeat=2):
-        monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
-        if kernel:
-            monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
-        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
-        assert is_interactive() == (kernel or terminal)
-        for name in ("HELPERS_HEADLESS", "CI"):
-            with monkeypatch.context() as patch:
-                patch.setenv(name, "1")
-                assert not is_interactive(), f"executed with {name} set"
+    def kernel(started: bool) -> SimpleNamespace:
+        return SimpleNamespace(IPKernelApp=SimpleNamespace(initialized=lambda: started))
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    monkeypatch.delitem(sys.modules, "ipykernel.kernelapp", raising=False)
+    assert not is_interactive()
+    monkeypatch.setitem(sys.modules, "ipykernel.kernelapp", kernel(False))
+    assert not is_interactive(), "imported, as by papermill, but no kernel of ours"
+    monkeypatch.setitem(sys.modules, "ipykernel.kernelapp", kernel(True))
+    assert is_interactive(), "a notebook"
+    for name in ("HELPERS_HEADLESS", "CI"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "1")
+            assert not is_interactive(), f"a notebook that is executed with {name} set"
+    monkeypatch.delitem(sys.modules, "ipykernel.kernelapp")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert is_interactive(), "a terminal"

@@ -45,12 +45,14 @@ def training_curves(
 
 def roc_and_pr(found: Mapping[str, Mapping[str, np.ndarray]], *, note: str | None = None) -> Figure:
     """ROC and precision-recall curves of models (`image_curves`), with their operating points."""
-    figure = new_figure(4.9 + 0.24 * len(found), note)
+    rows = 0.22 * (len(found) + 2)  # inches of a legend, which has axes of its own: below others it would be cut off
+    figure = new_figure(4.6 + rows, note)
+    upper, lower = figure.subplots(2, 2, height_ratios=(4.6, rows))
     panels = (
         ("ROC", {"fpr": "false-alarm rate", "tpr": "recall"}, "image_auroc", "AUROC", slice(0, 2)),
         ("Precision and recall", {"recall": "recall", "precision": "precision"}, "image_ap", "AP", slice(1, 3)),
     )
-    for axis, (title, columns, metric, words, point) in zip(figure.subplots(1, 2), panels, strict=True):
+    for axis, legend, (title, columns, metric, words, point) in zip(upper, lower, panels, strict=True):
         lines, dots = {}, {}
         for model, one in found.items():
             n = f"n={one['n_normal']}+{one['n_abnormal']}"
@@ -58,9 +60,10 @@ def roc_and_pr(found: Mapping[str, Mapping[str, np.ndarray]], *, note: str | Non
             lines[name], dots[name] = one, one["operating_point"][point]
         (x, xlabel), (y, ylabel) = columns.items()
         curves(lines, x, y, step=x == "recall", dots=dots, axis=axis, xlabel=xlabel, ylabel=ylabel, title=title)
-        axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
-        axis.legend(title="n: normal + abnormal; dot: at the stored threshold", title_fontsize=8, **place)
+        axis.set(xlim=(0, 1), ylim=(0, 1), box_aspect=1)
+        legend.axis("off")
+        handles, place = axis.get_legend_handles_labels()[0], {"loc": "upper center", "title_fontsize": 8}
+        legend.legend(handles=handles, title="n: normal + abnormal; dot: at the stored threshold", **place)
     return figure
 
 
