@@ -518,6 +518,7 @@ def test_refusals_say_why(run, tmp_path, capsys, arguments, message):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
 def test_signals_end_a_video_alike_and_none_stops_what_finishes_it(run, tmp_path, monkeypatch):
     replace, signals = Path.replace, [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    ours = {number: signal.signal(number, signal.SIG_DFL) for number in signals}  # a job in the background ignores some
     for number in signals:
         with pytest.raises(KeyboardInterrupt), stopped_alike():
             os.kill(os.getpid(), number)
@@ -530,5 +531,7 @@ def test_signals_end_a_video_alike_and_none_stops_what_finishes_it(run, tmp_path
     monkeypatch.setattr(Path, "replace", interrupted)
     with stopped_alike():
         assert main([str(write_video(tmp_path / "clip.mp4")), str(tmp_path / "out.mp4"), "--run", str(run)]) == 0
+    for number, handler in ours.items():
+        signal.signal(number, handler)
     assert len(decode(tmp_path / "out.mp4")) == len(pd.read_csv(tmp_path / "out.csv")) > 0
     assert (tmp_path / "out.json").is_file()
