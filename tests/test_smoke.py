@@ -71,7 +71,7 @@ def test_every_cascade_has_run(series):
     rates = pd.read_csv(series / "cascades" / "rates.csv")
     assert set(rates["cascade"]) == {"mesh", "nuts", "bicycle", "steel"}
     objects = rates[rates["unit"] == "objects"]
-    assert set(objects["cascade"]) == {"nuts"} and (objects["n_defect"] > 0).all()
+    assert set(objects["cascade"]) == {"nuts"} and (objects["n_abnormal"] > 0).all()
     for name in ("mesh", "nuts", "bicycle", "steel"):
         verdicts = pd.read_csv(series / "cascades" / name / "verdicts.csv")
         assert len(verdicts) and verdicts["verdict"].notna().all()

@@ -85,7 +85,8 @@ def weighted_auroc(truth: NDArray[np.bool_], values: NDArray[np.float64], weight
         return np.full(len(weights), np.nan)
     positive, negative = (counts_by_score(values, weights * side) for side in (truth, ~truth))
     wins = (negative * (positive.cumsum(axis=1) - 0.5 * positive)).sum(axis=1)
-    return wins / (positive.sum(axis=1) * negative.sum(axis=1))
+    with np.errstate(invalid="ignore"):  # a draw that holds one class only
+        return wins / (positive.sum(axis=1) * negative.sum(axis=1))
 
 
 def counts_by_score(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
