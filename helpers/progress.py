@@ -19,11 +19,8 @@ T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 60.0
 UNFORESEEN = "a damaged file, of the run, the cascade or the photos; or a fault of the program, which is worth a report"
 CHATTY_LOGGERS = ("anomalib", "lightning", "lightning.fabric", "lightning.pytorch", "lightning_fabric", "timm")
-CHATTY_LOGGERS += (
-    "onnxscript",
-    "pytorch_lightning",
-    "torch.utils.cpp_extension",
-)  # the latter: no CUDA compiler, says NNCF
+# the last one says, when NNCF is imported, that there is no CUDA compiler
+CHATTY_LOGGERS += ("onnxscript", "pytorch_lightning", "torch.utils.cpp_extension")
 
 
 def is_interactive() -> bool:
